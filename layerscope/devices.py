@@ -1,0 +1,57 @@
+"""The one place where a device is named.
+
+>>> from layerscope import devices
+>>> str(devices.resolve("cpu"))
+'cpu'
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layerscope.errors import OptionError
+
+__all__ = ["describe", "resolve"]
+
+
+def resolve(device: str | torch.device = "auto") -> torch.device:
+    """Turn the user's choice of device into one that is there.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` takes the first of cuda, mps and cpu that is present.
+
+    Raises
+    ------
+    OptionError
+        If the device is unknown, or not present on this machine.
+    """
+    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device == "auto":
+        return torch.device(next((name for name, there in present.items() if there()), "cpu"))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise OptionError(
+            f"{device!r} is not a device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from None
+    if chosen.type in present and not present[chosen.type]():
+        raise OptionError(
+            f"device {str(device)!r} is not present on this machine; use 'auto' or 'cpu'."
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise OptionError(
+            f"device {str(device)!r} is not present: this machine has "
+            f"{torch.cuda.device_count()} CUDA device(s), counted from 0."
+        )
+    return chosen
+
+
+def describe(device: torch.device) -> str:
+    """Name the device as a person would, such as ``"NVIDIA H100 (cuda:0)"``."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return str(device)

@@ -1,0 +1,73 @@
+"""What layerscope raises when it refuses something.
+
+Every message names what came, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "LayerError",
+    "LayerscopeError",
+    "OptionError",
+    "ResultError",
+    "TrainingError",
+    "choose",
+]
+
+
+class LayerscopeError(Exception):
+    """Base of every error that layerscope raises on purpose."""
+
+
+class DataError(LayerscopeError):
+    """A data set is missing, incomplete or of the wrong form."""
+
+
+class CheckpointError(LayerscopeError):
+    """A checkpoint can't be read, or is not one of this network."""
+
+
+class LayerError(LayerscopeError):
+    """A layer was asked for that the network does not have."""
+
+
+class OptionError(LayerscopeError, ValueError):
+    """An argument has a value that is not one of the allowed ones."""
+
+
+class ResultError(LayerscopeError):
+    """A Dataset lacks what a function needs, or can't be saved or opened."""
+
+
+class TrainingError(LayerscopeError):
+    """Training diverged, or can't go on."""
+
+
+def choose(value: str, allowed: Iterable[str], what: str) -> str:
+    """Return `value` if it is one of `allowed`, else raise and list them.
+
+    Parameters
+    ----------
+    value : str
+        What the user gave.
+    allowed : iterable of str
+        What there is.
+    what : str
+        What is being chosen, in the singular, such as ``"metric"``.
+
+    Raises
+    ------
+    OptionError
+        If `value` is not in `allowed`; the message suggests the nearest names.
+    """
+    names = list(allowed)
+    if value in names:
+        return value
+    near = difflib.get_close_matches(str(value), names, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise OptionError(f"there is no {what} {value!r}.{hint} There is: {', '.join(names)}.")

@@ -1,0 +1,251 @@
+"""The xarray Dataset that a sweep returns: built here, checked here, saved and opened here.
+
+Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and ``norm``.
+
+``value`` (layer, epoch, perturbation, draw, metric)
+    The metric of the network with one row of ``layer`` perturbed. ``epoch`` is the checkpoint
+    that the layer's weights come from. Perturbations that take nothing from a checkpoint stand
+    once, at epoch `NO_EPOCH` (−1); those without chance stand at draw 0. NaN: not computed.
+``standard_error``
+    Of each value, from the spread over examples; same dimensions.
+``baseline``, ``baseline_standard_error`` (metric)
+    The unperturbed network.
+``n_examples``, ``chance`` ()
+    Examples that each value averages over; error of always naming the commonest class.
+``distance`` (layer, epoch, norm)
+    Of a layer's parameters at each checkpoint from those at the first.
+``draw_distance`` (layer, draw, norm)
+    Of each re-randomised draw from the first checkpoint.
+
+The Dataset opens with plain xarray:
+
+>>> import xarray
+>>> ds = xarray.open_dataset("sweep.nc")                                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from layerscope.errors import ResultError
+
+__all__ = [
+    "FULL_MODEL",
+    "NO_EPOCH",
+    "build",
+    "concat",
+    "open_dataset",
+    "require",
+    "save",
+    "settings",
+    "write_bytes",
+]
+
+NO_EPOCH = -1
+"""Stands in the ``epoch`` coordinate for weights that come from no checkpoint."""
+
+FULL_MODEL = "fullmodel"
+"""The row of ``layer`` in which every layer is perturbed at once."""
+
+_DESCRIBED = {
+    "value": ("metric of the perturbed network", "1"),
+    "standard_error": ("standard error of value over examples", "1"),
+    "baseline": ("metric of the unperturbed network", "1"),
+    "baseline_standard_error": ("standard error of baseline over examples", "1"),
+    "n_examples": ("number of examples evaluated", "1"),
+    "chance": ("error of always naming the commonest class", "1"),
+    "distance": ("distance of the layer's parameters from the first checkpoint", "1"),
+    "draw_distance": ("distance of re-randomised parameters from the first checkpoint", "1"),
+    "layer": ("layer, by dotted name, in execution order", ""),
+    "epoch": ("checkpoint the layer's weights come from", "epoch"),
+    "perturbation": ("what is done to the layer", ""),
+    "draw": ("index of the random draw", ""),
+    "metric": ("what is measured", ""),
+    "norm": ("how the distance is measured", ""),
+    "seed": ("seed of the training run", ""),
+    "depth": ("index in execution order", ""),
+    "kind": ("layer, or network for all layers at once", ""),
+    "module_type": ("class of the module", ""),
+    "parameters": ("number of parameters", "1"),
+    "block": ("block that the layer belongs to", ""),
+    "stage": ("stage that the layer belongs to", ""),
+    "initializer": ("where re-randomised values are drawn from", ""),
+}
+
+
+def build(
+    variables: Mapping[str, tuple[Sequence[str], Any]],
+    coords: Mapping[str, Any],
+    attrs: Mapping[str, Any],
+) -> xr.Dataset:
+    """Put arrays together into a Dataset, with names and units stamped on each.
+
+    Parameters
+    ----------
+    variables : mapping of str to (dims, array)
+    coords : mapping of str to array or (dims, array)
+    attrs : mapping
+        Everything needed to compute the Dataset again. Nested values are kept as JSON, since
+        netCDF attributes hold plain ones only; `settings` reads them back.
+    """
+    ds = xr.Dataset(
+        {name: (tuple(dims), np.asarray(values)) for name, (dims, values) in variables.items()},
+        coords=dict(coords),
+        attrs={
+            name: value if isinstance(value, (str, int, float)) else json.dumps(value)
+            for name, value in attrs.items()
+        },
+    )
+    for name in ds.variables:
+        long_name, units = _DESCRIBED[str(name)]
+        ds[name].attrs |= {"long_name": long_name} | ({"units": units} if units else {})
+    if "epoch" in ds.coords and NO_EPOCH in ds["epoch"].values:
+        ds["epoch"].attrs |= {"flag_values": NO_EPOCH, "flag_meanings": "from_no_checkpoint"}
+    return ds
+
+
+def require(ds: xr.Dataset, *dims: str, variable: str = "value") -> xr.DataArray:
+    """Return ``ds[variable]`` if it has all of `dims`, else say what is missing.
+
+    Raises
+    ------
+    ResultError
+        Names what the Dataset has and what was expected.
+    """
+    if not isinstance(ds, xr.Dataset):
+        raise ResultError(f"expected an xarray Dataset, got a {type(ds).__name__}.")
+    if variable not in ds:
+        raise ResultError(
+            f"the Dataset has no variable {variable!r}; it has {_listed(ds.data_vars)}. "
+            "layerscope.sweep makes one that has."
+        )
+    missing = [dim for dim in dims if dim not in ds[variable].dims]
+    if missing:
+        raise ResultError(
+            f"{variable!r} has dimensions {_listed(ds[variable].dims)}, but not "
+            f"{_listed(missing)}. If one was selected away, keep it: .sel(name=[…])."
+        )
+    return ds[variable]
+
+
+def settings(ds: xr.Dataset) -> dict[str, Any]:
+    """The attributes of a Dataset, with those that hold JSON read back."""
+    return {str(name): _parsed(value) for name, value in ds.attrs.items()}
+
+
+def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
+    """Join the Datasets of several training runs along a new dimension ``seed``.
+
+    Parameters
+    ----------
+    datasets : iterable of Dataset
+        One per run, over the same layers, epochs, perturbations and metrics.
+    seeds : sequence of int
+
+    Raises
+    ------
+    ResultError
+        If the runs differ in a coordinate; joining would fill the gaps with NaN silently.
+    """
+    runs = list(datasets)
+    if len(runs) != len(seeds) or not runs:
+        raise ResultError(f"{len(runs)} Datasets came with {len(seeds)} seeds; one each is needed.")
+    try:
+        joined = xr.concat(
+            runs,
+            dim=xr.IndexVariable("seed", np.asarray(seeds), {"long_name": _DESCRIBED["seed"][0]}),
+            join="exact",
+            data_vars="all",
+            coords="minimal",
+            compat="equals",
+            combine_attrs="drop_conflicts",
+        )
+    except ValueError as error:
+        raise ResultError(f"these runs can't be joined along seed: {error}") from None
+    joined.attrs["runs"] = json.dumps([settings(run) for run in runs])
+    return joined
+
+
+def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a Dataset as netCDF, completely or not at all.
+
+    Raises
+    ------
+    ResultError
+        If the place is not writable.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
+        draft = Path(folder) / "draft.nc"
+        ds.to_netcdf(draft, engine="h5netcdf")
+        content = draft.read_bytes()
+    return write_bytes(path, content)
+
+
+def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a saved Dataset into memory, leaving the file closed.
+
+    Raises
+    ------
+    ResultError
+        If there is no such file, or it is not a Dataset.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob("*.nc"))
+        if len(found) != 1:
+            raise ResultError(f"{path} holds {len(found)} Datasets (*.nc); name one of them.")
+        path = found[0]
+    if not path.is_file():
+        raise ResultError(f"there is no Dataset at {path}; give a .nc file that a sweep wrote.")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as ds:
+            return ds.load()
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path} ({path.stat().st_size:,} bytes) is no Dataset: {error}") from None
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file through a temporary one beside it, so that it is never half there.
+
+    Raises
+    ------
+    ResultError
+        If the folder can't be made or written to.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise ResultError(
+            f"can't write {path}: {error.strerror}. Choose another folder with out= (--out)."
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str) or value[:1] not in ("{", "["):
+        return value.item() if isinstance(value, np.generic) else value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -1,0 +1,84 @@
+"""Small synthetic networks, series and Datasets for tests and examples.
+
+>>> from layerscope import testing
+>>> ds = testing.dataset()
+>>> list(ds.value.dims)
+['layer', 'epoch', 'perturbation', 'draw', 'metric']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from layerscope import results
+
+__all__ = ["dataset"]
+
+
+def dataset(
+    layers: int = 4,
+    epochs: Sequence[int] = (0, 1, 2, 3, 8, 40, 90, 100),
+    draws: int = 3,
+    seed: int = 0,
+    n_examples: int = 10_000,
+) -> xr.Dataset:
+    """Make a Dataset of the form that a sweep returns, with made-up but plausible values.
+
+    The lowest layers are the critical ones, and every layer settles with the epochs.
+    """
+    rng = np.random.default_rng(seed)
+    names = [f"layer{index + 1}" for index in range(layers)] + [results.FULL_MODEL]
+    metrics = ["error", "loss"]
+    shape = (layers + 1, len(epochs) + 1, 2, draws, len(metrics))
+    value = np.full(shape, np.nan)
+    base = np.array([0.02, 0.08])
+    height = np.array([0.9 / (index + 1) ** 1.5 for index in range(layers)] + [0.95])
+    for column, epoch in enumerate(epochs, start=1):
+        # Nothing is left to lose at the last checkpoint: it is the trained network.
+        settled = 0.0 if epoch == max(epochs) else np.exp(-1.2 * epoch)
+        error = base[0] + (height - base[0]) * settled
+        value[:, column, 0, 0] = np.stack([error, 4 * error], -1)
+    random = np.minimum(0.9, 0.7 + 0.3 * rng.random((layers + 1, draws)))
+    value[:, 0, 1] = np.stack([random, 4 * random], -1)
+    value[..., 0] = np.round(value[..., 0] * n_examples) / n_examples
+    spread = np.sqrt(np.clip(value * (1 - value), 0, None) / n_examples)
+    norms = ["l2", "l2_rms", "l2_relative", "l2_fan_in", "linf"]
+    distance = np.full((layers + 1, len(epochs) + 1, len(norms)), np.nan)
+    distance[:, 1:] = np.sqrt(np.asarray(epochs, float))[None, :, None] * rng.uniform(
+        0.5, 1.5, (layers + 1, 1, len(norms))
+    )
+    dims = ("layer", "epoch", "perturbation", "draw", "metric")
+    return results.build(
+        {
+            "value": (dims, value),
+            "standard_error": (dims, spread),
+            "baseline": (["metric"], base),
+            "baseline_standard_error": (["metric"], [0.0014, 0.004]),
+            "n_examples": ([], n_examples),
+            "chance": ([], 0.8865),
+            "distance": (["layer", "epoch", "norm"], distance),
+            "draw_distance": (
+                ["layer", "draw", "norm"],
+                12 + rng.random((layers + 1, draws, len(norms))),
+            ),
+        },
+        {
+            "layer": names,
+            "epoch": [results.NO_EPOCH, *epochs],
+            "perturbation": ["reinitialize", "rerandomize"],
+            "draw": np.arange(draws),
+            "metric": metrics,
+            "norm": norms,
+            "depth": ("layer", np.arange(layers + 1)),
+            "kind": ("layer", ["layer"] * layers + ["network"]),
+            "module_type": ("layer", ["Linear"] * layers + ["FCN"]),
+            "parameters": ("layer", [*range(1_000, 1_000 * (layers + 1), 1_000), 500 * layers * (layers + 1)]),
+            "block": ("layer", [""] * (layers + 1)),
+            "stage": ("layer", [""] * (layers + 1)),
+            "initializer": ("layer", ["declared"] * (layers + 1)),
+        },
+        {"network": {"family": "fcn", "depth": layers - 1}, "data": {"name": "synthetic"}},
+    )
