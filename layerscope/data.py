@@ -28,6 +28,7 @@ __all__ = [
     "SOURCES",
     "Batch",
     "Examples",
+    "Held",
     "ImageData",
     "Source",
     "batches",
@@ -252,7 +253,7 @@ def digest(seen: Any, inputs: Any) -> None:
         plain = inputs.detach().cpu().contiguous()
         seen.update(repr((tuple(plain.shape), str(plain.dtype))).encode())
         # Seen as bytes, so that types which NumPy lacks (bfloat16) are hashed too.
-        seen.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+        seen.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(inputs, Mapping):
         for key in sorted(inputs):
             seen.update(str(key).encode())
@@ -262,6 +263,100 @@ def digest(seen: Any, inputs: Any) -> None:
             digest(seen, value)
     else:
         seen.update(repr(inputs).encode())
+
+
+class Held:
+    """Batches kept ready on a device: decoded and moved once where they fit, else in chunks.
+
+    Parameters
+    ----------
+    data : Examples, pair of tensors, or iterable of batches
+        An iterator that can be run through only once is kept in memory.
+    size : int
+        Examples in a batch, for tensors.
+    device : torch.device
+    limit : int
+        Bytes of batches that may be held at a time.
+
+    Attributes
+    ----------
+    count : int
+        Number of examples.
+    fingerprint : str
+        SHA-256 of the data.
+    chance : float
+        Error of always naming the commonest class; NaN where targets are not class indices.
+
+    Raises
+    ------
+    DataError
+        If there are no examples.
+    """
+
+    def __init__(self, data: Any, size: int, device: torch.device, limit: int = 2 * 2**30) -> None:
+        self._data = list(data) if isinstance(data, Iterator) else data
+        self._size, self._device, self._limit = size, device, limit
+        self._chunks: list[list[Batch]] | None = []
+        seen, labels, used = hashlib.sha256(), [], 0
+        self.count = 0
+        for inputs, targets in batches(self._data, size):
+            digest(seen, (inputs, targets))
+            self.count += len(targets)
+            labels.append(targets.flatten().cpu())
+            used += _bytes(inputs)
+            if self._chunks is not None:
+                self._chunks.append([(move(inputs, device), targets.to(device))])
+            if used > limit:
+                self._chunks = None
+        if self.count == 0:
+            raise DataError("data holds no examples; give at least one batch.")
+        self.fingerprint = seen.hexdigest()
+        self.chance = _chance(torch.cat(labels))
+
+    @property
+    def first(self) -> Batch:
+        """The first batch, on the device."""
+        return next(self.chunks())[0]
+
+    def chunks(self) -> Iterator[list[Batch]]:
+        """Yield lists of batches on the device, each within the limit; all in one if they fit.
+
+        Raises
+        ------
+        DataError
+            If the batches are not those of the first pass.
+        """
+        if self._chunks is not None:
+            yield [batch for chunk in self._chunks for batch in chunk]
+            return
+        seen, used = hashlib.sha256(), 0
+        chunk: list[Batch] = []
+        for inputs, targets in batches(self._data, self._size):
+            digest(seen, (inputs, targets))
+            if chunk and used + _bytes(inputs) > self._limit:
+                yield chunk
+                chunk, used = [], 0
+            chunk.append((move(inputs, self._device), targets.to(self._device)))
+            used += _bytes(inputs)
+        yield chunk
+        if seen.hexdigest() != self.fingerprint:
+            raise DataError(
+                "the batches changed between two passes over the data; every cell must see the "
+                "same ones. Switch shuffling and random augmentation off."
+            )
+
+
+def _bytes(inputs: Any) -> int:
+    if torch.is_tensor(inputs):
+        return int(inputs.numel() * inputs.element_size())
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return sum(map(_bytes, values)) if isinstance(inputs, (Mapping, tuple, list)) else 0
+
+
+def _chance(targets: Tensor) -> float:
+    if targets.is_floating_point() or targets.numel() == 0:
+        return float("nan")
+    return 1 - float(torch.bincount(targets - targets.min()).max()) / targets.numel()
 
 
 # Mean and standard deviation of MNIST's training pixels, scaled to [0, 1].

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from layerscope.errors import OptionError
@@ -27,7 +29,10 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
     OptionError
         If the device is unknown, or not present on this machine.
     """
-    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    present: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     if device == "auto":
         return torch.device(next((name for name, there in present.items() if there()), "cpu"))
     try:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class TruncatedNormal:
     std: float
 
     def __call__(self, tensor: Tensor, generator: Generator) -> None:
+        """Draw every element of `tensor` anew, in place."""
         nn.init.trunc_normal_(
             tensor, 0.0, self.std, -2 * self.std, 2 * self.std, generator=generator
         )
@@ -41,6 +43,7 @@ class Normal:
     std: float
 
     def __call__(self, tensor: Tensor, generator: Generator) -> None:
+        """Draw every element of `tensor` anew, in place."""
         nn.init.normal_(tensor, 0.0, self.std, generator=generator)
 
 
@@ -51,6 +54,7 @@ class Uniform:
     bound: float
 
     def __call__(self, tensor: Tensor, generator: Generator) -> None:
+        """Draw every element of `tensor` anew, in place."""
         nn.init.uniform_(tensor, -self.bound, self.bound, generator=generator)
 
 
@@ -61,6 +65,7 @@ class Constant:
     value: float
 
     def __call__(self, tensor: Tensor, generator: Generator) -> None:
+        """Draw every element of `tensor` anew, in place."""
         del generator  # nothing is drawn
         nn.init.constant_(tensor, self.value)
 
@@ -70,13 +75,14 @@ Initializer = TruncatedNormal | Normal | Uniform | Constant
 
 def _linear_initializers(scheme: str, fan_in: int, fan_out: int) -> tuple[Initializer, Initializer]:
     zero = Constant(0.0)
-    return {
+    schemes: dict[str, tuple[Initializer, Initializer]] = {
         "lecun-truncated": (TruncatedNormal(math.sqrt(1 / fan_in)), zero),
         "lecun-normal": (Normal(math.sqrt(1 / fan_in)), zero),
         "he-normal": (Normal(math.sqrt(2 / fan_in)), zero),
         "glorot-uniform": (Uniform(math.sqrt(6 / (fan_in + fan_out))), zero),
         "torch-default": (Uniform(math.sqrt(1 / fan_in)), Uniform(math.sqrt(1 / fan_in))),
-    }[scheme]
+    }
+    return schemes[scheme]
 
 
 INITIALIZERS: Mapping[str, str] = {
@@ -144,9 +150,9 @@ class FCN(nn.Module):
         self.config = config
         self.initializers: dict[str, Initializer] = {}
         widths = [math.prod(config.inputs), *[config.width] * config.depth, config.classes]
-        for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for index, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
             # skip_init: the layer's own random start would only be overwritten.
-            layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+            layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
             weight, bias = _linear_initializers(config.initializer, fan_in, fan_out)
             with torch.no_grad():
                 weight(layer.weight, generator)

@@ -159,9 +159,9 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     if len(runs) != len(seeds) or not runs:
         raise ResultError(f"{len(runs)} Datasets came with {len(seeds)} seeds; one each is needed.")
     try:
-        joined = xr.concat(
+        joined: xr.Dataset = xr.concat(
             runs,
-            dim=xr.IndexVariable("seed", np.asarray(seeds), {"long_name": _DESCRIBED["seed"][0]}),
+            dim="seed",
             join="exact",
             data_vars="all",
             coords="minimal",
@@ -170,6 +170,9 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
         )
     except ValueError as error:
         raise ResultError(f"these runs can't be joined along seed: {error}") from None
+    joined = joined.assign_coords(
+        seed=("seed", np.asarray(seeds), {"long_name": _DESCRIBED["seed"][0]})
+    )
     joined.attrs["runs"] = json.dumps([settings(run) for run in runs])
     return joined
 
@@ -210,7 +213,9 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         with xr.open_dataset(path, engine="h5netcdf") as ds:
             return ds.load()
     except (OSError, ValueError) as error:
-        raise ResultError(f"{path} ({path.stat().st_size:,} bytes) is no Dataset: {error}") from None
+        raise ResultError(
+            f"{path} ({path.stat().st_size:,} bytes) is no Dataset: {error}"
+        ) from None
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -228,7 +233,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as error:
         raise ResultError(
             f"can't write {path}: {error.strerror}. Choose another folder with out= (--out)."

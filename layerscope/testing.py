@@ -75,7 +75,10 @@ def dataset(
             "depth": ("layer", np.arange(layers + 1)),
             "kind": ("layer", ["layer"] * layers + ["network"]),
             "module_type": ("layer", ["Linear"] * layers + ["FCN"]),
-            "parameters": ("layer", [*range(1_000, 1_000 * (layers + 1), 1_000), 500 * layers * (layers + 1)]),
+            "parameters": (
+                "layer",
+                [*range(1_000, 1_000 * (layers + 1), 1_000), 500 * layers * (layers + 1)],
+            ),
             "block": ("layer", [""] * (layers + 1)),
             "stage": ("layer", [""] * (layers + 1)),
             "initializer": ("layer", ["declared"] * (layers + 1)),
