@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope import layers, metrics
+from layerscope.errors import LayerError
 
 __all__ = ["borrowed", "like", "swapped"]
 
@@ -25,30 +26,44 @@ def borrowed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     are lent as copies, in case the network writes to them.
     """
     parameters = [(p, p.data) for p in model.parameters()]
-    buffers = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    copies: dict[int, Tensor] = {}  # one for each buffer, also where modules share it
     try:
         for parameter, data in parameters:
             parameter.data = data.to(device)
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer.to(device, copy=True)
+        for module, own in buffers:
+            for name, buffer in own.items():
+                if buffer is not None:
+                    lent = copies.setdefault(id(buffer), buffer.to(device, copy=True))
+                    module._buffers[name] = lent
         with metrics.evaluating(model):
             yield model
     finally:
         for parameter, data in parameters:
             parameter.data = data
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
+        for module, own in buffers:
+            # As a whole, so that buffers which the network made on the way go too.
+            module._buffers.clear()
+            module._buffers.update(own)
 
 
 @contextmanager
 def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let tensors of the network stand for `values`; afterwards for their own again."""
+    """Let tensors of the network stand for `values`; afterwards for their own again.
+
+    Raises
+    ------
+    LayerError
+        If a value has another shape than the tensor that it stands for.
+    """
     current = layers.tensors(model)
+    for name, value in values.items():
+        # copy_ would stretch a smaller tensor to fit.
+        if value.shape != current[name].shape:
+            raise LayerError(
+                f"{name} has the shape {tuple(current[name].shape)} and can't hold a tensor of "
+                f"shape {tuple(value.shape)}."
+            )
     own = [(current[name], current[name].data) for name in values]
     try:
         for (tensor, data), value in zip(own, values.values(), strict=True):

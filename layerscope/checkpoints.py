@@ -26,7 +26,7 @@ from layerscope.results import write_bytes
 __all__ = ["MANIFEST", "Series", "Writer", "open_series"]
 
 MANIFEST = "manifest.json"
-_FORMAT = {"format": "layerscope-series", "version": 1}
+_FORMAT: Mapping[str, Any] = {"format": "layerscope-series", "version": 1}
 
 
 class Series:
@@ -137,6 +137,9 @@ class Series:
         checkpoint = self._sources[epoch]
         stored = self._names.get(epoch) or {name: name for name in checkpoint.signature()}
         wanted = list(stored) if names is None else list(names)
+        absent = [name for name in wanted if name not in stored]
+        if absent:
+            raise CheckpointError(f"{checkpoint.where} holds no tensor {absent[0]}.")
         found = checkpoint.read(sorted({stored[name] for name in wanted}))
         return {name: found[stored[name]] for name in wanted}
 
@@ -275,12 +278,15 @@ def _collected(folder: Path) -> Series:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        known = content.get("format") == _FORMAT["format"] and isinstance(content["epochs"], dict)
-    except (ValueError, AttributeError, KeyError):
-        known = False
+        known = content["format"] == _FORMAT["format"] and isinstance(content["epochs"], dict)
+        newer = int(content["version"]) > _FORMAT["version"]
+        if known and not newer:
+            _ = {int(epoch): str(entry["file"]) for epoch, entry in content["epochs"].items()}
+    except (ValueError, TypeError, LookupError):
+        known = newer = False
     if not known:
         raise CheckpointError(f"{path} is not the manifest of a layerscope series.")
-    if content["version"] > _FORMAT["version"]:
+    if newer:
         raise CheckpointError(f"{path} was written by a newer layerscope; upgrade layerscope.")
     return dict(content)
 

@@ -64,6 +64,8 @@ class Examples:
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.inputs.ndim == 0 or self.targets.ndim == 0:
+            raise DataError("inputs and targets must have one entry per example; one is a number.")
         if len(self.inputs) != len(self.targets):
             raise DataError(
                 f"{len(self.inputs)} inputs came with {len(self.targets)} targets; "
@@ -233,6 +235,11 @@ def batches(data: Any, size: int) -> Iterator[Batch]:
                 f"a batch is a {type(item).__name__}; each must be a pair (inputs, targets), "
                 "targets a tensor."
             )
+        if item[1].ndim == 0:
+            raise DataError(
+                "a batch has a single number as its targets; give batches, not examples one by "
+                "one, such as a DataLoader makes of a data set."
+            )
         yield item[0], item[1]
 
 
@@ -356,7 +363,7 @@ def _bytes(inputs: Any) -> int:
 def _chance(targets: Tensor) -> float:
     if targets.is_floating_point() or targets.numel() == 0:
         return float("nan")
-    return 1 - float(torch.bincount(targets - targets.min()).max()) / targets.numel()
+    return 1 - float(torch.unique(targets, return_counts=True)[1].max()) / targets.numel()
 
 
 # Mean and standard deviation of MNIST's training pixels, scaled to [0, 1].

@@ -37,11 +37,14 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
         return torch.device(next((name for name, there in present.items() if there()), "cpu"))
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise OptionError(
             f"{device!r} is not a device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
         ) from None
-    if chosen.type in present and not present[chosen.type]():
+    # Other kinds, such as xpu, each have a module in torch; meta, which holds no values, has none.
+    backend = getattr(torch, chosen.type, None)
+    there = present.get(chosen.type) or getattr(backend, "is_available", None)
+    if there is None or not there():
         raise OptionError(
             f"device {str(device)!r} is not present on this machine; use 'auto' or 'cpu'."
         )

@@ -110,7 +110,7 @@ class SafeTensors(_File):
         with self._opened() as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {
-                name: (tuple(part.get_shape()), _DTYPES[part.get_dtype()])
+                name: (tuple(part.get_shape()), self._dtype(part.get_dtype()))
                 for name, part in parts.items()
             }
 
@@ -120,6 +120,13 @@ class SafeTensors(_File):
             # Copied out of the mapping, whose alignment (and so the last bits of a matrix
             # product) differs from that of memory which torch allocates.
             return {name: file.get_tensor(name).clone() for name in names}
+
+    def _dtype(self, name: str) -> torch.dtype:
+        if name not in _DTYPES:
+            raise CheckpointError(
+                f"{self.path} holds tensors of type {name}; layerscope reads {', '.join(_DTYPES)}."
+            )
+        return _DTYPES[name]
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -157,8 +164,8 @@ class TorchFile(_File):
                 f"{self.path} holds more than weights, or is damaged, and is not unpickled. Where "
                 "you trust its origin, load it yourself and save model.state_dict() again."
             ) from None
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+        except _DAMAGE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
                 f"{self.path} ({self._stamp[0]:,} bytes) is damaged or not a checkpoint: {reason}"
             ) from None
@@ -189,6 +196,21 @@ def source(item: Any, where: str) -> Source:
     )
 
 
+# What the unpickler runs into in a damaged file: it trusts what it reads.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+
 _DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -212,8 +234,11 @@ _IMPOSTORS = {
 
 
 def _sniff(path: Path) -> None:
-    with open(path, "rb") as file:
-        start = file.read(64)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"can't read {path}: {error.strerror}.") from None
     if not start:
         raise CheckpointError(f"{path} is empty (0 bytes).")
     for mark, meaning in _IMPOSTORS.items():
@@ -229,11 +254,11 @@ def _check_safetensors(path: Path, size: int) -> None:
         try:
             header = json.loads(file.read(min(length, size)))
             end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"))
-        except (ValueError, TypeError, KeyError, AttributeError):
+            expected = 8 + length + end
+        except (ValueError, TypeError, LookupError, AttributeError):
             raise CheckpointError(
                 f"{path} ({size:,} bytes) is truncated or not a safetensors file."
             ) from None
-    expected = 8 + length + end
     if size != expected:
         raise CheckpointError(f"{path} is {size:,} bytes long, expected {expected:,}: truncated?")
 
@@ -244,15 +269,15 @@ def _is_zip(path: Path) -> bool:
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in (None, "state_dict", "model_state_dict", "model"):
-        inner = content if key is None else content.get(key)
+    outer = content if isinstance(content, Mapping) else {}
+    # Wrappers come first: beside one there may be tensors that are no weights, such as a
+    # generator's state; in a state dict itself these names never stand for a mapping.
+    for inner in (*map(outer.get, ("state_dict", "model_state_dict", "model")), outer):
         if isinstance(inner, Mapping):
             state = {str(name): t for name, t in inner.items() if torch.is_tensor(t)}
             if state:
                 return state
-        elif key is None:
-            break
-    held = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    held = sorted(map(str, outer)) if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
         f"{path} holds {held}, and no state dict; save model.state_dict(), alone or under "
         "'state_dict'."

@@ -20,7 +20,18 @@ from torch import Generator, Tensor, nn
 
 from layerscope.errors import OptionError, choose
 
-__all__ = ["FCN", "INITIALIZERS", "Constant", "FCNConfig", "TruncatedNormal", "Uniform", "build"]
+__all__ = [
+    "FCN",
+    "INITIALIZERS",
+    "Constant",
+    "FCNConfig",
+    "Normal",
+    "TruncatedNormal",
+    "Uniform",
+    "build",
+    "configure",
+    "describe",
+]
 
 
 @dataclass(frozen=True)
@@ -193,8 +204,7 @@ def build(network: str | FCNConfig | Mapping[str, Any], seed: int = 0, **options
     >>> build("fcn-2x16", inputs=(4,), classes=3).config.name
     'fcn-2x16'
     """
-    config = network if isinstance(network, FCNConfig) else _config(network, options)
-    return FCN(config, torch.Generator().manual_seed(seed))
+    return FCN(configure(network, **options), torch.Generator().manual_seed(seed))
 
 
 def describe(config: FCNConfig) -> dict[str, Any]:
@@ -202,7 +212,18 @@ def describe(config: FCNConfig) -> dict[str, Any]:
     return {"family": "fcn", **asdict(config), "inputs": list(config.inputs)}
 
 
-def _config(network: str | Mapping[str, Any], options: Mapping[str, Any]) -> FCNConfig:
+def configure(network: str | FCNConfig | Mapping[str, Any], **options: Any) -> FCNConfig:
+    """Make a network's configuration out of its name and what differs from the defaults.
+
+    Parameters and errors are those of `build`.
+
+    Examples
+    --------
+    >>> configure("fcn-3x256", initializer="he-normal").initializer
+    'he-normal'
+    """
+    if isinstance(network, FCNConfig):
+        network = describe(network)
     if isinstance(network, str):
         match = re.fullmatch(r"fcn-(\d+)x(\d+)", network)
         if match is None:

@@ -179,6 +179,8 @@ class Fresh:
 
     def _find_origin(self, leaf: Layer) -> str:
         if self._build is not None:
+            if not self._origins:
+                self._check_varies()
             return "fresh network"
         declared = getattr(self._model, "initializers", None)
         if isinstance(declared, Mapping) and all(name in declared for name in leaf.parameters):
@@ -226,6 +228,17 @@ class Fresh:
         state = {n: t.detach() for n, t in layers_module.tensors(module).items()}
         return {name: state[name.rpartition(".")[2]] for name in leaf.tensors}
 
+    def _check_varies(self) -> None:
+        names = [name for leaf in self._leaves.values() for name in leaf.parameters]
+        one, other = (
+            self._from_network(names, seeds.generator("check", draw)) for draw in range(2)
+        )
+        if all(torch.equal(one[name], other[name]) for name in names):
+            raise LayerError(
+                "fresh= returned the same network twice, so every draw would be the same; it must "
+                "draw from torch's global generator and not seed it."
+            )
+
     def _from_network(self, names: Sequence[str], generator: Generator) -> dict[str, Tensor]:
         assert self._build is not None
         with _seeded(generator):
@@ -236,6 +249,14 @@ class Fresh:
                 f"the network that fresh= returned has no {lacking[0]}; it must return one of the "
                 "same architecture."
             )
+        current = layers_module.tensors(self._model)
+        for name in names:
+            if state[name].shape != current[name].shape:
+                raise LayerError(
+                    f"the network that fresh= returned has {name} of shape "
+                    f"{tuple(state[name].shape)}, expected {tuple(current[name].shape)}; it must "
+                    "return one of the same architecture."
+                )
         return {name: state[name].detach().cpu() for name in names}
 
 

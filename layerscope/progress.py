@@ -62,7 +62,7 @@ def bar(total: int, what: str, unit: str, start: int = 0, show: bool = True) -> 
         def advance(steps: int = 1, **shown: str) -> None:
             shown_bar.update(steps)
             if shown:
-                shown_bar.set_postfix(shown)
+                shown_bar.set_postfix(shown, refresh=False)
 
         yield advance
 

@@ -29,6 +29,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,12 @@ def build(
         {name: (tuple(dims), np.asarray(values)) for name, (dims, values) in variables.items()},
         coords=dict(coords),
         attrs={
-            name: value if isinstance(value, (str, int, float)) else json.dumps(value)
+            # Subclasses of str, such as torch's version, have no place in a file.
+            name: str(value)
+            if isinstance(value, str)
+            else value
+            if isinstance(value, (int, float))
+            else json.dumps(value)
             for name, value in attrs.items()
         },
     )
@@ -209,10 +215,15 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         path = found[0]
     if not path.is_file():
         raise ResultError(f"there is no Dataset at {path}; give a .nc file that a sweep wrote.")
+    import h5py  # type: ignore[import-untyped]
+
     try:
+        # First without xarray, which leaves complaints behind where a file is cut short.
+        with h5py.File(path, "r"):
+            pass
         with xr.open_dataset(path, engine="h5netcdf") as ds:
             return ds.load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError) as error:
         raise ResultError(
             f"{path} ({path.stat().st_size:,} bytes) is no Dataset: {error}"
         ) from None
@@ -239,7 +250,9 @@ def write_bytes(path: Path, content: bytes) -> Path:
             f"can't write {path}: {error.strerror}. Choose another folder with out= (--out)."
         ) from None
     finally:
-        draft.unlink(missing_ok=True)
+        # Below a regular file there is nothing to remove, which is an error of its own.
+        with suppress(OSError):
+            draft.unlink()
     return path
 
 

@@ -20,5 +20,7 @@ def generator(*purpose: str | int) -> torch.Generator:
     >>> a.initial_seed() == b.initial_seed() != generator("layer1", 1, 7).initial_seed()
     True
     """
-    digest = hashlib.sha256(repr(purpose).encode()).digest()
+    # NumPy's integers print otherwise than the same ones of Python.
+    plain = tuple(part if isinstance(part, str) else int(part) for part in purpose)
+    digest = hashlib.sha256(repr(plain).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

@@ -29,9 +29,11 @@ from layerscope.errors import OptionError, ResultError, choose
 
 __all__ = [
     "classify",
+    "column_order",
     "degradation",
     "distances",
     "interval",
+    "layer_order",
     "newcombe",
     "rank_correlation",
     "student",
@@ -369,7 +371,7 @@ def distances(ds: xr.Dataset, norm: str = "l2_fan_in") -> pd.DataFrame:
         found = _estimate(samples.values, unknown, unknown, confidence=0.95)
         names = ("value", "spread", "n_draws", "n_seeds")
         frames.append(_long(samples, {name: getattr(found, name) for name in names}))
-    return _in_order(pd.concat(frames, ignore_index=True), _layer_order(ds))
+    return _in_order(pd.concat(frames, ignore_index=True), layer_order(ds))
 
 
 def classify(
@@ -531,6 +533,43 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
     )
 
 
+def layer_order(ds: xr.Dataset, network: bool = True) -> list[str]:
+    """List the layers as they stand in the Dataset, which is execution order, the network last.
+
+    Parameters
+    ----------
+    ds : Dataset
+    network : bool
+        Whether to list the row in which every layer is perturbed at once.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> layer_order(testing.dataset(layers=2))
+    ['layer1', 'layer2', 'fullmodel']
+    """
+    whole = _is_network(ds)
+    names = [*ds["layer"].values[~whole], *(ds["layer"].values[whole] if network else ())]
+    return [str(name) for name in names]
+
+
+def column_order(table: pd.DataFrame) -> list[str]:
+    """List the columns of `summary` or `distances` in the paper's order: rand, 0, 1, ….
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> column_order(summary(testing.dataset(epochs=(0, 1, 10))))
+    ['rand', '0', '1', '10']
+    """
+    once = table.drop_duplicates("column").assign(layer="")
+    return [str(column) for column in _in_order(once, [""])["column"]]
+
+
 # The steps of the above
 
 
@@ -684,7 +723,7 @@ def _samples(ds: xr.Dataset, metric: str) -> xr.DataArray:
         )
     samples = _with_seed(value.sel(metric=metric))
     samples = samples.transpose("layer", "epoch", "perturbation", "seed", "draw")
-    return samples.sel(layer=_layer_order(ds))
+    return samples.sel(layer=layer_order(ds))
 
 
 def _with_seed(array: xr.DataArray) -> xr.DataArray:
@@ -693,13 +732,6 @@ def _with_seed(array: xr.DataArray) -> xr.DataArray:
         if "seed" in array.dims
         else array.drop_vars("seed", errors="ignore").expand_dims(seed=[0])
     )
-
-
-def _layer_order(ds: xr.Dataset | xr.DataArray) -> list[Any]:
-    """List the layers as they stand, which is execution order, with the network last."""
-    network = _is_network(ds)
-    names = ds["layer"].values
-    return [*names[~network], *names[network]]
 
 
 def _is_network(ds: xr.Dataset | xr.DataArray) -> npt.NDArray[np.bool_]:

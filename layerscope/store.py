@@ -42,7 +42,7 @@ class Store:
         mine = json.loads(json.dumps(identity))
         path = folder / _IDENTITY
         if path.is_file():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
+            theirs = _identity(path)
             differing = sorted(key for key in theirs | mine if theirs.get(key) != mine.get(key))
             if differing:
                 raise ResultError(
@@ -72,3 +72,13 @@ class Store:
     def finish(self, ds: xr.Dataset) -> Path:
         """Write the Dataset of the finished sweep."""
         return results.save(ds, self.folder / DATASET)
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultError(
+            f"{path} does not say which sweep it belongs to ({error}). "
+            "Choose another folder with out= (--out), or delete this one."
+        ) from None

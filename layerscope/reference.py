@@ -1,0 +1,243 @@
+"""Numbers that the paper prints, and what was measured beside them.
+
+The numbers were read off the figures of Zhang, Bengio and Singer, "Are All Layers Created Equal?"
+(JMLR 2022), to within ±0.01; a figure says ``≥0.91`` where its colour bar ends, and ``base``
+where a cell can't be told from the trained network.
+
+>>> from layerscope import reference
+>>> reference.ERROR["fcn-3x256"]["layer1"]
+{'rand': 0.89, '0': 0.38, '1': 0.06, '2': 0.03, '3': 0.03}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from layerscope import stats
+from layerscope.errors import choose
+
+__all__ = ["DISTANCE", "ERROR", "READING_ERROR", "distances", "errors", "score"]
+
+READING_ERROR = 0.01
+"""How far a number may have been misread from a figure, in the unit of that figure."""
+
+Printed = Mapping[str, Mapping[str, float | str]]
+
+BASE = "base"
+
+ERROR: Mapping[str, Printed] = {
+    "fcn-3x256": {
+        "layer1": {"rand": 0.89, "0": 0.38, "1": 0.06, "2": 0.03, "3": 0.03},
+        "layer2": {"rand": 0.90, "0": 0.07, "1": 0.03, "2": BASE, "3": BASE},
+        "layer3": {"rand": "≥0.91", "0": 0.03, "1": BASE, "2": BASE, "3": BASE},
+        "layer4": {"rand": 0.83, "0": 0.06, "1": BASE, "2": BASE, "3": BASE},
+        "fullmodel": {"rand": "≥0.91", "0": "≥0.91", "1": 0.05, "2": 0.04, "3": 0.03},
+    },
+    "fcn-5x256": {
+        "layer1": {"rand": 0.85, "0": 0.57, "1": 0.09, "2": 0.05},
+        "layer2": {"0": 0.05},
+        "layer3": {"0": BASE},
+        "layer4": {"0": BASE},
+        "layer5": {"0": BASE},
+        "layer6": {"0": 0.05},
+    },
+}
+"""Test error on MNIST by network, layer and column."""
+
+FINAL: Mapping[str, float] = {"fcn-3x256": 0.025}
+"""Test error of the trained network."""
+
+DISTANCE: Mapping[str, Mapping[str, Printed]] = {
+    "fcn-3x256": {
+        "l2_fan_in": {
+            "layer1": {"rand": 0.385, "1": 0.03, "100": 0.13},
+            "layer2": {"rand": 0.66, "1": 0.02, "100": 0.09},
+            "layer3": {"rand": 0.66, "1": 0.02, "100": 0.08},
+            "layer4": {"rand": 0.137, "1": 0.105, "100": 0.48},
+        },
+        "linf": {
+            "layer1": {"rand": 0.142, "100": 0.23},
+            "layer2": {"rand": 0.247, "100": 0.21},
+            "layer3": {"rand": 0.247, "100": 0.18},
+            "layer4": {"rand": 0.236, "100": 0.51},
+        },
+    },
+}
+"""Distance to the initial value by network, norm, layer and column.
+
+What the paper divides its 2-norm by is not known; its ``rand`` column, which no training enters,
+is proportional to the norm per √fan_in.
+"""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What new runs of ours would give: the mean, and a 95 % prediction interval."""
+
+    mean: float
+    lower: float
+    upper: float
+
+
+def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
+    """Set measured test errors beside the paper's, cell by cell.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With dimension ``seed``, or of one run.
+    network : str
+        A network of `ERROR`.
+
+    Returns
+    -------
+    DataFrame
+        One row per printed cell: ``layer``, ``column``, ``paper``, ``measured`` (mean over seeds),
+        ``lower`` and ``upper`` (where 95 % of new runs would lie: Student's t with the spread of
+        the runs times √(1 + 1/n); over seeds, for ``rand`` over seeds and draws), ``difference``
+        and ``agrees``.
+
+    Notes
+    -----
+    A cell agrees if the paper's number, give or take `READING_ERROR`, lies in the interval: the
+    paper's is one more run. ``≥`` agrees if the interval reaches that far up; ``base`` if the
+    difference from the trained network of the same run can be as small as the reading error.
+    """
+    values = stats.samples(ds, "error")
+    base = ds["baseline"].sel(metric="error")
+    rows = []
+    for layer, cells in ERROR[choose(network, ERROR, "network in the reference")].items():
+        for column, paper in cells.items():
+            cell = _cell(values.sel(layer=layer), column)
+            if cell is None:
+                continue
+            seen = _predicted(cell.values.ravel())
+            over = _predicted((cell - base).values.ravel())
+            rows.append(
+                {
+                    "layer": layer,
+                    "column": column,
+                    "paper": _text(paper),
+                    "measured": seen.mean,
+                    "lower": max(seen.lower, 0.0),
+                    "upper": min(seen.upper, 1.0),
+                    "difference": _difference(paper, seen.mean, over.mean),
+                    "agrees": _agrees(paper, seen, over, READING_ERROR),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
+    """Set measured distances beside the paper's, as `errors` does for errors.
+
+    Parameters
+    ----------
+    ds : Dataset
+    network : str
+        A network of `DISTANCE`.
+    norm : str
+        ``"l2_fan_in"``, whose unit in the paper is unknown: one factor, fitted to the ``rand``
+        column alone, carries ours into it (in ``attrs["factor"]``); or ``"linf"``, compared as
+        it is.
+    """
+    known = DISTANCE[choose(network, DISTANCE, "network in the reference")]
+    printed = known[choose(norm, known, "norm in the reference")]
+    factor = _factor(ds, printed) if norm == "l2_fan_in" else 1.0
+    rows = []
+    for layer, cells in printed.items():
+        for column, paper in cells.items():
+            found = _distance(ds, layer, column, norm)
+            if found is None:
+                continue
+            seen = _predicted(found * factor)
+            rows.append(
+                {
+                    "layer": layer,
+                    "column": column,
+                    "paper": _text(paper),
+                    "measured": seen.mean,
+                    "lower": max(seen.lower, 0.0),
+                    "upper": seen.upper,
+                    "difference": _difference(paper, seen.mean, math.nan),
+                    "agrees": _agrees(paper, seen, seen, READING_ERROR),
+                }
+            )
+    table = pd.DataFrame(rows)
+    table.attrs["factor"] = factor
+    return table
+
+
+def score(table: pd.DataFrame) -> dict[str, float]:
+    """Sum a comparison up: the share of cells that agree, and the root mean square difference."""
+    return {
+        "agree": float(table["agrees"].mean()),
+        "rms": float(np.sqrt(np.nanmean(table["difference"] ** 2))),
+    }
+
+
+def _cell(values: xr.DataArray, column: str) -> xr.DataArray | None:
+    """Return the runs of one cell, (seed, draw); None where it was not computed."""
+    name, epoch = stats.cell_of(column)
+    if name not in values["perturbation"] or epoch not in values["epoch"]:
+        return None
+    cell = values.sel(perturbation=name, epoch=epoch)
+    return None if bool(cell.isnull().all()) else cell
+
+
+def _distance(ds: xr.Dataset, layer: str, column: str, norm: str) -> np.ndarray | None:
+    if column == "rand":
+        return np.asarray(ds["draw_distance"].sel(layer=layer, norm=norm)).ravel()
+    if int(column) not in ds["epoch"]:
+        return None
+    return np.asarray(ds["distance"].sel(layer=layer, norm=norm, epoch=int(column))).ravel()
+
+
+def _factor(ds: xr.Dataset, printed: Printed) -> float:
+    """Least-squares factor from our ``rand`` column to the paper's, in logarithms."""
+    logs = []
+    for layer, cells in printed.items():
+        ours = _distance(ds, layer, "rand", "l2_fan_in")
+        assert ours is not None
+        logs.append(math.log(float(cells["rand"]) / float(np.nanmean(ours))))
+    return math.exp(sum(logs) / len(logs))
+
+
+def _predicted(runs: np.ndarray) -> _Seen:
+    """Where one more run would lie with probability 0.95 (Student's t, normal runs)."""
+    from scipy.stats import t
+
+    known = runs[~np.isnan(runs)]
+    mean = float(known.mean())
+    if len(known) < 2:
+        # One run says nothing about the next: only the number itself is known.
+        return _Seen(mean, mean, mean)
+    spread = float(known.std(ddof=1)) * math.sqrt(1 + 1 / len(known))
+    half = float(t.ppf(0.975, len(known) - 1)) * spread
+    return _Seen(mean, mean - half, mean + half)
+
+
+def _agrees(paper: float | str, seen: _Seen, over: _Seen, slack: float) -> bool:
+    if paper == BASE:
+        return over.lower <= slack
+    if isinstance(paper, str):
+        return seen.upper >= float(paper.removeprefix("≥")) - slack
+    return seen.lower - slack <= paper <= seen.upper + slack
+
+
+def _difference(paper: float | str, seen: float, over: float) -> float:
+    if paper == BASE:
+        return over
+    if isinstance(paper, str):
+        return min(seen - float(paper.removeprefix("≥")), 0.0)
+    return seen - paper
+
+
+def _text(paper: float | str) -> str:
+    return paper if isinstance(paper, str) else f"{paper:g}"

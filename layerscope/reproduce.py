@@ -1,0 +1,415 @@
+"""Run an experiment's notebook in batch, and keep what it leaves with a manifest.
+
+>>> from layerscope import reproduce
+>>> done = reproduce.run("fcn-mnist", "small")                              # doctest: +SKIP
+>>> done.folder                                                             # doctest: +SKIP
+PosixPath('papermill_runs/fcn-mnist/small')
+
+The folder holds the executed notebook, the Dataset, the figures and ``manifest.json``. A run that
+is there already, of the same notebook and parameters, is not repeated.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from layerscope import data, experiments, progress
+from layerscope._version import __version__
+from layerscope.errors import LayerscopeError, OptionError, ResultError, choose
+from layerscope.experiments import Experiment
+from layerscope.results import write_bytes
+
+__all__ = ["Done", "NotebookError", "notebook", "parameters", "run"]
+
+MANIFEST = "manifest.json"
+
+# Set by the runner, not by the user: they hold places of this machine or of the run itself.
+_OURS = ("out", "device")
+
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "xarray", "holoviews", "bokeh", "papermill", "mlxtend"),
+    "safetensors",
+)
+
+
+class NotebookError(LayerscopeError):
+    """A cell of a notebook failed."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : Path
+        With everything that the run left.
+    reused : bool
+        True where it was there already.
+    manifest : dict
+    """
+
+    folder: Path
+    reused: bool
+    manifest: dict[str, Any]
+
+    @property
+    def files(self) -> list[Path]:
+        """What the run left, the executed notebook first."""
+        return [self.folder / name for name in self.manifest["files"]]
+
+
+def run(
+    name: str,
+    scale: str = "small",
+    *,
+    seeds: int | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    out: str | os.PathLike[str] = "papermill_runs",
+    overrides: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> Done:
+    """Run one experiment of the paper and keep what it leaves.
+
+    Parameters
+    ----------
+    name : str
+        One of `experiments.EXPERIMENTS`.
+    scale : str
+        One of the experiment's scales.
+    seeds : int, optional
+        Number of training runs; the scale's own number by default.
+    data_root : path, optional
+        Folder that holds the data sets, for those that are not embedded.
+    device : str
+    out : path
+        The run goes to ``out/NAME/SCALE``; where parameters differ from the scale's, they are
+        part of the folder's name. Trained series go to ``out/series`` and are shared.
+    overrides : mapping, optional
+        Parameters of the notebook.
+    show_progress : bool
+
+    Returns
+    -------
+    Done
+
+    Raises
+    ------
+    OptionError
+        If there is no such experiment, scale or parameter, or a value has the wrong type.
+    DataError
+        If the data set is not there.
+    NotebookError
+        If a cell fails; the notebook up to there is kept beside the run's folder.
+    """
+    experiment = experiments.EXPERIMENTS[choose(name, experiments.EXPERIMENTS, "experiment")]
+    chosen = dict(experiment.scales[choose(scale, experiment.scales, "scale")].parameters)
+    changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
+    source = notebook(experiment)
+    declared = parameters(source)
+    _check(changed, declared, source.name)
+    _check_data({**declared, **chosen, **changed}, data_root)
+    root = Path(out)
+    changed = {key: value for key, value in changed.items() if chosen.get(key) != value}
+    folder = root / name / _folder_name(scale, changed)
+    identity = {
+        "experiment": name,
+        "scale": scale,
+        "parameters": {**declared, **chosen, **changed},
+        "notebook_sha256": _notebook_hash(source),
+        "layerscope": __version__,
+    }
+    found = _finished(folder, identity)
+    if found is not None:
+        return Done(folder, True, found)
+    command = _command(name, scale, changed)
+    with _environment(root, data_root), _draft(folder) as draft:
+        began, started = time.monotonic(), datetime.now(UTC)
+        values = {**chosen, **changed, "out": ".", "device": device}
+        with _reporting(f"{name} ({scale})", draft, show_progress):
+            _execute(source, draft, values, declared, folder)
+        about = identity | {
+            "command": command,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 1),
+            "software": _software(),
+            "machine": _machine(),
+            "files": _files(draft, source.name),
+        }
+        write_bytes(draft / MANIFEST, json.dumps(about, indent=1, ensure_ascii=False).encode())
+    return Done(folder, False, about)
+
+
+def notebook(experiment: Experiment) -> Path:
+    """Find the notebook of an experiment: beside the package in a checkout, else inside it."""
+    package = Path(__file__).parent
+    for folder in (package.parent / "notebooks", package / "notebooks"):
+        if (folder / experiment.notebook).is_file():
+            return folder / experiment.notebook
+    raise ResultError(f"the notebook {experiment.notebook} is not installed; reinstall layerscope.")
+
+
+def parameters(source: Path) -> dict[str, Any]:
+    """Read the parameters that a notebook declares, with their defaults.
+
+    Raises
+    ------
+    ResultError
+        If the notebook has no cell tagged ``parameters`` with plain assignments.
+    """
+    import nbformat
+
+    book = nbformat.read(source, as_version=4)
+    for cell in book.cells:
+        if "parameters" in cell.metadata.get("tags", ()):
+            lines = ast.parse(cell.source).body
+            return {
+                line.targets[0].id: ast.literal_eval(line.value)
+                for line in lines
+                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+            }
+    raise ResultError(f"{source} has no cell tagged 'parameters'.")
+
+
+def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) -> None:
+    allowed = [key for key in declared if key not in _OURS]
+    for key, value in changed.items():
+        default = declared[choose(key, allowed, f"parameter of {where},")]
+        fits = default is None or isinstance(value, type(default))
+        # A whole number is fine where a fraction is expected; True is no number.
+        fits |= isinstance(default, float) and isinstance(value, int)
+        if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise OptionError(
+                f"parameter {key} is {value!r}, a {type(value).__name__}; "
+                f"expected a {type(default).__name__}, such as {default!r}."
+            )
+        if key == "seeds" and value < 1:
+            raise OptionError(f"seeds is {value}; at least one training run is needed.")
+
+
+def _check_data(values: Mapping[str, Any], root: str | os.PathLike[str] | None) -> None:
+    # Before the kernel starts: the user waits for the answer.
+    source = data.SOURCES[choose(values["dataset"], data.SOURCES, "data set")]
+    if not source.embedded:
+        source.read(data.find_root(root, source))
+
+
+def _folder_name(scale: str, changed: Mapping[str, Any]) -> str:
+    def short(value: Any) -> str:
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        plain = "".join(c if c.isalnum() or c in "-.," else "_" for c in text)
+        return plain if len(plain) <= 40 else hashlib.sha256(plain.encode()).hexdigest()[:12]
+
+    return "+".join([scale, *(f"{key}={short(changed[key])}" for key in sorted(changed))])
+
+
+def _notebook_hash(source: Path) -> str:
+    """Hash what the notebook does: its cells, not how it was saved."""
+    import nbformat
+
+    cells = [(cell.cell_type, cell.source) for cell in nbformat.read(source, as_version=4).cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest of a finished run that is the same in all that matters."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        about = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        return None
+    same = all(about.get(key) == json.loads(json.dumps(value)) for key, value in identity.items())
+    intact = all(
+        (folder / name).is_file() and _sha256(folder / name) == entry["sha256"]
+        for name, entry in about.get("files", {}).items()
+    )
+    return about if same and intact else None
+
+
+def _command(name: str, scale: str, changed: Mapping[str, Any]) -> str:
+    given = "".join(
+        f" --seeds {value}" if key == "seeds" else f" -p {key}={_literal(value)}"
+        for key, value in sorted(changed.items())
+    )
+    return f"layerscope reproduce {name} --scale {scale}{given}"
+
+
+def _literal(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+@contextmanager
+def _environment(root: Path, data_root: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Tell the kernel where things are on this machine without writing it into the notebook."""
+    values = {
+        experiments.SERIES_VARIABLE: str((root / "series").resolve()),
+        "LAYERSCOPE_STILL": "1",
+        # Kernels of Jupyter warn about it at every start, on standard error.
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    if data_root is not None:
+        values[data.ROOT_VARIABLE] = str(Path(data_root).expanduser().resolve())
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    """Work in a folder beside the run's, and put it in place only when all is done."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise ResultError(
+            f"can't write to {folder.parent}: {error.strerror}. Choose another folder with --out."
+        ) from None
+    try:
+        yield draft
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
+        if folder.exists():
+            folder.replace(old)
+        draft.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _execute(
+    source: Path,
+    draft: Path,
+    values: Mapping[str, Any],
+    declared: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    import papermill
+
+    given = {key: value for key, value in values.items() if key in declared}
+    target = draft / source.name
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            given,
+            cwd=str(draft),
+            progress_bar=False,
+            kernel_name="python3",
+        )
+    except papermill.PapermillExecutionError as error:
+        kept = folder.with_name(f"{folder.name}.failed.ipynb")
+        target.replace(kept)
+        last = error.evalue.splitlines()[0] if error.evalue else ""
+        raise NotebookError(
+            f"cell {error.exec_count} of {source.name} failed: {error.ename}: {last} "
+            f"(the notebook up to there is {kept})"
+        ) from None
+    _clean(target)
+
+
+def _clean(path: Path) -> None:
+    """Take out of an executed notebook what tells of this machine or this minute."""
+    import nbformat
+
+    book = nbformat.read(path, as_version=4)
+    book.metadata.pop("papermill", None)
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+    nbformat.write(book, path)
+
+
+@contextmanager
+def _reporting(what: str, draft: Path, show: bool) -> Iterator[None]:
+    """Show what the notebook's own progress bars say while it runs."""
+    relay = draft / "progress.tmp.json"
+    os.environ[progress.RELAY] = str(relay.resolve())
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(what, relay, over), daemon=True)
+    try:
+        if show:
+            watcher.start()
+        yield
+    finally:
+        over.set()
+        if show:
+            watcher.join()
+        os.environ.pop(progress.RELAY, None)
+        relay.unlink(missing_ok=True)
+
+
+def _watch(what: str, relay: Path, over: threading.Event) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    began, said, told = time.monotonic(), "", 0.0
+    with console.status(f"{what}: starting") as status:
+        while not over.wait(0.25):
+            line = progress.relayed(relay)
+            spent = time.monotonic() - began
+            status.update(f"{what}, {spent:.0f} s: {line or 'starting'}")
+            # Where there is no terminal to redraw a line in, a line now and then.
+            if not console.is_terminal and line != said and spent - told > 20:
+                console.print(f"{what}, {spent:.0f} s: {line}", highlight=False)
+                said, told = line, spent
+
+
+def _files(folder: Path, first: str) -> dict[str, dict[str, Any]]:
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    names.sort(key=lambda name: name != first)
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+        for name in names
+        if not name.endswith(".tmp.json")
+    }
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _software() -> dict[str, str]:
+    return {"python": platform.python_version()} | {
+        package: metadata.version(package) for package in _PACKAGES
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from layerscope import devices
+
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": devices.describe(devices.resolve("auto")),
+    }

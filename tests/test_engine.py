@@ -1,0 +1,408 @@
+"""The sweep equals the plain way bit for bit, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import layerscope
+from layerscope import engine, layers, metrics, perturb, results, seeds
+from layerscope.checkpoints import open_series
+from layerscope.errors import (
+    CheckpointError,
+    DataError,
+    LayerError,
+    LayerscopeError,
+    OptionError,
+    ResultError,
+)
+from layerscope.perturb import Perturbation
+
+
+class Nasty(nn.Module):
+    """In place, tied, called twice, normalised, with dropout and control flow on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(12, 8)
+        self.twice = nn.Linear(8, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.5)
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.scale = nn.Parameter(torch.ones(8))
+        self.head = nn.Linear(12, 8, bias=False)
+        self.head.weight = self.embed.weight
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        values = torch.relu_(self.embed(inputs))
+        values = self.twice(self.twice(values)) * self.scale
+        values += self.head(inputs)
+        if values.mean() > 0:
+            values = -values
+        tokens = self.drop(self.norm(values)).unsqueeze(1)
+        values = values + self.attend(tokens, tokens, tokens, need_weights=False)[0][:, 0]
+        return {"logits": self.out(values)}
+
+
+def nasty(seed: int) -> Nasty:
+    torch.manual_seed(seed)
+    model = Nasty()
+    with torch.no_grad():
+        model.norm.running_mean.normal_()
+        model.norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(70, 12, generator=generator), torch.randint(5, (70,), generator=generator)
+
+
+@pytest.fixture
+def states() -> dict[int, dict[str, torch.Tensor]]:
+    return {epoch: nasty(epoch).state_dict() for epoch in (0, 2, 5)}
+
+
+def plain(model, pair, batch_size, **changed):
+    """Evaluate a deep copy with changed weights, in the plainest way there is."""
+    other = copy.deepcopy(model)
+    other.load_state_dict({**other.state_dict(), **changed})
+    other.eval()
+    wrong, losses = 0, []
+    with torch.no_grad():
+        for start in range(0, len(pair[1]), batch_size):
+            rows = slice(start, start + batch_size)
+            logits = other(pair[0][rows])["logits"]
+            wrong += int((logits.argmax(1) != pair[1][rows]).sum())
+            losses.append(nn.functional.cross_entropy(logits, pair[1][rows], reduction="none"))
+    total = sum(float(part.double().sum()) for part in losses)
+    return np.array([wrong / len(pair[1]), total / len(pair[1])])
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, 100])
+def test_every_reinitialised_cell_equals_the_plain_way(pair, states, batch_size):
+    model = nasty(1)
+    ds = layerscope.sweep(model, pair, checkpoints=states, batch_size=batch_size)
+    trained = copy.deepcopy(model)
+    trained.load_state_dict(states[5])
+    assert (ds.baseline.values == plain(trained, pair, batch_size)).all()
+    rows = {layer.name: layer.tensors for layer in layers.find(model)}
+    rows[results.FULL_MODEL] = tuple(states[0])
+    moved = 0
+    for name, held in rows.items():
+        for epoch in (0, 2, 5):
+            changed = {key: states[epoch][key] for key in held}
+            if "embed.weight" in changed:
+                changed["head.weight"] = changed["embed.weight"]
+            cell = ds.value.sel(layer=name, epoch=epoch, perturbation="reinitialize", draw=0)
+            expected = plain(trained, pair, batch_size, **changed)
+            assert (cell.values == expected).all(), (name, epoch)
+            moved += (expected != ds.baseline.values).any()
+    assert moved > len(rows)
+
+
+def test_every_redrawn_cell_equals_the_plain_way(pair, states):
+    model = nasty(1)
+    ds = layerscope.sweep(model, pair, checkpoints=states, draws=2, seed=3, batch_size=70)
+    trained = copy.deepcopy(model)
+    trained.load_state_dict(states[5])
+    fresh = perturb.Fresh(model, open_series(states).fit(model))
+    for layer in layers.find(model):
+        for draw in range(2):
+            source = seeds.generator(3, layer.name, "rerandomize", results.NO_EPOCH, draw)
+            changed = fresh.draw(layer, source)
+            if "embed.weight" in changed:
+                changed["head.weight"] = changed["embed.weight"]
+            cell = ds.value.sel(
+                layer=layer.name, epoch=results.NO_EPOCH, perturbation="rerandomize", draw=draw
+            )
+            assert (cell.values == plain(trained, pair, 70, **changed)).all(), layer.name
+
+
+def test_only_what_was_not_computed_is_nan(pair, states):
+    ds = layerscope.sweep(nasty(1), pair, checkpoints=states, draws=2)
+    known = ds.value.notnull().all("metric")
+    from_none = ds.epoch == results.NO_EPOCH
+    redrawn = ds.perturbation == "rerandomize"
+    expected = (redrawn & from_none) | (~redrawn & ~from_none & (ds.draw == 0))
+    assert bool((known == expected).all())
+    assert ds.distance.sel(epoch=[0, 2, 5]).notnull().all()
+    assert ds.draw_distance.notnull().all()
+
+
+def snapshot(model):
+    """Everything that a sweep must leave alone, by value and by identity."""
+    own = [*model.parameters(), *model.buffers()]
+    return (
+        [(id(t), t.data_ptr(), t.requires_grad, t.grad, t.clone()) for t in own],
+        [
+            (name, m.training, dict(m._forward_hooks), dict(m._forward_pre_hooks), set(m.__dict__))
+            for name, m in model.named_modules()
+        ],
+    )
+
+
+def assert_untouched(model, before):
+    after = snapshot(model)
+    for (*ids, bits), (*ids_after, bits_after) in zip(before[0], after[0], strict=True):
+        assert ids == ids_after
+        assert torch.equal(bits, bits_after)
+    assert before[1] == after[1]
+
+
+class Stop(nn.Module):
+    """Raises once it was called often enough."""
+
+    def __init__(self, error: type[BaseException], after: int) -> None:
+        super().__init__()
+        self.error, self.left = error, after
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return values
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("after", [0, 2, 5, 11])
+def test_the_network_comes_back_as_it_was(pair, states, error, after):
+    model = nn.Sequential(nasty(1).train(), Stop(error, 10_000))
+    model[0].norm.eval()
+    model[0].out.weight.requires_grad_(False)
+    before = snapshot(model)
+    named = {epoch: {f"0.{k}": v for k, v in state.items()} for epoch, state in states.items()}
+    layerscope.sweep(Logits(model), pair, checkpoints=wrapped(named), layers=["*out*"])
+    assert_untouched(model, before)
+    model[1].left = after
+    with pytest.raises(error):
+        layerscope.sweep(Logits(model), pair, checkpoints=wrapped(named))
+    assert_untouched(model, before)
+
+
+class Logits(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.inner(inputs)["logits"]
+
+
+def wrapped(states):
+    return {e: {f"inner.{k}": v for k, v in state.items()} for e, state in states.items()}
+
+
+def test_streaming_in_chunks_gives_the_same_bits(pair, states, monkeypatch):
+    batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
+    whole = layerscope.sweep(nasty(1), batches, checkpoints=states)
+    held = engine.data_.Held
+    monkeypatch.setattr(engine.data_, "Held", lambda *given: held(*given, limit=1200))
+    assert len(list(engine.data_.Held(batches, 1, torch.device("cpu")).chunks())) > 2
+    parts = layerscope.sweep(nasty(1), batches, checkpoints=states)
+    assert whole.value.identical(parts.value)
+    assert whole.baseline.identical(parts.baseline)
+    once = layerscope.sweep(nasty(1), iter(batches), checkpoints=states)
+    assert whole.value.identical(once.value)
+
+
+def test_a_killed_sweep_goes_on_to_the_same_dataset(tmp_path):
+    script = tmp_path / "sweep.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, signal, sys, torch, layerscope
+            from layerscope import models, store
+            torch.set_num_threads(1)
+            kill_after = int(sys.argv[2])
+            add = store.Store.add
+            def counted(self, key, content):
+                global kill_after
+                add(self, key, content)
+                with open(sys.argv[3], "a") as log:
+                    log.write(key + "\\n")
+                kill_after -= 1
+                if kill_after == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            store.Store.add = counted
+            nets = [models.build("fcn-2x8", seed=s, inputs=(6,), classes=3) for s in (0, 1, 2)]
+            images = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+            states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
+            layerscope.sweep(nets[0], (images, torch.arange(50) % 3), checkpoints=states,
+                             out=sys.argv[1], draws=2, device="cpu")
+            """
+        )
+    )
+
+    def run(name: str, kill_after: int) -> int:
+        log = tmp_path / f"{name}.log"
+        return subprocess.run(
+            [sys.executable, script, tmp_path / name, str(kill_after), log], check=False
+        ).returncode
+
+    assert run("whole", 0) == 0
+    assert run("killed", 3) == -signal.SIGKILL
+    assert run("killed", 5) == -signal.SIGKILL
+    assert run("killed", 0) == 0
+    whole, resumed = (xr.load_dataset(tmp_path / name / "sweep.nc") for name in ("whole", "killed"))
+    xr.testing.assert_equal(whole, resumed)
+    keys = (tmp_path / "killed.log").read_text().split()
+    assert len(keys) == len(set(keys)) == len((tmp_path / "whole.log").read_text().split())
+
+
+def test_ctrl_c_says_what_is_safe_and_goes_on(pair, states, tmp_path, monkeypatch):
+    add, left = engine.Store.add, [4]
+
+    def interrupted(self, key, content):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        add(self, key, content)
+
+    monkeypatch.setattr(engine.Store, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path / "run")
+    assert "finished cells are safe" in stop.value.__notes__[0]
+    assert len(list((tmp_path / "run" / "cells").iterdir())) == 4
+    left[0] = 10_000
+    resumed = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path / "run")
+    xr.testing.assert_equal(resumed, layerscope.sweep(nasty(1), pair, checkpoints=states))
+
+
+def test_a_finished_sweep_is_not_run_again(pair, states, tmp_path, monkeypatch):
+    first = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path)
+    monkeypatch.setattr(metrics, "call", lambda *_: pytest.fail("the network was run again"))
+    again = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path)
+    xr.testing.assert_identical(first, again)
+
+
+def test_another_sweep_may_not_use_the_folder(pair, states, tmp_path):
+    layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path, epochs=[0])
+    for other in ({"seed": 1}, {"draws": 2}, {"batch_size": 8}):
+        with pytest.raises(ResultError, match="belongs to another sweep"):
+            layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path, epochs=[0], **other)
+
+
+def test_layers_come_in_execution_order_and_groups_move_together(pair, states):
+    model = nasty(1)
+    ds = layerscope.sweep(model, pair, checkpoints=states, epochs=[0])
+    order = list(ds.layer.values)
+    assert order[0] == "(root)"  # the network itself is called first
+    assert order[1:3] == ["embed", "twice"]
+    assert order[-2:] == ["out", "fullmodel"]
+    joint = layerscope.sweep(
+        model, pair, checkpoints=states, epochs=[0], layers={"ends": ["embed", "out"]}
+    )
+    assert list(joint.layer.values) == ["ends", "fullmodel"]
+    trained = copy.deepcopy(model)
+    trained.load_state_dict(states[5])
+    keys = [*layers.find(model)[1].tensors, "out.weight", "out.bias"]
+    changed = {key: states[0][key] for key in keys} | {"head.weight": states[0]["embed.weight"]}
+    cell = joint.value.sel(layer="ends", epoch=0, perturbation="reinitialize", draw=0)
+    assert (cell.values == plain(trained, pair, 1000, **changed)).all()
+
+
+def test_a_perturbation_and_a_metric_of_ones_own(pair, states):
+    halve = Perturbation("halve", lambda site: {n: t / 2 for n, t in site.trained.items()})
+    sure = metrics.Metric("sure", "largest logit", lambda logits, _: logits.amax(-1))
+    ds = layerscope.sweep(
+        nasty(1), pair, checkpoints=states, layers=["out"], perturbations=[halve], metrics=[sure]
+    )
+    cell = ds.value.sel(layer="out", perturbation="halve", epoch=results.NO_EPOCH).values.item()
+    assert cell == pytest.approx(ds.baseline.item() / 2, rel=1e-6)
+
+
+def test_the_dataset_says_how_to_compute_it_again(pair, states, tmp_path):
+    ds = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path, batch_size=16, seed=4)
+    found = xr.open_dataset(tmp_path / "sweep.nc", engine="h5netcdf").load()
+    about = {key: found.attrs[key] for key in ("layerscope", "torch", "batch_size", "seed")}
+    assert about == {
+        "layerscope": layerscope.__version__,
+        "torch": str(torch.__version__),
+        "batch_size": 16,
+        "seed": 4,
+    }
+    assert set(json.loads(found.attrs["checkpoints"])) == {"0", "2", "5"}
+    assert json.loads(found.attrs["data"])["examples"] == 70
+    assert all("long_name" in ds[name].attrs for name in ds.data_vars)
+
+
+class Sampling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 5)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(nn.functional.dropout(inputs, 0.5, training=True))
+
+
+def test_bad_input_is_refused_before_the_first_cell(pair, states, tmp_path):
+    model = nasty(1)
+    good = {"checkpoints": states}
+
+    def refused(error, match, model=model, data=pair, **given):
+        with pytest.raises(error, match=match):
+            layerscope.sweep(model, data, **{**good, **given})
+
+    refused(LayerError, r"no layer that matches 'ot'.*Did you mean 'out'", layers=["ot"])
+    refused(CheckpointError, "epoch 3 was not recorded; there is 0, 2, 5", epochs=[0, 3])
+    refused(
+        OptionError,
+        "no perturbation 'reinitialise'.*'reinitialize'",
+        perturbations=["reinitialise"],
+    )
+    refused(OptionError, "no metric 'eror'", metrics=["eror"])
+    refused(OptionError, "draws is 0", draws=0)
+    refused(OptionError, "batch_size is 0", batch_size=0)
+    refused(OptionError, "not a device", device="gpu")
+    refused(DataError, "a pair of tensors", data=pair[0])
+    refused(DataError, r"targets of shape \(70, 1\)", data=(pair[0], pair[1][:, None]))
+    refused(CheckpointError, "missing: ", checkpoints={0: {"weight": torch.ones(2)}})
+    broken = {**states, 2: {**states[2], "out.bias": torch.full((5,), torch.nan)}}
+    refused(CheckpointError, "epoch 2: out.bias holds 5 values", checkpoints=broken)
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    refused(ResultError, "can't write", out=blocked / "run")
+    sampling = Sampling()
+    refused(
+        LayerscopeError,
+        "different outputs for the same batch",
+        model=sampling,
+        checkpoints={0: Sampling().state_dict(), 1: sampling.state_dict()},
+    )
+    strange = Perturbation("strange", lambda _: {"nowhere": torch.ones(1)})
+    refused(OptionError, "returned 'nowhere'", perturbations=[strange])
+
+
+def test_the_global_generator_is_left_alone(pair, states):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    layerscope.sweep(nasty_without_seed(), pair, checkpoints=states, epochs=[0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def nasty_without_seed() -> Nasty:
+    state = torch.get_rng_state()
+    model = Nasty()
+    torch.set_rng_state(state)
+    return model
+
+
+def test_a_folder_of_files_named_by_epoch_is_a_series(tmp_path, pair, states):
+    for epoch, state in states.items():
+        torch.save(state, tmp_path / f"step-{epoch}.pt")
+    folder = layerscope.sweep(nasty(1), pair, checkpoints=tmp_path)
+    memory = layerscope.sweep(nasty(1), pair, checkpoints=states)
+    xr.testing.assert_equal(folder, memory)
