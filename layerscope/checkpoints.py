@@ -65,6 +65,7 @@ class Series:
             for epoch in sorted(sources)
         }
         self._names: dict[int, dict[str, str]] = {}
+        _apart(self._sources)
         self.folder = folder
         self.manifest = dict(manifest or {})
 
@@ -330,6 +331,19 @@ def _matched(wanted: Mapping[str, Tensor], checkpoint: files.Source) -> dict[str
             "Was it saved from another architecture?"
         )
     return names
+
+
+def _apart(sources: Mapping[int, files.Source]) -> None:
+    """Refuse two epochs in the same memory: what a loop without copying leaves."""
+    seen: dict[tuple[int, ...], int] = {}
+    for epoch, source in sources.items():
+        if isinstance(source, files.Memory) and (memory := source.memory()):
+            if memory in seen:
+                raise CheckpointError(
+                    f"the checkpoints of epochs {seen[memory]} and {epoch} are the same memory. "
+                    "state_dict() does not copy; keep copy.deepcopy(model.state_dict()) instead."
+                )
+            seen[memory] = epoch
 
 
 def _first(what: str, names: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from layerscope import layers
@@ -57,7 +58,7 @@ class Moved:
             self.squares + other.squares,
             self.scaled + other.scaled,
             self.start + other.start,
-            max(self.largest, other.largest),
+            float(np.maximum(self.largest, other.largest)),  # unlike max, keeps a NaN
             self.count + other.count,
         )
 

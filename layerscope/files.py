@@ -59,6 +59,10 @@ class Memory:
         """Return copies of some of the tensors on the CPU."""
         return {name: self._state[name].detach().to("cpu", copy=True) for name in names}
 
+    def memory(self) -> tuple[int, ...]:
+        """Where the tensors lie; empty where they hold nothing."""
+        return tuple(t.data_ptr() for t in self._state.values() if t.numel())
+
     def digest(self) -> str:
         """SHA-256 over names and tensors."""
         seen = hashlib.sha256()

@@ -23,7 +23,7 @@ import holoviews as hv
 import numpy as np
 import pandas as pd
 import xarray as xr
-from bokeh.models import ColumnDataSource, NoOverlap
+from bokeh.models import ColumnDataSource, NoOverlap, Toolbar
 from holoviews.core.util import dimension_sanitizer
 
 from layerscope import results, stats
@@ -42,6 +42,7 @@ FORMULAS = {
 
 _SUFFIXES = (".html", ".pdf", ".png", ".svg")
 _MANY_LAYERS = 12
+_MOST_PRINTED = 400
 # Okabe & Ito's palette without black, which is the whole network's, and without its yellow,
 # which is too pale for a thin line on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -103,8 +104,9 @@ def heatmap(
     Examples
     --------
     >>> from layerscope import testing
-    >>> heatmap(testing.dataset(), columns=["rand", 0, 1]).dimension_values("column", False)
-    array(['rand', '0', '1'], dtype=object)
+    >>> plot = heatmap(testing.dataset(), columns=["rand", 0, 1])
+    >>> list(plot.dimension_values("column", expanded=False))
+    ['rand', '0', '1']
     """
     table = _with_hover(ds, stats.summary(ds, metric), _VALUE_HOVER)
     heading = f"Test {metric} with one layer reset" if title is None else title
@@ -191,6 +193,8 @@ def overview(ds: xr.Dataset, metric: str = "error") -> hv.Layout:
     width, height = _grid_size(parts[0]).inches
     # The rows are the same, so their names stand once.
     parts[1:] = [_both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
+    narrow = round(0.75 * _grid_size(parts[0]).pixels[0])
+    parts = [part.opts(backend="bokeh", frame_width=narrow) for part in parts]
     gap = 0.85 / width  # room for a colour bar between the panels, in shares of a panel
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=False)
     return layout.opts(
@@ -242,9 +246,10 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
     epochs = sorted(table["epoch"].unique())
     table = table.assign(place=table["epoch"].map(epochs.index))
     looks = _looks(stats.layer_order(ds, network=False))
-    parts = [_baseline_curve(ds, metric, len(epochs))]
+    parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
     for name, of_layer in table.groupby("layer", sort=False):
-        parts += _curve(of_layer, str(name), looks.get(str(name), _NETWORK_LOOK))
+        look = looks.get(str(name), _NETWORK_LOOK)
+        parts += _curve(of_layer, str(name), look) if look.named else []
     heading = f"Test {metric} with one layer reset" if title is None else title
     return _framed(hv.Overlay(parts), epochs, _scale(table["value"], metric), heading, metric)
 
@@ -310,7 +315,7 @@ def show(plot: Any, live: bool | None = None) -> Shown:
     --------
     >>> from layerscope import testing
     >>> show(heatmap(testing.dataset(layers=2)), live=False)
-    Test error with one layer reset: 3 layers × 9 columns, from .02 (layer1, 40) to .95 \
+    Test error with one layer reset: 3 rows × 9 columns, from .02 (layer1, 100) to .95 \
 (fullmodel, 0).
     """
     return Shown(plot, _is_interactive() if live is None else live)
@@ -331,7 +336,7 @@ class Shown:
     ) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
         """Give Jupyter a picture, its description and, if live, a page in a frame."""
         del include, exclude  # Jupyter passes them; every form is cheap enough to give.
-        picture = _still(self.plot, "png", 144, None)
+        picture = _fewer_colours(_still(self.plot, "png", 144, None))
         bundle = {"text/plain": repr(self), "image/png": base64.b64encode(picture).decode()}
         if self.live:
             bundle["text/html"] = _frame(self.plot)
@@ -361,6 +366,8 @@ class _Scale(NamedTuple):
 
     def text(self, value: float) -> str:
         """Write a value as the paper does: .38."""
+        if value == 0:
+            return "0"
         if self.decimals is None or not np.isfinite(value):
             return f"{value:.2g}"
         text = f"{value:.{self.decimals}f}"
@@ -487,9 +494,9 @@ def _size(rows: int, columns: int) -> _Size:
     high = float(np.clip(6.5 / rows, 0.125, max(0.3, 1.0 / rows)))
     return _Size(
         (wide * columns, high * rows),
-        (round(110 * wide) * columns, round(96 * high) * rows),
+        (round(110 * wide) * columns, max(14, round(96 * high)) * rows),
         min(8.0, 72 * high * 0.62),
-        wide > 0.3,
+        wide > 0.3 and rows * columns <= _MOST_PRINTED,
     )
 
 
@@ -567,6 +574,8 @@ def _finish_bokeh_grid(plot: Any, element: hv.HeatMap, size: _Size) -> None:
     for axis in (*figure.xaxis, *figure.yaxis):
         axis.major_label_policy = NoOverlap()
         axis.update(major_tick_line_color=None, axis_line_color=None)
+    if _crowded(element):
+        figure.xaxis.major_label_orientation = "vertical"
     figure.yaxis.major_label_text_font_size = f"{min(11, round(size.points * 1.6))}px"
     blank = element.dframe()[lambda cells: cells["value"].isna()]
     blank = {name: list(blank[name]) for name in ("column", "layer")}
@@ -614,6 +623,8 @@ def _finish_matplotlib_grid(plot: Any, element: hv.HeatMap, size: _Size, label: 
         # Every so many where there is no room for each.
         step = -(-len(names) // _ROOM[name])
         axis.set_ticks(range(0, len(names), step), [_literal(each) for each in names[::step]])
+    if _crowded(element):
+        axes.tick_params("x", labelrotation=90)
     if plot.yaxis is None:
         axes.tick_params(labelleft=False)
     _add_colour_bar(plot, label)
@@ -621,6 +632,11 @@ def _finish_matplotlib_grid(plot: Any, element: hv.HeatMap, size: _Size, label: 
         text.remove()
     if size.printed:
         plot.handles["cell_texts"] = _print_values(axes, element, size.points)
+
+
+def _crowded(element: hv.HeatMap) -> bool:
+    """Whether the columns' names are too long to stand side by side."""
+    return max(len(str(name)) for name in element.dimension_values("column", False)) > 6
 
 
 def _print_values(axes: Any, element: hv.HeatMap, points: float) -> list[Any]:
@@ -701,16 +717,12 @@ def _looks(layers: list[str]) -> dict[str, _Look]:
 
 def _curve(table: pd.DataFrame, name: str, look: _Look) -> list[Any]:
     """Draw one layer: its interval, its line, and dots to hover over."""
-    texts = [name for name in map(str, table) if name.startswith("hover ")]
-    parts = []
-    if look.shaded:
-        parts.append(_interval_band(table, look))
     line = hv.Curve(table, "place", "value", label=name)
-    style = {"color": look.colour}
+    parts = [_interval_band(table, look)] if look.shaded else []
     parts.append(
         _both(
             line,
-            style | {"show_legend": look.named},
+            {"color": look.colour},
             bokeh={"line_dash": look.dash[0], "line_width": look.width, "muted_alpha": 0.1},
             matplotlib={
                 "linestyle": look.dash[1],
@@ -720,22 +732,41 @@ def _curve(table: pd.DataFrame, name: str, look: _Look) -> list[Any]:
             },
         )
     )
-    parts.append(
-        _both(
-            hv.Scatter(table, "place", ["value", *texts], label=name),
-            style,
-            bokeh={
-                "marker": look.marker[0],
-                "size": 6 if look.shaded else 3,
-                "tools": ["hover"],
-                "hover_tooltips": _tooltips(texts),
-                "show_legend": look.named,
-            },
-            # matplotlib has no hovering, and its lines carry their own markers.
-            matplotlib={"visible": False, "show_legend": False},
-        )
+    dots = _dots(table, name, 6 if look.shaded else 3)
+    dots = dots.opts(backend="bokeh", color=look.colour, marker=look.marker[0], show_legend=True)
+    return [*parts, dots]
+
+
+def _dots(table: pd.DataFrame, label: str, size: int) -> hv.Scatter:
+    """Give the pointer something to hover over; for matplotlib, whose lines have markers, none."""
+    texts = [name for name in map(str, table) if name.startswith("hover ")]
+    return _both(
+        hv.Scatter(table, "place", ["value", *texts], label=label),
+        {"show_legend": False},
+        bokeh={"size": size, "tools": ["hover"], "hover_tooltips": _tooltips(texts)},
+        matplotlib={"visible": False},
     )
-    return parts
+
+
+def _bundle(table: pd.DataFrame, looks: dict[str, _Look]) -> list[Any]:
+    """Draw the layers that have no name in the legend as one element: hundreds would be slow."""
+    plain = {name: depth for depth, (name, look) in enumerate(looks.items()) if not look.named}
+    table = table[table["layer"].isin(list(plain))]
+    if table.empty:
+        return []
+    lines = [
+        {"place": of_layer["place"], "value": of_layer["value"], "depth": plain[str(name)]}
+        for name, of_layer in table.groupby("layer", sort=False)
+    ]
+    colours = [looks[name].colour for name in plain]
+    paths = _both(
+        hv.Path(lines, ["place", "value"], "depth"),
+        {"color": "depth", "cmap": colours, "clim": (min(plain.values()), max(plain.values()))},
+        bokeh={"line_width": 1, "show_legend": False},
+        matplotlib={"linewidth": 1, "show_legend": False},
+    )
+    dots = _dots(table, "", 3)
+    return [paths, dots.opts(backend="bokeh", color="#888888")]
 
 
 def _interval_band(table: pd.DataFrame, look: _Look) -> hv.Spread:
@@ -784,6 +815,7 @@ def _framed(
         bokeh={
             "frame_width": 520,
             "frame_height": 320,
+            "toolbar": "above",
             "default_tools": ["save", "box_zoom", "reset"],
             "click_policy": "mute",
             "legend_limit": 1000,
@@ -804,6 +836,10 @@ def _framed(
 def _finish_bokeh_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
     _quieten(plot)
     plot.state.xaxis.major_label_policy = NoOverlap()
+    plot.state.outline_line_color = None
+    plot.state.yaxis.minor_tick_line_color = None
+    for legend in plot.state.legend:
+        legend.update(location="top_left", border_line_color=None)
 
 
 def _finish_matplotlib_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
@@ -813,6 +849,8 @@ def _finish_matplotlib_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: 
     if legend is None:
         return
     legend.set_frame_on(False)
+    legend.set_loc("upper left")
+    legend.set_bbox_to_anchor((1.02, 1))
     for text in legend.get_texts():
         text.set_text(_literal(text.get_text()))
 
@@ -850,8 +888,7 @@ def _literal(name: object) -> str:
 
 
 def _quieten(plot: Any) -> None:
-    """Drop Bokeh's logo, and the sizing mode that it warns about beside a frame's size."""
-    plot.state.toolbar.logo = None
+    """Drop the sizing mode, which Bokeh warns about beside a frame's size."""
     plot.state.sizing_mode = None
 
 
@@ -888,13 +925,37 @@ def _still(plot: Any, form: str, dots: int, title: str | None) -> bytes:
     return content.getvalue()
 
 
+def _fewer_colours(picture: bytes) -> bytes:
+    """Shrink a PNG to a third with a palette of 256 colours, to keep notebooks small."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    with Image.open(io.BytesIO(picture)) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            content, "png", optimize=True
+        )
+    return content.getvalue()
+
+
 def _page(plot: Any, title: str) -> str:
-    """Draw with Bokeh, into a page that asks nothing of the network."""
-    from bokeh.embed import file_html
-    from bokeh.resources import INLINE
+    """Draw with Bokeh, into a page that asks nothing of the network.
+
+    Bokeh's own INLINE pages also ask for a script of panel's, which holoviews imports.
+    """
+    from bokeh.embed import components
+    from bokeh.settings import settings
 
     _load_backends()
-    return str(file_html(hv.render(plot, backend="bokeh"), INLINE, title))
+    figure = hv.render(plot, backend="bokeh")
+    for toolbar in figure.select({"type": Toolbar}):
+        toolbar.logo = None
+    script, place = components(figure)
+    library = (Path(settings.bokehjs_path()) / "js" / "bokeh.min.js").read_text("utf-8")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(title)}</title>\n<script>{library}</script>\n</head>\n"
+        f"<body>\n{place}\n{script}\n</body>\n</html>\n"
+    )
 
 
 def _frame(plot: Any) -> str:
@@ -903,7 +964,7 @@ def _frame(plot: Any) -> str:
     heights = plot.traverse(lambda part: _option(part, "frame_height") or 0)
     return (
         f'<iframe title="{html.escape(words)}" srcdoc="{html.escape(_page(plot, words))}" '
-        f'width="100%" height="{130 + (max(heights) or 400)}" style="border: 0"></iframe>'
+        f'width="100%" height="{170 + (max(heights) or 400)}" style="border: 0"></iframe>'
     )
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["RELAY", "Advance", "bar", "relayed"]
@@ -87,8 +87,9 @@ def _relaying(path: Path, total: int, what: str, unit: str, start: int) -> Itera
         beside = "".join(f", {name} {value}" for name, value in shown.items())
         line = f"{what}: {done}/{total} {unit}s, {left:.0f} s left{beside}"
         draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(line), encoding="utf-8")
-        draft.replace(path)
+        with suppress(OSError):  # no reason to stop what is being done
+            draft.write_text(json.dumps(line), encoding="utf-8")
+            draft.replace(path)
 
     yield advance
 

@@ -19,10 +19,20 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from layerscope import stats
+from layerscope import results
 from layerscope.errors import choose
 
-__all__ = ["DISTANCE", "ERROR", "READING_ERROR", "distances", "errors", "score"]
+__all__ = [
+    "DISTANCE",
+    "ERROR",
+    "FINAL",
+    "READING_ERROR",
+    "closeness",
+    "distances",
+    "errors",
+    "norms",
+    "verdict",
+]
 
 READING_ERROR = 0.01
 """How far a number may have been misread from a figure, in the unit of that figure."""
@@ -109,8 +119,9 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     paper's is one more run. ``≥`` agrees if the interval reaches that far up; ``base`` if the
     difference from the trained network of the same run can be as small as the reading error.
     """
-    values = stats.samples(ds, "error")
-    base = ds["baseline"].sel(metric="error")
+    values = results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
+    values = values.sel(metric="error", drop=True)
+    base = results.require(ds, "metric", variable="baseline").sel(metric="error", drop=True)
     rows = []
     for layer, cells in ERROR[choose(network, ERROR, "network in the reference")].items():
         for column, paper in cells.items():
@@ -174,17 +185,61 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
     return table
 
 
-def score(table: pd.DataFrame) -> dict[str, float]:
-    """Sum a comparison up: the share of cells that agree, and the root mean square difference."""
-    return {
-        "agree": float(table["agrees"].mean()),
-        "rms": float(np.sqrt(np.nanmean(table["difference"] ** 2))),
+def norms(network: str) -> list[str]:
+    """List the norms in which the paper prints distances for a network; often none."""
+    return list(DISTANCE.get(network, {}))
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Sum a comparison up in one line.
+
+    Examples
+    --------
+    >>> verdict(pd.DataFrame({"agrees": [True, False], "difference": [0.0, 0.2]}))
+    '1 of 2 cells agree; root mean square difference 0.141'
+    """
+    return (
+        f"{int(table['agrees'].sum())} of {len(table)} cells agree; "
+        f"root mean square difference {_rms(table):.3f}"
+    )
+
+
+def closeness(ds: xr.Dataset, network: str) -> dict[str, float]:
+    """How far a recipe's results are from the paper's: root mean square differences.
+
+    Parameters
+    ----------
+    ds : Dataset
+    network : str
+        A network of `ERROR`.
+
+    Returns
+    -------
+    dict of str to float
+        ``final``, the trained network's test error; ``errors``, the difference over the printed
+        test errors; for networks in `DISTANCE` ``linf rand``, over the ∞-norms of fresh random
+        values, which no training enters, and ``linf``, over those of the trained network.
+    """
+    found = {
+        "final": float(ds["baseline"].sel(metric="error").mean()),
+        "errors": _rms(errors(ds, network)),
     }
+    if "linf" in norms(network):
+        table = distances(ds, network, "linf")
+        random = table["column"] == "rand"
+        found |= {"linf rand": _rms(table[random]), "linf": _rms(table[~random])}
+    return found
+
+
+def _rms(table: pd.DataFrame) -> float:
+    return float(np.sqrt(np.mean(np.square(table["difference"])))) if len(table) else math.nan
 
 
 def _cell(values: xr.DataArray, column: str) -> xr.DataArray | None:
     """Return the runs of one cell, (seed, draw); None where it was not computed."""
-    name, epoch = stats.cell_of(column)
+    redrawn = column == "rand"
+    name = "rerandomize" if redrawn else "reinitialize"
+    epoch = results.NO_EPOCH if redrawn else int(column)
     if name not in values["perturbation"] or epoch not in values["epoch"]:
         return None
     cell = values.sel(perturbation=name, epoch=epoch)

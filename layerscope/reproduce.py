@@ -174,7 +174,7 @@ def parameters(source: Path) -> dict[str, Any]:
     """
     import nbformat
 
-    book = nbformat.read(source, as_version=4)
+    book = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
     for cell in book.cells:
         if "parameters" in cell.metadata.get("tags", ()):
             lines = ast.parse(cell.source).body
@@ -222,7 +222,8 @@ def _notebook_hash(source: Path) -> str:
     """Hash what the notebook does: its cells, not how it was saved."""
     import nbformat
 
-    cells = [(cell.cell_type, cell.source) for cell in nbformat.read(source, as_version=4).cells]
+    book = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
+    cells = [(cell.cell_type, cell.source) for cell in book.cells]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
@@ -318,6 +319,8 @@ def _execute(
             given,
             cwd=str(draft),
             progress_bar=False,
+            # Kernels of recent versions warn at every start that loopback is not encrypted.
+            extra_arguments=["--Application.log_level=40"],
             kernel_name="python3",
         )
     except papermill.PapermillExecutionError as error:
@@ -335,13 +338,13 @@ def _clean(path: Path) -> None:
     """Take out of an executed notebook what tells of this machine or this minute."""
     import nbformat
 
-    book = nbformat.read(path, as_version=4)
+    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     book.metadata.pop("papermill", None)
     book.metadata.pop("widgets", None)
     for cell in book.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
-    nbformat.write(book, path)
+    nbformat.write(book, path)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

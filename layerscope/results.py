@@ -164,6 +164,12 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     runs = list(datasets)
     if len(runs) != len(seeds) or not runs:
         raise ResultError(f"{len(runs)} Datasets came with {len(seeds)} seeds; one each is needed.")
+    # What only some have, xarray would fill with NaN in the others.
+    names = [set(map(str, run.variables)) for run in runs]
+    if partial := sorted(set.union(*names) - set.intersection(*names)):
+        raise ResultError(
+            f"these runs can't be joined along seed: not all of them have {_listed(partial)}."
+        )
     try:
         joined: xr.Dataset = xr.concat(
             runs,

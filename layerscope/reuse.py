@@ -57,7 +57,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from layerscope.errors import LayerError
 
@@ -117,7 +117,7 @@ class _Form:
 
     def on(self, storage: torch.UntypedStorage) -> Tensor:
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
-        return empty.set_(storage, self.offset, self.size, self.stride)  # type: ignore[call-overload, no-any-return]
+        return empty.set_(storage, self.offset, self.size, self.stride)
 
 
 @dataclass(slots=True)
@@ -181,13 +181,18 @@ def _tensors(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def _form(key: int, tensor: Tensor) -> _Form:
+    offset = int(tensor.storage_offset())
+    return _Form(key, tensor.size(), tensor.stride(), offset, tensor.dtype, tensor.device)
+
+
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 def _random_states() -> list[Any]:
     states: list[Any] = [torch.get_rng_state()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states += torch.cuda.get_rng_state_all()
     return states
 
@@ -260,16 +265,16 @@ class _EscapeMode(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _ESCAPES:
             self.found.add(f"{name}()")
-        if name == "__set__" and getattr(func, "__self__", None) is Tensor.data:  # type: ignore[comparison-overlap]
+        if name == "__set__" and getattr(func, "__self__", None) is Tensor.data:
             self.found.add("an assignment to .data")
         return func(*args, **(kwargs or {}))
 
 
-class _Log(TorchDispatchMode):
+class _Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What one pass did, operator by operator, and what follows from it for a change."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[_Operator] = []
         self.calls: list[_Call] = []
         self.signatures: list[tuple[object, ...]] = []
@@ -312,14 +317,13 @@ class _Log(TorchDispatchMode):
 
     def key(self, tensor: Tensor) -> int:
         """Name the storage of a tensor."""
-        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and not isinstance(
-            tensor, nn.Buffer
-        ):
-            raise _RefusedError(f"it uses a tensor of type {type(tensor).__name__}")
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_inference():
+            kind = "inference" if tensor.is_inference() else type(tensor).__name__
+            raise _RefusedError(f"it uses {kind} tensors")
         storage = tensor.untyped_storage()
         key = int(storage._cdata)
         if key not in self._held:
-            self._held[key] = StorageWeakRef(storage)
+            self._held[key] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         self.sizes[key] = max(storage.nbytes(), self.sizes.get(key, 0))
         return key
 
@@ -347,11 +351,11 @@ class _Log(TorchDispatchMode):
                 # Outside the network it is the caller, who gives the same values each time.
                 if self.stack:
                     self.unknown.add(key)
-        fresh = {key for key in out if key not in self.born}
+        fresh = frozenset(key for key in out if key not in self.born)
         self.born.update(dict.fromkeys(fresh, len(self.operators)))
         call = self.stack[-1] if self.stack else -1
-        operator = _Operator(call, frozenset(reads), fresh.union(written), leaks, random)
-        self.operators.append(operator)
+        op = _Operator(call, frozenset(reads), fresh.union(written), leaks, random)
+        self.operators.append(op)
 
     def open(self, name: str, args: object) -> int:
         if not self.stack:
@@ -372,22 +376,21 @@ class _Log(TorchDispatchMode):
         call = self.calls[index]
         leaves, call.spec = tree_flatten(out)
         for leaf in leaves:
+            reason = ""
             if isinstance(leaf, Tensor):
                 key = self.key(leaf)
-                if leaf.is_conj() or leaf.is_neg():
-                    self.bar(index, "returns a lazily conjugated tensor")
-                form = _Form(
-                    key, leaf.size(), leaf.stride(), leaf.storage_offset(), leaf.dtype, leaf.device
-                )
-                call.leaves.append(form)
                 if key not in self.born:
                     self.born[key] = -1
                     self.unknown.add(key)
-            else:
-                call.leaves.append(leaf)
-                if not isinstance(leaf, _CONSTANT):
-                    # Only this call: for one around it the object is an internal matter.
-                    call.reason = call.reason or f"returns an object of type {type(leaf).__name__}"
+                if leaf.is_nested or leaf.is_conj() or leaf.is_neg():
+                    reason = "returns a nested or lazily conjugated tensor"
+                else:
+                    leaf = _form(key, leaf)
+            elif not isinstance(leaf, _CONSTANT):
+                reason = f"returns an object of type {type(leaf).__name__}"
+            # Only this call is barred: to one around it, the object may be an internal matter.
+            call.reason = call.reason or reason
+            call.leaves.append(None if reason else leaf)
 
     def bar(self, index: int, reason: str) -> None:
         """Never skip a call, nor those around it."""
@@ -400,19 +403,19 @@ class _Log(TorchDispatchMode):
 
     def finish(self, out: object) -> None:
         """Prepare the log for questions, once the pass is over."""
-        for operator in self.operators[self.calls[-1].end if self.calls else 0 :]:
-            operator.leaks = False  # the caller looks at the result, the network has ended
+        for op in self.operators[max((call.end for call in self.calls), default=0) :]:
+            op.leaks = False  # the network has ended, the caller looks at the result
         self.note(self.keys(out))
         self.touches: dict[int, list[tuple[int, bool]]] = {}
-        for position, operator in enumerate(self.operators):
-            for key in operator.reads | operator.writes:
-                self.touches.setdefault(key, []).append((position, key in operator.writes))
-            if operator.random:
-                self.bar(operator.call, "draws random numbers")
-            if operator.reads & self.unknown:
-                self.bar(operator.call, "reads a tensor that is not among its inputs")
-            if any(self.born[key] < 0 and key not in self.inputs for key in operator.writes):
-                self.bar(operator.call, "changes a tensor that outlives the pass")
+        for position, op in enumerate(self.operators):
+            for key in op.reads | op.writes:
+                self.touches.setdefault(key, []).append((position, key in op.writes))
+            if op.random:
+                self.bar(op.call, "draws random numbers")
+            if op.reads & self.unknown:
+                self.bar(op.call, "reads a tensor that is not among its inputs")
+            if any(self.born[key] < 0 and key not in self.inputs for key in op.writes):
+                self.bar(op.call, "changes a tensor that outlives the pass")
         self.written = {k for k, touches in self.touches.items() if any(w for _, w in touches)}
         self.writes_inputs = bool(self.written & self.inputs)
         if self.written & self.parameters:
@@ -423,12 +426,12 @@ class _Log(TorchDispatchMode):
         """Follow a change of the storages `seeds` through the log."""
         since = dict.fromkeys((*seeds, *self.unknown), -1)
         reached = []
-        for position, operator in enumerate(self.operators):
-            if operator.random or not since.keys().isdisjoint(operator.reads):
+        for position, op in enumerate(self.operators):
+            if op.random or not since.keys().isdisjoint(op.reads):
                 reached.append(position)
-                if operator.leaks:
+                if op.leaks:
                     return _Spread(reached, since, position)
-                for key in operator.writes:
+                for key in op.writes:
                     since.setdefault(key, position)
         return _Spread(reached, since, None)
 
@@ -479,8 +482,8 @@ class _Log(TorchDispatchMode):
             for leaf, form in enumerate(call.leaves):
                 if isinstance(form, _Form):
                     holders.setdefault(form.key, []).append((index, leaf))
-            for operator in self.operators[call.start : call.end]:
-                for key in operator.writes:
+            for op in self.operators[call.start : call.end]:
+                for key in op.writes:
                     if self.born[key] < call.start:
                         holders.setdefault(key, [])
         plan = _Plan(skips)
@@ -510,7 +513,9 @@ class _Log(TorchDispatchMode):
             # and which a remembered alias of it does not follow.
             last = max((at for at, writes in running if writes), default=-1)
             wrong = {index for _, index in skipped}
-            wrong |= {i for i, _ in places if uncertain or self.calls[i].end <= last}
+            # Nor does a version counter tell anything of an input that is put back.
+            never = uncertain or key in self.inputs & self.written
+            wrong |= {i for i, _ in places if never or self.calls[i].end <= last}
         else:
             first = running[0][0] if running else len(owner)
             wrong = {index for at, index in skipped if at > first}
@@ -555,11 +560,6 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _kept_tensors(model: nn.Module) -> list[Tensor]:
-    """List the tensors that modules keep beside their parameters."""
-    return [*model.buffers(), *(t for module in model.modules() for t in _attributes(module))]
-
-
 def _attributes(module: nn.Module) -> list[Tensor]:
     """List a module's tensors that are plain attributes, or lie in one that is a container."""
     values = [v for k, v in vars(module).items() if k not in _REGISTRIES]
@@ -574,21 +574,27 @@ def _same_tree(before: tuple[list[Any], TreeSpec], after: tuple[list[Any], TreeS
 class _State:
     """The attributes and tensors that modules keep, so that a pass can leave no trace in them."""
 
-    def __init__(self, modules: Iterable[nn.Module], tensors: Iterable[Tensor]) -> None:
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._pictures = [(module, _picture(module)) for module in modules]
-        self._copies = [(tensor, tensor.clone()) for tensor in tensors]
-        self.changed_modules: list[nn.Module] = []
-        self.changed_tensors: list[Tensor] = []
+        self._copies = [
+            (module, tensor, tensor.clone())
+            for module, _ in self._pictures
+            for tensor in (*module.buffers(recurse=False), *_attributes(module))
+        ]
+        self.changed: list[nn.Module] = []
+        self.written: list[Tensor] = []
 
     def restore(self) -> None:
+        """Put everything back, and note what had to be."""
         for module, picture in self._pictures:
             if not _unchanged(module, picture):
-                self.changed_modules.append(module)
+                self.changed.append(module)
                 _repaint(module, picture)
-        for tensor, copy in self._copies:
+        for module, tensor, copy in self._copies:
             # Compared as bytes, for NaN differs from itself.
             if not torch.equal(_bytes(tensor), _bytes(copy)):
-                self.changed_tensors.append(tensor)
+                self.changed.append(module)
+                self.written.append(tensor)
                 tensor.copy_(copy)
 
 
@@ -632,7 +638,6 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._opaque = {name for name, module in model.named_modules() if _opaque(module)}
         self._hooked = {name for name, module in model.named_modules() if _hooked(module)}
         self._suspects: list[nn.Module] = []
-        self._volatile: list[Tensor] = []
         self._logs: dict[object, _Log] = {}
         self._wrappers = list(self._wrap())
         self._clear()
@@ -675,7 +680,7 @@ class Recorder(AbstractContextManager["Recorder"]):
                 pass
         self._clear()
         self.refusal = self.refusal or "its passes over the same batch differ"
-        self.remembered = wanted
+        self.remembered += wanted
         return self._plain(call)
 
     def replay(self, call: Callable[[], T], changed: Collection[str]) -> T:
@@ -700,7 +705,7 @@ class Recorder(AbstractContextManager["Recorder"]):
             self._plan, self._skipped = plan, set(plan.skips)
             try:
                 with self._pass(self._replay_call):
-                    out = call()
+                    out = self._own(call())
                 if self._intact(plan):
                     self.passes["replayed"] += 1
                     return out
@@ -750,12 +755,13 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._uses: Counter[_Item] = Counter()
         self._memory: dict[_Item, Any] = {}
         self._scratch: dict[torch.device, torch.UntypedStorage] = {}
+        self._stand_ins: dict[tuple[int, int], Tensor] = {}
         self._fresh: dict[int, torch.UntypedStorage] = {}
 
     def _plain(self, call: Callable[[], T]) -> T:
         self.passes["plain"] += 1
         with self._pass(self._run):
-            return call()
+            return self._own(call())
 
     def _watch(self, call: Callable[[], object]) -> None:
         """Write the log of one pass, or note why it can't be done."""
@@ -771,39 +777,34 @@ class Recorder(AbstractContextManager["Recorder"]):
             self.plain_modules.update({c.name: c.reason for c in log.calls if c.reason})
 
     def _written_log(self, call: Callable[[], object]) -> _Log:
+        self._log = None
         before = pickle.dumps((random.getstate(), np.random.get_state()))
         with self._pass(self._run_outside, watched=True) as state, _EscapeMode() as escapes:
             call()
         if escapes.found:
             raise _RefusedError(f"it uses {' and '.join(sorted(escapes.found))}")
-        self._suspect(state)
+        # Who changes a suspect is only seen by watching it, so a new one takes another pass.
         while True:
+            known = len(self._suspects)
+            self._suspects += [m for m in dict.fromkeys(state.changed) if m not in self._suspects]
+            if self._log is not None and len(self._suspects) == known:
+                break
             self.passes["watched"] += 1
             self._log = log = _Log(self.model)
             with self._pass(self._watch_call, watched=True) as state:
                 with log:
                     out = call()
                 log.finish(out)
-            if not self._suspect(state):
-                break
         if pickle.dumps((random.getstate(), np.random.get_state())) != before:
             raise _RefusedError("it draws random numbers outside PyTorch")
-        if any(tensor.untyped_storage()._cdata not in log.written for tensor in self._volatile):
-            raise _RefusedError("it changes tensors it keeps without saying so")
+        if not log.keys(state.written) <= log.written:
+            raise _RefusedError("it changes tensors that it keeps past PyTorch's operators")
         return log
-
-    def _suspect(self, state: _State) -> bool:
-        """Note which modules change themselves; tell whether any was not known to."""
-        new = [m for m in state.changed_modules if m not in self._suspects]
-        self._suspects += new
-        known = {id(tensor) for tensor in self._volatile}
-        self._volatile += [t for t in state.changed_tensors if id(t) not in known]
-        return bool(new)
 
     def _record(self, call: Callable[[], T], wanted: list[Group]) -> T:
         self._wanted, self._log, self._outermost = wanted, None, 0
         with self._pass(self._record_call):
-            out = call()
+            out = self._own(call())
         log = self._log
         if log is None or self._cursor != len(log.calls):
             raise _DivergedError
@@ -820,7 +821,7 @@ class Recorder(AbstractContextManager["Recorder"]):
 
     def _admit(self, log: _Log) -> None:
         """Choose the groups whose plans fit the budget together, and what to keep for them."""
-        sizes: dict[_Item, int] = {}
+        sizes: dict[tuple[int, int], int] = {}
         for group in self._wanted:
             plan = log.plan(group)
             together = sizes | plan.sizes
@@ -849,10 +850,7 @@ class Recorder(AbstractContextManager["Recorder"]):
     @contextmanager
     def _pass(self, handler: _Handler, *, watched: bool = False) -> Iterator[_State]:
         """Run one pass with `handler` in place of every module's forward; leave no trace."""
-        if watched:
-            state = _State(self.model.modules(), _kept_tensors(self.model))
-        else:
-            state = _State(self._suspects, self._volatile)
+        state = _State(self.model.modules() if watched else self._suspects)
         self._careful = watched or any(log.writes_inputs for log in self._logs.values())
         self._handler, self._depth, self._cursor = handler, 0, 0
         self._inputs: list[tuple[Tensor, Tensor]] = []
@@ -873,6 +871,19 @@ class Recorder(AbstractContextManager["Recorder"]):
                     if not torch.equal(_bytes(tensor), _bytes(copy)):
                         tensor.copy_(copy)
             self._inputs, self._fresh = [], {}
+
+    def _own(self, out: T) -> T:
+        """Take outputs out of the memory of inputs that will be put back."""
+        lent = {tensor.untyped_storage()._cdata for tensor, _ in self._inputs}
+        if not lent:
+            return out
+
+        def taken(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata in lent:
+                return _form(0, leaf).on(leaf.untyped_storage().clone())  # type: ignore[no-untyped-call]
+            return leaf
+
+        return cast("T", tree_map(taken, out))
 
     def _wrap(self) -> Iterator[tuple[dict[str, Any], str, _Forward, _Forward | None]]:
         """Yield where each module's wrapper goes, and what is there between passes."""
@@ -908,7 +919,7 @@ class Recorder(AbstractContextManager["Recorder"]):
 
     # What stands in for a module's forward, one handler for each kind of pass.
 
-    def _run(self, name: str, forward: _Forward, args: _Args, kwargs: _Kwargs) -> Any:
+    def _run(self, _name: str, forward: _Forward, args: _Args, kwargs: _Kwargs) -> Any:
         return forward(*args, **kwargs)
 
     def _run_outside(self, name: str, forward: _Forward, args: _Args, kwargs: _Kwargs) -> Any:
@@ -1036,9 +1047,12 @@ class Recorder(AbstractContextManager["Recorder"]):
             if form.key not in self._fresh:
                 self._fresh[form.key] = self._memory[self._plan.copies[form.key]].clone()
             return form.on(self._fresh[form.key])
-        assert self._log is not None
-        size = self._log.sizes[form.key]
-        storage = self._scratch.get(form.device)
-        if storage is None or storage.nbytes() < size:
-            storage = self._scratch[form.device] = torch.UntypedStorage(size, device=form.device)
-        return form.on(storage)
+        if (index, leaf) not in self._stand_ins:
+            assert self._log is not None
+            size = self._log.sizes[form.key]
+            storage = self._scratch.get(form.device)
+            if storage is None or storage.nbytes() < size:
+                storage = torch.UntypedStorage(size, device=form.device)  # type: ignore[no-untyped-call]
+                self._scratch[form.device] = storage
+            self._stand_ins[index, leaf] = form.on(storage)
+        return self._stand_ins[index, leaf]

@@ -395,8 +395,8 @@ def classify(
       ``critical_share × (chance − baseline)`` unless given,
     - *intermediate* if the whole interval lies strictly between the two,
     - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was
-      not computed, one whose interval is unknown, and every layer that meets both limits, as in
-      a network that is hardly better than chance.
+      not computed, one whose interval is unknown, and every layer where `critical` is not above
+      `tolerance`, as in a network that is hardly better than chance.
 
     The paper gives no numbers; these limits are defaults of this package.
 
@@ -689,11 +689,11 @@ def _standard_error(ds: xr.Dataset, name: str, metric: str, like: xr.DataArray) 
 def _verdicts(
     lower: Array, upper: Array, tolerance: float, critical: float
 ) -> npt.NDArray[np.str_]:
-    robust, severe = upper <= tolerance, lower >= critical
-    between = (lower > tolerance) & (upper < critical)
+    if critical <= tolerance:
+        return np.full(lower.shape, "undecided")
     return np.select(
-        [robust & severe, robust, severe, between],
-        ["undecided", "robust", "critical", "intermediate"],
+        [upper <= tolerance, lower >= critical, (lower > tolerance) & (upper < critical)],
+        ["robust", "critical", "intermediate"],
         "undecided",
     )
 

@@ -1,0 +1,99 @@
+"""What several test files share: real digits, a trained series, one thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from layerscope import data, training
+from layerscope.checkpoints import Series
+from layerscope.data import ImageData
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Machines that run tests are shared: a slow example is no failure, and a run can be repeated.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_data_root_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(data.ROOT_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder with ``pyproject.toml`` in it."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The shared data sets beside the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not (folder / "MNIST" / "raw").is_dir():
+        pytest.skip(f"there are no shared data sets in {os.path.relpath(folder, ROOT)}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """The embedded digits, decoded once for all tests."""
+    return data.load("mnist-5k")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: ImageData) -> ImageData:
+    """Digits of every class, few enough that an epoch takes milliseconds."""
+    return thinned(digits, 8)
+
+
+def thinned(whole: ImageData, every: int) -> ImageData:
+    """Every so-many-th example of both parts."""
+    train, test = (
+        data.Examples(part.inputs[::every], part.targets[::every], part.mean, part.std)
+        for part in (whole.train, whole.test)
+    )
+    return data.ImageData(whole.name, train, test, whole.classes, whole.origin)
+
+
+@pytest.fixture(scope="session")
+def train_few(few_digits: ImageData) -> Callable[..., Series]:
+    """Train a small network on the few digits."""
+
+    def train(out: Path, network: str = "fcn-2x16", seed: int = 0, **recipe: object) -> Series:
+        return training.train(
+            network,
+            few_digits,
+            training.Recipe(**{"epochs": 2, "batch_size": 100, **recipe}),
+            seed=seed,
+            out=out,
+            device="cpu",
+            show_progress=False,
+        )
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained(train_few: Callable[..., Series], tmp_path_factory: pytest.TempPathFactory) -> Series:
+    """A series of fcn-2x16 with epochs 0, 1 and 2; not to be changed on disk."""
+    return train_few(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def same_global_generator() -> Iterator[None]:
+    """Fail if the test moved torch's global generator."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "the global generator was used"

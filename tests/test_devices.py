@@ -1,0 +1,150 @@
+"""A device is there or refused; and nothing stays on the CPU when the network is elsewhere.
+
+The second is checked without a GPU: fake tensors carry a device, and operators refuse to mix.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from layerscope import borrow, data, devices, metrics, models
+from layerscope.errors import OptionError
+
+
+def test_auto_takes_what_is_there(monkeypatch):
+    for cuda, mps, expected in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
+        assert str(devices.resolve()) == expected
+
+
+def test_a_device_that_is_absent_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cuda", "cuda:1", torch.device("cuda")):
+        with pytest.raises(
+            OptionError, match=r"'cuda.*' is not present on this machine; use 'auto'"
+        ):
+            devices.resolve(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert str(devices.resolve("cuda:0")) == "cuda:0"
+    with pytest.raises(OptionError, match=r"this machine has 1 CUDA device\(s\), counted from 0"):
+        devices.resolve("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "CPU ", None])
+def test_what_is_no_device_is_refused(name):
+    with pytest.raises(OptionError, match="is not a device; use 'auto', 'cpu', 'cuda'"):
+        devices.resolve(name)
+
+
+def test_a_device_without_values_is_refused():
+    with pytest.raises(OptionError, match="'meta' is not present"):
+        devices.resolve("meta")
+
+
+def test_the_cpu_is_described_with_its_threads():
+    assert devices.resolve("cpu") == torch.device("cpu")
+    assert devices.describe(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+
+
+# Everything on one device
+
+CUDA = torch.device("cuda:0")
+
+
+@pytest.fixture
+def fake():
+    with FakeTensorMode() as mode:
+        yield mode
+
+
+def elsewhere(mode: FakeTensorMode, model: torch.nn.Module) -> torch.nn.Module:
+    """Let every parameter say that it is on a GPU."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            fake = mode.from_tensor(parameter).detach().to(CUDA)
+            module._parameters[name] = torch.nn.Parameter(fake)
+    return model
+
+
+@pytest.fixture
+def network():
+    model = models.build("fcn-2x8", inputs=(3, 4), classes=5)
+    with FakeTensorMode() as mode:
+        yield elsewhere(mode, model)
+
+
+def examples() -> data.Examples:
+    return data.Examples(
+        torch.zeros(10, 3, 4, dtype=torch.uint8), torch.zeros(10, dtype=torch.long), 0.1, 0.3
+    )
+
+
+def test_a_mix_of_devices_is_noticed_here(network):
+    """Without this the tests below would show nothing."""
+    with pytest.raises(RuntimeError, match=r"found.*(two|different) devices"):
+        network(torch.zeros(2, 3, 4))
+    outputs = network(torch.zeros(2, 3, 4, device=CUDA))
+    with pytest.raises(RuntimeError, match=r"found.*(two|different) devices"):
+        metrics.METRICS["loss"].per_example(outputs, torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("order", [None, "cpu", "cuda"])
+def test_batches_and_metrics_stay_where_the_network_is(network, order):
+    there = examples().to(CUDA)
+    shuffle = None if order is None else torch.arange(10, device=order)
+    sizes = []
+    for inputs, targets in there.batches(4, shuffle):
+        assert inputs.device == targets.device == CUDA
+        outputs = metrics.call(network, inputs)
+        assert outputs.device == CUDA
+        for metric in metrics.METRICS.values():
+            assert metric.per_example(metrics.logits(outputs), targets).device == CUDA
+        sizes.append(len(targets))
+    assert sizes == [4, 4, 2]
+
+
+@pytest.mark.usefixtures("fake")
+def test_inputs_of_every_form_are_moved():
+    moved = data.move({"a": torch.zeros(2), "b": [torch.zeros(2), (torch.zeros(2), 3)]}, CUDA)
+    assert moved["a"].device == moved["b"][0].device == moved["b"][1][0].device == CUDA
+
+
+def test_swapped_values_come_to_the_device_of_the_network(network):
+    values = {"layer2.weight": torch.ones(8, 8), "layer2.bias": torch.ones(8)}
+    batch = torch.zeros(2, 3, 4, device=CUDA)
+    # A fake tensor keeps its device when its data are replaced, so they are looked at before.
+    assert borrow.like(network.layer2.weight.data, values["layer2.weight"]).device == CUDA
+    with borrow.swapped(network, values):
+        assert network(batch).device == CUDA
+
+
+def test_buffers_of_a_borrowed_network_come_along():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    model.register_buffer("passing", torch.zeros(3), persistent=False)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # the buffers are real
+        elsewhere(mode, model)
+        with borrow.borrowed(model, CUDA) as lent:
+            assert len(list(lent.buffers())) == 4
+            assert {t.device for t in lent.buffers()} == {CUDA}
+            assert lent(torch.zeros(2, 4, device=CUDA)).device == CUDA
+    assert {t.device.type for t in model.buffers()} == {"cpu"}
+
+
+def test_a_tally_comes_to_the_cpu_first():
+    """mps has no double precision: the conversion must happen on the CPU."""
+    steps = []
+
+    class Watched:
+        def __getattr__(self, name):
+            def step(*_args):
+                steps.append(name)
+                return torch.ones(2) if name == "double" else self
+
+            return step
+
+    metrics.Tally().add(Watched())
+    assert steps == ["detach", "cpu", "double"]

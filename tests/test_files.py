@@ -1,0 +1,327 @@
+"""Checkpoint files come back bit for bit, or are refused by name; none of them runs code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import struct
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+from torch import nn
+
+from layerscope import files
+from layerscope.errors import CheckpointError
+
+STATE = {
+    "a.weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+    "a.bias": torch.tensor([0.0, -0.0, float("nan")]),
+    "half": torch.tensor([1.5, -2.25], dtype=torch.float16),
+    "brain": torch.tensor([[1.5], [3e38]], dtype=torch.bfloat16),
+    "flags": torch.tensor([True, False]),
+    "empty": torch.zeros(0, 3),
+    "count": torch.tensor(7),
+}
+
+
+def write(path, state, kind):
+    if kind == "safetensors":
+        path = path / "state.safetensors"
+        path.write_bytes(save(state, metadata={"epoch": "3"}))
+    else:
+        path = path / "state.pt"
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+KINDS = ("safetensors", "zip", "legacy")
+
+
+def bits(tensor):
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b))
+
+
+def opened(path):
+    """Everything that a user of the file would do with it."""
+    source = files.source(path, "here")
+    found = source.signature()
+    source.digest()
+    return source.read(list(found))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_bit_and_type_comes_back(tmp_path, kind):
+    source = files.source(write(tmp_path, STATE, kind), "here")
+    assert source.signature() == {n: (tuple(t.shape), t.dtype) for n, t in STATE.items()}
+    found = source.read(list(STATE))
+    assert list(found) == list(STATE)
+    assert all(same(found[name], STATE[name]) for name in STATE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_read_is_a_copy(tmp_path, kind):
+    source = files.source(write(tmp_path, STATE, kind), "here")
+    digest = source.digest()
+    first = source.read(["a.weight"])["a.weight"]
+    first.zero_()
+    assert same(source.read(["a.weight"])["a.weight"], STATE["a.weight"])
+    assert source.digest() == digest
+    held = files.Memory(STATE, "here")
+    held.read(["a.weight"])["a.weight"].zero_()
+    assert STATE["a.weight"].any()
+
+
+def test_one_layer_is_read_without_the_rest(tmp_path, monkeypatch):
+    import safetensors
+
+    asked = []
+
+    class Watched:
+        def __init__(self, *args, **kwargs):
+            self.inner = real(*args, **kwargs)
+
+        def __enter__(self):
+            self.file = self.inner.__enter__()
+            return self
+
+        def __exit__(self, *args):
+            return self.inner.__exit__(*args)
+
+        def get_tensor(self, name):
+            asked.append(name)
+            return self.file.get_tensor(name)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    real = safetensors.safe_open
+    source = files.source(write(tmp_path, STATE, "safetensors"), "here")
+    monkeypatch.setattr(safetensors, "safe_open", Watched)
+    source.signature()
+    assert asked == []  # a signature reads the header only
+    source.read(["half"])
+    assert asked == ["half"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cut_at_any_length_it_is_refused_by_name(tmp_path, kind):
+    path = write(tmp_path, {"w": torch.ones(2, 3), "n": torch.tensor(1)}, kind)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError) as caught:
+            opened(path)
+        assert str(path) in str(caught.value), length
+        assert "weights_only" not in str(caught.value), length
+
+
+def test_a_cut_file_says_how_long_it_should_be(tmp_path):
+    path = write(tmp_path, STATE, "safetensors")
+    size = path.stat().st_size
+    os.truncate(path, size - 1)
+    with pytest.raises(CheckpointError, match=f"is {size - 1:,} bytes long, expected {size:,}"):
+        files.source(path, "here")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_any_bit_flipped_it_is_refused_or_read(tmp_path, kind):
+    path = write(tmp_path, {"w": torch.ones(2, 3), "n": torch.tensor(1)}, kind)
+    whole = path.read_bytes()
+    digest = files.source(path, "here").digest()
+    chance = random.Random(0)
+    for at in range(0, len(whole), 1 + len(whole) // 700):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        with warnings.catch_warnings():
+            # torch warns of another pickle protocol, and reads on.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            try:
+                opened(path)
+            except CheckpointError as error:
+                said = str(error)
+            else:
+                said = ""
+                assert files.source(path, "here").digest() != digest
+        assert not said or str(path) in said
+        assert "weights_only" not in said
+
+
+@given(content=st.binary(min_size=1, max_size=200), suffix=st.sampled_from([".pt", ".safetensors"]))
+def test_noise_is_refused_by_name(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.getbasetemp() / f"noise{suffix}"
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        with pytest.raises(CheckpointError, match="noise"):
+            opened(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"{}",
+        b'{"w": 1}',
+        b'{"w": {"data_offsets": []}}',
+        b'{"w": {"data_offsets": [0.24]}}',
+        b'{"w": {"data_offsets": [0, "24"]}}',
+        b'{"w": {"data_offsets": [0, null]}}',
+        b'{"w": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 4]}}',
+        b"\xff" * 20,
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, header):
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors"):
+        opened(path)
+
+
+def test_a_header_that_claims_to_be_huge_takes_no_memory(tmp_path):
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    with pytest.raises(CheckpointError, match=r"huge\.safetensors \(10 bytes\) is truncated"):
+        files.source(path, "here")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.complex64, "C64"), (torch.float8_e4m3fn, "F8_E4M3")]
+)
+def test_a_type_that_is_not_read_is_named(tmp_path, dtype, name):
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(save({"w": torch.ones(2).to(dtype)}))
+    with pytest.raises(CheckpointError, match=f"type {name}; layerscope reads BOOL"):
+        opened(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "git-lfs pointer"),
+        (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page"),
+        (b"<HTML><head>", "an HTML page"),
+    ],
+)
+def test_what_is_no_checkpoint_at_all_is_recognised(tmp_path, suffix, content, message):
+    path = tmp_path / f"download{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"download\{suffix} is.*{message}|{message}"):
+        files.source(path, "here")
+
+
+def test_a_folder_and_a_missing_file_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=f"can't read {tmp_path}: Is a directory"):
+        files.source(tmp_path, "here")
+    with pytest.raises(CheckpointError, match=r"can't read .*gone\.pt: No such file"):
+        files.source(tmp_path / "gone.pt", "here")
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("how", ["pickle", "zip", "legacy", "beside weights"])
+def test_code_in_a_file_is_never_run(tmp_path, how):
+    marker, path = tmp_path / "executed", tmp_path / "trap.pt"
+    content = {"w": torch.ones(1), "x": Trap(marker)} if how == "beside weights" else Trap(marker)
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how != "legacy")
+    with pytest.raises(CheckpointError) as caught:
+        opened(path)
+    assert not marker.exists()
+    assert str(path) in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    assert caught.value.__cause__ is None  # torch's advice is not shown above ours
+    assert caught.value.__suppress_context__
+    # The trap is a real one:
+    torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())
+    assert marker.exists()
+
+
+def test_a_pickled_module_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    with pytest.raises(CheckpointError, match=r"holds more than weights.*state_dict") as caught:
+        opened(tmp_path / "whole.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_a_state_dict_may_stand_under_a_key_beside_other_tensors(tmp_path, key):
+    path = tmp_path / "training.pt"
+    torch.save({"epoch": 3, "rng": torch.get_rng_state(), key: STATE}, path)
+    assert opened(path).keys() == STATE.keys()
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.ones(1)], torch.ones(1), {}, 3])
+def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, content):
+    path = tmp_path / "other.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"other\.pt holds .* and no state dict"):
+        opened(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("change", ["shorter", "rewritten", "gone"])
+def test_a_file_that_changes_while_open_is_refused(tmp_path, kind, change):
+    path = write(tmp_path, STATE, kind)
+    source = files.source(path, "here")
+    source.read(["half"])
+    if change == "shorter":
+        os.truncate(path, path.stat().st_size // 2)
+    elif change == "rewritten":
+        os.utime(path, ns=(0, 0))
+    else:
+        path.unlink()
+    # A mapped file that was cut short would kill the process here.
+    for use in (lambda: source.read(["half"]), source.signature, source.digest):
+        with pytest.raises(CheckpointError, match=r"changed while it was in use|can't read"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (3, "here is a int; give a state dict"),
+        ({}, "here holds no tensors"),
+        (
+            {"state_dict": {"w": torch.ones(1)}},
+            "here holds no tensors; give a network's state_dict",
+        ),
+        (None, "here is a NoneType"),
+    ],
+)
+def test_what_is_no_source_is_refused(item, message):
+    with pytest.raises(CheckpointError, match=message):
+        files.source(item, "here")
+
+
+def test_sources_of_all_kinds_agree(tmp_path):
+    net = nn.Linear(3, 2)
+    a = files.source(net, "here")
+    b = files.source(net.state_dict(), "here")
+    c = files.source(str(write(tmp_path, net.state_dict(), "zip")), "here")
+    assert files.source(c, "elsewhere") is c
+    assert a.signature() == b.signature() == c.signature()
+    assert a.digest() == b.digest()

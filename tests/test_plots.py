@@ -1,0 +1,461 @@
+import base64
+import html
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import holoviews as hv
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from bokeh.models import HoverTool
+from bokeh.settings import settings as bokeh_settings
+from PIL import Image
+
+from layerscope import plots, results, stats, testing
+from layerscope.errors import OptionError, ResultError
+
+ODD = ["<script>alert(1)</script>", r"$\frac{1$ and $x$", "{x} & 'y'", 'a"b', "fullmodel"]
+MAKERS = [plots.heatmap, plots.distances, plots.overview, plots.curves]
+
+
+@pytest.fixture
+def ds() -> xr.Dataset:
+    return testing.dataset()
+
+
+def cells(plot: hv.HeatMap) -> dict[tuple[str, str], float]:
+    frame = plot.dframe()
+    return dict(zip(zip(frame["layer"], frame["column"], strict=True), frame["value"], strict=True))
+
+
+def drawn(plot):
+    return hv.renderer("matplotlib").get_plot(plot).state
+
+
+class Page(HTMLParser):
+    """What a page loads, and the text of its scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        library = (Path(bokeh_settings.bokehjs_path()) / "js" / "bokeh.min.js").read_text("utf-8")
+        assert f"<script>{library}</script>" in text
+        assert "</script" not in library
+        self.feed(text.replace(library, ""))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href", "data")]
+
+
+# Heat maps
+
+
+def test_heatmap_holds_the_values_where_they_belong(ds):
+    ds["value"].loc[{"layer": "layer3", "epoch": 2}] = np.nan
+    plot = plots.heatmap(ds)
+    found = cells(plot)
+    assert len(found) == 5 * 9
+    value = ds["value"].sel(metric="error")
+    for layer in ds["layer"].values:
+        kept = value.sel(layer=layer, perturbation="reinitialize", draw=0)
+        for epoch in (0, 1, 3, 100):
+            assert found[layer, str(epoch)] == kept.sel(epoch=epoch)
+        rand = value.sel(layer=layer, perturbation="rerandomize", epoch=results.NO_EPOCH)
+        np.testing.assert_allclose(found[layer, "rand"], rand.mean("draw"))
+    assert np.isnan(found["layer3", "2"])
+    # Rows from the first layer at the top (the axis goes upwards) to the network at the bottom.
+    rows = ["fullmodel", "layer4", "layer3", "layer2", "layer1"]
+    assert list(plot.dimension_values("layer", expanded=False)) == rows
+    columns = ["rand", "0", "1", "2", "3", "8", "40", "90", "100"]
+    assert list(plot.dimension_values("column", expanded=False)) == columns
+    figure = hv.render(plot, backend="bokeh")
+    assert (list(figure.x_range.factors), list(figure.y_range.factors)) == (columns, rows)
+
+
+def test_matplotlib_draws_each_value_in_its_cell(ds):
+    ds["value"].loc[{"layer": "layer3", "epoch": 2}] = np.nan
+    axes, bar = drawn(plots.heatmap(ds)).axes
+    columns, rows = (
+        [text.get_text() for text in labels]
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels())
+    )
+    places = [(text.get_position(), text.get_text()) for text in axes.texts]
+    printed = {(rows[y], columns[x]): text for (x, y), text in places}
+    table = stats.summary(ds)
+    expected = {
+        (row.layer, row.column): f"{row.value:.2f}".removeprefix("0") for row in table.itertuples()
+    }
+    assert {cell: text for cell, text in printed.items() if text} == expected
+    assert expected["layer1", "0"] == ".90"
+    colours = axes.collections[0].get_array()
+    assert colours.shape == (5, 9)
+    assert colours.mask.sum() == 1
+    assert colours.mask[2, 3]
+    assert colours[-1, 1] == 0.9
+    assert axes.collections[0].get_clim() == (0, 1)
+    assert bar.get_ylabel() == "test error (fraction)"
+
+
+def test_blank_cells_are_hatched_and_say_so(ds):
+    ds["value"].loc[{"layer": "layer3", "epoch": 2}] = np.nan
+    plot = plots.heatmap(ds)
+    blank = plot.dframe().query("layer == 'layer3' and column == '2'").iloc[0]
+    assert blank["hover value"] == "not computed"
+    assert blank["shown"] == ""
+    assert drawn(plot).axes[0].patch.get_hatch()
+    figure = hv.render(plot, backend="bokeh")
+    hatched = [
+        each for each in figure.renderers if getattr(each.glyph, "hatch_pattern", None) == "/"
+    ]
+    assert [dict(each.data_source.data) for each in hatched] == [
+        {"column": ["2"], "layer": ["layer3"]}
+    ]
+
+
+def test_hovering_tells_what_there_is_to_tell(ds):
+    cell = plots.heatmap(ds).dframe().set_index(["layer", "column"]).loc[("layer1", "rand")]
+    row = stats.summary(ds).iloc[0]
+    assert cell["hover 95 % interval"] == f"{row.lower:.4g} to 1, over draws"
+    assert cell["hover draws, seeds"] == "3, 1"
+    assert cell["hover examples"] == "10,000"
+    assert cell["hover module"] == "Linear"
+    assert cell["hover parameters"] == "1,000"
+    bare = plots.heatmap(ds[["value"]].drop_vars(["module_type", "parameters"])).dframe()
+    assert "hover module" not in bare
+    assert set(bare["hover degradation"]) == {"–"}
+    figure = hv.render(plots.heatmap(ds), backend="bokeh")
+    hover = [tool for tool in figure.tools if isinstance(tool, HoverTool)]
+    assert len(hover) == 1
+    source = hover[0].renderers[0].data_source
+    fields = [re.fullmatch(r"@\{(.*)\}", field)[1] for _, field in hover[0].tooltips]
+    assert set(fields) <= set(source.data)
+    assert len(hover[0].renderers) == 1
+
+
+def test_a_name_with_nan_in_it_is_kept():
+    ds = testing.dataset(layers=2).assign_coords(layer=["nano", "nan", "fullmodel"])
+    assert set(plots.heatmap(ds).dframe()["hover layer"]) == {"nano", "nan", "fullmodel"}
+
+
+def test_columns_choose_and_order(ds):
+    plot = plots.heatmap(ds, columns=[100, "rand", 0])
+    assert list(plot.dimension_values("column", expanded=False)) == ["100", "rand", "0"]
+    for make in (plots.heatmap, plots.distances):
+        with pytest.raises(OptionError, match=r"7 was not recorded.* rand, 0, 1, 2, 3, 8, 40, 90"):
+            make(ds, columns=[0, 7])
+    with pytest.raises(OptionError, match="none came"):
+        plots.heatmap(ds, columns=[])
+
+
+def test_ink_is_legible_on_every_colour():
+    from matplotlib.colors import to_rgb
+
+    def luminance(colour):
+        srgb = np.array(to_rgb(colour))
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+    colours = plots._colours(reverse=False)
+    ground = np.array([luminance(colour) for colour in colours])
+    ink = np.array([luminance(plots._ink(colour)) for colour in colours])
+    contrast = (np.maximum(ground, ink) + 0.05) / (np.minimum(ground, ink) + 0.05)
+    assert contrast.min() >= 4.5  # WCAG 2.2, level AA
+    assert (np.diff(ground) <= 0).all()  # so that grey printing keeps the order
+
+
+def test_loss_has_a_range_of_its_own_logarithmic_if_wide(ds):
+    from matplotlib.colors import LogNorm
+
+    mesh = drawn(plots.heatmap(ds, "loss")).axes[0].collections[0]
+    table = stats.summary(ds, "loss")["value"]
+    np.testing.assert_allclose(mesh.get_clim(), (table.min(), table.max()))
+    assert not isinstance(mesh.norm, LogNorm)
+    at = {
+        "layer": "layer1",
+        "epoch": 0,
+        "perturbation": "reinitialize",
+        "draw": 0,
+        "metric": "loss",
+    }
+    ds["value"].loc[at] = 1e6
+    ds["value"].loc[at | {"layer": "layer2"}] = np.inf
+    figure = drawn(plots.heatmap(ds, "loss"))
+    mesh = figure.axes[0].collections[0]
+    assert isinstance(mesh.norm, LogNorm)
+    np.testing.assert_allclose(mesh.get_clim()[1], 1e6)
+    assert not mesh.get_array().mask.any()  # infinite is not "not computed"
+    assert "inf" in {text.get_text() for text in figure.axes[0].texts}
+    plots._page(plots.curves(ds, "loss"), "t")
+
+
+def test_accuracy_is_dark_where_it_is_bad(ds):
+    right = ds.sel(metric=["error"]).assign_coords(metric=["accuracy"])
+    first, second = (
+        hv.Store.lookup_options("matplotlib", plot, "style").kwargs["cmap"]
+        for plot in (plots.heatmap(ds), plots.heatmap(right, "accuracy"))
+    )
+    assert first == second[::-1]
+
+
+def test_many_cells_are_drawn_without_numbers():
+    assert drawn(plots.heatmap(testing.dataset(layers=30, epochs=(0, 5)))).axes[0].texts
+    assert not drawn(plots.heatmap(testing.dataset(layers=100, epochs=range(5)))).axes[0].texts
+
+
+@pytest.mark.parametrize("norm", ["l2", "l2_rms", "l2_relative", "l2_fan_in", "linf"])
+def test_distances_hold_every_norm_under_its_formula(ds, norm):
+    plot = plots.distances(ds, norm)
+    found = cells(plot)
+    for layer in ds["layer"].values:
+        assert found[layer, "40"] == ds["distance"].sel(layer=layer, epoch=40, norm=norm)
+        rand = ds["draw_distance"].sel(layer=layer, norm=norm).mean()
+        np.testing.assert_allclose(found[layer, "rand"], rand)
+    assert plots.FORMULAS[norm] in drawn(plot).axes[0].get_title()
+
+
+def test_distances_are_coloured_for_single_layers(ds):
+    ds["distance"].loc[{"layer": "fullmodel", "epoch": 100}] = 1e3
+    axes, bar = drawn(plots.distances(ds)).axes
+    assert axes.collections[0].get_clim()[1] < 20
+    assert bar._colorbar.extend == "max"
+
+
+def test_distances_without_draws_have_no_rand_column(ds):
+    plot = plots.distances(ds.drop_vars("draw_distance"))
+    assert plot.dimension_values("column", expanded=False)[0] == "0"
+
+
+def test_overview_has_three_maps_of_the_same_rows(ds):
+    parts = list(plots.overview(ds))
+    expected = [plots.heatmap(ds), plots.distances(ds, "l2_fan_in"), plots.distances(ds, "linf")]
+    assert [cells(part) for part in parts] == [cells(part) for part in expected]
+
+
+# Curves
+
+
+def test_curves_hold_the_values_in_order_of_epochs(ds):
+    plot = plots.curves(ds)
+    lines = {curve.label: curve for curve in plot.Curve}
+    assert list(lines) == ["unperturbed", "layer1", "layer2", "layer3", "layer4", "fullmodel"]
+    kept = ds["value"].sel(layer="layer2", perturbation="reinitialize", draw=0, metric="error")
+    expected = kept.sel(epoch=[0, 1, 2, 3, 8, 40, 90, 100])
+    np.testing.assert_array_equal(lines["layer2"].dimension_values("value"), expected)
+    np.testing.assert_array_equal(lines["layer2"].dimension_values("place"), range(8))
+    np.testing.assert_array_equal(lines["unperturbed"].dimension_values("value"), [0.02, 0.02])
+    axes = drawn(plot).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        str(epoch) for epoch in (0, 1, 2, 3, 8, 40, 90, 100)
+    ]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(lines)
+
+
+def test_curves_are_shaded_with_the_interval(ds):
+    band = next(iter(plots.curves(ds).Spread))
+    row = stats.summary(ds).query("layer == 'layer1' and epoch >= 0")
+    value, below, above = (band.dimension_values(name) for name in ("value", "below", "above"))
+    np.testing.assert_allclose(value - below, row["lower"])
+    np.testing.assert_allclose(value + above, row["upper"])
+
+
+def test_curves_differ_without_colour():
+    looks = plots._looks([f"layer{index}" for index in range(12)])
+    assert len({(look.dash, look.marker) for look in looks.values()}) == 12
+    assert "#000000" not in {look.colour for look in looks.values()}
+
+
+def test_curves_of_many_layers_keep_them_all():
+    plot = plots.curves(testing.dataset(layers=30))
+    assert len(plot.Path.I.split()) == 28
+    assert [curve.label for curve in plot.Curve] == [
+        "unperturbed",
+        "layer1",
+        "layer30",
+        "fullmodel",
+    ]
+    drawn(plot)
+
+
+# What every figure must do
+
+
+@pytest.mark.parametrize("make", [plots.overview, plots.curves])
+@pytest.mark.parametrize("backend", ["bokeh", "matplotlib"])
+def test_figures_draw_with_both_backends_with_and_without_seeds(make, backend):
+    one, other = (testing.dataset(layers=1, epochs=(0, 5), seed=seed) for seed in (0, 1))
+    runs = results.concat([one, other], [0, 1])
+    for each in (one, runs):
+        hv.renderer(backend).get_plot(make(each))
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_a_figure_lacks_is_named(ds, make):
+    dim = "norm" if make is plots.distances else "draw"
+    with pytest.raises(ResultError, match=dim):
+        make(ds.isel({dim: 0}))
+    with pytest.raises(ResultError, match="no variable"):
+        make(ds.drop_vars(["value", "distance"]))
+
+
+def test_a_dataset_without_any_value_is_refused(ds):
+    ds["value"][:] = np.nan
+    for make in (plots.heatmap, plots.curves):
+        with pytest.raises(ResultError, match="nothing was computed"):
+            make(ds)
+
+
+def test_curves_need_a_checkpoint(ds):
+    with pytest.raises(ResultError, match="reinitialize"):
+        plots.curves(ds.sel(perturbation=["rerandomize"]))
+
+
+def test_loading_and_drawing_leave_the_users_backend_and_say_nothing():
+    code = """
+import warnings; warnings.simplefilter("error")
+import holoviews as hv, holoviews.plotting.mpl
+from layerscope import plots, testing
+plots.heatmap(testing.dataset(layers=1))
+assert hv.Store.current_backend == "matplotlib", hv.Store.current_backend
+assert "bokeh" in hv.Store.registry
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Files
+
+MAGIC = {
+    ".png": b"\x89PNG\r\n\x1a\n",
+    ".pdf": b"%PDF-",
+    ".svg": b"<?xml",
+    ".html": b"<!DOCTYPE html>",
+}
+
+
+@pytest.mark.parametrize("suffix", MAGIC)
+def test_saved_files_are_what_their_suffix_says_and_always_the_same(ds, tmp_path, suffix):
+    plot = plots.heatmap(ds)
+    contents = [
+        plots.save(plot, tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two")
+    ]
+    assert contents[0].startswith(MAGIC[suffix])
+    if suffix != ".html":
+        assert contents[0] == contents[1]
+    if suffix == ".png":
+        with Image.open(io.BytesIO(contents[0])) as image:
+            assert min(image.info["dpi"]) > 200
+    if suffix == ".pdf":
+        assert b"/FontFile2" in contents[0]
+        assert b"/Type3" not in contents[0]
+
+
+def test_html_asks_nothing_of_the_network_and_runs_no_name(ds, tmp_path):
+    ds = ds.assign_coords(layer=ODD)
+    for make in (plots.overview, plots.curves):
+        path = plots.save(make(ds), tmp_path / "page.html", title="<i>a & b</i>")
+        text = path.read_text("utf-8")
+        page = Page(text)
+        assert page.loads == []
+        assert page.tags == ["html", "head", "meta", "title", "script", "body", "div", "script"]
+        assert "<script>alert" not in text
+        assert "alert(1)" in text
+        assert "<title>&lt;i&gt;a &amp; b&lt;/i&gt;</title>" in text
+
+
+def test_matplotlib_takes_names_as_they_are(ds, tmp_path):
+    ds = ds.assign_coords(layer=ODD)
+    figure = drawn(plots.heatmap(ds, title="{a}"))
+    figure.canvas.draw()
+    assert figure.axes[0].get_title() == "{a}"
+    svg = plots.save(plots.curves(ds), tmp_path / "curves.svg").read_text("utf-8")
+    # The legend's words stand as comments beside their outlines; mathematics would not.
+    assert r"<!-- $\frac{1$ and $x$ -->" in svg
+    svg = plots.save(plots.heatmap(ds), tmp_path / "heat.svg").read_text("utf-8")
+    assert r"<!-- $\frac{1$ and $x$ -->" in svg
+    assert "<script" not in svg.replace("<!-- <script>alert(1)</script> -->", "")
+
+
+def test_an_unknown_suffix_lists_the_known(ds, tmp_path):
+    with pytest.raises(OptionError, match=r"'\.jpg'.*\.html, \.pdf, \.png, \.svg"):
+        plots.save(plots.heatmap(ds), tmp_path / "figure.jpg")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_is_not_writable_is_named(ds, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="can't write"):
+        plots.save(plots.heatmap(ds), tmp_path / "file" / "figure.png")
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize("make", [plots.overview, plots.curves])
+def test_a_still_picture_is_small_and_described(ds, make):
+    shown = plots.show(make(ds), live=False)
+    data, metadata = shown._repr_mimebundle_()
+    assert set(data) == {"text/plain", "image/png"}
+    assert len(data["image/png"]) < 150_000
+    with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as image:
+        assert abs(image.width * 96 / 144 - metadata["image/png"]["width"]) <= 1
+    assert data["text/plain"] == repr(shown) == metadata["image/png"]["alt"]
+
+
+def test_the_description_says_where_the_ends_are(ds):
+    expected = (
+        "Test error with one layer reset: 5 rows × 9 columns, from .02 (layer1, 100) to .95 "
+        "(fullmodel, 0)."
+    )
+    assert repr(plots.show(plots.heatmap(ds))) == expected
+    assert "unperturbed, layer1, layer2" in repr(plots.show(plots.curves(ds)))
+    assert repr(plots.show(plots.overview(ds))).count("rows ×") == 3
+
+
+def test_a_live_figure_is_a_page_in_a_frame(ds):
+    data, _ = plots.show(plots.heatmap(ds.assign_coords(layer=ODD)), live=True)._repr_mimebundle_()
+    start, page, rest = re.fullmatch(
+        r'(<iframe title="[^"]*" )srcdoc="([^"]*)"([^<>]*></iframe>)', data["text/html"]
+    ).groups()
+    assert "<script" not in start + rest
+    assert Page(html.unescape(page)).loads == []
+    assert "image/png" in data
+
+
+class Shell:
+    def __init__(self, hist_file):
+        self.kernel = object()
+        self.history_manager = type("History", (), {"hist_file": hist_file})()
+
+
+@pytest.mark.parametrize(
+    ("shell", "still", "live"),
+    [
+        (Shell("/home/me/history.sqlite"), None, True),
+        (Shell("/home/me/history.sqlite"), "0", True),
+        (Shell("/home/me/history.sqlite"), "1", False),
+        (Shell(":memory:"), None, False),
+        (None, None, False),
+    ],
+)
+def test_live_only_where_someone_sits(monkeypatch, ds, shell, still, live):
+    monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: shell)
+    if still is None:
+        monkeypatch.delenv("LAYERSCOPE_STILL", raising=False)
+    else:
+        monkeypatch.setenv("LAYERSCOPE_STILL", still)
+    assert plots.show(plots.heatmap(ds)).live is live
+
+
+def test_papermills_client_still_keeps_history_in_memory():
+    # What `show` knows a batch run by; nbclient offers no other mark.
+    from nbclient import NotebookClient
+
+    assert NotebookClient.ipython_hist_file.default_value == ":memory:"

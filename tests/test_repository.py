@@ -1,0 +1,80 @@
+"""What the repository says of itself is true."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import layerscope
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# conda's names where they differ from the package index's.
+CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def bounds(requirements):
+    return dict(re.fullmatch(r"([\w-]+)(>=[\d.]+)", line).groups() for line in requirements)
+
+
+def test_conda_environment_has_the_same_packages_and_bounds():
+    wanted = bounds(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lab"])
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    plain = [line for line in environment["dependencies"] if isinstance(line, str)]
+    found = bounds(line for line in plain if line != "pip")
+    assert found.pop("python") == PROJECT["requires-python"]
+    assert found == {CONDA.get(name, name): bound for name, bound in wanted.items()}
+
+
+def test_every_dependency_has_its_reason():
+    reasons = (ROOT / "CONTRIBUTING.md").read_text()
+    table = reasons[reasons.index("## Why each dependency is here") :]
+    extras = PROJECT["optional-dependencies"]
+    for line in PROJECT["dependencies"] + extras["lab"] + extras["dev"]:
+        name = re.match(r"[\w-]+", line)[0]
+        if name != "layerscope" and not name.startswith("types-") and not name.endswith("-stubs"):
+            assert re.search(rf"\| .*\b{name}\b.* \|", table), name
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == layerscope.__version__
+
+
+def test_modules_in_contributing_are_those_there_are():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text[text.index("| module |") : text.index("## What a")]))
+    there = {path.stem for path in (ROOT / "layerscope").iterdir() if path.suffix in ("", ".py")}
+    assert named <= there, "named in CONTRIBUTING.md but not there"
+
+
+@pytest.mark.parametrize("goal", ["demo", "test", "lint", "bench"])
+def test_every_make_goal_makes_the_environment_first(goal):
+    rules = (ROOT / "Makefile").read_text()
+    prerequisites = re.search(rf"^{goal}:(.*)$", rules, re.MULTILINE)[1].split()
+    assert "$(STAMP)" in prerequisites or prerequisites == ["lint"]
+
+
+def test_readme_names_the_two_commands_and_pictures_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    assert "make demo" in readme
+    assert "make test" in readme
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).is_file(), picture
+
+
+def test_readme_lines_run(tmp_path, monkeypatch):
+    """Its Python example is run as it stands."""
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 30
+    exec(compile(example, "README.md", "exec"), {})
+    assert list(tmp_path.iterdir()), "the example writes a figure"
