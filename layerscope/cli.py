@@ -66,7 +66,8 @@ def _run_experiments(_: argparse.Namespace) -> None:
     for experiment in EXPERIMENTS.values():
         for index, (scale, what) in enumerate(experiment.scales.items()):
             same = index > 0
-            table.add_row(
+            _add_row(
+                table,
                 "" if same else experiment.name,
                 "" if same else experiment.shown_in,
                 "" if same else ", ".join(experiment.networks),
@@ -94,7 +95,7 @@ def _run_data(options: argparse.Namespace) -> None:
             state, print_ = found.origin, found.train.fingerprint[:12]
         except DataError as error:
             state, print_ = f"no: {error}", ""
-        table.add_row(source.name, source.what, state, print_)
+        _add_row(table, source.name, source.what, state, print_)
     _print(table)
 
 
@@ -259,18 +260,23 @@ def _device(parser: argparse.ArgumentParser) -> None:
 
 def _table(title: str, *columns: str) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    # As Text, since names may come from a file, and rich reads markup in plain strings.
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(Text(column))
     return table
+
+
+def _add_row(table: Any, *cells: Any) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _result_table(ds: Any, metric: str) -> Any:
     """Make a table like the paper's figure: layers down, checkpoints across, coloured."""
-    from rich.markup import escape
-    from rich.text import Text
-
     from layerscope import results, stats
 
     results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
@@ -281,8 +287,9 @@ def _result_table(ds: Any, metric: str) -> Any:
     low, high = cells["value"].min(), cells["value"].max()
     for layer, row in cells.groupby("layer", sort=False):
         values = dict(zip(row["column"], row["value"], strict=True))
-        table.add_row(
-            Text(escape(str(layer))),
+        _add_row(
+            table,
+            str(layer),
             *(_coloured(values.get(column), low, high) for column in columns),
         )
     base = ds["baseline"].sel(metric=metric)

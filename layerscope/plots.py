@@ -572,7 +572,7 @@ def _finish_bokeh_grid(plot: Any, element: hv.HeatMap, size: _Size) -> None:
     figure.grid.visible = False
     figure.outline_line_color = None
     for axis in (*figure.xaxis, *figure.yaxis):
-        axis.major_label_policy = NoOverlap()
+        axis.major_label_policy = NoOverlap(min_distance=0)
         axis.update(major_tick_line_color=None, axis_line_color=None)
     if _crowded(element):
         figure.xaxis.major_label_orientation = "vertical"
@@ -835,7 +835,7 @@ def _framed(
 
 def _finish_bokeh_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
     _quieten(plot)
-    plot.state.xaxis.major_label_policy = NoOverlap()
+    plot.state.xaxis.major_label_policy = NoOverlap(min_distance=0)
     plot.state.outline_line_color = None
     plot.state.yaxis.minor_tick_line_color = None
     for legend in plot.state.legend:

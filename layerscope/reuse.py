@@ -52,6 +52,7 @@ import functools
 import operator
 import pickle
 import random
+import weakref
 from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -101,9 +102,14 @@ class _DivergedError(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Where in which storage a tensor lies, enough to lay it out again."""
+    """Where in which storage a tensor lies, enough to lay it out again.
+
+    `number` tells the objects on one storage apart, for what a pass returned twice it returns
+    twice again.
+    """
 
     key: int
+    number: int
     size: torch.Size
     stride: tuple[int, ...]
     offset: int
@@ -181,9 +187,9 @@ def _tensors(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _form(key: int, tensor: Tensor) -> _Form:
+def _form(tensor: Tensor, key: int = 0, number: int = 0) -> _Form:
     offset = int(tensor.storage_offset())
-    return _Form(key, tensor.size(), tensor.stride(), offset, tensor.dtype, tensor.device)
+    return _Form(key, number, tensor.size(), tensor.stride(), offset, tensor.dtype, tensor.device)
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -286,6 +292,7 @@ class _Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.plans: dict[Group, _Plan] = {}
         # A weak reference keeps a storage's address from being given to another one.
         self._held: dict[int, StorageWeakRef] = {}
+        self._objects: dict[int, list[weakref.ref[Tensor]]] = {}
         self.parameters = {self._existing(p) for p in model.parameters()}
         self.owned: dict[str, set[int]] = {}
         for name, module in model.named_modules():
@@ -382,15 +389,23 @@ class _Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if key not in self.born:
                     self.born[key] = -1
                     self.unknown.add(key)
-                if leaf.is_nested or leaf.is_conj() or leaf.is_neg():
-                    reason = "returns a nested or lazily conjugated tensor"
+                if leaf.is_nested or leaf.is_conj() or leaf.is_neg() or vars(leaf):
+                    reason = "returns a tensor with more to it than memory and strides"
                 else:
-                    leaf = _form(key, leaf)
+                    leaf = _form(leaf, key, self._number(leaf, key))
             elif not isinstance(leaf, _CONSTANT):
                 reason = f"returns an object of type {type(leaf).__name__}"
             # Only this call is barred: to one around it, the object may be an internal matter.
             call.reason = call.reason or reason
             call.leaves.append(None if reason else leaf)
+
+    def _number(self, tensor: Tensor, key: int) -> int:
+        objects = self._objects.setdefault(key, [])
+        for number, known in enumerate(objects):
+            if known() is tensor:
+                return number
+        objects.append(weakref.ref(tensor))
+        return len(objects) - 1
 
     def bar(self, index: int, reason: str) -> None:
         """Never skip a call, nor those around it."""
@@ -541,6 +556,8 @@ def _leaks(func: Any, args: tuple[Any, ...]) -> bool:
     """Tell whether Python can see values that go through this operator."""
     if torch.Tag.data_dependent_output in func.tags:
         return True
+    if func.namespace != "aten" and any("Tensor" not in str(r.type) for r in func._schema.returns):
+        return True
     if func is torch.ops.aten.index.Tensor:
         # Its shape depends on values only if the index is a mask.
         return any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(args[1]))
@@ -557,13 +574,15 @@ def _opaque(module: nn.Module) -> bool:
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    globally = nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return bool(module._forward_hooks or module._forward_pre_hooks or globally)
 
 
 def _attributes(module: nn.Module) -> list[Tensor]:
-    """List a module's tensors that are plain attributes, or lie in one that is a container."""
+    """List a module's tensors that are neither parameters nor buffers."""
     values = [v for k, v in vars(module).items() if k not in _REGISTRIES]
-    return _tensors([v for v in values if isinstance(v, Tensor | list | tuple | dict)])
+    tensors = _tensors([v for v in values if isinstance(v, Tensor | list | tuple | dict)])
+    return [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
 
 
 def _same_tree(before: tuple[list[Any], TreeSpec], after: tuple[list[Any], TreeSpec]) -> bool:
@@ -577,7 +596,7 @@ class _State:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._pictures = [(module, _picture(module)) for module in modules]
         self._copies = [
-            (module, tensor, tensor.clone())
+            (module, tensor, tensor.detach().clone())
             for module, _ in self._pictures
             for tensor in (*module.buffers(recurse=False), *_attributes(module))
         ]
@@ -636,7 +655,6 @@ class Recorder(AbstractContextManager["Recorder"]):
         self.passes: Counter[str] = Counter()
         self._names = {module: name for name, module in model.named_modules()}
         self._opaque = {name for name, module in model.named_modules() if _opaque(module)}
-        self._hooked = {name for name, module in model.named_modules() if _hooked(module)}
         self._suspects: list[nn.Module] = []
         self._logs: dict[object, _Log] = {}
         self._wrappers = list(self._wrap())
@@ -755,8 +773,8 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._uses: Counter[_Item] = Counter()
         self._memory: dict[_Item, Any] = {}
         self._scratch: dict[torch.device, torch.UntypedStorage] = {}
-        self._stand_ins: dict[tuple[int, int], Tensor] = {}
-        self._fresh: dict[int, torch.UntypedStorage] = {}
+        self._stand_ins: dict[_Form, Tensor] = {}
+        self._fresh: dict[_Form, Tensor] = {}
 
     def _plain(self, call: Callable[[], T]) -> T:
         self.passes["plain"] += 1
@@ -812,7 +830,7 @@ class Recorder(AbstractContextManager["Recorder"]):
             if item.mode == SHARED:
                 tensor, version, form, end = kept
                 predicted = any(w and at >= end for at, w in log.touches.get(form.key, ()))
-                if predicted != (tensor._version != version):
+                if predicted != (tensor._version != version) or not form.like(tensor):
                     self.refusal = "it changes memory in a way that can't be followed"
                     raise _DivergedError
                 self._memory[item] = (tensor, tensor._version)
@@ -880,7 +898,7 @@ class Recorder(AbstractContextManager["Recorder"]):
 
         def taken(leaf: Any) -> Any:
             if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata in lent:
-                return _form(0, leaf).on(leaf.untyped_storage().clone())  # type: ignore[no-untyped-call]
+                return _form(leaf).on(leaf.untyped_storage().clone())  # type: ignore[no-untyped-call]
             return leaf
 
         return cast("T", tree_map(taken, out))
@@ -931,7 +949,8 @@ class Recorder(AbstractContextManager["Recorder"]):
     def _watch_call(self, name: str, forward: _Forward, args: _Args, kwargs: _Kwargs) -> Any:
         log = self._log
         assert log is not None
-        if name in self._hooked:
+        hooked = _hooked(self.model.get_submodule(name))
+        if hooked:
             # The hooks run around this call, and may look at what goes in and out.
             log.bar(log.stack[-1] if log.stack else -1, f"contains {name!r}, which has hooks")
             log.note(log.keys((args, kwargs)))
@@ -954,7 +973,7 @@ class Recorder(AbstractContextManager["Recorder"]):
             log.bar(index, "changes a container it was given")
         if isinstance(out, _CONTAINER) and any(out is arg for arg in (*args, *kwargs.values())):
             log.bar(index, "returns a container it was given")
-        if name in self._hooked:
+        if hooked:
             log.note(log.keys(out))
         return out
 
@@ -1043,16 +1062,25 @@ class Recorder(AbstractContextManager["Recorder"]):
         if mode == SHARED:
             tensor: Tensor = self._memory[_Item(SHARED, index, leaf)][0]
             return tensor
-        if mode == COPIED:
-            if form.key not in self._fresh:
-                self._fresh[form.key] = self._memory[self._plan.copies[form.key]].clone()
-            return form.on(self._fresh[form.key])
-        if (index, leaf) not in self._stand_ins:
-            assert self._log is not None
-            size = self._log.sizes[form.key]
-            storage = self._scratch.get(form.device)
-            if storage is None or storage.nbytes() < size:
-                storage = torch.UntypedStorage(size, device=form.device)  # type: ignore[no-untyped-call]
-                self._scratch[form.device] = storage
-            self._stand_ins[index, leaf] = form.on(storage)
-        return self._stand_ins[index, leaf]
+        made = self._fresh if mode == COPIED else self._stand_ins
+        if form not in made:
+            made[form] = form.on(self._copy(form) if mode == COPIED else self._scratch_for(form))
+        return made[form]
+
+    def _copy(self, form: _Form) -> torch.UntypedStorage:
+        """Return this pass's own copy of a storage."""
+        for other, tensor in self._fresh.items():
+            if other.key == form.key:
+                return tensor.untyped_storage()
+        copy: torch.UntypedStorage = self._memory[self._plan.copies[form.key]].clone()
+        return copy
+
+    def _scratch_for(self, form: _Form) -> torch.UntypedStorage:
+        """Return memory that is never read: all stand-ins on a device share it."""
+        assert self._log is not None
+        size = self._log.sizes[form.key]
+        scratch = self._scratch.get(form.device)
+        if scratch is None or scratch.nbytes() < size:
+            scratch = torch.UntypedStorage(size, device=form.device)  # type: ignore[no-untyped-call]
+            self._scratch[form.device] = scratch
+        return scratch

