@@ -138,5 +138,5 @@ def test_experiment_1_at_scale_smoke(tmp_path):
 def test_the_recipe_comparison_at_scale_smoke(tmp_path):
     done = reproduce.run("fcn-mnist-recipe", "smoke", out=tmp_path, show_progress=False)
     table = (done.folder / "recipes.csv").read_text().splitlines()
-    assert len(table) == 3
+    assert len(table) == 4
     assert table[0].startswith("lr,initializer,final,errors,linf rand,linf")
