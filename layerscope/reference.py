@@ -31,6 +31,7 @@ __all__ = [
     "distances",
     "errors",
     "norms",
+    "papers_own",
     "verdict",
 ]
 
@@ -218,7 +219,9 @@ def closeness(ds: xr.Dataset, network: str) -> dict[str, float]:
     dict of str to float
         ``final``, the trained network's test error; ``errors``, the difference over the printed
         test errors; for networks in `DISTANCE` ``linf rand``, over the ∞-norms of fresh random
-        values, which no training enters, and ``linf``, over those of the trained network.
+        values, which no training enters, and ``linf``, over those of the trained network; for
+        each layer ``LAYER moved``, its 2-norm distance at the last checkpoint as a multiple of
+        that of fresh random values, which is free of the unknown unit.
     """
     found = {
         "final": float(ds["baseline"].sel(metric="error").mean()),
@@ -228,7 +231,23 @@ def closeness(ds: xr.Dataset, network: str) -> dict[str, float]:
         table = distances(ds, network, "linf")
         random = table["column"] == "rand"
         found |= {"linf rand": _rms(table[random]), "linf": _rms(table[~random])}
-    return found
+    return found | {f"{layer} moved": _moved(ds, layer) for layer in _printed_moves(network)}
+
+
+def papers_own(network: str) -> dict[str, float]:
+    """Return what `closeness` would give for the paper itself."""
+    exact = {"final": FINAL[network], "errors": 0.0, "linf rand": 0.0, "linf": 0.0}
+    return exact | {f"{layer} moved": moved for layer, moved in _printed_moves(network).items()}
+
+
+def _printed_moves(network: str) -> dict[str, float]:
+    cells = DISTANCE.get(network, {}).get("l2_fan_in", {})
+    return {layer: float(row["100"]) / float(row["rand"]) for layer, row in cells.items()}
+
+
+def _moved(ds: xr.Dataset, layer: str) -> float:
+    last = ds["distance"].sel(layer=layer, norm="l2_fan_in").isel(epoch=-1)
+    return float(last.mean() / ds["draw_distance"].sel(layer=layer, norm="l2_fan_in").mean())
 
 
 def _rms(table: pd.DataFrame) -> float:
