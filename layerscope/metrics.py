@@ -86,6 +86,12 @@ class Tally:
         self.total += float(exact.sum())
         self.squares += float((exact * exact).sum())
 
+    def __iadd__(self, other: Tally) -> Tally:
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+        return self
+
     @property
     def mean(self) -> float:
         """Average over examples."""

@@ -165,8 +165,9 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     if len(runs) != len(seeds) or not runs:
         raise ResultError(f"{len(runs)} Datasets came with {len(seeds)} seeds; one each is needed.")
     # What only some have, xarray would fill with NaN in the others.
-    names = [set(map(str, run.variables)) for run in runs]
-    if partial := sorted(set.union(*names) - set.intersection(*names)):
+    held = [{str(name) for name in run.variables} for run in runs]
+    everything = {name for names in held for name in names}
+    if partial := sorted(n for n in everything if not all(n in names for names in held)):
         raise ResultError(
             f"these runs can't be joined along seed: not all of them have {_listed(partial)}."
         )

@@ -1,13 +1,15 @@
-"""What is finished of a sweep, kept on disk: one small file per cell, written whole or not at all.
+"""What is finished of a sweep, kept on disk, each file written whole or not at all.
 
-A folder holds ``sweep.json`` (which sweep it is), ``cells/`` and, at the end, ``sweep.nc``.
-Running the same sweep into the same folder goes on where it stopped.
+A folder holds ``sweep.json`` (which sweep it is), ``partial.json`` (the sums over the batches that
+are done) and, at the end, ``sweep.nc``. Running the same sweep into the same folder goes on after
+the last batch that was kept, to the same Dataset: the sums are kept to the last bit.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import ResultError
+from layerscope.metrics import Tally
 
 __all__ = ["DATASET", "Store"]
 
 DATASET = "sweep.nc"
 _IDENTITY = "sweep.json"
+_PARTIAL = "partial.json"
 
 
 class Store:
@@ -41,28 +45,37 @@ class Store:
         self.folder = folder
         mine = json.loads(json.dumps(identity))
         path = folder / _IDENTITY
-        if path.is_file():
-            theirs = _identity(path)
-            differing = sorted(key for key in theirs | mine if theirs.get(key) != mine.get(key))
-            if differing:
-                raise ResultError(
-                    f"{folder} belongs to another sweep: {', '.join(differing)} differ. "
-                    "Choose another folder with out= (--out), or delete this one."
-                )
-        else:
+        if not path.is_file():
             results.write_bytes(path, json.dumps(mine, indent=1).encode())
+            return
+        theirs = _read(path)
+        differing = sorted(key for key in theirs | mine if theirs.get(key) != mine.get(key))
+        if differing:
+            raise ResultError(
+                f"{folder} belongs to another sweep: {', '.join(differing)} differ. "
+                "Choose another folder with out= (--out), or delete this one."
+            )
 
-    def cells(self) -> dict[str, dict[str, Any]]:
-        """Read every finished cell, by key."""
-        return {
-            path.stem: json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted((self.folder / "cells").glob("*.json"))
+    def partial(self) -> tuple[int, dict[str, dict[str, Tally]]]:
+        """Read how many batches are done, and the tallies by cell and metric."""
+        path = self.folder / _PARTIAL
+        if not path.is_file():
+            return 0, {}
+        content = _read(path)
+        tallies = {
+            key: {name: Tally(**sums) for name, sums in by_metric.items()}
+            for key, by_metric in content["tallies"].items()
         }
+        return int(content["batches"]), tallies
 
-    def add(self, key: str, content: Mapping[str, Any]) -> None:
-        """Keep one finished cell."""
-        path = self.folder / "cells" / f"{key}.json"
-        results.write_bytes(path, json.dumps(content).encode())
+    def keep(self, batches: int, tallies: Mapping[str, Mapping[str, Tally]]) -> None:
+        """Keep the tallies after a number of batches, in place of what was kept before."""
+        plain = {
+            key: {name: asdict(tally) for name, tally in by_metric.items()}
+            for key, by_metric in tallies.items()
+        }
+        content = json.dumps({"batches": batches, "tallies": plain})
+        results.write_bytes(self.folder / _PARTIAL, content.encode())
 
     def finished(self) -> xr.Dataset | None:
         """Return the Dataset of the finished sweep, or None while there is none."""
@@ -71,14 +84,16 @@ class Store:
 
     def finish(self, ds: xr.Dataset) -> Path:
         """Write the Dataset of the finished sweep."""
-        return results.save(ds, self.folder / DATASET)
+        path = results.save(ds, self.folder / DATASET)
+        (self.folder / _PARTIAL).unlink(missing_ok=True)
+        return path
 
 
-def _identity(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ResultError(
-            f"{path} does not say which sweep it belongs to ({error}). "
+            f"{path} is damaged or not layerscope's ({error}). "
             "Choose another folder with out= (--out), or delete this one."
         ) from None

@@ -214,33 +214,50 @@ def test_a_batch_holds_at_least_one(size):
 
 
 @given(n=st.integers(1, 30), size=st.integers(1, 12), limit=st.integers(0, 400))
-def test_chunks_do_not_change_batches_or_fingerprint(n, size, limit):
+def test_a_limit_changes_neither_batches_nor_fingerprint(n, size, limit):
     pair = torch.arange(4.0 * n).reshape(n, 4), torch.arange(n) % 3
-    whole, chunked = data.Held(pair, size, CPU), data.Held(pair, size, CPU, limit)
-    (one,) = whole.chunks()
-    several = list(chunked.chunks())
-    again = [batch for chunk in chunked.chunks() for batch in chunk]
-    flat = [batch for chunk in several for batch in chunk]
-    assert len(one) == len(flat) == len(again) == -(-n // size)
-    for (a, s), (b, t), (c, _) in zip(one, flat, again, strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(a, c)
-        assert torch.equal(s, t)
-    assert chunked.fingerprint == whole.fingerprint
-    assert chunked.count == whole.count == n
-    assert chunked.chance == whole.chance
-    # A chunk that holds more than one batch is within the limit; none is empty.
-    assert all(
-        len(chunk) == 1 or sum(x.numel() * 4 for x, _ in chunk) <= limit for chunk in several
-    )
-    assert (len(several) == 1) == (16 * n <= limit or len(one) == 1)
+    whole, limited = data.Held(pair, size, CPU), data.Held(pair, size, CPU, limit)
+    passes = [list(whole), list(whole), list(limited), list(limited)]
+    assert [len(batches) for batches in passes] == [-(-n // size)] * 4
+    for batches in passes:
+        assert torch.equal(torch.cat([inputs for inputs, _ in batches]), pair[0])
+        assert torch.equal(torch.cat([targets for _, targets in batches]), pair[1])
+        assert torch.equal(batches[0][0], limited.first[0])
+        assert torch.equal(batches[-1][0], pair[0][-len(batches[-1][0]) :])
+    assert limited.fingerprint == whole.fingerprint
+    assert limited.count == whole.count == n
+    assert limited.chance == whole.chance
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(31, 3), (32, 1)])
+def test_what_fits_is_decoded_once(limit, passes):
+    decoded = []
+
+    class Counted:
+        def __iter__(self):
+            decoded.append(1)
+            for value in range(4):
+                yield torch.full((2, 1), float(value)), torch.zeros(2, dtype=torch.long)
+
+    held = data.Held(Counted(), 1, CPU, limit)
+    for _ in range(2):
+        assert [float(inputs[0]) for inputs, _ in held] == [0, 1, 2, 3]
+    assert len(decoded) == passes
 
 
 def test_what_runs_through_only_once_is_kept():
     x, y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
     held = data.Held(zip(x.split(2), y.split(2), strict=True), 1, CPU, limit=0)
     for _ in range(2):
-        assert torch.equal(torch.cat([b[0] for chunk in held.chunks() for b in chunk]), x)
+        assert torch.equal(torch.cat([inputs for inputs, _ in held]), x)
+
+
+def test_examples_keep_their_name_and_fingerprint(digits):
+    held = data.Held(digits.test, 300, CPU)
+    assert held.name == "mnist-5k test"
+    assert held.fingerprint == data.Held(digits.test, 7, CPU, 0).fingerprint
+    assert held.fingerprint == digits.test.fingerprint
+    assert data.Held(digits.test.first(9), 9, CPU).fingerprint != held.fingerprint
 
 
 def test_a_shuffling_loader_is_found_out():
@@ -250,10 +267,10 @@ def test_a_shuffling_loader_is_found_out():
     )
     held = data.Held(shuffling, 1, CPU, limit=0)
     with pytest.raises(DataError, match="changed between two passes"):
-        list(held.chunks())
+        list(held)
     # Where everything fits it is read once, and so stays as it was.
     kept = data.Held(shuffling, 1, CPU)
-    one, two = (torch.cat([b[0] for chunk in kept.chunks() for b in chunk]) for _ in range(2))
+    one, two = (torch.cat([inputs for inputs, _ in kept]) for _ in range(2))
     assert torch.equal(one, two)
 
 
@@ -268,7 +285,7 @@ def test_a_stream_that_ends_early_is_found_out():
 
     held = data.Held(Fading(), 1, CPU, limit=0)
     with pytest.raises(DataError, match="changed between two passes"):
-        list(held.chunks())
+        list(held)
 
 
 def test_inputs_may_be_tuples_and_mappings():

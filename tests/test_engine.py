@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -163,30 +162,30 @@ def assert_untouched(model, before):
 
 
 class Stop(nn.Module):
-    """Raises once it was called often enough."""
+    """Raises once there were enough passes; counted outside, as a user's Ctrl-C is."""
 
-    def __init__(self, error: type[BaseException], after: int) -> None:
-        super().__init__()
-        self.error, self.left = error, after
+    error: type[BaseException] = RuntimeError
+    left = 0
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        self.left -= 1
-        if self.left < 0:
-            raise self.error
+    def forward(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        Stop.left -= 1
+        if Stop.left < 0:
+            raise Stop.error
         return values
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("after", [0, 2, 5, 11])
 def test_the_network_comes_back_as_it_was(pair, states, error, after):
-    model = nn.Sequential(nasty(1).train(), Stop(error, 10_000))
+    model = nn.Sequential(nasty(1).train(), Stop())
+    Stop.error, Stop.left = error, 10_000
     model[0].norm.eval()
     model[0].out.weight.requires_grad_(False)
     before = snapshot(model)
     named = {epoch: {f"0.{k}": v for k, v in state.items()} for epoch, state in states.items()}
     layerscope.sweep(Logits(model), pair, checkpoints=wrapped(named), layers=["*out*"])
     assert_untouched(model, before)
-    model[1].left = after
+    Stop.left = after
     with pytest.raises(error):
         layerscope.sweep(Logits(model), pair, checkpoints=wrapped(named))
     assert_untouched(model, before)
@@ -205,12 +204,12 @@ def wrapped(states):
     return {e: {f"inner.{k}": v for k, v in state.items()} for e, state in states.items()}
 
 
-def test_streaming_in_chunks_gives_the_same_bits(pair, states, monkeypatch):
+def test_streaming_gives_the_same_bits(pair, states, monkeypatch):
     batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
     whole = layerscope.sweep(nasty(1), batches, checkpoints=states)
     held = engine.data_.Held
     monkeypatch.setattr(engine.data_, "Held", lambda *given: held(*given, limit=1200))
-    assert len(list(engine.data_.Held(batches, 1, torch.device("cpu")).chunks())) > 2
+    assert engine.data_.Held(batches, 1, torch.device("cpu"))._held is None
     parts = layerscope.sweep(nasty(1), batches, checkpoints=states)
     assert whole.value.identical(parts.value)
     assert whole.baseline.identical(parts.baseline)
@@ -218,67 +217,74 @@ def test_streaming_in_chunks_gives_the_same_bits(pair, states, monkeypatch):
     assert whole.value.identical(once.value)
 
 
+KILLED = """
+import os, signal, sys, torch, layerscope
+from layerscope import metrics, models, store
+from layerscope.engine import loop
+torch.set_num_threads(1)
+loop._SAVE_EVERY_S = 0
+folder, log, kill_after = sys.argv[1], sys.argv[2], int(sys.argv[3])
+keep, add = store.Store.keep, metrics.add_batch
+def counted(self, batches, tallies):
+    global kill_after
+    keep(self, batches, tallies)
+    kill_after -= 1
+    if kill_after == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+def logged(tallies, wanted, outputs, targets):
+    open(log, "a").write(f"{targets[0]}\\n")
+    add(tallies, wanted, outputs, targets)
+store.Store.keep, metrics.add_batch = counted, logged
+nets = [models.build("fcn-2x8", seed=s, inputs=(6,), classes=7) for s in (0, 1, 2)]
+images = torch.randn(35, 6, generator=torch.Generator().manual_seed(0))
+batches = [(images[i::7], torch.full((5,), i)) for i in range(7)]
+states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
+layerscope.sweep(nets[0], batches, checkpoints=states, out=folder, draws=2, device="cpu")
+"""
+
+
 def test_a_killed_sweep_goes_on_to_the_same_dataset(tmp_path):
-    script = tmp_path / "sweep.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os, signal, sys, torch, layerscope
-            from layerscope import models, store
-            torch.set_num_threads(1)
-            kill_after = int(sys.argv[2])
-            add = store.Store.add
-            def counted(self, key, content):
-                global kill_after
-                add(self, key, content)
-                with open(sys.argv[3], "a") as log:
-                    log.write(key + "\\n")
-                kill_after -= 1
-                if kill_after == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            store.Store.add = counted
-            nets = [models.build("fcn-2x8", seed=s, inputs=(6,), classes=3) for s in (0, 1, 2)]
-            images = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-            states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
-            layerscope.sweep(nets[0], (images, torch.arange(50) % 3), checkpoints=states,
-                             out=sys.argv[1], draws=2, device="cpu")
-            """
-        )
-    )
+    (tmp_path / "sweep.py").write_text(KILLED)
 
     def run(name: str, kill_after: int) -> int:
-        log = tmp_path / f"{name}.log"
+        given = [tmp_path / name, tmp_path / f"{name}.log", str(kill_after)]
         return subprocess.run(
-            [sys.executable, script, tmp_path / name, str(kill_after), log], check=False
+            [sys.executable, tmp_path / "sweep.py", *given], check=False
         ).returncode
 
     assert run("whole", 0) == 0
     assert run("killed", 3) == -signal.SIGKILL
-    assert run("killed", 5) == -signal.SIGKILL
+    assert run("killed", 2) == -signal.SIGKILL
     assert run("killed", 0) == 0
     whole, resumed = (xr.load_dataset(tmp_path / name / "sweep.nc") for name in ("whole", "killed"))
     xr.testing.assert_equal(whole, resumed)
-    keys = (tmp_path / "killed.log").read_text().split()
-    assert len(keys) == len(set(keys)) == len((tmp_path / "whole.log").read_text().split())
+    # No batch was evaluated twice.
+    once, again = ((tmp_path / f"{name}.log").read_text() for name in ("whole", "killed"))
+    assert once == again
+    assert len(once.split()) == 7 * (1 + 4 * (3 + 2))
+    left = sorted(path.name for path in (tmp_path / "killed").iterdir())
+    assert left == ["sweep.json", "sweep.nc"]
 
 
-def test_ctrl_c_says_what_is_safe_and_goes_on(pair, states, tmp_path, monkeypatch):
-    add, left = engine.Store.add, [4]
+def test_ctrl_c_keeps_whole_batches_and_goes_on(pair, states, tmp_path, monkeypatch):
+    batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
+    add, left = metrics.add_batch, [200]
 
-    def interrupted(self, key, content):
+    def interrupted(*given):
         if left[0] == 0:
             raise KeyboardInterrupt
         left[0] -= 1
-        add(self, key, content)
+        add(*given)
 
-    monkeypatch.setattr(engine.Store, "add", interrupted)
+    monkeypatch.setattr(metrics, "add_batch", interrupted)
     with pytest.raises(KeyboardInterrupt) as stop:
-        layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path / "run")
-    assert "finished cells are safe" in stop.value.__notes__[0]
-    assert len(list((tmp_path / "run" / "cells").iterdir())) == 4
-    left[0] = 10_000
-    resumed = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path / "run")
-    xr.testing.assert_equal(resumed, layerscope.sweep(nasty(1), pair, checkpoints=states))
+        layerscope.sweep(nasty(1), batches, checkpoints=states, out=tmp_path / "run")
+    done = json.loads((tmp_path / "run" / "partial.json").read_text())["batches"]
+    assert 0 < done < 7
+    assert f"what {done} batches gave is safe" in stop.value.__notes__[0]
+    left[0] = 100_000
+    resumed = layerscope.sweep(nasty(1), batches, checkpoints=states, out=tmp_path / "run")
+    xr.testing.assert_equal(resumed, layerscope.sweep(nasty(1), batches, checkpoints=states))
 
 
 def test_a_finished_sweep_is_not_run_again(pair, states, tmp_path, monkeypatch):

@@ -129,6 +129,15 @@ def test_execution_order_is_not_order_of_registration():
     assert hooks(model) == 0
 
 
+def test_a_module_that_is_called_again_stands_where_it_was_first():
+    twice, once = nn.Linear(2, 2), nn.Linear(2, 2)
+    model = nn.Sequential(twice, once, twice)
+    ordered = layers.execution_order(
+        model, layers.find(model)[::-1], lambda: model(torch.ones(1, 2))
+    )
+    assert [layer.name for layer in ordered] == ["0", "1"]
+
+
 def test_a_module_that_is_not_called_itself_stands_with_its_ancestor():
     class Attending(nn.Module):
         def __init__(self) -> None:

@@ -58,6 +58,17 @@ def test_standard_error_equals_numpy(values):
     assert variance == pytest.approx(exact.var(ddof=1), rel=1e-12, abs=1e-13 * (exact**2).sum())
 
 
+def test_tallies_of_parts_add_up():
+    parts = [Tally(), Tally(), Tally()]
+    for part, values in zip(parts, ([1.0, 2.5], [4.0], []), strict=True):
+        part.add(torch.tensor(values))
+    total = Tally()
+    for part in parts:
+        total += part
+    assert total == Tally(3, 7.5, 1 + 2.5**2 + 16)
+    assert parts[0] == Tally(2, 3.5, 1 + 2.5**2)
+
+
 def test_standard_error_of_a_rate_is_the_binomial_one():
     tally = Tally()
     tally.add(torch.tensor([1.0] * 3 + [0.0] * 7))

@@ -344,6 +344,23 @@ def steered_after(net, x):
     return net.c(a) + b
 
 
+def steered_to_read(net, x):
+    """Look only with other weights at what was remembered."""
+    a = net.a(x)
+    b = net.b(x)
+    return net.c(a) if b.sum() > net.limit else net.c(b)
+
+
+def steered_to_write(net, x):
+    """Change only with other weights what a remembered output is an alias of."""
+    y = x + 1
+    same_as_y = net.same(y)
+    b = net.b(x)
+    if b.sum() > net.limit:
+        y += 1
+    return net.c(same_as_y) + net.a(b)
+
+
 def functional_use(net, x):
     y = F.linear(x, net.other.weight)
     return net.b(net.a(y)) + net.other(y)
@@ -707,13 +724,14 @@ def test_steered_both_ways():
         check(model, torch.randn(8, 4), draws=4)
 
 
-def test_other_weights_take_a_way_that_changes_what_was_remembered():
-    model = lines(steered_after, a=lin(), same=nn.Identity(), b=lin(), c=lin())
+@pytest.mark.parametrize("function", [steered_after, steered_to_read, steered_to_write])
+def test_other_weights_take_another_way(function):
+    model = lines(function, a=lin(), same=nn.Identity(), b=lin(), c=lin())
     x = torch.ones(3, 4)  # so that permuted weights, made larger, give a larger sum
     model.limit = float(model.b(x).sum().detach()) + 1e-3
     recorder = check(model, x, draws=4)
-    # The shared tensor was written to by a replay, which was noticed and done again.
-    assert frozenset({"b"}) in recorder.plain_groups
+    # A write to a shared tensor by a replay is noticed, and the replay done again.
+    assert (frozenset({"b"}) in recorder.plain_groups) == (function is steered_after)
 
 
 def test_what_comes_before_is_skipped():
@@ -785,40 +803,44 @@ def test_a_group_that_nothing_uses_runs_nothing():
     assert skipped(model, torch.randn(3, 4), group={"unused"}) == {"a"}
 
 
-@pytest.mark.parametrize(
-    "kind", ["buffer", "attribute", "random", "object", "scripted", "compiled"]
-)
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(nn.Sequential(lin(), nn.ReLU()))
+
+
+UNSAFE = {
+    "buffer": (Counter, "outlives"),
+    "attribute": (Stateful, "attributes"),
+    "random": (lambda: Lines(lambda _, x: F.dropout(x, 0.5, training=True)), "random"),
+    "scripted": (scripted, "compiled or scripted"),
+    "compiled": (
+        lambda: torch.compile(nn.Sequential(lin(), nn.ReLU()), backend="eager"),
+        "compiled or scripted",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNSAFE)
 def test_unsafe_modules_run_plainly_and_are_counted(kind):
-    def compiled():
-        module = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-        return torch.compile(module, backend="eager")
-
-    def scripted():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
-
-    build, reason = {
-        "buffer": (Counter, "outlives"),
-        "attribute": (Stateful, "attributes"),
-        "random": (lambda: Lines(lambda _, x: F.dropout(x, 0.5, training=True)), "random"),
-        "object": (lambda: Lines(lambda _, x: Result(x * 2, "")), "Result"),
-        "scripted": (scripted, "compiled or scripted"),
-        "compiled": (compiled, "compiled or scripted"),
-    }[kind]
-    model = nn.Sequential(spy("0"), nn.Sequential(Spy("1", build())), spy("2"), spy("3"))
-    if kind == "object":
-        model[1].append(Lines(lambda _, x: x.value))
-    groups = [n for n in holders(model) if n in ("0.inner", "2.inner", "3.inner")]
+    build, reason = UNSAFE[kind]
+    model = nn.Sequential(spy("0"), nn.Sequential(Spy("1.0", build())), spy("2"), spy("3"))
+    groups = ["0.inner", "2.inner", "3.inner"]
     recorder = check(model, torch.randn(3, 4), groups=groups, seed=3)
     assert reason in recorder.plain_modules["1.0.inner"]
-    assert (
-        "contains '1.0.inner', which"
-        in recorder.plain_modules.get("1.0", "contains '1.0.inner', which")
-        or kind == "object"
-    )
-    expected = {"random": {"0", "2"} - {"2"}, "object": {"0", "1", "2"}}.get(kind, {"0", "2"})
-    assert skipped(model, torch.randn(3, 4), group={"3.inner"}, seed=3) >= expected - {"1"}
+    assert recorder.plain_modules["1.0"].startswith("contains '1.0.inner', which")
+    # What a random number reaches differs from pass to pass, unless the caller sees to it.
+    expected = {"0"} if kind == "random" else {"0", "2"}
+    assert skipped(model, torch.randn(3, 4), group={"3.inner"}, seed=3) == expected
+
+
+def test_an_object_is_not_handed_back_but_what_is_around_it():
+    pair = nn.Sequential(Lines(lambda _, x: Result(x * 2, "")), Lines(lambda _, x: x.value))
+    model = nn.Sequential(spy("0"), Spy("1", pair), spy("2"))
+    recorder = check(model, torch.randn(3, 4))
+    assert set(recorder.plain_modules) == {"1.inner.0"}
+    assert "Result" in recorder.plain_modules["1.inner.0"]
+    assert skipped(model, torch.randn(3, 4), group={"2.inner"}) == {"0", "1"}
 
 
 def test_compiled_in_place():
@@ -951,6 +973,54 @@ def test_channels_last():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(True), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 3))
     model.to(memory_format=torch.channels_last)
     check(model, torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last))
+
+
+def returned_twice(net, x):
+    a = net.a(x)
+    again = net.same(a)
+    view = net.view(a)
+    a += net.b(x)
+    a.unsqueeze_(0)
+    return net.c(again) + net.c(view).sum() + (again is a) + 2 * (view is a)
+
+
+def test_what_is_one_object_stays_one():
+    view = Lines(lambda _, x: x.view(3, 4))
+    model = lines(returned_twice, a=lin(), same=nn.Identity(), view=view, b=lin(), c=lin())
+    check(model, torch.randn(3, 4))
+
+
+def test_a_custom_operator_may_return_a_number():
+    with torch.library._scoped_library("layerscope_test", "DEF") as library:
+        library.define("positive(Tensor x) -> int")
+        library.impl("positive", lambda x: int((x > 0).sum()), "CPU")
+
+        def forward(net, x):
+            a = net.a(x)
+            b = net.b(x)
+            if torch.ops.layerscope_test.positive(b) > net.limit:
+                return net.c(a)
+            return net.c(b)
+
+        model = lines(forward, a=lin(), b=lin(), c=lin())
+        x = torch.ones(3, 4)
+        for model.limit in range(0, 12, 2):
+            check(model, x, draws=3)
+
+
+def test_global_hooks_are_called():
+    calls = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, *_: calls.append(type(m)))
+    try:
+        model = nn.Sequential(nn.Sequential(lin(), nn.ReLU(True)), lin())
+        check(model, torch.randn(3, 4))
+        with Recorder(model) as recorder:
+            recorder.record(lambda: model(torch.ones(3, 4)), [{"1"}])
+            calls.clear()
+            recorder.replay(lambda: model(torch.ones(3, 4)), {"1"})
+    finally:
+        handle.remove()
+    assert len(calls) == 5
 
 
 def test_inference_mode_is_refused():
@@ -1126,7 +1196,7 @@ class Program(nn.Module):
         made = [x]
         for number, (kind, i, j) in enumerate(self.steps):
             a, b = made[i], made[j]
-            layer = self.layers[str(number)] if str(number) in self.layers else None
+            layer = self.layers[str(number)] if str(number) in self.layers else None  # noqa: SIM401
             if kind == "shared":
                 a = self.shared(a)
             elif kind == "function_relu_":
@@ -1154,7 +1224,7 @@ class Program(nn.Module):
 
 
 @settings(
-    max_examples=int(__import__("os").environ.get("EX", "200")),
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -1204,7 +1274,7 @@ def torchvision_network(name):
     elif name in ("alexnet", "squeezenet1_0", "squeezenet1_1"):
         side = 64
     elif name == "maxvit_t":
-        side, options = 64, {"input_size": (64, 64), "partition_size": 2}
+        side = 224
     model = torchvision.models.get_model(name, weights=None, **options)
     return lively(model), torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
@@ -1243,15 +1313,17 @@ def test_all_layers_are_exact(name):
 
 
 TIMM = [
-    "beit_base_patch16_224", "cait_xxs24_224", "coat_tiny", "coatnet_nano_rw_224", "convnext_atto",
-    "crossvit_tiny_240", "cspresnet50", "deit3_small_patch16_224", "dla34", "dpn68", "edgenext_xx_small",
-    "efficientformer_l1", "efficientnet_es", "eva02_tiny_patch14_224", "fastvit_t8", "focalnet_tiny_srf",
-    "gcvit_xxtiny", "ghostnet_100", "hardcorenas_a", "hrnet_w18_small", "inception_next_tiny",
-    "lcnet_050", "levit_128s", "mixer_s32_224", "mobileone_s0", "mobilevit_xxs", "mvitv2_tiny",
-    "nf_resnet26", "nfnet_l0", "pit_ti_224", "poolformer_s12", "pvt_v2_b0", "regnetx_002", "repvgg_a0",
-    "res2net50_26w_4s", "resmlp_12_224", "resnest14d", "rexnet_100", "selecsls42", "skresnet18",
-    "swinv2_cr_tiny_224", "tiny_vit_5m_224", "tnt_s_patch16_224", "tresnet_m", "twins_svt_small",
-    "vgg11_bn", "visformer_tiny", "vit_tiny_patch16_224", "volo_d1_224", "xcit_nano_12_p16_224",
+    "beit_base_patch16_224", "cait_xxs24_224", "coat_tiny", "coatnet_nano_rw_224",
+    "convnext_atto", "crossvit_tiny_240", "cspresnet50", "deit3_small_patch16_224", "dla34",
+    "dpn68", "edgenext_xx_small", "efficientformer_l1", "efficientnet_es",
+    "eva02_tiny_patch14_224", "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "ghostnet_100",
+    "hardcorenas_a", "hrnet_w18_small", "inception_next_tiny", "lcnet_050", "levit_128s",
+    "mixer_s32_224", "mobileone_s0", "mobilevit_xxs", "mvitv2_tiny", "nf_resnet26", "nfnet_l0",
+    "pit_ti_224", "poolformer_s12", "pvt_v2_b0", "regnetx_002", "repvgg_a0", "res2net50_26w_4s",
+    "resmlp_12_224", "resnest14d", "rexnet_100", "selecsls42", "skresnet18",
+    "swinv2_cr_tiny_224", "tiny_vit_5m_224", "tnt_s_patch16_224", "tresnet_m",
+    "twins_svt_small", "vgg11_bn", "visformer_tiny", "vit_tiny_patch16_224", "volo_d1_224",
+    "xcit_nano_12_p16_224",
 ]  # fmt: skip
 
 

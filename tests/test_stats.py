@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerscope import results, stats, testing
@@ -382,6 +382,10 @@ def test_rank_correlation_is_spearmans_without_the_network(seeds):
     single = stats.rank_correlation(seeds.sel(seed=3), "linf")
     assert single["correlation"].dims == ()
     np.testing.assert_allclose(single["correlation"], found["correlation"].sel(seed=3))
+    # The network's row is left out wherever it stands.
+    xr.testing.assert_equal(
+        stats.rank_correlation(seeds.isel(layer=[4, 0, 1, 2, 3]), "linf"), found
+    )
 
 
 def test_rank_correlation_of_equal_values_is_unknown(ds):
@@ -394,11 +398,7 @@ def test_importing_stats_needs_no_torch():
     import subprocess
     import sys
 
-    heavy = {"torch", "holoviews", "matplotlib", "scipy.stats"}
+    heavy = {"torch", "holoviews", "bokeh", "matplotlib", "scipy.stats"}
     code = f"import sys, layerscope.stats; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-settings.register_profile("layerscope", deadline=None)
-settings.load_profile("layerscope")

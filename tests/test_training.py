@@ -60,7 +60,7 @@ def test_the_manifest_holds_the_scores_of_each_checkpoint(trained, few_digits):
 
 def test_training_is_what_torch_does_step_by_step(few_digits, train_few, tmp_path):
     """The same recipe written plainly, with another optimiser implementation beside it."""
-    series = train_few(tmp_path, epochs=3, lr=0.05, weight_decay=0.01, seed=3)
+    series = train_few(tmp_path, epochs=3, lr=0.05, weight_decay=0.01, seed=3, batch_size=120)
     from layerscope import seeds
 
     model = models.build("fcn-2x16", 3)
@@ -70,12 +70,17 @@ def test_training_is_what_torch_does_step_by_step(few_digits, train_few, tmp_pat
         optimizer.param_groups[0]["lr"] = lrs[epoch]
         order = torch.randperm(500, generator=seeds.generator("order", 3, epoch))
         assert order.sort().values.equal(torch.arange(500))
-        for batch in order.split(100):
+        losses = []
+        for batch in order.split(120):
             pixels = few_digits.train.inputs[batch].float() / 255
             outputs = model((pixels - 0.1307) / 0.3081)
             optimizer.zero_grad()
-            nn.functional.cross_entropy(outputs, few_digits.train.targets[batch]).backward()
+            loss = nn.functional.cross_entropy(outputs, few_digits.train.targets[batch])
+            loss.backward()
             optimizer.step()
+            losses.append(float(loss.detach()) * len(batch))
+        scores = recorded(series.folder)[str(epoch)]["metrics"]
+        assert scores["train_loss"] == pytest.approx(sum(losses) / 500, rel=1e-5)
         for name, tensor in series.read(epoch).items():
             assert torch.allclose(tensor, model.state_dict()[name], rtol=1e-4, atol=1e-6), epoch
 
@@ -225,13 +230,18 @@ def test_killed_and_run_again_it_is_bit_for_bit_the_same(
     assert resumed.epochs == (0, 2, 4, 6)
 
 
-def test_a_resumed_training_does_not_begin_again(few_digits, undisturbed, tmp_path, monkeypatch):
-    """Ctrl-C in the fifth epoch; the second call runs epochs 5 and 6 only."""
-    monkeypatch.setattr(training, "_SAVE_EVERY_S", 0)
+# Where training stands is kept every few seconds, and with every checkpoint (here, 4) in any case.
+@pytest.mark.parametrize(
+    ("every", "stop", "rest"), [(0, 6, [6]), (1e9, 6, [5, 6]), (0, 2, [2, 3, 4, 5, 6])]
+)
+def test_a_resumed_training_does_not_begin_again(
+    few_digits, undisturbed, tmp_path, monkeypatch, every, stop, rest
+):
+    monkeypatch.setattr(training, "_SAVE_EVERY_S", every)
     whole, ran = training._Loop._epoch, []
 
     def stopping(self, epoch):
-        if epoch == 5:
+        if epoch == stop:
             raise KeyboardInterrupt
         return whole(self, epoch)
 
@@ -245,7 +255,7 @@ def test_a_resumed_training_does_not_begin_again(few_digits, undisturbed, tmp_pa
 
     monkeypatch.setattr(training._Loop, "_epoch", counting)
     resumed = six_epochs(few_digits, tmp_path)
-    assert ran == [5, 6]
+    assert ran == rest
     assert hashes(resumed.folder) == hashes(undisturbed.folder)
     assert recorded(resumed.folder) == recorded(undisturbed.folder)
     assert resumed.manifest["seconds"] > 0

@@ -1,0 +1,150 @@
+"""The sweep: layer × epoch × perturbation × draw → an xarray Dataset.
+
+>>> import layerscope
+>>> ds = layerscope.sweep(net, (images, labels), checkpoints="runs/net")    # doctest: +SKIP
+>>> ds.value.sel(metric="error", perturbation="reinitialize", draw=0)       # doctest: +SKIP
+
+Every cell is bit for bit what the plain way gives: a copy of the network with the changed weights,
+in evaluation mode, on every batch at the same batch size. What the change does not reach is
+computed once per batch and reused by every cell. The network that was passed is lent for the time
+of the sweep and comes back as it was, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import nn
+
+from layerscope import checkpoints as checkpoints_
+from layerscope import data as data_
+from layerscope import devices, perturb
+from layerscope import metrics as metrics_
+from layerscope.checkpoints import Series
+from layerscope.engine.dataset import assemble
+from layerscope.engine.loop import measure
+from layerscope.engine.plan import Plan, recorded_epochs, rows
+from layerscope.errors import OptionError
+from layerscope.metrics import Metric
+from layerscope.perturb import Fresh, Perturbation
+from layerscope.store import Store
+
+__all__ = ["sweep"]
+
+
+def sweep(
+    model: nn.Module,
+    data: Any,
+    *,
+    checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+    layers: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    perturbations: Sequence[str | Perturbation] = ("reinitialize", "rerandomize"),
+    metrics: Sequence[str | Metric] = ("error", "loss"),
+    draws: int = 3,
+    batch_size: int = 1000,
+    device: str | torch.device = "auto",
+    out: str | os.PathLike[str] | None = None,
+    epochs: Sequence[int] | None = None,
+    seed: int = 0,
+    fresh: Callable[[], nn.Module] | None = None,
+    show_progress: bool = True,
+) -> xr.Dataset:
+    """Perturb each layer of a trained network, evaluate, and return what came out.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The architecture; its weights are taken from the last checkpoint for the time of the
+        sweep. It comes back as it was.
+    data : pair of tensors, or iterable of batches
+        ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
+        or batches of such pairs in a fixed order.
+    checkpoints : series, mapping, or folder
+        From epoch to state dict or path; the last epoch is the trained network.
+    layers : sequence of str, or mapping, optional
+        Names or patterns; or from the name of a group to its patterns. By default every module
+        that holds parameters of its own. The row ``fullmodel`` is added in any case.
+    perturbations : sequence of str or Perturbation
+        ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), or your own.
+    metrics : sequence of str or Metric
+        ``"error"``, ``"accuracy"``, ``"loss"``, or your own.
+    draws : int
+        Random draws of each stochastic perturbation.
+    batch_size : int
+        For tensors; batches of your own keep their size.
+    device : str or torch.device
+        ``"auto"`` takes the first of cuda, mps and cpu that is present.
+    out : path, optional
+        Folder to keep what is done in, and the Dataset at the end. The same call goes on where it
+        was stopped.
+    epochs : sequence of int, optional
+        Which of the recorded epochs to re-initialise to; all by default.
+    seed : int
+        Of the random draws.
+    fresh : callable, optional
+        Returns a freshly initialised network, for re-randomisation; see `perturb.Fresh` for what
+        is done without.
+    show_progress : bool
+
+    Returns
+    -------
+    xarray.Dataset
+        As `layerscope.results` describes.
+
+    Raises
+    ------
+    CheckpointError
+        If a checkpoint is damaged, does not fit the network, or holds NaN.
+    LayerError
+        If a pattern matches nothing, or a layer's initialisation is unknown.
+    DataError
+        If the data have not the form above.
+    OptionError
+        If an argument has a value that is not allowed.
+    ResultError
+        If `out` belongs to another sweep, or can't be written to.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from layerscope import models
+    >>> net, start = models.build("fcn-1x8", inputs=(4,), classes=2), models.build("fcn-1x8",
+    ...     seed=1, inputs=(4,), classes=2)
+    >>> pair = torch.randn(6, 4), torch.zeros(6, dtype=torch.long)
+    >>> ds = sweep(net, pair, checkpoints={0: start.state_dict(), 5: net.state_dict()}, draws=2)
+    >>> dict(ds.value.sizes)
+    {'layer': 3, 'epoch': 3, 'perturbation': 2, 'draw': 2, 'metric': 2}
+    """
+    began = time.monotonic()
+    if draws < 1:
+        raise OptionError(f"draws is {draws}; it must be at least 1.")
+    place = devices.resolve(device)
+    series = checkpoints_.open_series(checkpoints).fit(model)
+    plan = Plan(
+        model=model,
+        series=series,
+        rows=rows(model, layers),
+        perturbations=perturb.chosen(perturbations),
+        metrics=metrics_.chosen(metrics),
+        epochs=recorded_epochs(series, epochs),
+        draws=draws,
+        fresh=Fresh(model, series, fresh),
+        seed=seed,
+        data=data_.Held(data, batch_size, place),
+    )
+    identity = plan.identity() | {"batch_size": batch_size, "device": str(place)}
+    store = Store(Path(out), identity) if out is not None else None
+    if store is not None and (done := store.finished()) is not None:
+        return done
+    measured = measure(plan, place, store, show_progress)
+    spent = {"wall_time_s": round(time.monotonic() - began, 3)}
+    ds = assemble(plan, measured, identity | measured.about | spent)
+    if store is not None:
+        store.finish(ds)
+    return ds

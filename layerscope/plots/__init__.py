@@ -1,0 +1,26 @@
+"""Figures of a Dataset, as HoloViews objects that draw with Bokeh and with matplotlib.
+
+>>> from layerscope import plots, testing
+>>> plot = plots.heatmap(testing.dataset())
+>>> plots.save(plot, "heatmap.pdf")                                         # doctest: +SKIP
+>>> plots.show(plot)                                                        # doctest: +SKIP
+
+Nothing is computed here: the numbers come from `layerscope.stats`.
+"""
+
+from __future__ import annotations
+
+from layerscope.plots.grids import FORMULAS, distances, heatmap, overview
+from layerscope.plots.lines import curves
+from layerscope.plots.output import Shown, save, show
+
+__all__ = [
+    "FORMULAS",
+    "Shown",
+    "curves",
+    "distances",
+    "heatmap",
+    "overview",
+    "save",
+    "show",
+]

@@ -1,0 +1,246 @@
+"""Heat maps: layers by checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import holoviews as hv
+import pandas as pd
+import xarray as xr
+
+from layerscope import stats
+from layerscope.errors import OptionError
+from layerscope.plots.backends import FONT_SIZES, both, unformatted
+from layerscope.plots.finishing import finish_bokeh, finish_matplotlib, grid_size
+from layerscope.plots.hover import DISTANCE_HOVER, VALUE_HOVER, tooltips, with_hover
+from layerscope.plots.scales import Scale, ink, label_of, scale_of
+
+FORMULAS = {
+    "l2": "‖Δ‖₂",
+    "l2_rms": "‖Δ‖₂/√n",
+    "l2_relative": "‖Δ‖₂/‖θ⁰‖₂",
+    "l2_fan_in": "‖Δ‖₂/√fan_in",
+    "linf": "‖Δ‖∞",
+}
+"""How each norm of a layer's move Δ = θ − θ⁰ is written."""
+
+# The hover line that says "not computed" in a blank cell.
+_MEASURED = ("hover value", "hover distance")
+
+
+def heatmap(
+    ds: xr.Dataset,
+    metric: str = "error",
+    columns: Sequence[int | str] | None = None,
+    title: str | None = None,
+) -> hv.HeatMap:
+    """Draw the paper's Figure 1: layers by checkpoint, coloured by the metric.
+
+    Light is good and dark is bad. Error and accuracy are coloured over 0…1, so that figures
+    compare; any other metric from its lowest to its highest value, on a logarithmic scale where
+    these are more than a hundredfold apart. A hatched cell was not computed.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``; what else it has (``baseline``, ``n_examples``, ``module_type``,
+        ``parameters``) shows on hovering.
+    metric : str
+        One of ``ds.metric``.
+    columns : sequence of int or str, optional
+        Epochs, "rand" or both, in the order wanted; all that were computed if not given.
+    title : str, optional
+
+    Returns
+    -------
+    holoviews.HeatMap
+        Categorical key dimensions ``column`` and ``layer``. The layers are held from the last to
+        the first since the axis goes upwards: the first is drawn on top.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+    OptionError
+        If there is no such metric or column.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> plot = heatmap(testing.dataset(), columns=["rand", 0, 1])
+    >>> list(plot.dimension_values("column", expanded=False))
+    ['rand', '0', '1']
+    """
+    table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
+    heading = f"Test {metric} with one layer reset" if title is None else title
+    rows = stats.layer_order(ds)
+    return _grid(table, rows, columns, scale_of(table["value"], metric), heading, label_of(metric))
+
+
+def distances(
+    ds: xr.Dataset,
+    norm: str = "l2_fan_in",
+    columns: Sequence[int | str] | None = None,
+    title: str | None = None,
+) -> hv.HeatMap:
+    """Draw how far each layer lies from its initial value, laid out as in `heatmap`.
+
+    Colours go from 0 to the largest distance of a single layer; where the whole network lies
+    further, its cells have the darkest colour and a printed colour bar ends in an arrow.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``distance``; the column "rand" needs ``draw_distance``, whose draws are averaged.
+    norm : str
+        One of ``ds.norm``: the keys of `FORMULAS`.
+    columns : sequence of int or str, optional
+        As in `heatmap`.
+    title : str, optional
+        The norm's formula if not given.
+
+    Returns
+    -------
+    holoviews.HeatMap
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+    OptionError
+        If there is no such norm or column.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> distances(testing.dataset(), norm="linf").vdims[0]
+    Dimension('value')
+    """
+    table = with_hover(ds, stats.distances(ds, norm), DISTANCE_HOVER)
+    single = table["layer"].isin(stats.layer_order(ds, network=False))
+    scale = scale_of(table.loc[single, "value"], "distance")
+    formula = FORMULAS.get(norm, norm)
+    heading = f"Distance from initial value, {formula}" if title is None else title
+    return _grid(table, stats.layer_order(ds), columns, scale, heading, "distance")
+
+
+def overview(ds: xr.Dataset, metric: str = "error") -> hv.Layout:
+    """Draw the heat map beside two maps of distances, as in the paper's figure.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As for `heatmap` and `distances`, with the norms "l2_fan_in" and "linf".
+    metric : str
+        One of ``ds.metric``.
+
+    Returns
+    -------
+    holoviews.Layout
+        Three `holoviews.HeatMap`.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+    OptionError
+        If there is no such metric or norm.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> len(overview(testing.dataset()))
+    3
+    """
+    parts = [heatmap(ds, metric), distances(ds, "l2_fan_in"), distances(ds, "linf")]
+    width, height = grid_size(parts[0]).inches
+    # The rows are the same, so their names stand once.
+    parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
+    narrow = round(0.75 * grid_size(parts[0]).pixels[0])
+    parts = [part.opts(backend="bokeh", frame_width=narrow) for part in parts]
+    gap = 0.85 / width  # room for a colour bar between the panels, in shares of a panel
+    layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=False)
+    return layout.opts(
+        backend="matplotlib",
+        shared_axes=False,
+        fig_inches=(width * (len(parts) + gap * (len(parts) - 1)), height),
+        fig_bounds=(0, 0, 1, 1),
+        sublabel_format="",
+        hspace=gap,
+    )
+
+
+def _grid(
+    table: pd.DataFrame,
+    rows: list[str],
+    columns: Sequence[int | str] | None,
+    scale: Scale,
+    title: str,
+    label: str,
+) -> hv.HeatMap:
+    """Lay a long table out as a heat map with both backends' options set."""
+    table = table.assign(
+        shown=[scale.text(value) for value in table["value"]],
+        ink=[ink(scale.colour(value)) for value in table["value"]],
+    )
+    # HoloViews draws the first row at the bottom; its invert_yaxis fails with matplotlib.
+    grid = pd.MultiIndex.from_product(
+        [rows[::-1], _chosen(table, columns)], names=["layer", "column"]
+    )
+    cells = table.set_index(["layer", "column"]).reindex(grid).reset_index()
+    texts = [n for n in map(str, cells) if n in ("shown", "ink") or n.startswith("hover ")]
+    cells = cells.assign(**cells[texts].fillna(""))
+    cells["hover layer"], cells["hover reset to"] = cells["layer"], cells["column"]
+    blank = cells["value"].isna()
+    cells.loc[blank, next(name for name in texts if name in _MEASURED)] = "not computed"
+    plot = hv.HeatMap(cells, ["column", "layer"], ["value", *texts])
+    size = grid_size(plot)
+    shared: dict[str, Any] = {
+        "cmap": scale.colours,
+        "clim": (scale.low, scale.high),
+        "logz": scale.log,
+        "clipping_colors": {"NaN": "#00000000"},  # lets the hatching behind show
+        "xlabel": "checkpoint the layer is reset to",
+        "ylabel": "",
+    }
+    return both(
+        plot,
+        shared | {"title": unformatted(title)},
+        bokeh={
+            "frame_width": size.pixels[0],
+            "frame_height": size.pixels[1],
+            "line_color": "white",
+            "tools": ["hover"],
+            "hover_tooltips": tooltips(texts),
+            "default_tools": ["save"],
+            "line_width": 2,
+            "colorbar": True,
+            "clabel": label,
+            "hooks": [partial(finish_bokeh, size=size)],
+        },
+        matplotlib={
+            "aspect": "auto",
+            "fig_inches": size.inches,
+            "fig_bounds": (0, 0, 1, 1),
+            "edgecolors": "white",
+            "linewidths": 0.8,
+            "show_values": False,
+            "fontsize": FONT_SIZES | {"yticks": min(8, size.points + 1)},
+            "hooks": [partial(finish_matplotlib, size=size, label=label)],
+        },
+    )
+
+
+def _chosen(table: pd.DataFrame, columns: Sequence[int | str] | None) -> list[str]:
+    """Check the columns asked for; all of them, in the paper's order, if none were."""
+    there = stats.column_order(table)
+    if columns is None:
+        return there
+    wanted = [str(column) for column in columns]
+    missing = [column for column in wanted if column not in there]
+    if missing or not wanted:
+        came = f"{', '.join(missing)} was not recorded, or not computed" if missing else "none came"
+        raise OptionError(f"of the columns asked for, {came}. There is: {', '.join(there)}.")
+    return wanted

@@ -1,0 +1,62 @@
+"""What shows on hovering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import Formatter
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from holoviews.core.util import dimension_sanitizer
+
+from layerscope.errors import ResultError
+
+# Name and form of each line.
+VALUE_HOVER = {
+    "layer": "{layer}",
+    "reset to": "{column}",
+    "value": "{value:.4g}",
+    "95 % interval": "{lower:.4g} to {upper:.4g}, over {interval_kind}",
+    "degradation": "{degradation:+.4g}",
+    "examples": "{n_examples:,.0f}",
+    "draws, seeds": "{n_draws}, {n_seeds}",
+}
+DISTANCE_HOVER = {
+    "layer": "{layer}",
+    "reset to": "{column}",
+    "distance": "{value:.4g}",
+    "standard deviation": "{spread:.2g}",
+    "draws, seeds": "{n_draws}, {n_seeds}",
+}
+_LAYER_COORDINATES = ("module_type", "parameters")
+_LAYER_HOVER = {"module": "{module_type}", "parameters": "{parameters:,.0f}"}
+
+
+def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd.DataFrame:
+    """Add a column for each line that shows on hovering, named "hover …".
+
+    The lines are written here, since a number that is unknown should read as "–", not as "NaN".
+    """
+    if table.empty:
+        raise ResultError("every cell of this Dataset is NaN: nothing was computed yet.")
+    told = table
+    if all(name in ds.coords and ds[name].dims == ("layer",) for name in _LAYER_COORDINATES):
+        forms = forms | _LAYER_HOVER
+        for name in _LAYER_COORDINATES:
+            told = told.assign(**{name: told["layer"].map(ds[name].to_series())})
+    rows = told.to_dict("records")
+    return table.assign(
+        **{f"hover {name}": [_filled(form, row) for row in rows] for name, form in forms.items()}
+    )
+
+
+def _filled(form: str, row: dict[Any, Any]) -> str:
+    named = [name for _, name, _, _ in Formatter().parse(form) if name]
+    return "–" if any(pd.isna(row[name]) for name in named) else form.format(**row)
+
+
+def tooltips(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair each hover line with its column; Bokeh escapes what it puts there."""
+    lines = [name for name in texts if name.startswith("hover ")]
+    return [(name.removeprefix("hover "), f"@{{{dimension_sanitizer(name)}}}") for name in lines]

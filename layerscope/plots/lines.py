@@ -1,0 +1,258 @@
+"""Curves: one per layer, over the checkpoint it is reset to."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import holoviews as hv
+import pandas as pd
+import xarray as xr
+from bokeh.models import NoOverlap
+
+from layerscope import results, stats
+from layerscope.errors import ResultError
+from layerscope.plots.backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots.hover import VALUE_HOVER, tooltips, with_hover
+from layerscope.plots.scales import Scale, label_of, scale_of, shades
+
+_MANY_LAYERS = 12
+# Okabe & Ito's palette without black, which is the whole network's, and without its yellow,
+# which is too pale for a thin line on white.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+# Curves differ without colour, too. Each pair holds Bokeh's name and matplotlib's.
+_DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
+_MARKERS = (
+    ("circle", "o"),
+    ("square", "s"),
+    ("triangle", "^"),
+    ("diamond", "D"),
+    ("inverted_triangle", "v"),
+)
+
+
+def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> hv.Overlay:
+    """Draw one curve per layer over the checkpoint it is reset to.
+
+    Checkpoints stand at equal distances, since the first ones matter most. Shading is the
+    interval of `layerscope.stats.summary`. Above twelve layers the colour tells the depth and
+    the shading is left out.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value`` and ``baseline``.
+    metric : str
+        One of ``ds.metric``.
+    title : str, optional
+
+    Returns
+    -------
+    holoviews.Overlay
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable, or no layer was reset to a checkpoint.
+    OptionError
+        If there is no such metric.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> len(curves(testing.dataset()).Curve) > 4
+    True
+    """
+    table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
+    table = table[table["perturbation"] == "reinitialize"]
+    if table.empty:
+        raise ResultError("no layer was reset to a checkpoint here; sweep with 'reinitialize'.")
+    epochs = sorted(table["epoch"].unique())
+    table = table.assign(place=table["epoch"].map(epochs.index))
+    looks = _looks(stats.layer_order(ds, network=False))
+    parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
+    for name, of_layer in table.groupby("layer", sort=False):
+        look = looks.get(str(name), _NETWORK_LOOK)
+        parts += _curve(of_layer, str(name), look) if look.named else []
+    heading = f"Test {metric} with one layer reset" if title is None else title
+    return _framed(hv.Overlay(parts), epochs, scale_of(table["value"], metric), heading, metric)
+
+
+class _Look(NamedTuple):
+    """How one layer's curve looks; dash and marker as Bokeh and as matplotlib name them."""
+
+    colour: str
+    dash: tuple[str, str]
+    marker: tuple[str, str]
+    width: float = 1.5
+    shaded: bool = True
+    named: bool = True
+
+
+_NETWORK_LOOK = _Look("#000000", _DASHES[0], _MARKERS[0], width=2.0)
+
+
+def _looks(layers: list[str]) -> dict[str, _Look]:
+    """Give each layer its look: told apart without colour if few, coloured by depth if many."""
+    if len(layers) <= _MANY_LAYERS:
+        return {
+            name: _Look(
+                _COLOURS[index % len(_COLOURS)],
+                _DASHES[(index + index // len(_COLOURS)) % len(_DASHES)],
+                _MARKERS[index % len(_MARKERS)],
+            )
+            for index, name in enumerate(layers)
+        }
+    # The palest third does not show as a thin line on white.
+    colours = shades(reverse=False)[80:]
+    ends = (0, len(layers) - 1)
+    return {
+        name: _Look(
+            colours[index * (len(colours) - 1) // (len(layers) - 1)],
+            _DASHES[0],
+            _MARKERS[0],
+            width=1.0,
+            shaded=False,
+            named=index in ends,
+        )
+        for index, name in enumerate(layers)
+    }
+
+
+def _curve(table: pd.DataFrame, name: str, look: _Look) -> list[Any]:
+    """Draw one layer: its interval, its line, and dots to hover over."""
+    line = hv.Curve(table, "place", "value", label=name)
+    parts = [_interval_band(table, look)] if look.shaded else []
+    parts.append(
+        both(
+            line,
+            {"color": look.colour},
+            bokeh={"line_dash": look.dash[0], "line_width": look.width, "muted_alpha": 0.1},
+            matplotlib={
+                "linestyle": look.dash[1],
+                "linewidth": look.width,
+                "marker": look.marker[1] if look.shaded else "None",
+                "ms": 4,
+            },
+        )
+    )
+    dots = _dots(table, name, 6 if look.shaded else 3)
+    dots = dots.opts(backend="bokeh", color=look.colour, marker=look.marker[0], show_legend=True)
+    return [*parts, dots]
+
+
+def _dots(table: pd.DataFrame, label: str, size: int) -> hv.Scatter:
+    """Give the pointer something to hover over; for matplotlib, whose lines have markers, none."""
+    texts = [name for name in map(str, table) if name.startswith("hover ")]
+    return both(
+        hv.Scatter(table, "place", ["value", *texts], label=label),
+        {"show_legend": False},
+        bokeh={"size": size, "tools": ["hover"], "hover_tooltips": tooltips(texts)},
+        matplotlib={"visible": False},
+    )
+
+
+def _bundle(table: pd.DataFrame, looks: dict[str, _Look]) -> list[Any]:
+    """Draw the layers that have no name in the legend as one element: hundreds would be slow."""
+    plain = {name: depth for depth, (name, look) in enumerate(looks.items()) if not look.named}
+    table = table[table["layer"].isin(list(plain))]
+    if table.empty:
+        return []
+    lines = [
+        {"place": of_layer["place"], "value": of_layer["value"], "depth": plain[str(name)]}
+        for name, of_layer in table.groupby("layer", sort=False)
+    ]
+    colours = [looks[name].colour for name in plain]
+    paths = both(
+        hv.Path(lines, ["place", "value"], "depth"),
+        {"color": "depth", "cmap": colours, "clim": (min(plain.values()), max(plain.values()))},
+        bokeh={"line_width": 1, "show_legend": False},
+        matplotlib={"linewidth": 1, "show_legend": False},
+    )
+    dots = _dots(table, "", 3)
+    return [paths, dots.opts(backend="bokeh", color="#888888")]
+
+
+def _interval_band(table: pd.DataFrame, look: _Look) -> hv.Spread:
+    known = table.dropna(subset=["lower", "upper"])
+    below, above = known["value"] - known["lower"], known["upper"] - known["value"]
+    band = hv.Spread(
+        (known["place"], known["value"], below, above), "place", ["value", "below", "above"]
+    )
+    return both(
+        band,
+        {"alpha": 0.18, "show_legend": False},
+        bokeh={"fill_color": look.colour, "line_color": None},
+        matplotlib={"facecolor": look.colour, "edgecolor": "none"},
+    )
+
+
+def _baseline_curve(ds: xr.Dataset, metric: str, places: int) -> hv.Curve:
+    level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
+    line = hv.Curve([(-0.4, level), (places - 0.6, level)], "place", "value", label="unperturbed")
+    return both(
+        line,
+        {"color": "#777777"},
+        bokeh={"line_dash": [2, 4], "line_width": 1.5},
+        matplotlib={"linestyle": (0, (1, 2)), "linewidth": 1.5},
+    )
+
+
+def _framed(
+    overlay: hv.Overlay, epochs: list[int], scale: Scale, title: str, metric: str
+) -> hv.Overlay:
+    """Give curves their axes, size and legend."""
+    shared: dict[str, Any] = {
+        "title": unformatted(title),
+        "xlabel": "checkpoint the layer is reset to (epoch)",
+        "ylabel": label_of(metric),
+        "xlim": (-0.4, len(epochs) - 0.6),
+        "xticks": [(place, str(epoch)) for place, epoch in enumerate(epochs)],
+        "legend_position": "right",
+        "logy": scale.log,
+    }
+    if metric in stats.FRACTIONS:
+        shared["ylim"] = (-0.02, 1.02)
+    return both(
+        overlay,
+        shared,
+        bokeh={
+            "frame_width": 520,
+            "frame_height": 320,
+            "toolbar": "above",
+            "default_tools": ["save", "box_zoom", "reset"],
+            "click_policy": "mute",
+            "legend_limit": 1000,
+            "hooks": [_finish_bokeh_curves],
+        },
+        matplotlib={
+            "aspect": "auto",
+            "fig_inches": (4.2, 2.7),
+            "fig_bounds": (0, 0, 1, 1),
+            "show_frame": False,
+            "fontsize": FONT_SIZES,
+            "legend_limit": 1000,
+            "hooks": [_finish_matplotlib_curves],
+        },
+    )
+
+
+def _finish_bokeh_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+    quieten(plot)
+    plot.state.xaxis.major_label_policy = NoOverlap(min_distance=0)
+    plot.state.outline_line_color = None
+    plot.state.yaxis.minor_tick_line_color = None
+    for legend in plot.state.legend:
+        legend.update(location="top_left", border_line_color=None)
+
+
+def _finish_matplotlib_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+    axes = plot.handles["axis"]
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.get_legend()
+    if legend is None:
+        return
+    legend.set_frame_on(False)
+    legend.set_loc("upper left")
+    legend.set_bbox_to_anchor((1.02, 1))
+    for text in legend.get_texts():
+        text.set_text(literal(text.get_text()))

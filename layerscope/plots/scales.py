@@ -1,0 +1,77 @@
+"""Which colour a value has, and how it is written."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from layerscope import stats
+
+
+class Scale(NamedTuple):
+    """Which values the colours stand for, and how the values are written."""
+
+    low: float
+    high: float
+    log: bool
+    decimals: int | None
+    colours: list[str]
+
+    def colour(self, value: float) -> str:
+        """Choose the colour of a value; beyond the range, that of its end."""
+        low, high, at = self.low, self.high, value
+        if self.log:
+            low, high, at = np.log([low, high, max(at, low)])
+        share = float(np.clip((at - low) / (high - low), 0, 1))
+        return self.colours[round(share * (len(self.colours) - 1))]
+
+    def text(self, value: float) -> str:
+        """Write a value as the paper does: .38."""
+        if value == 0:
+            return "0"
+        if self.decimals is None or not np.isfinite(value):
+            return f"{value:.2g}"
+        text = f"{value:.{self.decimals}f}"
+        return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def scale_of(values: pd.Series, metric: str) -> Scale:
+    """Choose the range of the colours, and the decimals that fit it."""
+    colours = shades(reverse=metric in stats.HIGHER_IS_BETTER)
+    if metric in stats.FRACTIONS:
+        return Scale(0.0, 1.0, False, 2, colours)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    if metric == "distance":
+        low = 0.0
+    if high <= low:
+        high = low + 1.0
+    log = low > 0 and high / low > 100
+    decimals = int(np.clip(2 - np.floor(np.log10(max(-low, high))), 0, 4))
+    return Scale(low, high, log, None if log else decimals, colours)
+
+
+def shades(reverse: bool) -> list[str]:
+    """Give 256 colours from light to dark that keep their order in grey."""
+    import matplotlib as mpl
+    from matplotlib.colors import to_hex
+
+    # From a little way in: the palest of the map can't be told from blank paper.
+    colours = [to_hex(each) for each in mpl.colormaps["YlGnBu"](np.linspace(0.04, 1, 256))]
+    return colours[::-1] if reverse else colours
+
+
+def ink(colour: str) -> str:
+    """Black or white, whichever has the higher contrast on `colour` (WCAG 2.2)."""
+    from matplotlib.colors import to_rgb
+
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    luminance = float(np.dot([0.2126, 0.7152, 0.0722], linear))
+    return "#000000" if luminance > 0.179 else "#ffffff"
+
+
+def label_of(metric: str) -> str:
+    """Name the axis or colour bar of a metric."""
+    return f"test {metric}" + (" (fraction)" if metric in stats.FRACTIONS else "")

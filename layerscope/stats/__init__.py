@@ -1,0 +1,45 @@
+"""Degradation, intervals and verdicts: arrays first, then the same with named dimensions.
+
+Three kinds of chance can move a number, and `summary` says which of them an interval covers:
+
+``"examples"``
+    another test set of the same size; Wilson's interval for fractions, else normal.
+``"draws"``
+    another random draw for the perturbed layer, same network; Student's t.
+``"seeds"``
+    another training run; Student's t. It contains the other two, so it is used where it can be.
+
+>>> from layerscope import stats, testing
+>>> table = stats.classify(testing.dataset())
+>>> list(table.verdict)
+['critical', 'intermediate', 'intermediate', 'intermediate']
+"""
+
+from __future__ import annotations
+
+from layerscope.stats.arrays import newcombe, student, wilson
+from layerscope.stats.labelled import (
+    FRACTIONS,
+    HIGHER_IS_BETTER,
+    degradation,
+    interval,
+    layer_order,
+)
+from layerscope.stats.tables import column_order, distances, summary
+from layerscope.stats.verdicts import classify, rank_correlation
+
+__all__ = [
+    "FRACTIONS",
+    "HIGHER_IS_BETTER",
+    "classify",
+    "column_order",
+    "degradation",
+    "distances",
+    "interval",
+    "layer_order",
+    "newcombe",
+    "rank_correlation",
+    "student",
+    "summary",
+    "wilson",
+]

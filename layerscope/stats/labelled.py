@@ -1,0 +1,174 @@
+"""The same with named dimensions: what moved, how sure, and which part of a Dataset it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from layerscope import results
+from layerscope.errors import ResultError, choose
+from layerscope.stats.arrays import normal_quantile, wilson
+
+FRACTIONS = ("error", "accuracy")
+"""Metrics that are counts of examples divided by `n_examples`."""
+
+HIGHER_IS_BETTER = ("accuracy", "agreement")
+"""Metrics that fall when a network gets worse."""
+
+_DIMS = ("layer", "epoch", "perturbation", "draw", "metric")
+
+
+def degradation(ds: xr.Dataset) -> xr.DataArray:
+    """How much the metric moved: ``value − baseline``.
+
+    Above 0 is worse for error, loss and perplexity; below 0 is worse for accuracy and agreement.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value`` and ``baseline``.
+
+    Returns
+    -------
+    DataArray
+        Dimensions and unit of ``value``; NaN where that is.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> worse = degradation(testing.dataset())
+    >>> round(float(worse.sel(layer="layer1", epoch=0, metric="error").max()), 2)
+    0.88
+    """
+    value = results.require(ds, "layer", "metric")
+    moved = (value - results.require(ds, "metric", variable="baseline")).rename("degradation")
+    return moved.transpose(*value.dims).assign_attrs(
+        long_name="metric of the perturbed network minus that of the unperturbed", units="1"
+    )
+
+
+def interval(ds: xr.Dataset, confidence: float = 0.95) -> xr.Dataset:
+    """Bounds of every value over examples: what another test set of this size might give.
+
+    Wilson's interval for "error" and "accuracy", ``value ± z · standard_error`` for the others.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``, and ``n_examples`` or ``standard_error``.
+    confidence : float
+        In (0, 1).
+
+    Returns
+    -------
+    Dataset
+        ``lower`` and ``upper``, each with the dimensions of ``value``; NaN where the value is
+        NaN, or where the Dataset holds nothing to tell its uncertainty from.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> bounds = interval(testing.dataset())
+    >>> list(bounds.data_vars), bounds.lower.dims == testing.dataset().value.dims
+    (['lower', 'upper'], True)
+    """
+    value = results.require(ds, "layer", "metric")
+    parts = [
+        _example_bounds(ds, value.sel(metric=[name]), confidence) for name in value["metric"].values
+    ]
+    bounds = xr.concat(parts, dim="metric", join="exact").transpose(*value.dims)
+    for name, bound in bounds.data_vars.items():
+        bound.attrs |= {"long_name": f"{name} bound of value over examples", "units": "1"}
+    return bounds.assign_attrs(confidence=confidence)
+
+
+def layer_order(ds: xr.Dataset, network: bool = True) -> list[str]:
+    """List the layers as they stand in the Dataset, which is execution order, the network last.
+
+    Parameters
+    ----------
+    ds : Dataset
+    network : bool
+        Whether to list the row in which every layer is perturbed at once.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> layer_order(testing.dataset(layers=2))
+    ['layer1', 'layer2', 'fullmodel']
+    """
+    whole = is_network(ds)
+    names = [*ds["layer"].values[~whole], *(ds["layer"].values[whole] if network else ())]
+    return [str(name) for name in names]
+
+
+def _example_bounds(ds: xr.Dataset, value: xr.DataArray, confidence: float) -> xr.Dataset:
+    """Bounds of the values of one metric, which keep their dimension ``metric``."""
+    metric = str(value["metric"].values[0])
+    if metric in FRACTIONS and "n_examples" in ds:
+        lower, upper = xr.apply_ufunc(
+            wilson,
+            value,
+            ds["n_examples"],
+            kwargs={"confidence": confidence},
+            output_core_dims=[[], []],
+        )
+        return xr.Dataset({"lower": lower, "upper": upper})
+    error = ds["standard_error"].sel(metric=[metric]) if "standard_error" in ds else np.nan
+    half = normal_quantile(confidence) * error
+    # Infinite perplexity has no standard error; inf − inf would warn on the way to NaN.
+    with np.errstate(invalid="ignore"):
+        return xr.Dataset({"lower": value - half, "upper": value + half})
+
+
+def samples_of(ds: xr.Dataset, metric: str) -> xr.DataArray:
+    """``value`` of one metric as (layer, epoch, perturbation, seed, draw), the network last."""
+    value = results.require(ds, *_DIMS)
+    choose(metric, map(str, ds["metric"].values), "metric")
+    extra = [str(dim) for dim in value.dims if dim not in (*_DIMS, "seed")]
+    if extra:
+        raise ResultError(
+            f"'value' also has the dimension {', '.join(extra)}; choose one: "
+            f".sel({extra[0]}={ds[extra[0]].values.tolist()[0]!r})."
+        )
+    samples = with_seed(value.sel(metric=metric))
+    samples = samples.transpose("layer", "epoch", "perturbation", "seed", "draw")
+    return samples.sel(layer=layer_order(ds))
+
+
+def with_seed(array: xr.DataArray) -> xr.DataArray:
+    """Give a single run the dimension that several have."""
+    if "seed" in array.dims:
+        return array
+    return array.drop_vars("seed", errors="ignore").expand_dims(seed=[0])
+
+
+def is_network(ds: xr.Dataset | xr.DataArray) -> npt.NDArray[np.bool_]:
+    """Which rows have every layer perturbed at once."""
+    if "kind" in ds.coords:
+        return np.asarray(ds["kind"].values == "network")
+    return np.asarray(ds["layer"].values == results.FULL_MODEL)
+
+
+def baseline_of(ds: xr.Dataset, metric: str, required: bool = False) -> xr.DataArray:
+    """Look up the baseline, per seed where it differs; NaN where the Dataset has none."""
+    if "baseline" not in ds and not required:
+        return xr.DataArray(np.nan)
+    baseline = results.require(ds, "metric", variable="baseline").sel(metric=metric, drop=True)
+    # The baseline of a single run holds for the dimension seed that `samples_of` adds.
+    return baseline if "seed" in baseline.dims else baseline.drop_vars("seed", errors="ignore")

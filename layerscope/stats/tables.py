@@ -1,0 +1,184 @@
+"""Long tables of a Dataset, in the order of the paper's figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from layerscope import results
+from layerscope.errors import choose
+from layerscope.stats.arrays import estimate, moments
+from layerscope.stats.labelled import (
+    FRACTIONS,
+    baseline_of,
+    interval,
+    layer_order,
+    samples_of,
+    with_seed,
+)
+
+
+def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> pd.DataFrame:
+    """One row per layer and column of the paper's figure, with an interval that says its kind.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``; ``baseline``, ``n_examples`` and ``standard_error`` where it has them.
+    metric : str
+        One of ``ds.metric``.
+    confidence : float
+        In (0, 1).
+
+    Returns
+    -------
+    DataFrame
+        Of the computed cells, layers in execution order (the whole network last), columns in
+        the order rand, 0, 1, 2, …:
+
+        ``layer``, ``column`` (str), ``epoch`` (int), ``perturbation`` (str)
+            ``column`` is "rand" for re-randomised layers, else the epoch.
+        ``value``, ``lower``, ``upper``
+            Mean over draws, then over seeds, in the metric's unit. Bounds of error and accuracy
+            are clipped to [0, 1].
+        ``spread``
+            Standard deviation over seeds, over draws where there is one seed; NaN where single.
+        ``n_examples``, ``n_draws``, ``n_seeds``
+        ``interval_kind``
+            "seeds" (Student's t over at least 2 seeds), "draws" (t over at least 2 draws of one
+            seed; it does not cover another test set) or "examples".
+        ``degradation``
+            ``value − baseline``, NaN without a baseline.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension, or has one too many.
+    OptionError
+        If there is no such metric.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> summary(testing.dataset()).column.unique().tolist()
+    ['rand', '0', '1', '2', '3', '8', '40', '90', '100']
+    """
+    samples = samples_of(ds, metric)
+    bounds = interval(ds.sel(metric=[metric]), confidence).sel(metric=metric)
+    lower, upper = (with_seed(bounds[name]).transpose(*samples.dims) for name in bounds.data_vars)
+    found = estimate(samples.values, lower.values, upper.values, confidence)
+    if metric in FRACTIONS:
+        found = found._replace(lower=np.clip(found.lower, 0, 1), upper=np.clip(found.upper, 0, 1))
+    moved = moments(moments((samples - baseline_of(ds, metric)).values, -1)[0], -1)[0]
+    cells = {name: array for name, array in found._asdict().items() if name != "kind"}
+    frame = _long(samples, cells | {"interval_kind": found.kind, "degradation": moved})
+    n_examples = int(ds["n_examples"].min()) if "n_examples" in ds else np.nan
+    frame.insert(list(frame).index("n_draws"), "n_examples", n_examples)
+    return frame
+
+
+def distances(ds: xr.Dataset, norm: str = "l2_fan_in") -> pd.DataFrame:
+    """How far each layer lies from its initial value, one row per layer and column.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``distance``; the column "rand" is there if it has ``draw_distance``.
+    norm : str
+        One of ``ds.norm``.
+
+    Returns
+    -------
+    DataFrame
+        ``layer``, ``column``, ``epoch``, ``perturbation`` and the order of rows as in `summary`;
+        ``value`` in the unit of the weights (mean over draws, then seeds), ``spread`` (standard
+        deviation over seeds, over draws where there is one seed), ``n_draws``, ``n_seeds``.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+    OptionError
+        If there is no such norm.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> table = distances(testing.dataset(), norm="linf")
+    >>> float(table.query("layer == 'layer1' and column == '0'").value.iloc[0])
+    0.0
+    """
+    kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
+    choose(norm, map(str, ds["norm"].values), "norm")
+    parts = [kept.sel(norm=norm).expand_dims(perturbation=["reinitialize"], draw=[0])]
+    if "draw_distance" in ds:
+        drawn = results.require(ds, "layer", "draw", "norm", variable="draw_distance")
+        at = {"perturbation": ["rerandomize"], "epoch": [results.NO_EPOCH]}
+        parts.append(drawn.sel(norm=norm).expand_dims(at))
+    frames = []
+    for part in parts:
+        samples = with_seed(part).transpose("layer", "epoch", "perturbation", "seed", "draw")
+        unknown = np.full(samples.shape, np.nan)
+        found = estimate(samples.values, unknown, unknown, confidence=0.95)
+        names = ("value", "spread", "n_draws", "n_seeds")
+        frames.append(_long(samples, {name: getattr(found, name) for name in names}))
+    return _in_order(pd.concat(frames, ignore_index=True), layer_order(ds))
+
+
+def column_order(table: pd.DataFrame) -> list[str]:
+    """List the columns of `summary` or `distances` in the paper's order: rand, 0, 1, ….
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> column_order(summary(testing.dataset(epochs=(0, 1, 10))))
+    ['rand', '0', '1', '10']
+    """
+    once = table.drop_duplicates("column").assign(layer="")
+    return [str(column) for column in _in_order(once, [""])["column"]]
+
+
+def _long(samples: xr.DataArray, cells: dict[str, npt.NDArray[Any]]) -> pd.DataFrame:
+    """Put (layer, epoch, perturbation) arrays into one table of the computed cells."""
+    names = ("layer", "epoch", "perturbation")
+    index = np.argwhere(cells["n_seeds"] > 0)
+    where = {name: samples[name].values[index[:, axis]] for axis, name in enumerate(names)}
+    frame = pd.DataFrame(
+        {
+            "layer": where["layer"].astype(object),
+            "column": [
+                _column(str(perturbation), int(epoch))
+                for perturbation, epoch in zip(where["perturbation"], where["epoch"], strict=True)
+            ],
+            "epoch": where["epoch"].astype(int),
+            "perturbation": where["perturbation"].astype(object),
+        }
+        | {name: array[tuple(index.T)] for name, array in cells.items()}
+    )
+    return _in_order(frame, list(samples["layer"].values))
+
+
+def _column(perturbation: str, epoch: int) -> str:
+    """Name a column of the figure; the paper's two perturbations have its short names."""
+    if epoch == results.NO_EPOCH:
+        return "rand" if perturbation == "rerandomize" else perturbation
+    return str(epoch) if perturbation == "reinitialize" else f"{perturbation} {epoch}"
+
+
+def _in_order(frame: pd.DataFrame, layers: list[Any]) -> pd.DataFrame:
+    """Sort by layer, then rand, 0, 1, …, then what the paper has not."""
+    ours = {"rerandomize": 0, "reinitialize": 1}
+    keys = pd.DataFrame(
+        {
+            "layer": frame["layer"].map({name: place for place, name in enumerate(layers)}),
+            "from": frame["epoch"] != results.NO_EPOCH,
+            "perturbation": frame["perturbation"].map(lambda name: ours.get(name, 2)),
+            "name": frame["perturbation"],
+            "epoch": frame["epoch"],
+        }
+    )
+    return frame.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)

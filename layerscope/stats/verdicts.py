@@ -1,0 +1,263 @@
+"""Which layers are robust or critical, and whether those that moved furthest are."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from layerscope import results
+from layerscope.errors import OptionError, ResultError, choose
+from layerscope.stats.arrays import Array, estimate, newcombe, normal_quantile
+from layerscope.stats.labelled import (
+    FRACTIONS,
+    HIGHER_IS_BETTER,
+    baseline_of,
+    is_network,
+    layer_order,
+    samples_of,
+    with_seed,
+)
+
+
+def classify(
+    ds: xr.Dataset,
+    metric: str = "error",
+    *,
+    tolerance: float = 0.02,
+    critical_share: float = 0.5,
+    critical: float | None = None,
+    confidence: float = 0.95,
+    epoch: int = 0,
+    perturbation: str = "reinitialize",
+    include_network: bool = False,
+) -> pd.DataFrame:
+    """Which layers are robust, which critical.
+
+    A layer is
+
+    - *robust* if the whole interval of its degradation lies at or below `tolerance`,
+    - *critical* if the whole interval lies at or above `critical`, which is
+      ``critical_share × (chance − baseline)`` unless given,
+    - *intermediate* if the whole interval lies strictly between the two,
+    - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was
+      not computed, one whose interval is unknown, and every layer where `critical` is not above
+      `tolerance`, as in a network that is hardly better than chance.
+
+    The paper gives no numbers; these limits are defaults of this package.
+
+    The interval is Student's t over seeds with at least two of them (of each seed's degradation,
+    draws averaged), else Student's t over at least two draws, else over examples: `newcombe` for
+    fractions (conservative, since both networks see the same examples), the normal one of the
+    difference otherwise. Over draws it does not cover the choice of the test set.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``, ``baseline``, and ``chance`` where `critical` is not given.
+    metric : str
+        One of ``ds.metric``.
+    tolerance : float
+        Degradation that counts as none, in the metric's unit.
+    critical_share : float
+        Share of the way from baseline to chance, in (0, 1].
+    critical : float, optional
+        Degradation from which a layer is critical, in the metric's unit. Needed for metrics
+        other than error and accuracy, whose value by chance is not known.
+    confidence : float
+        In (0, 1).
+    epoch : int
+        Checkpoint that the weights come from; without effect for a perturbation that takes
+        nothing from a checkpoint.
+    perturbation : str
+        One of ``ds.perturbation``.
+    include_network : bool
+        Keep the row of the whole network, too.
+
+    Returns
+    -------
+    DataFrame
+        ``layer``, ``degradation``, ``lower``, ``upper``, ``interval_kind``, ``verdict``. Above 0
+        is worse for every metric here. ``attrs`` holds the limits "tolerance" and "critical".
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable, or nothing was computed there.
+    OptionError
+        If there is no such metric, epoch or perturbation, or no limit for "critical".
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> table = classify(testing.dataset(layers=2), tolerance=0.1)
+    >>> dict(zip(table.layer, table.verdict, strict=True))
+    {'layer1': 'critical', 'layer2': 'intermediate'}
+    """
+    samples = samples_of(ds, metric)
+    cell = _one_cell(samples, epoch, perturbation)
+    limit = _critical_limit(ds, metric, critical_share) if critical is None else critical
+    baseline = baseline_of(ds, metric, required=True)
+    lower, upper = _difference_bounds(ds, metric, cell, baseline, confidence)
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    if sign < 0:
+        lower, upper = -upper, -lower
+    worse = (sign * (cell - baseline)).transpose("layer", "seed", "draw").values
+    found = estimate(worse, lower, upper, confidence)
+    frame = pd.DataFrame(
+        {
+            "layer": [str(name) for name in samples["layer"].values],
+            "degradation": found.value,
+            "lower": found.lower,
+            "upper": found.upper,
+            "interval_kind": found.kind,
+            "verdict": _verdicts(found.lower, found.upper, tolerance, limit),
+        }
+    )
+    frame.attrs |= {"tolerance": float(tolerance), "critical": float(limit)}
+    keep = np.ones(len(frame), bool) if include_network else ~is_network(samples)
+    return frame[keep].reset_index(drop=True)
+
+
+def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "error") -> xr.Dataset:
+    """Tell whether the layers that moved furthest matter most.
+
+    Spearman's rank correlation over layers, the whole network left out, between the distance at
+    the last checkpoint and the degradation at re-initialisation to epoch 0.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``, ``baseline`` and ``distance``.
+    norm : str
+        One of ``ds.norm``.
+    metric : str
+        One of ``ds.metric``.
+
+    Returns
+    -------
+    Dataset
+        ``correlation`` in [−1, 1], with the dimension ``seed`` where `ds` has it, and its
+        ``mean``; ``n_layers``. NaN below 3 layers, and where all values are the same.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable, or nothing was computed there.
+    OptionError
+        If there is no such norm or metric.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> found = rank_correlation(testing.dataset(layers=8))
+    >>> bool(-1 <= found.correlation <= 1), int(found.n_layers)
+    (True, 8)
+    """
+    samples = samples_of(ds, metric)
+    cell = _one_cell(samples, 0, "reinitialize") - baseline_of(ds, metric, required=True)
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    layers = layer_order(ds, network=False)
+    worse = sign * cell.mean("draw").sel(layer=layers)
+    kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
+    choose(norm, map(str, ds["norm"].values), "norm")
+    moved = with_seed(kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=layers))
+    pairs = [
+        _spearman(worse.sel(seed=seed).values, moved.sel(seed=seed).values)
+        for seed in worse["seed"].values
+    ]
+    correlation = xr.DataArray(pairs, {"seed": worse["seed"].values}, dims="seed")
+    mean = correlation.mean("seed")
+    return xr.Dataset(
+        {
+            "correlation": correlation if "seed" in ds.dims else mean,
+            "mean": mean,
+            "n_layers": len(layers),
+        },
+        attrs={"norm": norm, "metric": metric},
+    )
+
+
+def _one_cell(samples: xr.DataArray, epoch: int, perturbation: str) -> xr.DataArray:
+    """(layer, seed, draw) at one epoch and perturbation."""
+    names = [str(name) for name in samples["perturbation"].values]
+    chosen = samples.sel(perturbation=choose(perturbation, names, "perturbation"))
+    done = [int(each) for each in chosen["epoch"].values if chosen.sel(epoch=each).notnull().any()]
+    if done == [results.NO_EPOCH]:
+        epoch = results.NO_EPOCH
+    if epoch not in done:
+        raise ResultError(
+            f"{perturbation!r} was not computed at epoch {epoch}; it was at "
+            f"{', '.join(map(str, done)) or 'none'}. Choose one of these with epoch=."
+        )
+    return chosen.sel(epoch=epoch)
+
+
+def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
+    if metric not in FRACTIONS:
+        raise OptionError(
+            f"what chance gives is not known for {metric!r}; say from which degradation on a "
+            "layer is critical: critical=…, in the metric's unit."
+        )
+    if not 0 < share <= 1:
+        raise OptionError(f"critical_share is {share!r}; give a number in (0, 1], such as 0.5.")
+    baseline = baseline_of(ds, metric, required=True)
+    error = baseline if metric == "error" else 1 - baseline
+    return share * float((results.require(ds, variable="chance") - error).mean())
+
+
+def _difference_bounds(
+    ds: xr.Dataset,
+    metric: str,
+    cell: xr.DataArray,
+    baseline: xr.DataArray,
+    confidence: float,
+) -> tuple[Array, Array]:
+    """Bounds over examples of ``cell − baseline``, (layer, seed, draw)."""
+    if metric in FRACTIONS and "n_examples" in ds:
+        n = ds["n_examples"]
+        bounds = xr.apply_ufunc(
+            newcombe,
+            *(cell, n, baseline, n),
+            kwargs={"confidence": confidence},
+            output_core_dims=[[], []],
+        )
+    else:
+        half = normal_quantile(confidence) * np.hypot(
+            _standard_error(ds, "standard_error", metric, cell),
+            _standard_error(ds, "baseline_standard_error", metric, baseline),
+        )
+        bounds = (cell - baseline - half, cell - baseline + half)
+    lower, upper = (bound.transpose("layer", "seed", "draw").values for bound in bounds)
+    return lower, upper
+
+
+def _standard_error(ds: xr.Dataset, name: str, metric: str, like: xr.DataArray) -> xr.DataArray:
+    """Look up the standard error of a part of ``value``, NaN where the Dataset has none."""
+    if name not in ds:
+        return xr.full_like(like, np.nan)
+    error = with_seed(ds[name].sel(metric=metric))
+    return error.sel({dim: like[dim] for dim in ("epoch", "perturbation") if dim in error.dims})
+
+
+def _verdicts(
+    lower: Array, upper: Array, tolerance: float, critical: float
+) -> npt.NDArray[np.str_]:
+    if critical <= tolerance:
+        return np.full(lower.shape, "undecided")
+    return np.select(
+        [upper <= tolerance, lower >= critical, (lower > tolerance) & (upper < critical)],
+        ["robust", "critical", "intermediate"],
+        "undecided",
+    )
+
+
+def _spearman(first: Array, second: Array) -> float:
+    from scipy.stats import rankdata
+
+    both = ~(np.isnan(first) | np.isnan(second))
+    ranks = [rankdata(values[both]) for values in (first, second)]
+    if both.sum() < 3 or any(np.ptp(rank) == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
