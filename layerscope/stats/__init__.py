@@ -12,7 +12,7 @@ Three kinds of chance can move a number, and `summary` says which of them an int
 >>> from layerscope import stats, testing
 >>> table = stats.classify(testing.dataset())
 >>> list(table.verdict)
-['critical', 'intermediate', 'intermediate', 'intermediate']
+['critical', 'critical', 'intermediate', 'intermediate']
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def classify(
     ds: xr.Dataset,
     metric: str = "error",
     *,
-    tolerance: float = 0.02,
-    critical_share: float = 0.5,
+    tolerance: float = 0.05,
+    critical_share: float = 0.25,
     critical: float | None = None,
     confidence: float = 0.95,
     epoch: int = 0,
@@ -91,7 +91,7 @@ def classify(
     Examples
     --------
     >>> from layerscope import testing
-    >>> table = classify(testing.dataset(layers=2), tolerance=0.1)
+    >>> table = classify(testing.dataset(layers=2), critical_share=0.5)
     >>> dict(zip(table.layer, table.verdict, strict=True))
     {'layer1': 'critical', 'layer2': 'intermediate'}
     """
@@ -201,7 +201,7 @@ def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
             "layer is critical: critical=…, in the metric's unit."
         )
     if not 0 < share <= 1:
-        raise OptionError(f"critical_share is {share!r}; give a number in (0, 1], such as 0.5.")
+        raise OptionError(f"critical_share is {share!r}; give a number in (0, 1], such as 0.25.")
     baseline = baseline_of(ds, metric, required=True)
     error = baseline if metric == "error" else 1 - baseline
     return share * float((results.require(ds, variable="chance") - error).mean())
