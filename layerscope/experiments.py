@@ -1,8 +1,8 @@
 """The paper's experiments as data: networks, data, training and sweep, at three scales.
 
 >>> from layerscope import experiments
->>> experiments.EXPERIMENTS["fcn-mnist"].scales["paper"].parameters["epochs"]
-100
+>>> experiments.EXPERIMENTS["fcn-mnist"].scales["paper"].parameters["seeds"]
+5
 """
 
 from __future__ import annotations

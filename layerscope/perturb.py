@@ -170,7 +170,9 @@ class Fresh:
                 "empirical": self._empirical,
             }[self._origin(leaf)]
             drawn |= own(leaf, generator)
-        return drawn
+        # What belongs to no leaf is a buffer, and those start where they started.
+        rest = [name for name in layer.tensors if name not in drawn]
+        return drawn | (self._series.read(self._series.epochs[0], rest) if rest else {})
 
     def _origin(self, leaf: Layer) -> str:
         if leaf.name not in self._origins:
@@ -284,7 +286,9 @@ def _same_distribution(a: Tensor, b: Tensor, limit: int = 20_000) -> bool:
     from scipy.stats import ks_2samp
 
     x, y = a.double().flatten()[:limit], b.double().flatten()[:limit]
-    if x.numel() == 0 or (bool((x == x[0]).all()) and bool((y == y[0]).all())):
+    if x.numel() < 2:
+        return True  # one number says nothing about where it came from
+    if bool((x == x[0]).all()) and bool((y == y[0]).all()):
         return torch.equal(x[:1], y[:1])
     # Strict: a true match is then rejected once in 10,000 tensors, and falls back on `empirical`.
     return float(ks_2samp(x.numpy(), y.numpy(), method="asymp").pvalue) > 1e-4

@@ -82,6 +82,9 @@ _DESCRIBED = {
 }
 
 
+_WORDS = ("true", "false", "null")
+
+
 def build(
     variables: Mapping[str, tuple[Sequence[str], Any]],
     coords: Mapping[str, Any],
@@ -100,15 +103,7 @@ def build(
     ds = xr.Dataset(
         {name: (tuple(dims), np.asarray(values)) for name, (dims, values) in variables.items()},
         coords=dict(coords),
-        attrs={
-            # Subclasses of str, such as torch's version, have no place in a file.
-            name: str(value)
-            if isinstance(value, str)
-            else value
-            if isinstance(value, (int, float))
-            else json.dumps(value)
-            for name, value in attrs.items()
-        },
+        attrs={name: _plain(value) for name, value in attrs.items()},
     )
     for name in ds.variables:
         long_name, units = _DESCRIBED[str(name)]
@@ -263,8 +258,17 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
+def _plain(value: Any) -> str | int | float:
+    if isinstance(value, str):
+        # Subclasses of str, such as torch's version, have no place in a file.
+        return str(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if number else json.dumps(value)
+
+
 def _parsed(value: Any) -> Any:
-    if not isinstance(value, str) or value[:1] not in ("{", "["):
+    json_like = isinstance(value, str) and (value[:1] in ("{", "[") or value in _WORDS)
+    if not json_like:
         return value.item() if isinstance(value, np.generic) else value
     try:
         return json.loads(value)

@@ -75,6 +75,9 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("momentum", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must not be negative.")
         if not self.lr > 0:
             raise OptionError(f"lr is {self.lr}; it must be above 0.")
 

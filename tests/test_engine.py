@@ -320,6 +320,23 @@ def test_layers_come_in_execution_order_and_groups_move_together(pair, states):
     assert (cell.values == plain(trained, pair, 1000, **changed)).all()
 
 
+def test_the_whole_network_takes_buffers_that_belong_to_no_layer(pair):
+    def network(seed):
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm1d(8, affine=False)
+        norm.running_mean.normal_()
+        return nn.Sequential(nn.Linear(12, 8), norm, nn.Linear(8, 5))
+
+    states = {epoch: network(epoch).state_dict() for epoch in (0, 1)}
+    ds = layerscope.sweep(network(2), pair, checkpoints=states, metrics=["loss"])
+    start = network(0)
+    expected = layerscope.evaluate(start, pair, ["loss"], device="cpu")["loss"].mean
+    cell = ds.value.sel(layer="fullmodel", epoch=0, perturbation="reinitialize", draw=0)
+    assert cell.item() == expected
+    redrawn = ds.value.sel(layer="fullmodel", perturbation="rerandomize", epoch=results.NO_EPOCH)
+    assert redrawn.notnull().all()
+
+
 def test_a_perturbation_and_a_metric_of_ones_own(pair, states):
     halve = Perturbation("halve", lambda site: {n: t / 2 for n, t in site.trained.items()})
     sure = metrics.Metric("sure", "largest logit", lambda logits, _: logits.amax(-1))

@@ -56,7 +56,8 @@ def run(tmp_path, **given):
     return reproduce.run("tiny", "smoke", out=tmp_path / "runs", show_progress=False, **given)
 
 
-def test_a_run_is_kept_with_its_manifest_and_not_repeated(tiny, tmp_path):
+@pytest.mark.usefixtures("tiny")
+def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path):
     done = run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1})
     assert done.folder == tmp_path / "runs" / "tiny" / "smoke+names=b,c+rate=1+seeds=2"
     assert json.loads((done.folder / "found.json").read_text()) == [2, 1, ["b", "c"], "x"]
@@ -75,13 +76,15 @@ def test_a_run_is_kept_with_its_manifest_and_not_repeated(tiny, tmp_path):
     assert not run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1}).reused
 
 
-def test_a_failing_cell_is_named_and_leaves_the_old_run_alone(tiny, tmp_path):
+@pytest.mark.usefixtures("tiny")
+def test_a_failing_cell_is_named_and_leaves_the_old_run_alone(tmp_path):
     with pytest.raises(reproduce.NotebookError, match=r"cell 2 of tiny.ipynb.*as it should"):
         run(tmp_path, overrides={"label": "fail"})
     left = [path.name for path in (tmp_path / "runs" / "tiny").iterdir()]
     assert left == ["smoke+label=fail.failed.ipynb"]
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -93,19 +96,20 @@ def test_a_failing_cell_is_named_and_leaves_the_old_run_alone(tiny, tmp_path):
         ({"overrides": {"dataset": "minst"}}, "no data set 'minst'.*Did you mean 'mnist'"),
     ],
 )
-def test_wrong_parameters_are_refused_before_anything_runs(tiny, tmp_path, given, message):
+def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, given, message):
     with pytest.raises(OptionError, match=message):
         run(tmp_path, **given)
     assert not (tmp_path / "runs").exists()
 
 
-def test_wrong_names_and_places_are_refused(tiny, tmp_path, monkeypatch):
-    with pytest.raises(OptionError, match="no experiment 'tyni'.*Did you mean 'tiny'"):
+@pytest.mark.usefixtures("tiny")
+def test_wrong_names_and_places_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(OptionError, match=r"no experiment 'tyni'.*Did you mean 'tiny'"):
         reproduce.run("tyni", "smoke")
-    with pytest.raises(OptionError, match="no scale 'smoek'.*Did you mean 'smoke'"):
+    with pytest.raises(OptionError, match=r"no scale 'smoek'.*Did you mean 'smoke'"):
         reproduce.run("tiny", "smoek")
     monkeypatch.delenv("LAYERSCOPE_DATA", raising=False)
-    with pytest.raises(DataError, match="mnist needs a data root.*--data-root"):
+    with pytest.raises(DataError, match=r"mnist needs a data root.*--data-root"):
         run(tmp_path, overrides={"dataset": "mnist"})
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResultError, match="can't write"):

@@ -296,7 +296,9 @@ def test_verdicts_at_the_very_edges():
 def test_no_verdict_where_robust_and_critical_meet():
     hopeless = one_cell([[0.88]], baseline=0.88, chance=0.9)
     assert stats.classify(hopeless)["verdict"].item() == "undecided"
-    assert stats.classify(hopeless, tolerance=0.0095, critical_share=0.5)["verdict"].item() == "robust"
+    assert (
+        stats.classify(hopeless, tolerance=0.0095, critical_share=0.5)["verdict"].item() == "robust"
+    )
 
 
 def test_verdict_over_draws_and_over_seeds():

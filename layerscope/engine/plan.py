@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -167,7 +167,13 @@ def rows(
 ) -> list[Layer]:
     """List the layers or groups to sweep, and last the whole network."""
     found = layers.find(model)
-    return [*layers.select(found, wanted), layers.merge(FULL_MODEL, found, type(model).__name__)]
+    whole = layers.merge(FULL_MODEL, found, type(model).__name__)
+    # Buffers of modules without parameters, such as BatchNorm without affine weights, are no
+    # layer's own; the whole network is not from an epoch without them.
+    held = layers.tensors(model)
+    known = {id(held[name]) for name in whole.tensors}
+    rest = tuple(name for name, tensor in held.items() if id(tensor) not in known)
+    return [*layers.select(found, wanted), replace(whole, buffers=whole.buffers + rest)]
 
 
 def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:
