@@ -77,3 +77,12 @@ def test_the_unit_of_the_distance_is_fitted_to_random_values_alone():
 def test_columns_that_were_not_recorded_are_left_out():
     ds = testing.dataset(layers=4, epochs=(0, 1, 5))
     assert set(reference.errors(ds, "fcn-3x256")["column"]) == {"rand", "0", "1"}
+
+
+def test_of_other_networks_the_paper_prints_nothing():
+    table = reference.errors(testing.dataset(layers=4), "fcn-9x9")
+    assert table.empty
+    assert list(table.columns)[:3] == ["layer", "column", "paper"]
+    assert reference.verdict(table) == "the paper prints no such numbers for this network"
+    assert reference.norms("fcn-9x9") == []
+    assert np.isnan(reference.closeness(testing.dataset(layers=4), "fcn-9x9")["errors"])
