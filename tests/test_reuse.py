@@ -388,6 +388,13 @@ class Extend(Append):
         return features
 
 
+def grown_later(net, x):
+    features = [net.a(x)]
+    same_list = net.same(features)
+    features.append(net.b(x))
+    return net.c(sum(same_list))
+
+
 def raises_inside(net, x):
     a = net.a(x)
     try:
@@ -590,6 +597,10 @@ NASTY = {
     ),
     "list changed and returned": (
         lambda: lines(shared_list, a=Extend(4), b=Extend(8), c=Extend(12), d=lin(16)),
+        ROW,
+    ),
+    "list returned and grown later": (
+        lambda: lines(grown_later, a=lin(), same=nn.Identity(), b=lin(), c=lin()),
         ROW,
     ),
     "tuple": (
@@ -956,6 +967,29 @@ def test_inputs_of_other_forms_and_batches():
                     assert torch.equal(output, changed(x)), name
         assert recorder.passes["watched"] == 2
         assert recorder.passes["recorded"] == 5
+
+
+def test_batches_that_take_another_way():
+    def forward(net, x):
+        a = net.a(x)
+        if x.sum() > 0:
+            a = F.linear(a, net.b.weight)
+        return net.b(net.c(a))
+
+    model = lines(forward, a=lin(), b=lin(), c=lin()).eval()
+    weights = changed_weights(model, {"b"})
+    changed = copy.deepcopy(model)
+    changed.load_state_dict({**model.state_dict(), **weights})
+    with Recorder(model) as recorder, torch.no_grad():
+        for x in (-torch.ones(3, 4), torch.ones(3, 4), -torch.ones(3, 4)):
+            recorder.record(lambda: model(x), [{"b"}])  # noqa: B023
+            own = {key: model.get_parameter(key).data for key in weights}
+            for key, value in weights.items():
+                model.get_parameter(key).data = value
+            output = recorder.replay(lambda: model(x), {"b"})  # noqa: B023
+            for key, value in own.items():
+                model.get_parameter(key).data = value
+            assert torch.equal(output, changed(x))
 
 
 def test_preprocessing_and_several_calls_of_the_network():
