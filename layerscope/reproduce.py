@@ -123,14 +123,16 @@ def run(
     source = notebook(experiment)
     declared = parameters(source)
     _check(changed, declared, source.name)
-    _check_data({**declared, **chosen, **changed}, data_root)
+    values = {**declared, **chosen, **changed}
+    fingerprints = _fingerprints(values["dataset"], data_root)
     root = Path(out)
     changed = {key: value for key, value in changed.items() if chosen.get(key) != value}
     folder = root / name / _folder_name(scale, changed)
     identity = {
         "experiment": name,
         "scale": scale,
-        "parameters": {**declared, **chosen, **changed},
+        "parameters": values,
+        "data": fingerprints,
         "notebook_sha256": _notebook_hash(source),
         "layerscope": __version__,
     }
@@ -140,9 +142,9 @@ def run(
     command = _command(name, scale, changed)
     with _environment(root, data_root), _draft(folder) as draft:
         began, started = time.monotonic(), datetime.now(UTC)
-        values = {**chosen, **changed, "out": ".", "device": device}
+        given = {**chosen, **changed, "out": ".", "device": device}
         with _reporting(f"{name} ({scale})", draft, show_progress):
-            _execute(source, draft, values, declared, folder)
+            _execute(source, draft, given, declared, folder)
         about = identity | {
             "command": command,
             "started": started.isoformat(timespec="seconds"),
@@ -202,11 +204,10 @@ def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) 
             raise OptionError(f"seeds is {value}; at least one training run is needed.")
 
 
-def _check_data(values: Mapping[str, Any], root: str | os.PathLike[str] | None) -> None:
-    # Before the kernel starts: the user waits for the answer.
-    source = data.SOURCES[choose(values["dataset"], data.SOURCES, "data set")]
-    if not source.embedded:
-        source.read(data.find_root(root, source))
+def _fingerprints(name: str, root: str | os.PathLike[str] | None) -> dict[str, str]:
+    # Before the kernel starts: the user waits for the answer where the data are not there.
+    found = data.load(name, root)
+    return {"name": name, "train": found.train.fingerprint, "test": found.test.fingerprint}
 
 
 def _folder_name(scale: str, changed: Mapping[str, Any]) -> str:

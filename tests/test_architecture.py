@@ -22,7 +22,7 @@ ORDER = [
 FREE = {"_version"}
 
 LONGEST = 450
-TOO_LONG = {"reuse"}
+TOO_LONG: set[str] = set()
 
 HEAVY = ["torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh"]
 

@@ -78,7 +78,7 @@ def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path):
 
 @pytest.mark.usefixtures("tiny")
 def test_a_failing_cell_is_named_and_leaves_the_old_run_alone(tmp_path):
-    with pytest.raises(reproduce.NotebookError, match=r"cell 2 of tiny.ipynb.*as it should"):
+    with pytest.raises(reproduce.NotebookError, match=r"cell 3 of tiny.ipynb.*as it should"):
         run(tmp_path, overrides={"label": "fail"})
     left = [path.name for path in (tmp_path / "runs" / "tiny").iterdir()]
     assert left == ["smoke+label=fail.failed.ipynb"]
@@ -104,8 +104,8 @@ def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, given, mess
 
 @pytest.mark.usefixtures("tiny")
 def test_wrong_names_and_places_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(OptionError, match=r"no experiment 'tyni'.*Did you mean 'tiny'"):
-        reproduce.run("tyni", "smoke")
+    with pytest.raises(OptionError, match=r"no experiment 'tinny'.*Did you mean 'tiny'"):
+        reproduce.run("tinny", "smoke")
     with pytest.raises(OptionError, match=r"no scale 'smoek'.*Did you mean 'smoke'"):
         reproduce.run("tiny", "smoek")
     monkeypatch.delenv("LAYERSCOPE_DATA", raising=False)

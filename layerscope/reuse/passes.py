@@ -1,0 +1,113 @@
+"""One pass with something else in place of every module's forward, which leaves no trace."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from layerscope.reuse.forms import Form, bytes_of, form_of, tensors_in
+from layerscope.reuse.log import Log
+from layerscope.reuse.state import State, is_opaque
+
+T = TypeVar("T")
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Forward = Callable[..., Any]
+Handler = Callable[[str, Forward, Args, Kwargs], Any]
+
+
+class Passes:
+    """A network whose modules run through a handler while a pass lasts."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.passes: Counter[str] = Counter()
+        self.refusal = ""
+        self.passes: Counter[str] = Counter()
+        self._names = {module: name for name, module in model.named_modules()}
+        self._opaque = {name for name, module in model.named_modules() if is_opaque(module)}
+        self._log: Log | None = None
+        self._fresh: dict[Form, Tensor] = {}
+        self._suspects: list[nn.Module] = []
+
+    @contextmanager
+    def _pass(self, handler: Handler, *, watched: bool = False) -> Iterator[State]:
+        """Run one pass with `handler` in place of every module's forward; leave no trace."""
+        state = State(self.model.modules() if watched else self._suspects)
+        self._careful = watched or any(log.writes_inputs for log in self._logs.values())
+        self._handler, self._depth, self._cursor = handler, 0, 0
+        self._inputs: list[tuple[Tensor, Tensor]] = []
+        try:
+            with torch.no_grad():
+                for namespace, key, wrapper, _ in self._wrappers:
+                    namespace[key] = wrapper
+                yield state
+        finally:
+            for namespace, key, _, previous in self._wrappers:
+                if previous is None:
+                    namespace.pop(key, None)
+                else:
+                    namespace[key] = previous
+            with torch.no_grad():
+                state.restore()
+                for tensor, copy in self._inputs:
+                    if not torch.equal(bytes_of(tensor), bytes_of(copy)):
+                        tensor.copy_(copy)
+            self._inputs, self._fresh = [], {}
+
+    def _own(self, out: T) -> T:
+        """Take outputs out of the memory of inputs that will be put back."""
+        lent = {tensor.untyped_storage()._cdata for tensor, _ in self._inputs}
+        if not lent:
+            return out
+
+        def taken(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata in lent:
+                return form_of(leaf).on(leaf.untyped_storage().clone())  # type: ignore[no-untyped-call]
+            return leaf
+
+        return cast("T", tree_map(taken, out))
+
+    def _wrap(self) -> Iterator[tuple[dict[str, Any], str, Forward, Forward | None]]:
+        """Yield where each module's wrapper goes, and what is there between passes."""
+        inside = {
+            inner
+            for name in self._opaque
+            for inner in self.model.get_submodule(name).modules()
+            if inner is not self.model.get_submodule(name)
+        }
+        for module, name in self._names.items():
+            # A compiled module would be compiled anew if anything inside it were replaced.
+            if module not in inside:
+                compiled = module._compiled_call_impl is not None
+                key = "_compiled_call_impl" if compiled else "forward"
+                wrapper = self._wrapper(name, getattr(module, key))
+                yield vars(module), key, wrapper, vars(module).get(key)
+
+    def _wrapper(self, name: str, forward: Forward) -> Forward:
+        @functools.wraps(forward)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return forward(*args, **kwargs)
+            if self._careful and not self._depth:
+                tensors = tensors_in((args, kwargs))
+                self._inputs += [(tensor, tensor.clone()) for tensor in tensors]
+            self._depth += 1
+            try:
+                return self._handler(name, forward, args, kwargs)
+            finally:
+                self._depth -= 1
+
+        return wrapper
+
+    # What stands in for a module's forward, one handler for each kind of pass.
+
+    def _run(self, _name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+        return forward(*args, **kwargs)

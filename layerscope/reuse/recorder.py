@@ -1,0 +1,342 @@
+"""Recording a pass and replaying it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_unflatten
+
+from layerscope.errors import LayerError
+from layerscope.reuse.forms import (
+    COPIED,
+    SHARED,
+    DivergedError,
+    Form,
+    Group,
+    Item,
+    Plan,
+    RefusedError,
+    signature_of,
+)
+from layerscope.reuse.log import Log
+from layerscope.reuse.passes import Args, Forward, Kwargs, T
+from layerscope.reuse.plan import plan_for
+from layerscope.reuse.watching import Watcher
+
+
+class Recorder(Watcher, AbstractContextManager["Recorder"]):
+    """Remember one pass over one batch; replay it with the weights of some modules changed.
+
+    Between passes the network is untouched: only while one runs do its modules have another
+    ``forward``. Every pass starts from the state the network was in and puts it back, buffers
+    and inputs that the network changes in place included.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network, in ``eval()``, with its unchanged weights while it is recorded.
+    budget : int, optional
+        Bytes that may be kept at a time. What does not fit at once is recorded in several rounds;
+        a group that does not fit alone is replayed plainly.
+
+    Attributes
+    ----------
+    plain_modules : dict of str to str
+        Modules that always run, and why.
+    plain_groups : dict of frozenset to str
+        Groups that were replayed plainly although something could be skipped, and why.
+    refusal : str
+        Why nothing of this network can be reused; empty if something can.
+    remembered : list of frozenset
+        The groups that can be replayed now.
+    passes : Counter of str
+        How many passes were "watched", "recorded", "replayed" and "plain".
+    """
+
+    def __init__(self, model: nn.Module, *, budget: int | None = None) -> None:
+        super().__init__(model)
+        self.budget = budget
+        self.plain_modules: dict[str, str] = {}
+        self.refusal = ""
+        self._logs: dict[object, Log] = {}
+        self._wrappers = list(self._wrap())
+        self._clear()
+
+    def __exit__(self, *exc: object) -> None:
+        self._clear()
+        self._logs.clear()
+
+    def record(self, call: Callable[[], T], groups: Iterable[Collection[str]]) -> T:
+        """Run one plain pass over a batch and remember what replays of `groups` need.
+
+        Parameters
+        ----------
+        call : callable
+            Runs the network over the batch and returns what it returns.
+        groups : iterable of collection of str
+            For each coming replay the names of the modules whose own parameters or buffers will
+            be changed, best in execution order. Of these as many as fit the budget, from the
+            first, are then in `remembered`.
+
+        Returns
+        -------
+        The network's output with its present weights.
+
+        Raises
+        ------
+        LayerError
+            If the network has no module of one of the names.
+        """
+        wanted = [self._group(group) for group in groups]
+        steered = any(log.steered for log in self._logs.values())
+        for attempt in range(2):
+            self._clear()
+            try:
+                if not self.refusal and (steered or attempt):
+                    self._watch(call)
+                if not self.refusal:
+                    return self._record(call, wanted)
+            except DivergedError:
+                pass
+        self._clear()
+        self.refusal = self.refusal or "its passes over the same batch differ"
+        self.remembered += wanted
+        return self._plain(call)
+
+    def replay(self, call: Callable[[], T], changed: Collection[str]) -> T:
+        """Run a pass over the recorded batch while the weights of `changed` modules are others.
+
+        Parameters
+        ----------
+        call : callable
+            As it was for `record`.
+        changed : collection of str
+            One of the groups given to `record`.
+
+        Returns
+        -------
+        What `call` returns, with the bits of a plain pass.
+        """
+        group = self._group(changed)
+        plan = self._loaded.get(group)
+        if plan is None or not plan.skips:
+            return self._plain(call)
+        if self._intact(plan):
+            self._plan, self._skipped = plan, set(plan.skips)
+            try:
+                with self._pass(self._replay_call):
+                    out = self._own(call())
+                if self._intact(plan):
+                    self.passes["replayed"] += 1
+                    return out
+            except DivergedError:
+                pass
+        # What is remembered may be spoilt, so it is not used again.
+        self.plain_groups[group] = "a replay did not follow the recorded pass"
+        self._loaded.clear()
+        return self._plain(call)
+
+    def forget(self, changed: Collection[str]) -> None:
+        """Free what only replays of this group need."""
+        plan = self._loaded.pop(self._group(changed), None)
+        for item in plan.sources if plan else ():
+            self._uses[item] -= 1
+            if not self._uses[item]:
+                self._memory.pop(item, None)
+
+    def walk(
+        self, call: Callable[[], object], groups: Iterable[Collection[str]]
+    ) -> Iterator[frozenset[str]]:
+        """Record, yield each group while it can be replayed, and free what is no longer needed.
+
+        The unchanged weights must be back before the next group is asked for.
+        """
+        waiting = [self._group(group) for group in groups]
+        while waiting:
+            self.record(call, waiting)
+            for group in list(self.remembered):
+                yield group
+                self.forget(group)
+            waiting = waiting[len(self.remembered) :]
+
+    # What the public methods are made of.
+
+    def _group(self, changed: Collection[str]) -> Group:
+        """Name modules as the log does: a module that has several names by the first."""
+        try:
+            return frozenset(self._names[self.model.get_submodule(name)] for name in changed)
+        except (AttributeError, KeyError) as error:
+            raise LayerError(f"the network lacks a module of {sorted(changed)}: {error}") from None
+
+    def _clear(self) -> None:
+        self._log = None
+        self.remembered: list[Group] = []
+        self._loaded: dict[Group, Plan] = {}
+        self._uses: Counter[Item] = Counter()
+        self._memory: dict[Item, Any] = {}
+        self._scratch: dict[torch.device, torch.UntypedStorage] = {}
+        self._stand_ins: dict[Form, Tensor] = {}
+        self._fresh = {}
+
+    def _plain(self, call: Callable[[], T]) -> T:
+        self.passes["plain"] += 1
+        with self._pass(self._run):
+            return self._own(call())
+
+    def _watch(self, call: Callable[[], object]) -> None:
+        """Write the log of one pass, or note why it can't be done."""
+        try:
+            log = self._written_log(call)
+        except RefusedError as refused:
+            self.refusal = str(refused)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the plain way remains
+            self._plain(call)  # raises the error again if it is the network's own
+            self.refusal = f"it can't be watched: {error!r}"
+        else:
+            self._logs[log.signatures[0] if log.signatures else None] = log
+            self.plain_modules.update({c.name: c.reason for c in log.calls if c.reason})
+
+    def _record(self, call: Callable[[], T], wanted: list[Group]) -> T:
+        self._wanted, self._log, self._outermost = wanted, None, 0
+        with self._pass(self._record_call):
+            out = self._own(call())
+        log = self._log
+        if log is None or self._cursor != len(log.calls):
+            raise DivergedError
+        for item, kept in self._memory.items():
+            if item.mode == SHARED:
+                tensor, version, form, end = kept
+                predicted = any(w and at >= end for at, w in log.touches.get(form.key, ()))
+                if predicted != (tensor._version != version) or not form.like(tensor):
+                    self.refusal = "it changes memory in a way that can't be followed"
+                    raise DivergedError
+                self._memory[item] = (tensor, tensor._version)
+        self.passes["recorded"] += 1
+        return out
+
+    def _admit(self, log: Log) -> None:
+        """Choose the groups whose plans fit the budget together, and what to keep for them."""
+        sizes: dict[tuple[int, int], int] = {}
+        for group in self._wanted:
+            plan = plan_for(log, group)
+            together = sizes | plan.sizes
+            if self.budget is not None and sum(together.values()) > self.budget:
+                needed = sum(plan.sizes.values())
+                if needed <= self.budget:
+                    break
+                self.plain_groups[group] = f"needs {needed} bytes of {self.budget}"
+            else:
+                sizes = together
+                self._loaded[group] = plan
+                self._uses.update(plan.sources)
+            self.remembered.append(group)
+        self._wants: dict[int, list[Item]] = {}
+        for plan in self._loaded.values():
+            for index in plan.skips:
+                self._wants.setdefault(index, [])
+        for item in self._uses:
+            self._wants[item.call].append(item)
+
+    def _intact(self, plan: Plan) -> bool:
+        """Tell whether the remembered tensors are what they were when the recording ended."""
+        kept = (self._memory[item] for item in plan.sources if item.mode == SHARED)
+        return all(tensor._version == version for tensor, version in kept)
+
+    # What stands in for a module's forward, one handler for each kind of pass.
+
+    def _record_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+        if self._depth == 1:
+            self._choose_log((args, kwargs))
+        index = self._step(name)
+        out = forward(*args, **kwargs)
+        if index in self._wants:
+            self._remember(index, out)
+        return out
+
+    def _choose_log(self, args: object) -> None:
+        """Find the log of a pass that got inputs of the same form."""
+        signature = signature_of(args)
+        if self._log is None:
+            self._log = self._logs.get(signature)
+            if self._log is None:
+                raise DivergedError
+            self._admit(self._log)
+        if self._log.signatures[self._outermost : self._outermost + 1] != [signature]:
+            raise DivergedError
+        self._outermost += 1
+
+    def _step(self, name: str) -> int:
+        """Say which call of the log this is."""
+        assert self._log is not None
+        index = self._cursor
+        if index >= len(self._log.calls) or self._log.calls[index].name != name:
+            raise DivergedError
+        self._cursor = index + 1
+        return index
+
+    def _remember(self, index: int, out: object) -> None:
+        assert self._log is not None
+        call = self._log.calls[index]
+        leaves = tree_leaves(out)
+        if len(leaves) != len(call.leaves):
+            raise DivergedError
+        for leaf, form in zip(leaves, call.leaves, strict=True):
+            if isinstance(form, Form) and not (isinstance(leaf, Tensor) and form.like(leaf)):
+                raise DivergedError
+        for item in self._wants[index]:
+            tensor = leaves[item.leaf]
+            if item.mode == COPIED:
+                self._memory[item] = tensor.untyped_storage().clone()
+            else:
+                self._memory[item] = (tensor, tensor._version, call.leaves[item.leaf], call.end)
+
+    def _replay_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+        assert self._log is not None
+        index = self._step(name)
+        if index not in self._skipped:
+            return forward(*args, **kwargs)
+        call = self._log.calls[index]
+        self._cursor = call.after
+        if index == self._plan.skips[-1]:
+            # From here the changed weights may steer the network elsewhere.
+            self._handler = self._run
+        assert call.spec is not None
+        leaves = [
+            self._made(index, number, leaf) if isinstance(leaf, Form) else leaf
+            for number, leaf in enumerate(call.leaves)
+        ]
+        return tree_unflatten(leaves, call.spec)
+
+    def _made(self, index: int, leaf: int, form: Form) -> Tensor:
+        """Make a tensor of a skipped call in the way the plan says."""
+        mode = self._plan.modes[index, leaf]
+        if mode == SHARED:
+            tensor: Tensor = self._memory[Item(SHARED, index, leaf)][0]
+            return tensor
+        made = self._fresh if mode == COPIED else self._stand_ins
+        if form not in made:
+            made[form] = form.on(self._copy(form) if mode == COPIED else self._scratch_for(form))
+        return made[form]
+
+    def _copy(self, form: Form) -> torch.UntypedStorage:
+        """Return this pass's own copy of a storage."""
+        for other, tensor in self._fresh.items():
+            if other.key == form.key:
+                return tensor.untyped_storage()
+        copy: torch.UntypedStorage = self._memory[self._plan.copies[form.key]].clone()
+        return copy
+
+    def _scratch_for(self, form: Form) -> torch.UntypedStorage:
+        """Return memory that is never read: all stand-ins on a device share it."""
+        assert self._log is not None
+        size = self._log.sizes[form.key]
+        scratch = self._scratch.get(form.device)
+        if scratch is None or scratch.nbytes() < size:
+            scratch = torch.UntypedStorage(size, device=form.device)  # type: ignore[no-untyped-call]
+            self._scratch[form.device] = scratch
+        return scratch
