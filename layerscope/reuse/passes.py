@@ -29,13 +29,13 @@ class Passes:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.passes: Counter[str] = Counter()
-        self.refusal = ""
-        self.passes: Counter[str] = Counter()
         self._names = {module: name for name, module in model.named_modules()}
         self._opaque = {name for name, module in model.named_modules() if is_opaque(module)}
+        self._suspects: list[nn.Module] = []
+        self._logs: dict[object, Log] = {}
         self._log: Log | None = None
         self._fresh: dict[Form, Tensor] = {}
-        self._suspects: list[nn.Module] = []
+        self._wrappers = list(self._wrap())
 
     @contextmanager
     def _pass(self, handler: Handler, *, watched: bool = False) -> Iterator[State]:

@@ -62,9 +62,8 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         super().__init__(model)
         self.budget = budget
         self.plain_modules: dict[str, str] = {}
+        self.plain_groups: dict[Group, str] = {}
         self.refusal = ""
-        self._logs: dict[object, Log] = {}
-        self._wrappers = list(self._wrap())
         self._clear()
 
     def __exit__(self, *exc: object) -> None:
