@@ -58,7 +58,8 @@ class Series:
         for epoch in sources:
             if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
                 raise CheckpointError(
-                    f"epoch {epoch!r} is not a whole number from 0 up; name checkpoints by epoch."
+                    f"epoch {epoch!r}, of type {type(epoch).__name__}, is not a whole number (int) "
+                    "from 0 up; name checkpoints by epoch."
                 )
         self._sources = {
             epoch: files.source(sources[epoch], f"the checkpoint of epoch {epoch}")
@@ -172,8 +173,8 @@ class Series:
         """
         if "network" not in self.manifest:
             raise CheckpointError(
-                "this series does not say which network it is of; build the network yourself and "
-                "pass it beside the series."
+                "this series does not say which network it is of; build the network in Python and "
+                "pass it to layerscope.sweep beside the series."
             )
         model = models.build(self.manifest["network"])
         self.fit(model)
@@ -230,7 +231,8 @@ def open_series(checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str]
     ----------
     checkpoints : Series, mapping, or path of a folder
         A mapping goes from epoch to state dict or path. A folder holds a series that layerscope
-        recorded, or checkpoint files whose names end in the epoch (``step-10.pt``).
+        recorded, or checkpoint files that are all named by epoch (``epoch-3.pt``, ``step_10.pt``,
+        ``3.safetensors``).
 
     Raises
     ------
@@ -241,7 +243,17 @@ def open_series(checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str]
         return checkpoints
     if isinstance(checkpoints, Mapping):
         return Series(checkpoints)
+    if not isinstance(checkpoints, (str, os.PathLike)):
+        raise CheckpointError(
+            f"checkpoints is a {type(checkpoints).__name__}; give a series, a folder, or a mapping "
+            "from epoch to state dict or path, such as {0: 'start.pt', 90: 'trained.pt'}."
+        )
     folder = Path(checkpoints)
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is one checkpoint; give a mapping from epoch to path, such as "
+            f"{{0: 'start.pt', 90: '{folder.name}'}}, or a folder."
+        )
     if not folder.is_dir():
         raise CheckpointError(
             f"there is no folder {folder}; give a folder of checkpoints, or a mapping from epoch "
@@ -256,23 +268,31 @@ def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
     return Series(sources, folder, manifest)
 
 
+_NAMED_BY_EPOCH = re.compile(r"(?:.*[-_.])?(?:epoch|step|ckpt|checkpoint)s?[-_=]?(\d+)|(\d+)", re.I)
+
+
 def _collected(folder: Path) -> Series:
+    found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth"))
+    if not found:
+        raise CheckpointError(
+            f"{folder} holds neither a {MANIFEST} nor checkpoints, such as epoch-3.safetensors or "
+            "step-10.pt; give a mapping from epoch to path."
+        )
     sources: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        match = re.search(r"(\d+)$", path.stem)
-        if path.suffix not in (".safetensors", ".pt", ".pth", ".ckpt") or match is None:
-            continue
-        if (epoch := int(match[1])) in sources:
+    for path in found:
+        match = _NAMED_BY_EPOCH.fullmatch(path.stem)
+        if match is None:
+            # Left out, it might be the trained network; a number in it might be an accuracy.
+            raise CheckpointError(
+                f"{path.name} in {folder} does not say its epoch, as epoch-3.pt, step_10.pt or "
+                "3.pt would; rename it, or give a mapping from epoch to path."
+            )
+        if (epoch := int(match[1] or match[2])) in sources:
             raise CheckpointError(
                 f"{sources[epoch].name} and {path.name} in {folder} both say epoch {epoch}; "
                 "give a mapping from epoch to path."
             )
         sources[epoch] = path
-    if not sources:
-        raise CheckpointError(
-            f"{folder} holds neither a {MANIFEST} nor checkpoints whose names end in an epoch, "
-            "such as epoch-3.safetensors or step-10.pt; give a mapping from epoch to path."
-        )
     return Series(sources, folder)
 
 

@@ -104,7 +104,7 @@ def _train(commands: Any) -> None:
     parser.add_argument("network", help="such as fcn-3x256 (3 hidden layers of 256 units)")
     parser.add_argument("--data", default="mnist-5k", help="data set (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=100, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, help="initial learning rate")
+    parser.add_argument("--lr", type=float, help="initial learning rate (default: 0.01)")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--record", type=int, nargs="+", metavar="EPOCH", help="epochs to record")
@@ -265,7 +265,8 @@ def _table(title: str, *columns: str) -> Any:
     # As Text, since names may come from a file, and rich reads markup in plain strings.
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(Text(column))
+        # The first column is a name to be typed again: never cut.
+        table.add_column(Text(column), no_wrap=column == columns[0], overflow="fold")
     return table
 
 

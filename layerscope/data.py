@@ -78,6 +78,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __repr__(self) -> str:
+        return f"<{len(self):,} examples of shape {tuple(self.inputs.shape[1:])}: {self.name}>"
+
     def first(self, count: int) -> Examples:
         """The first `count` examples (all of them where there are fewer)."""
         return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
@@ -134,6 +137,9 @@ class ImageData:
     test: Examples
     classes: int
     origin: str
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.train):,} + {len(self.test):,} images of {self.shape}>"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -227,6 +233,11 @@ def batches(data: Any, size: int) -> Iterator[Batch]:
     if isinstance(data, Examples):
         yield from data.batches(size)
         return
+    if isinstance(data, ImageData):
+        raise DataError(f"data is all of {data.name}; pass its test part: data.test.")
+    arrays = isinstance(data, (tuple, list)) and any(isinstance(part, np.ndarray) for part in data)
+    if arrays:
+        raise DataError("data holds NumPy arrays; turn them into tensors with torch.as_tensor.")
     if not isinstance(data, Iterable) or torch.is_tensor(data):
         raise DataError(
             f"data is a {type(data).__name__}; give a pair of tensors (inputs, targets), or an "

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ def probe(
     Returns
     -------
     xarray.Dataset
-        With a dimension ``seed``.
+        With a dimension ``seed``; ``attrs["runs"]`` says how each network was trained, on which
+        device, and in how many seconds.
     """
     from layerscope import engine, results, training
 
@@ -156,14 +158,10 @@ def probe(
         series = training.train(
             network, data, recipe, seed=seed, out=series_folder(folder), device=device
         )
-        runs.append(
-            engine.sweep(
-                series.build(),
-                data.test,
-                checkpoints=series,
-                draws=draws,
-                seed=seed,
-                device=device,
-            )
+        ds = engine.sweep(
+            series.build(), data.test, checkpoints=series, draws=draws, seed=seed, device=device
         )
+        known = ("network", "data", "recipe", "seed", "device", "torch", "seconds")
+        ds.attrs["training"] = json.dumps({key: series.manifest[key] for key in known})
+        runs.append(ds)
     return results.concat(runs, wanted)

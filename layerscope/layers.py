@@ -118,6 +118,8 @@ def select(
     """
     if wanted is None:
         return list(layers)
+    if not wanted:
+        raise LayerError("layers is empty; leave it out to take every layer.")
     if isinstance(wanted, Mapping):
         return [
             merge(name, _matching(layers, [patterns] if isinstance(patterns, str) else patterns))
@@ -127,7 +129,15 @@ def select(
 
 
 def merge(name: str, members: Sequence[Layer], module_type: str = "group") -> Layer:
-    """Make one layer of several, to be perturbed together."""
+    """Make one layer of several, to be perturbed together.
+
+    Raises
+    ------
+    LayerError
+        If there are none.
+    """
+    if not members:
+        raise LayerError(f"the group {name!r} holds no layers; give it names or patterns.")
     return Layer(
         name=name,
         parameters=tuple(tensor for layer in members for tensor in layer.parameters),
@@ -195,6 +205,12 @@ def _matching(layers: Sequence[Layer], patterns: Iterable[str]) -> list[Layer]:
         # A name is taken literally before it is read as a pattern: names may hold brackets.
         matched = [pattern] if pattern in names else fnmatch.filter(names, pattern)
         if not matched:
+            inside = fnmatch.filter(names, f"{pattern}.*")
+            if inside:
+                raise LayerError(
+                    f"{pattern!r} holds no parameters of its own, but {len(inside)} layers inside "
+                    f"do; to take them all, write '{pattern}.*'."
+                )
             try:
                 choose(pattern, names, "layer that matches")
             except ValueError as error:

@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from layerscope import data, experiments, progress
+from layerscope import data, devices, experiments, progress, results
 from layerscope._version import __version__
 from layerscope.errors import LayerscopeError, OptionError, ResultError, choose
 from layerscope.experiments import Experiment
@@ -124,6 +124,7 @@ def run(
     declared = parameters(source)
     _check(changed, declared, source.name)
     values = {**declared, **chosen, **changed}
+    devices.resolve(device)
     fingerprints = _fingerprints(values["dataset"], data_root)
     root = Path(out)
     changed = {key: value for key, value in changed.items() if chosen.get(key) != value}
@@ -149,11 +150,13 @@ def run(
             "command": command,
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 1),
+            "training_seconds": _training_seconds(draft),
             "software": _software(),
             "machine": _machine(),
             "files": _files(draft, source.name),
         }
         write_bytes(draft / MANIFEST, json.dumps(about, indent=1, ensure_ascii=False).encode())
+    _failed(folder).unlink(missing_ok=True)
     return Done(folder, False, about)
 
 
@@ -191,14 +194,14 @@ def parameters(source: Path) -> dict[str, Any]:
 def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) -> None:
     allowed = [key for key in declared if key not in _OURS]
     for key, value in changed.items():
-        default = declared[choose(key, allowed, f"parameter of {where},")]
+        default = declared[choose(key, allowed, f"parameter of {where} called")]
         fits = default is None or isinstance(value, type(default))
         # A whole number is fine where a fraction is expected; True is no number.
         fits |= isinstance(default, float) and isinstance(value, int)
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
             raise OptionError(
-                f"parameter {key} is {value!r}, a {type(value).__name__}; "
-                f"expected a {type(default).__name__}, such as {default!r}."
+                f"parameter {key} is {value!r}, of type {type(value).__name__}; "
+                f"expected {type(default).__name__}, such as {default!r}."
             )
         if key == "seeds" and value < 1:
             raise OptionError(f"seeds is {value}; at least one training run is needed.")
@@ -325,7 +328,7 @@ def _execute(
             kernel_name="python3",
         )
     except papermill.PapermillExecutionError as error:
-        kept = folder.with_name(f"{folder.name}.failed.ipynb")
+        kept = _failed(folder)
         target.replace(kept)
         last = error.evalue.splitlines()[0] if error.evalue else ""
         raise NotebookError(
@@ -333,6 +336,17 @@ def _execute(
             f"(the notebook up to there is {kept})"
         ) from None
     _clean(target)
+
+
+def _failed(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.failed.ipynb")
+
+
+def _training_seconds(folder: Path) -> list[float]:
+    """List how long each training took, whether in this run or in an earlier one."""
+    found = [results.settings(results.open_dataset(path)) for path in sorted(folder.glob("*.nc"))]
+    runs = [run for about in found for run in about.get("runs", [])]
+    return [run["training"]["seconds"] for run in runs if "training" in run]
 
 
 def _clean(path: Path) -> None:
@@ -408,8 +422,6 @@ def _software() -> dict[str, str]:
 
 def _machine() -> dict[str, Any]:
     import torch
-
-    from layerscope import devices
 
     return {
         "system": f"{platform.system()} {platform.machine()}",

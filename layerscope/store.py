@@ -53,7 +53,7 @@ class Store:
         if differing:
             raise ResultError(
                 f"{folder} belongs to another sweep: {', '.join(differing)} differ. "
-                "Choose another folder with out= (--out), or delete this one."
+                "Choose another folder with out= (--out). Where only data differ, is it shuffled?"
             )
 
     def partial(self) -> tuple[int, dict[str, dict[str, Tally]]]:
@@ -95,5 +95,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise ResultError(
             f"{path} is damaged or not layerscope's ({error}). "
-            "Choose another folder with out= (--out), or delete this one."
+            "Choose another folder with out= (--out). Where only data differ, is it shuffled?"
         ) from None

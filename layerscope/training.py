@@ -105,7 +105,9 @@ def train(
         As `models.build` takes it; the shape of the inputs and the number of classes come from
         `data`.
     data : ImageData
+        Trained on its training part, scored on its test part.
     recipe : Recipe, optional
+        The paper's by default.
     seed : int
         Of the initial parameters and of the order of the data.
     out : path
@@ -114,6 +116,7 @@ def train(
     record : sequence of int
         Epochs to record, besides the first and the last; those beyond the last are left out.
     device : str or torch.device
+        ``"auto"`` takes the first of cuda, mps and cpu that is present.
     show_progress : bool
 
     Returns
@@ -152,7 +155,11 @@ def train(
         "device": devices.describe(place),
     }
     loop = _Loop(model.to(place), data, recipe, seed, place, Writer(folder, identity | about))
-    loop.run(recorded, show_progress)
+    try:
+        loop.run(recorded, show_progress)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"what is recorded is safe in {folder}; the same call goes on from there.")
+        raise
     return open_series(folder)
 
 

@@ -72,7 +72,10 @@ def test_train_sweep_show(tmp_path, capsys):
         (["reproduce", "fcn-mnist", "--scale", "papr"], "Did you mean 'paper'"),
         (["reproduce", "fcn-mnist", "-p", "epoch=3"], "Did you mean 'epochs'"),
         (["reproduce", "fcn-mnist", "-p", "epochs"], "write -p name=value"),
-        (["reproduce", "fcn-mnist", "-p", "epochs=few"], "epochs is 'few', a str; expected a int"),
+        (
+            ["reproduce", "fcn-mnist", "-p", "epochs=few"],
+            "is 'few', of type str; expected int",
+        ),
     ],
 )
 def test_mistakes_get_an_answer(command, message, capsys):

@@ -66,7 +66,8 @@ def sweep(
         ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
         or batches of such pairs in a fixed order.
     checkpoints : series, mapping, or folder
-        From epoch to state dict or path; the last epoch is the trained network.
+        From epoch to state dict or path, or a folder of files named by epoch (``epoch-3.pt``,
+        ``step_10.pt``); the last epoch is the trained network.
     layers : sequence of str, or mapping, optional
         Names or patterns; or from the name of a group to its patterns. By default every module
         that holds parameters of its own. The row ``fullmodel`` is added in any case.
@@ -124,6 +125,9 @@ def sweep(
     began = time.monotonic()
     if draws < 1:
         raise OptionError(f"draws is {draws}; it must be at least 1.")
+    if not isinstance(model, nn.Module):
+        given = model.__name__ if isinstance(model, type) else repr(model)
+        raise OptionError(f"model is {given}, not an nn.Module; pass the network itself: Net().")
     place = devices.resolve(device)
     series = checkpoints_.open_series(checkpoints).fit(model)
     plan = Plan(

@@ -88,7 +88,9 @@ def measure(plan: Plan, device: torch.device, store: Store | None, show: bool) -
         _check_repeats(plan)
         measured.rows = _in_order(plan)
         recorder = stack.enter_context(Recorder(plan.model, budget=_REMEMBERED_BYTES))
-        _evaluate(plan, recorder, _by_group(measured.rows, cells), done, measured, store, show)
+        _evaluate(
+            plan, recorder, _by_group(plan, measured.rows, cells), done, measured, store, show
+        )
     measured.about = {
         "reuse": {
             "passes": dict(recorder.passes),
@@ -194,12 +196,15 @@ def _outputs(
 
 
 def _by_group(
-    rows: Sequence[Layer], cells: Sequence[Cell]
+    plan: Plan, rows: Sequence[Layer], cells: Sequence[Cell]
 ) -> list[tuple[frozenset[str], list[Cell]]]:
     """Gather cells by the modules they change, in execution order."""
+    # A module that stands in several places goes by the first of its names.
+    names = {module: name for name, module in plan.model.named_modules()}
     gathered: dict[frozenset[str], list[Cell]] = {}
     for row in rows:
-        modules = frozenset(layers.owner(name) for name in row.tensors)
+        owners = {layers.owner(name) for name in row.tensors}
+        modules = frozenset(names[plan.model.get_submodule(owner)] for owner in owners)
         gathered.setdefault(modules, []).extend(c for c in cells if c.layer.name == row.name)
     return list(gathered.items())
 

@@ -6,6 +6,7 @@ import hashlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -166,6 +167,8 @@ def rows(
     model: nn.Module, wanted: Sequence[str] | Mapping[str, str | Sequence[str]] | None
 ) -> list[Layer]:
     """List the layers or groups to sweep, and last the whole network."""
+    if isinstance(wanted, Mapping) and FULL_MODEL in wanted:
+        raise OptionError(f"a group can't be called {FULL_MODEL!r}, which is the whole network.")
     found = layers.find(model)
     whole = layers.merge(FULL_MODEL, found, type(model).__name__)
     # Buffers of modules without parameters, such as BatchNorm without affine weights, are no
@@ -180,6 +183,10 @@ def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:
     """Check that the wanted epochs were recorded; all of them if none is named."""
     if wanted is None:
         return list(series.epochs)
+    if isinstance(wanted, (str, int)) or not all(isinstance(e, Integral) for e in wanted):
+        raise OptionError(f"epochs is {wanted!r}; give whole numbers, such as [0, 1].")
+    if not wanted:
+        raise OptionError("epochs is empty; leave it out to take every recorded epoch.")
     series.require(wanted)
     return sorted(set(wanted))
 
