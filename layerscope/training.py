@@ -133,6 +133,10 @@ def train(
     >>> digits = layerscope.load_data("mnist-5k")                           # doctest: +SKIP
     >>> series = train("fcn-2x64", digits, Recipe(epochs=3), out="series")  # doctest: +SKIP
     """
+    if not isinstance(data, ImageData):
+        raise OptionError(
+            f"data is a {type(data).__name__}; give a data set, such as load_data('mnist-5k')."
+        )
     recipe, seed = recipe or Recipe(), int(seed)
     place = devices.resolve(device)
     model = models.build(network, seed, inputs=data.shape, classes=data.classes)
