@@ -44,7 +44,7 @@ def test_epochs_are_sorted_and_the_last_is_the_trained_one():
 
 @pytest.mark.parametrize("epoch", [-1, True, False, 1.0, "1", None])
 def test_an_epoch_is_a_whole_number(epoch):
-    with pytest.raises(CheckpointError, match=f"epoch {epoch!r} is not a whole number"):
+    with pytest.raises(CheckpointError, match=f"epoch {epoch!r}, of type .* is not a whole number"):
         Series({epoch: state()})
 
 
@@ -87,13 +87,29 @@ def test_a_loop_that_forgot_to_copy_is_found_out():
 def test_files_named_by_epoch_are_a_series(tmp_path):
     for epoch in (10, 2):
         torch.save(state(epoch), tmp_path / f"step-{epoch}.pt")
-    save_file(state(7), tmp_path / "model_0007.safetensors")
+    save_file(state(7), tmp_path / "model_epoch=0007.safetensors")
+    torch.save(state(3), tmp_path / "3.pth")
     (tmp_path / "notes1.txt").write_text("no checkpoint")
-    torch.save(state(), tmp_path / "best.pt")
     series = open_series(str(tmp_path))
-    assert series.epochs == (2, 7, 10)
+    assert series.epochs == (2, 3, 7, 10)
     for epoch in series.epochs:
         assert equal(series.read(epoch), state(epoch))
+
+
+@pytest.mark.parametrize("odd", ["best.pt", "epoch_1_acc0.95.pt", "vgg16.safetensors", "init.pth"])
+def test_a_file_that_does_not_say_its_epoch_is_refused_not_left_out(tmp_path, odd):
+    for name in ("epoch-1.pt", odd):
+        torch.save(state(), tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{odd} in .* does not say its epoch"):
+        open_series(tmp_path)
+
+
+def test_what_is_no_series_says_what_would_be(tmp_path):
+    torch.save(state(), tmp_path / "epoch-1.pt")
+    with pytest.raises(CheckpointError, match=r"epoch-1\.pt is one checkpoint; give a mapping"):
+        open_series(tmp_path / "epoch-1.pt")
+    with pytest.raises(CheckpointError, match="checkpoints is a list; give a series"):
+        open_series([state()])
 
 
 def test_two_files_of_one_epoch_are_refused(tmp_path):
@@ -242,8 +258,8 @@ def test_another_architecture_is_shown_by_its_first_differences():
 
 
 def test_a_file_that_does_not_fit_is_named(tmp_path):
-    torch.save({"w": torch.ones(1)}, tmp_path / "a-0.pt")
-    with pytest.raises(CheckpointError, match=r"a-0\.pt does not fit.*missing: layer1\.weight"):
+    torch.save({"w": torch.ones(1)}, tmp_path / "epoch-0.pt")
+    with pytest.raises(CheckpointError, match=r"epoch-0\.pt does not fit.*missing: layer1\.weight"):
         open_series(tmp_path).fit(net())
 
 

@@ -190,7 +190,7 @@ def test_normalised_batches_put_together_are_the_whole_normalised(n, size, seed)
         ([torch.zeros(3)], "a batch is a Tensor; each must be a pair"),
         ([(torch.zeros(3), torch.zeros(3), torch.zeros(3))], "a batch is a tuple"),
         ([(torch.zeros(3), 1)], "targets a tensor"),
-        ((np.zeros((3, 2)), np.zeros(3)), "a batch is a ndarray"),
+        ((np.zeros((3, 2)), np.zeros(3)), "NumPy arrays; turn them into tensors"),
         ([{"x": 1}], "a batch is a dict"),
         ([(torch.zeros(2), torch.tensor(1))], "not examples one by one"),
         ((torch.zeros(3), torch.zeros(2)), "3 inputs came with 2 targets"),

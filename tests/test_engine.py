@@ -389,6 +389,12 @@ def test_bad_input_is_refused_before_the_first_cell(pair, states, tmp_path):
         perturbations=["reinitialise"],
     )
     refused(OptionError, "no metric 'eror'", metrics=["eror"])
+    refused(LayerError, "layers is empty", layers=[])
+    refused(LayerError, "the group 'a' holds no layers", layers={"a": []})
+    refused(OptionError, "can't be called 'fullmodel'", layers={"fullmodel": ["out"]})
+    refused(OptionError, "epochs is 0; give whole numbers", epochs=0)
+    refused(OptionError, "epochs is empty", epochs=[])
+    refused(OptionError, "model is Nasty, not an nn.Module", model=Nasty)
     refused(OptionError, "draws is 0", draws=0)
     refused(OptionError, "batch_size is 0", batch_size=0)
     refused(OptionError, "not a device", device="gpu")
