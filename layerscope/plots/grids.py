@@ -154,8 +154,14 @@ def overview(ds: xr.Dataset, metric: str = "error") -> hv.Layout:
     >>> len(overview(testing.dataset()))
     3
     """
-    parts = [heatmap(ds, metric), distances(ds, "l2_fan_in"), distances(ds, "linf")]
+    # Short titles, and panels wide and high enough for them and for the rows' names, since the
+    # panels of a layout share what room there is.
+    parts = [heatmap(ds, metric, title=f"Test {metric}")] + [
+        distances(ds, norm, title=f"Distance {FORMULAS[norm]}") for norm in ("l2_fan_in", "linf")
+    ]
+    rows = len(parts[0].dimension_values("layer", False))
     width, height = grid_size(parts[0]).inches
+    width, height = max(width, 2.2), max(height, 0.2 * rows if rows > 12 else 0.0)
     # The rows are the same, so their names stand once.
     parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
     narrow = round(0.75 * grid_size(parts[0]).pixels[0])
