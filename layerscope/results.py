@@ -76,8 +76,6 @@ _DESCRIBED = {
     "kind": ("layer, or network for all layers at once", ""),
     "module_type": ("class of the module", ""),
     "parameters": ("number of parameters", "1"),
-    "block": ("block that the layer belongs to", ""),
-    "stage": ("stage that the layer belongs to", ""),
     "initializer": ("where re-randomised values are drawn from", ""),
 }
 

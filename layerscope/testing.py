@@ -79,8 +79,6 @@ def dataset(
                 "layer",
                 [*range(1_000, 1_000 * (layers + 1), 1_000), 500 * layers * (layers + 1)],
             ),
-            "block": ("layer", [""] * (layers + 1)),
-            "stage": ("layer", [""] * (layers + 1)),
             "initializer": ("layer", ["declared"] * (layers + 1)),
         },
         {"network": {"family": "fcn", "depth": layers - 1}, "data": {"name": "synthetic"}},
