@@ -7,13 +7,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from layerscope.errors import OptionError
 
-__all__ = ["describe", "resolve"]
+__all__ = ["autocast", "describe", "exhausted", "precision", "release", "resolve", "spare_bytes"]
+
+_SPARE_BYTES = 4 * 2**30
 
 
 def resolve(device: str | torch.device = "auto") -> torch.device:
@@ -63,3 +69,56 @@ def describe(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return str(device)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Let operators run in a shorter type where that is usual; nothing where `dtype` is None."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Turn the user's choice of type for `autocast` into torch's.
+
+    Raises
+    ------
+    OptionError
+        If it is not one that autocast knows.
+    """
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None or dtype in known.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in known:
+        raise OptionError(
+            f"dtype is {dtype!r}; use 'bfloat16' or 'float16' to compute in a shorter type, or "
+            "leave it out to compute as the network is."
+        )
+    return known[dtype]  # type: ignore[index]
+
+
+def exhausted(error: BaseException) -> bool:
+    """Tell whether an error says that a device, or the machine, is out of memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU's allocator, and mps, raise nothing more special.
+    words = ("DefaultCPUAllocator: can't allocate memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """Memory that may be filled with what is worth remembering, in bytes."""
+    if device.type == "cuda":
+        return min(_SPARE_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
+    with suppress(OSError, LookupError, ValueError):  # Linux alone says so in a file
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {line.partition(":")[0]: line.split()[1] for line in lines}
+        return min(_SPARE_BYTES, int(sizes["MemAvailable"]) * 1024 // 4)
+    return _SPARE_BYTES
+
+
+def release(device: torch.device) -> None:
+    """Give memory that is free back to the device, so that larger pieces fit again."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -25,8 +25,10 @@ The Dataset opens with plain xarray:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -63,6 +65,13 @@ _DESCRIBED = {
     "baseline_standard_error": ("standard error of baseline over examples", "1"),
     "n_examples": ("number of examples evaluated", "1"),
     "chance": ("error of always naming the commonest class", "1"),
+    "verdict": ("what the layer was settled to be, and where the cell was stopped", ""),
+    "lower": ("lower end of the interval of value that holds however often one looks", "1"),
+    "upper": ("upper end of the interval of value that holds however often one looks", "1"),
+    "outcome": ("metric of one example in one cell", "1"),
+    "baseline_outcome": ("metric of one example in the unperturbed network", "1"),
+    "weight": ("what the example counts, such as its number of tokens", "1"),
+    "example": ("index of the example in the data", ""),
     "distance": ("distance of the layer's parameters from the first checkpoint", "1"),
     "draw_distance": ("distance of re-randomised parameters from the first checkpoint", "1"),
     "layer": ("layer, by dotted name, in execution order", ""),
@@ -183,8 +192,19 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     return joined
 
 
-def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+def save(
+    ds: xr.Dataset,
+    path: str | os.PathLike[str],
+    encoding: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
     """Write a Dataset as netCDF, completely or not at all.
+
+    Parameters
+    ----------
+    ds : Dataset
+    path : path
+    encoding : mapping, optional
+        By variable, how it is laid out in the file, as xarray takes it.
 
     Raises
     ------
@@ -194,7 +214,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
         draft = Path(folder) / "draft.nc"
-        ds.to_netcdf(draft, engine="h5netcdf")
+        ds.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
         content = draft.read_bytes()
     return write_bytes(path, content)
 
@@ -229,22 +249,34 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         ) from None
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes, *, once: bool = False) -> Path:
     """Write a file through a temporary one beside it, so that it is never half there.
+
+    Parameters
+    ----------
+    path : Path
+    content : bytes
+    once : bool
+        Leave the file that is there already, also if another process wrote it just now.
 
     Raises
     ------
     ResultError
         If the folder can't be made or written to.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Random, since processes on several machines may share the folder.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(draft, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        if once:
+            _link(draft, path)
+        else:
+            draft.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise ResultError(
             f"can't write {path}: {error.strerror}. Choose another folder with out= (--out)."
@@ -254,6 +286,33 @@ def write_bytes(path: Path, content: bytes) -> Path:
         with suppress(OSError):
             draft.unlink()
     return path
+
+
+def _link(draft: Path, path: Path) -> None:
+    """Give a written file its name, unless there is one of that name."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        # A file system without links: the last writer wins, with the same content.
+        draft.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder last, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _plain(value: Any) -> str | int | float:

@@ -1,48 +1,51 @@
-"""What is kept survives, what is half-written does not count, and no sweep takes another's."""
+"""What is recorded stays, what is half-written does not count, and no sweep takes another's."""
 
 from __future__ import annotations
 
 import json
-import math
+import multiprocessing
+import os
+import time
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from layerscope import store as store_module
 from layerscope import testing
 from layerscope.errors import ResultError
-from layerscope.metrics import Tally
 from layerscope.store import Store
 
 IDENTITY = {"seed": 0, "layers": ["a", "b"], "data": {"sha256": "ab", "examples": 3}}
 
 
-def sums(count: int = 3, total: float = 0.1 + 0.2, squares: float = 1e-300) -> Tally:
-    return Tally(count, total, squares)
+def arrays(number: float = 0.1 + 0.2) -> dict[str, np.ndarray]:
+    return {
+        "keys": np.array(["k1", "k2"]),
+        "tally/loss": np.array([[3, number, 1e-300], [2, np.inf, np.nan]]),
+    }
 
 
-def test_sums_survive_bit_for_bit(tmp_path):
-    kept = {"k1": {"loss": sums(), "error": sums(2, math.inf, math.nan)}, "k2": {"loss": sums(5)}}
-    store = Store(tmp_path / "new" / "sweep", IDENTITY)
-    assert store.partial() == (0, {})
-    store.keep(7, kept)
-    batches, found = Store(tmp_path / "new" / "sweep", IDENTITY).partial()
-    assert batches == 7
-    assert list(found) == ["k1", "k2"]
-    assert found["k1"]["loss"] == kept["k1"]["loss"]
-    assert found["k1"]["loss"].total == 0.30000000000000004
-    assert found["k1"]["error"].total == math.inf
-    assert math.isnan(found["k1"]["error"].squares)
-    store.keep(8, {"k2": {"loss": sums(6)}})
-    assert store.partial() == (8, {"k2": {"loss": sums(6)}})
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key].dtype == other[key].dtype and one[key].tobytes() == other[key].tobytes()
+        for key in one
+    )
 
 
-@given(totals=st.lists(st.floats(allow_nan=False, width=64), min_size=1, max_size=5))
-def test_every_sum_survives(tmp_path_factory, totals):
-    store = Store(tmp_path_factory.mktemp("sweep"), IDENTITY)
-    kept = {str(i): {"loss": sums(i, total, -total)} for i, total in enumerate(totals)}
-    store.keep(1, kept)
-    assert store.partial() == (1, kept)
+def test_a_part_survives_bit_for_bit_and_the_first_writer_wins(tmp_path):
+    parts = Store(tmp_path / "new" / "sweep", IDENTITY).parts(10)
+    assert parts.read("p") is None
+    assert not parts.has("p")
+    parts.write("p", arrays())
+    parts.write("p", arrays(7.0))
+    again = Store(tmp_path / "new" / "sweep", IDENTITY).parts(10)
+    assert same(again.read("p"), arrays())
+    assert len(again) == 1
+    # Another batch size is another way of cutting the work.
+    assert Store(tmp_path / "new" / "sweep", IDENTITY).parts(5).read("p") is None
 
 
 def test_the_same_sweep_in_another_order_of_keys_is_the_same(tmp_path):
@@ -61,28 +64,51 @@ def test_the_same_sweep_in_another_order_of_keys_is_the_same(tmp_path):
     ],
 )
 def test_a_folder_of_another_sweep_is_refused_naming_what_differs(tmp_path, other, named):
-    Store(tmp_path, IDENTITY).keep(3, {"k": {"loss": sums()}})
+    Store(tmp_path, IDENTITY).parts(1).write("p", arrays())
     with pytest.raises(ResultError, match=rf"belongs to another sweep: {named}.*--out"):
         Store(tmp_path, other)
-    assert Store(tmp_path, IDENTITY).partial() == (3, {"k": {"loss": sums()}})
+    assert same(Store(tmp_path, IDENTITY).parts(1).read("p"), arrays())
 
 
-def test_a_write_that_was_cut_short_does_not_count(tmp_path, monkeypatch):
+def test_a_full_disk_says_what_is_safe_and_leaves_nothing_half_written(tmp_path, monkeypatch):
     store = Store(tmp_path, IDENTITY)
-    store.keep(1, {"k": {"loss": sums()}})
-    # What a kill between writing and renaming leaves:
-    (tmp_path / ".partial.json.123.tmp").write_text('{"batches": 2, "tal')
+    store.parts(1).write("p", arrays())
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(ResultError, match="No space left on device"):
-        store.keep(2, {"k": {"loss": sums(9)}})
+    with pytest.raises(ResultError, match="No space left on device") as stop:
+        store.parts(1).write("q", arrays())
+    assert stop.value.__notes__ == [f"1 finished parts are safe in {tmp_path}."]
     monkeypatch.undo()
-    assert Store(tmp_path, IDENTITY).partial() == (1, {"k": {"loss": sums()}})
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == [".partial.json.123.tmp", "partial.json", "sweep.json"]
+    assert store.parts(1).read("q") is None
+    assert sorted(path.name for path in (tmp_path / "parts-1").iterdir()) == ["p.npz"]
+
+
+def test_old_strays_are_swept_and_young_ones_left_to_their_writer(tmp_path):
+    folder = tmp_path / "parts-1"
+    Store(tmp_path, IDENTITY).parts(1).write("p", arrays())
+    for name, age in ((".q.npz.aa.tmp", 3600), (".q.npz.bb.tmp", 5)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    Store(tmp_path, IDENTITY).parts(1)
+    assert sorted(path.name for path in folder.iterdir()) == [".q.npz.bb.tmp", "p.npz"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_part_is_moved_aside_and_counted(tmp_path, damage):
+    parts = Store(tmp_path, IDENTITY).parts(1)
+    parts.write("p", arrays())
+    path = tmp_path / "parts-1" / "p.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    half = len(content) // 2
+    path.write_bytes({"cut": content[:half], "flipped": content, "empty": b""}[damage])
+    assert parts.read("p") is None
+    assert parts.damaged == ["p"]
+    parts.write("p", arrays())
+    assert same(parts.read("p"), arrays())
 
 
 def test_a_place_that_can_not_be_written_to_is_named(tmp_path):
@@ -94,23 +120,131 @@ def test_a_place_that_can_not_be_written_to_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3", "\udcff"])
-def test_what_can_not_be_read_is_refused(tmp_path, content):
+def test_an_identity_that_can_not_be_read_is_refused(tmp_path, content):
     (tmp_path / "sweep.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ResultError, match=r"sweep\.json is damaged or not layerscope's.*--out"):
         Store(tmp_path, IDENTITY)
-    (tmp_path / "sweep.json").unlink()
-    store = Store(tmp_path, IDENTITY)
-    (tmp_path / "partial.json").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(ResultError, match=r"partial\.json is damaged or not layerscope's.*--out"):
-        store.partial()
 
 
-def test_the_finished_dataset_is_there_or_not(tmp_path):
+def test_the_finished_dataset_stays_and_what_it_was_made_of_goes(tmp_path):
     store = Store(tmp_path, IDENTITY)
     assert store.finished() is None
-    store.keep(1, {"k": {"loss": sums()}})
+    assert not store.is_finished()
+    store.parts(1).write("p", arrays())
     ds = testing.dataset(layers=2, epochs=(0, 1), draws=2)
+    store.show(ds)
     assert store.finish(ds) == tmp_path / "sweep.nc"
     assert Store(tmp_path, IDENTITY).finished().identical(ds)
-    assert store.partial() == (0, {})  # nothing is left to go on with
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep.nc"]
     assert json.loads((tmp_path / "sweep.json").read_text()) == IDENTITY
+    # A kill between writing the Dataset and removing the rest is put right at the next call.
+    store.parts(1).write("p", arrays())
+    assert store.finished().identical(ds)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep.nc"]
+
+
+# Claims
+
+
+def test_a_claim_keeps_others_away_until_it_is_given_back(tmp_path):
+    one, other = (Store(tmp_path, IDENTITY).parts(1) for _ in range(2))
+    assert one.free("p")
+    with one.claim("p") as mine:
+        assert mine
+        assert not other.free("p")
+        with other.claim("p") as theirs:
+            assert not theirs
+        assert not other.free("p")  # a refused claim takes nothing away
+        assert other.free("q")
+    with pytest.raises(KeyboardInterrupt), one.claim("p"):
+        raise KeyboardInterrupt
+    assert other.free("p")
+    with other.claim("p") as theirs:
+        assert theirs
+
+
+def _claim_and_die(folder) -> None:
+    with Store(folder, IDENTITY).parts(1).claim("p"):
+        os._exit(9)
+
+
+def test_the_claim_of_a_process_that_died_is_nobodys(tmp_path):
+    child = multiprocessing.get_context("fork").Process(target=_claim_and_die, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert (tmp_path / "parts-1" / "p.claim").is_symlink()
+    parts = Store(tmp_path, IDENTITY).parts(1)
+    assert parts.free("p")
+    with parts.claim("p") as mine:
+        assert mine
+
+
+def test_a_claim_from_elsewhere_lasts_while_it_is_renewed(tmp_path, monkeypatch):
+    parts = Store(tmp_path, IDENTITY).parts(1)
+    path = tmp_path / "parts-1" / "p.claim"
+    path.parent.mkdir()
+    path.symlink_to("1@elsewhere")
+    assert not parts.free("p")
+    os.utime(path, (time.time() - 3600,) * 2, follow_symlinks=False)
+    assert parts.free("p")
+    with parts.claim("p") as mine:
+        assert mine
+        os.utime(path, (time.time() - 3600,) * 2, follow_symlinks=False)
+        monkeypatch.setattr(store_module, "_BEAT_S", 0.0)
+        parts.beat()
+        assert time.time() - path.lstat().st_mtime < 60
+
+
+class TwoHandles(RuleBasedStateMachine):
+    """Two processes' view of one folder, against a plain dictionary."""
+
+    names = st.sampled_from(["a", "b", "c"])
+
+    @initialize(root=st.integers())
+    def open(self, root):
+        import tempfile
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.model: dict[str, float] = {}
+        self.reopen(0)
+        self.reopen(1)
+
+    @rule(which=st.integers(0, 1))
+    def reopen(self, which):
+        from pathlib import Path
+
+        self.handles = getattr(self, "handles", {})
+        self.handles[which] = Store(Path(self.folder.name), IDENTITY).parts(1)
+
+    @rule(which=st.integers(0, 1), name=names, number=st.floats(allow_nan=False))
+    def write(self, which, name, number):
+        self.handles[which].write(name, arrays(number))
+        self.model.setdefault(name, number)
+
+    @rule(which=st.integers(0, 1), name=names)
+    def read(self, which, name):
+        found = self.handles[which].read(name)
+        if name in self.model:
+            assert same(found, arrays(self.model[name]))
+        else:
+            assert found is None
+
+    @rule(which=st.integers(0, 1), name=names)
+    def damage(self, which, name):
+        if self.model.pop(name, None) is not None:
+            path = self.handles[which]._path(name)
+            path.write_bytes(path.read_bytes()[:-30])
+            assert self.handles[which].read(name) is None
+
+    @invariant()
+    def both_see_what_was_acknowledged(self):
+        for handle in getattr(self, "handles", {}).values():
+            assert len(handle) == len(self.model)
+            assert all(handle.has(name) for name in self.model)
+
+    def teardown(self):
+        self.folder.cleanup()
+
+
+TestTwoHandles = TwoHandles.TestCase
+TestTwoHandles.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)

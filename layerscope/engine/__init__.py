@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import xarray as xr
@@ -24,15 +24,17 @@ from torch import nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import data as data_
-from layerscope import devices, perturb
+from layerscope import devices, perturb, sequential
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series
 from layerscope.engine.dataset import assemble
-from layerscope.engine.loop import measure
+from layerscope.engine.loop import FinishedElsewhere, Measured, measure
+from layerscope.engine.outcomes import gather
 from layerscope.engine.plan import Plan, recorded_epochs, rows
 from layerscope.errors import OptionError
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation
+from layerscope.sequential import Decision, Tolerance
 from layerscope.store import Store
 
 __all__ = ["sweep"]
@@ -49,10 +51,16 @@ def sweep(
     draws: int = 3,
     batch_size: int = 1000,
     device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
     out: str | os.PathLike[str] | None = None,
     epochs: Sequence[int] | None = None,
     seed: int = 0,
     fresh: Callable[[], nn.Module] | None = None,
+    whole: bool = True,
+    decide: Decision | Mapping[str, Any] | bool = False,
+    tolerance: Tolerance | float | None = None,
+    outcomes: bool = False,
+    callback: Callable[[xr.Dataset], object] | None = None,
     show_progress: bool = True,
 ) -> xr.Dataset:
     """Perturb each layer of a trained network, evaluate, and return what came out.
@@ -70,7 +78,7 @@ def sweep(
         ``step_10.pt``); the last epoch is the trained network.
     layers : sequence of str, or mapping, optional
         Names or patterns; or from the name of a group to its patterns. By default every module
-        that holds parameters of its own. The row ``fullmodel`` is added in any case.
+        that holds parameters of its own.
     perturbations : sequence of str or Perturbation
         ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), or your own.
     metrics : sequence of str or Metric
@@ -78,12 +86,15 @@ def sweep(
     draws : int
         Random draws of each stochastic perturbation.
     batch_size : int
-        For tensors; batches of your own keep their size.
+        For tensors; batches of your own keep their size. Where memory runs out, it is halved,
+        with a warning, and the sweep starts again; ``ds.attrs["batch_size"]`` says what it came to.
     device : str or torch.device
         ``"auto"`` takes the first of cuda, mps and cpu that is present.
+    dtype : str or torch.dtype, optional
+        ``"bfloat16"`` or ``"float16"`` to compute under autocast; by default as the network is.
     out : path, optional
         Folder to keep what is done in, and the Dataset at the end. The same call goes on where it
-        was stopped.
+        was stopped, and several processes with the same call share the work.
     epochs : sequence of int, optional
         Which of the recorded epochs to re-initialise to; all by default.
     seed : int
@@ -91,6 +102,21 @@ def sweep(
     fresh : callable, optional
         Returns a freshly initialised network, for re-randomisation; see `perturb.Fresh` for what
         is done without.
+    whole : bool
+        Add the row ``fullmodel``, in which every layer is perturbed at once. It is the only one
+        that needs memory for a second network.
+    decide : bool, mapping or Decision
+        Stop a cell once its layer is settled to be robust or critical; see
+        `layerscope.sequential.Decision`. The verdicts are in ``ds.verdict``. Examples come in
+        random order then, so `data` must be tensors.
+    tolerance : float or Tolerance, optional
+        Stop a cell once the interval of its value, ``ds.lower`` to ``ds.upper``, is no wider than
+        this to either side, at a confidence that holds however often one looks.
+    outcomes : bool
+        Keep what every example gave, in ``outcomes.nc`` below `out`; opens with xarray.
+    callback : callable
+        Called after the first batch, and then at most twice a second, with the Dataset as far as
+        it is known; for plots that sharpen while the sweep runs. What it raises stops the sweep.
     show_progress : bool
 
     Returns
@@ -128,27 +154,63 @@ def sweep(
     if not isinstance(model, nn.Module):
         given = model.__name__ if isinstance(model, type) else repr(model)
         raise OptionError(f"model is {given}, not an nn.Module; pass the network itself: Net().")
+    if outcomes and out is None:
+        raise OptionError("outcomes=True keeps what every example gave in a folder; name it: out=.")
     place = devices.resolve(device)
     series = checkpoints_.open_series(checkpoints).fit(model)
+    wanted = metrics_.chosen(metrics)
+    rule = sequential.rule(decide, tolerance, wanted)
     plan = Plan(
         model=model,
         series=series,
-        rows=rows(model, layers),
+        rows=rows(model, layers, whole),
         perturbations=perturb.chosen(perturbations),
-        metrics=metrics_.chosen(metrics),
+        metrics=wanted,
         epochs=recorded_epochs(series, epochs),
         draws=draws,
         fresh=Fresh(model, series, fresh),
         seed=seed,
-        data=data_.Held(data, batch_size, place),
+        data=data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None),
+        device=place,
+        dtype=devices.precision(dtype),
+        rule=rule,
+        outcomes=outcomes,
     )
-    identity = plan.identity() | {"batch_size": batch_size, "device": str(place)}
+    identity = plan.identity() | {"batch_size": batch_size}
     store = Store(Path(out), identity) if out is not None else None
     if store is not None and (done := store.finished()) is not None:
         return done
-    measured = measure(plan, place, store, show_progress)
-    spent = {"wall_time_s": round(time.monotonic() - began, 3)}
-    ds = assemble(plan, measured, identity | measured.about | spent)
-    if store is not None:
+
+    def described(measured: Measured) -> xr.Dataset:
+        spent = {"wall_time_s": round(time.monotonic() - began, 3)}
+        actual = {"batch_size": plan.data.size}
+        return assemble(plan, measured, identity | measured.about | spent | actual)
+
+    while True:
+        try:
+            parts = store.parts(plan.data.size) if store is not None else None
+            measured = measure(
+                plan,
+                parts,
+                show=(lambda known: callback(described(known))) if callback else None,
+                save=(lambda known: store.show(described(known))) if store else None,
+                show_progress=show_progress,
+            )
+            break
+        except FinishedElsewhere:
+            assert store is not None
+            return cast("xr.Dataset", store.finished())
+        except (RuntimeError, MemoryError) as error:
+            if not devices.exhausted(error):
+                raise
+            plan = plan.halved(error)
+        # Out here, where the error no longer holds on to what it ran out of memory with.
+        devices.release(place)
+    ds = described(measured)
+    if callback:
+        callback(ds)
+    if store is not None and parts is not None:
+        if outcomes:
+            store.keep_outcomes(gather(plan, measured, parts))
         store.finish(ds)
     return ds

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from layerscope import distances, results
-from layerscope.engine.loop import BASELINE, Measured
-from layerscope.engine.plan import Plan
+from layerscope.engine.loop import Measured
+from layerscope.engine.plan import Cell, Plan
+from layerscope.metrics import Tally
 from layerscope.results import FULL_MODEL, NO_EPOCH
 
 __all__ = ["assemble"]
@@ -19,18 +20,19 @@ _DIMS = ("layer", "epoch", "perturbation", "draw", "metric")
 
 
 def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Put what was measured into the Dataset that `layerscope.results` describes."""
+    """Put what was measured into the Dataset that `layerscope.results` describes.
+
+    Cells of which nothing is known yet are NaN.
+    """
     coords = _coords(plan, measured)
-    value, error = _values(plan, measured, coords)
     distance, draw_distance = _distances(plan, measured, coords)
-    baseline = [measured.tallies[BASELINE][name] for name in coords["metric"]]
+    known = measured.sums.baseline()
+    baseline = [known.get(name, Tally()) for name in coords["metric"]]
     return results.build(
-        {
-            "value": (_DIMS, value),
-            "standard_error": (_DIMS, error),
+        _values(plan, measured, coords)
+        | {
             "baseline": (["metric"], [tally.mean for tally in baseline]),
             "baseline_standard_error": (["metric"], [t.standard_error for t in baseline]),
-            "n_examples": ([], plan.data.count),
             "chance": ([], plan.data.chance),
             "distance": (["layer", "epoch", "norm"], distance),
             "draw_distance": (["layer", "draw", "norm"], draw_distance),
@@ -55,20 +57,46 @@ def _coords(plan: Plan, measured: Measured) -> dict[str, list[Any]]:
 
 def _values(
     plan: Plan, measured: Measured, coords: Mapping[str, list[Any]]
-) -> tuple[np.ndarray, np.ndarray]:
-    value = np.full([len(coords[dim]) for dim in _DIMS], np.nan)
-    error = value.copy()
-    for cell in plan.cells():
-        at = (
-            coords["layer"].index(cell.layer.name),
-            coords["epoch"].index(cell.epoch),
-            coords["perturbation"].index(cell.perturbation.name),
-            cell.draw,
-        )
-        tallies = measured.tallies[cell.key]
-        value[at] = [tallies[name].mean for name in coords["metric"]]
-        error[at] = [tallies[name].standard_error for name in coords["metric"]]
-    return value, error
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    full = {
+        name: np.full([len(coords[dim]) for dim in _DIMS], np.nan)
+        for name in ("value", "standard_error", "difference", "difference_standard_error")
+    }
+    count = np.zeros([len(coords[dim]) for dim in _DIMS[:-1]], np.int64)
+    verdict = np.full(count.shape, "", dtype="U12")
+    bounds = np.full((2, *count.shape), np.nan)
+    settled = measured.sums.settled()
+    for cell in measured.cells:
+        at = _place(cell, coords)
+        tallies = measured.sums.tallies.get(cell.key, {})
+        moved = measured.sums.differences.get(cell.key, {})
+        for place, name in enumerate(coords["metric"]):
+            for label, found in (("", tallies), ("difference", moved)):
+                if name in found:
+                    full[label or "value"][(*at, place)] = found[name].mean
+                    error = found[name].standard_error
+                    full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
+        count[at] = next((tally.count for tally in tallies.values()), 0)
+        if cell.key in settled:
+            verdict[at], bounds[0][at], bounds[1][at] = settled[cell.key]
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        name: (_DIMS, array) for name, array in full.items()
+    }
+    variables["n_examples"] = (_DIMS[:-1], count)
+    if plan.rule is not None and plan.rule.paired:
+        variables["verdict"] = (_DIMS[:-1], verdict)
+    elif plan.rule is not None:
+        variables["lower"], variables["upper"] = ((_DIMS[:-1], bound) for bound in bounds)
+    return variables
+
+
+def _place(cell: Cell, coords: Mapping[str, list[Any]]) -> tuple[int, int, int, int]:
+    return (
+        coords["layer"].index(cell.layer.name),
+        coords["epoch"].index(cell.epoch),
+        coords["perturbation"].index(cell.perturbation.name),
+        cell.draw,
+    )
 
 
 def _distances(
@@ -80,7 +108,7 @@ def _distances(
         at = names.index(name), coords["epoch"].index(epoch)
         distance[at] = [found[norm] for norm in norms]
     drawn = np.full((len(names), len(coords["draw"]), len(norms)), np.nan)
-    for cell in plan.cells():
+    for cell in measured.cells:
         if cell.key in measured.draw_distances:
             moved = measured.draw_distances[cell.key]
             drawn[names.index(cell.layer.name), cell.draw] = [moved[norm] for norm in norms]

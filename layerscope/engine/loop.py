@@ -7,52 +7,56 @@ computed once per batch, and every cell has an estimate after the first one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from layerscope import layers, metrics, progress
+from layerscope import devices, layers, metrics, progress
 from layerscope.borrow import borrowed, swapped
 from layerscope.data import Batch
 from layerscope.engine.plan import Cell, Plan
-from layerscope.errors import LayerscopeError
+from layerscope.engine.sums import Found, Gathering, Sums
+from layerscope.engine.weights import Weights
+from layerscope.errors import LayerError, LayerscopeError
 from layerscope.layers import Layer
-from layerscope.metrics import Tally
 from layerscope.results import FULL_MODEL
-from layerscope.reuse import Recorder
-from layerscope.store import Store
+from layerscope.reuse import Group, Recorder
+from layerscope.store import Parts
 
-__all__ = ["BASELINE", "Measured", "measure"]
+__all__ = ["FinishedElsewhere", "Measured", "lent", "measure", "part_name"]
 
-BASELINE = "baseline"
-"""Stands for the key of a cell in which nothing is changed."""
-
-_REMEMBERED_BYTES = 4 * 2**30
-_KEPT_WEIGHTS_BYTES = 64 * 2**20
 _SAVE_EVERY_S = 30.0
+_SHOW_EVERY_S = 0.5
+_WAIT_S = 0.2
+_MOST_PARTS = 8
 
-Tallies = dict[str, dict[str, Tally]]
-"""By key of the cell and name of the metric."""
+Show = Callable[["Measured"], None]
+
+
+class FinishedElsewhere(Exception):  # noqa: N818 - not an error
+    """Another process has finished the sweep."""
 
 
 @dataclass
 class Measured:
-    """What was measured.
+    """What was measured, or as much of it as is known.
 
     Attributes
     ----------
     rows : list of Layer
         In execution order, the whole network last.
-    tallies : dict
-        By key of the cell and name of the metric; `BASELINE` for the unperturbed network.
-    draw_distances : dict
-        By key of the cell, for re-randomised layers.
+    cells : list of Cell
+        Those that can be computed.
+    refused : dict
+        By row and perturbation, why there is no such cell.
+    sums : Sums
     distances : dict
         By row and epoch.
+    draw_distances : dict
+        By key of the cell, for re-randomised layers.
     origins : dict
         By row, where re-randomised values are drawn from.
     about : dict
@@ -60,15 +64,44 @@ class Measured:
     """
 
     rows: list[Layer]
+    cells: list[Cell]
+    refused: dict[tuple[str, str], str]
+    sums: Sums
     distances: dict[tuple[str, int], dict[str, float]]
+    draw_distances: dict[str, dict[str, float]]
     origins: dict[str, str]
-    tallies: Tallies = field(default_factory=dict)
-    draw_distances: dict[str, dict[str, float]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def measure(plan: Plan, device: torch.device, store: Store | None, show: bool) -> Measured:
+@contextmanager
+def lent(plan: Plan) -> Iterator[Recorder]:
+    """Lend the network with its trained weights on the device; afterwards it is as before."""
+    budget = devices.spare_bytes(plan.device)
+    with (
+        borrowed(plan.model, plan.device),
+        swapped(plan.model, plan.series.read(plan.series.last)),
+        Recorder(plan.model, budget=budget) as recorder,
+    ):
+        yield recorder
+
+
+def measure(
+    plan: Plan,
+    parts: Parts | None = None,
+    show: Show | None = None,
+    save: Show | None = None,
+    show_progress: bool = True,
+) -> Measured:
     """Evaluate every cell of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    parts : Parts, optional
+        Where to keep what is done, and find what was done before.
+    show, save : callable, optional
+        Called at times with what is known so far; `save` also when the sweep is stopped.
+    show_progress : bool
 
     Raises
     ------
@@ -76,149 +109,302 @@ def measure(plan: Plan, device: torch.device, store: Store | None, show: bool) -
         If the network does not repeat itself on the same batch.
     """
     # Everything that may be wrong with the input is found before the first cell.
-    measured = Measured([], plan.distances(), plan.origins())
+    distances, origins = plan.distances(show_progress), plan.origins()
     cells = list(plan.cells())
-    for cell in cells:
-        if cell.perturbation.name == "rerandomize":
-            measured.draw_distances[cell.key] = plan.draw_distance(cell)
-    done, measured.tallies = store.partial() if store is not None else (0, {})
-    with ExitStack() as stack:
-        stack.enter_context(borrowed(plan.model, device))
-        stack.enter_context(swapped(plan.model, plan.series.read(plan.series.last)))
-        _check_repeats(plan)
-        measured.rows = _in_order(plan)
-        recorder = stack.enter_context(Recorder(plan.model, budget=_REMEMBERED_BYTES))
-        _evaluate(
-            plan, recorder, _by_group(plan, measured.rows, cells), done, measured, store, show
-        )
-    measured.about = {
-        "reuse": {
-            "passes": dict(recorder.passes),
-            "plain_modules": recorder.plain_modules,
-            "plain_groups": {"+".join(sorted(g)): why for g, why in recorder.plain_groups.items()},
-            "refusal": recorder.refusal,
-        }
+    drawn = {
+        cell.key: plan.draw_distance(cell)
+        for cell in cells
+        if cell.perturbation.name == "rerandomize"
     }
+    with ExitStack() as stack:
+        recorder = stack.enter_context(lent(plan))
+        inputs, _ = plan.data.first
+
+        def call() -> Any:
+            return plan.call(inputs)
+
+        _check_repeats(call)
+        rows = _in_order(plan, call)
+        refused = _refused(recorder, call, cells)
+        cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
+        work = _Work(plan, recorder, _by_group(plan, rows, cells), parts)
+        measured = Measured(rows, cells, refused, work.sums, distances, drawn, origins)
+
+        def report(how: Show | None) -> None:
+            if how is not None:
+                measured.about = _about(recorder, parts)
+                how(measured)
+
+        work.run(lambda: report(show), lambda: report(save), show_progress)
+        measured.about = _about(recorder, parts)
     return measured
 
 
-def _evaluate(
-    plan: Plan,
-    recorder: Recorder,
-    groups: Sequence[tuple[frozenset[str], list[Cell]]],
-    done: int,
-    measured: Measured,
-    store: Store | None,
-    show: bool,
-) -> None:
-    """Add every batch that is not done to the tallies; keep them at times, and when stopped."""
-    weights = _Weights(plan)
-    count = sum(len(cells) for _, cells in groups) + 1
-    saved = time.monotonic()
-    total = count * plan.data.count
-    with progress.bar(total, "sweep", "example", show=show) as advance:
-        try:
-            for index, batch in enumerate(plan.data):
-                size = len(batch[1])
-                if index < done:
-                    advance(size * count)
+@dataclass
+class _Part:
+    """Cells that are computed and recorded together, by the modules they change."""
+
+    groups: list[tuple[Group, list[Cell]]]
+
+    @property
+    def keys(self) -> list[str]:
+        return [cell.key for _, cells in self.groups for cell in cells]
+
+
+class _Work:
+    """The parts of every batch: those to be computed, and the sums of those that are done."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        recorder: Recorder,
+        groups: Sequence[tuple[Group, list[Cell]]],
+        store: Parts | None,
+    ) -> None:
+        self._plan, self._recorder, self._store = plan, recorder, store
+        self._parts = _cut(groups, plan.data.lengths) if store else [_Part(list(groups))]
+        self._weights = Weights(plan)
+        self._batches = len(plan.data.lengths)
+        self.sums = Sums(
+            plan.metrics, [part.keys for part in self._parts], plan.data.count, plan.rule
+        )
+
+    def run(self, show: Callable[[], None], save: Callable[[], None], bar: bool) -> None:
+        """Add every part of every batch."""
+        shown = saved = time.monotonic()
+        total = self._plan.data.count * sum(len(part.keys) for part in self._parts)
+        with progress.bar(total, "sweep", "example", show=bar) as self._advance:
+            try:
+                while not self._finished():
+                    self._add_recorded()
+                    if not self._any_free():
+                        # Other processes are at everything that is left.
+                        time.sleep(_WAIT_S)
+                        continue
+                    for index, batch in enumerate(self._plan.data):
+                        self._at(index, batch)
+                        now = time.monotonic()
+                        if now - shown > _SHOW_EVERY_S or index == 0:
+                            show()
+                            shown = now
+                        if now - saved > _SAVE_EVERY_S:
+                            save()
+                            saved = now
+                        if self._finished():
+                            break
+            except BaseException as stop:
+                if self._store is not None and not isinstance(stop, FinishedElsewhere):
+                    with suppress(LayerscopeError):  # a full disk, for example
+                        save()
+                    stop.add_note(
+                        f"{len(self._store)} finished parts are safe in "
+                        f"{self._store.store.folder}; the same call goes on from there."
+                    )
+                raise
+
+    def _finished(self) -> bool:
+        return all(done == self._batches for done in self.sums.next)
+
+    def _any_free(self) -> bool:
+        """Whether there is a part that nobody is at."""
+        if self._store is None:
+            return True
+        return any(
+            self._wanted(part, next_, index) and self._store.free(part_name(index, part))
+            for part, next_ in enumerate(self.sums.next)
+            for index in range(next_, self._batches)
+        )
+
+    def _add_recorded(self) -> None:
+        """Add what other processes, or this one before it was stopped, have recorded."""
+        for part in range(len(self._parts)):
+            while self.sums.next[part] < self._batches and self._add(part, self.sums.next[part]):
+                pass
+
+    def _add(self, part: int, index: int) -> bool:
+        """Add a part's next batch if it is known already."""
+        if not self.sums.active(part):
+            self.sums.skip(part)
+            return True
+        arrays = self._store.read(part_name(index, part)) if self._store is not None else None
+        if arrays is None:
+            return False
+        self._fold(part, Found.of(arrays))
+        return True
+
+    def _fold(self, part: int, found: Found) -> None:
+        index = self.sums.next[part]
+        settled = self.sums.add(part, found)
+        left = sum(self._plan.data.lengths[index + 1 :])
+        self._advance(len(found.keys) * self._plan.data.lengths[index] + len(settled) * left)
+
+    def _at(self, index: int, batch: Batch) -> None:
+        """Compute the parts of one batch that nobody has, and add those whose turn it is."""
+        wanted = [
+            part for part, next_ in enumerate(self.sums.next) if self._wanted(part, next_, index)
+        ]
+        ready = [p for p in wanted if self.sums.next[p] != index or not self._add(p, index)]
+        if ready:
+            self._compute(index, batch, ready)
+
+    def _wanted(self, part: int, next_: int, index: int) -> bool:
+        # Which cells a later batch is needed for is only known once the earlier ones are added.
+        if next_ > index or (next_ < index and self._plan.rule is not None):
+            return False
+        return next_ == index or not (self._store and self._store.has(part_name(index, part)))
+
+    def _compute(self, index: int, batch: Batch, ready: Sequence[int]) -> None:
+        inputs, targets = batch
+        plan, recorder = self._plan, self._recorder
+
+        def call() -> Any:
+            return plan.call(inputs)
+
+        active = {part: set(self.sums.active(part)) for part in ready}
+        waiting = [
+            group
+            for part in ready
+            for group, cells in self._parts[part].groups
+            if any(cell.key in active[part] for cell in cells)
+        ]
+        reference = recorder.record(call, waiting)
+        baseline = metrics.outcomes(plan.metrics, reference, targets, reference)
+
+        for part in ready:
+            gathering = Gathering(baseline, plan.each)
+            with self._claimed(index, part) as mine:
+                for group, cells in self._parts[part].groups:
+                    wanted = [cell for cell in cells if cell.key in active[part]]
+                    if not wanted:
+                        continue
+                    if mine and group not in recorder.remembered:
+                        recorder.record(call, waiting)
+                    waiting.remove(group)
+                    for cell in wanted if mine else ():
+                        outputs = self._outputs(cell, group, call, reference)
+                        found = metrics.outcomes(plan.metrics, outputs, targets, reference)
+                        gathering.add(cell.key, found)
+                    recorder.forget(group)
+                if not mine:
                     continue
-                fresh: Tallies = {}
-                for key, outputs in _outputs(plan, recorder, weights, groups, batch):
-                    fresh[key] = {metric.name: Tally() for metric in plan.metrics}
-                    metrics.add_batch(fresh[key], plan.metrics, outputs, batch[1])
-                    advance(size)
-                # Only now, so that what is kept always ends with a whole batch.
-                _merge(measured.tallies, fresh)
-                done = index + 1
-                if store is not None and time.monotonic() - saved > _SAVE_EVERY_S:
-                    store.keep(done, measured.tallies)
-                    saved = time.monotonic()
-        except BaseException as stop:
-            if store is not None:
-                store.keep(done, measured.tallies)
-                stop.add_note(
-                    f"what {done} batches gave is safe in {store.folder}; "
-                    "the same call goes on from there."
-                )
-            raise
+                found_part = gathering.finish()
+                if self._store is not None:
+                    self._store.write(part_name(index, part), found_part.arrays())
+            if self.sums.next[part] == index:
+                self._fold(part, found_part)
+
+    @contextmanager
+    def _claimed(self, index: int, part: int) -> Iterator[bool]:
+        if self._store is None:
+            yield True
+            return
+        name = part_name(index, part)
+        with self._store.claim(name) as mine:
+            if self._store.store.is_finished():
+                raise FinishedElsewhere
+            # Another process may have finished it a moment ago.
+            yield mine and not self._store.has(name)
+
+    def _outputs(self, cell: Cell, group: Group, call: Callable[[], Any], reference: Any) -> Any:
+        if self._store is not None:
+            self._store.beat()
+        values = self._weights.of(cell)
+        if not values and not group.skipped:
+            return reference
+        with swapped(self._plan.model, values):
+            return self._recorder.replay(call, group)
 
 
-class _Weights:
-    """The tensors of each cell: kept for the next batch while they are small, else made anew."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._kept: dict[str, dict[str, Tensor]] = {}
-        self._left = _KEPT_WEIGHTS_BYTES
-
-    def of(self, cell: Cell) -> dict[str, Tensor]:
-        """Return what the cell's layer holds instead of its trained tensors."""
-        if cell.key in self._kept:
-            return self._kept[cell.key]
-        values = self._plan.values(cell)
-        size = sum(t.numel() * t.element_size() for t in values.values())
-        if size <= self._left:
-            self._kept[cell.key] = values
-            self._left -= size
-        return values
+def part_name(index: int, part: int) -> str:
+    """Name what one part gave on one batch."""
+    return f"batch-{index:06d}-part-{part}"
 
 
-def _outputs(
-    plan: Plan,
-    recorder: Recorder,
-    weights: _Weights,
-    groups: Sequence[tuple[frozenset[str], list[Cell]]],
-    batch: Batch,
-) -> Iterator[tuple[str, Any]]:
-    """Yield the key of every cell with the network's outputs for one batch."""
-    inputs, _ = batch
-    waiting = dict(groups)
-
-    def call() -> Any:
-        return metrics.call(plan.model, inputs)
-
-    baseline = recorder.record(call, waiting)
-    yield BASELINE, baseline
-    while waiting:
-        for group in list(recorder.remembered):
-            for cell in waiting.pop(group):
-                values = weights.of(cell)
-                if not values:
-                    yield cell.key, baseline
-                    continue
-                with swapped(plan.model, values):
-                    outputs = recorder.replay(call, group)
-                yield cell.key, outputs
-            recorder.forget(group)
-        if waiting:
-            recorder.record(call, waiting)
+def _cut(groups: Sequence[tuple[Group, list[Cell]]], lengths: Sequence[int]) -> list[_Part]:
+    """Cut the cells into parts of about equal size; fewer where there are many batches."""
+    count = max(1, min(len(groups), _MOST_PARTS, 128 // len(lengths)))
+    share = sum(len(cells) for _, cells in groups) / count
+    parts: list[_Part] = [_Part([])]
+    done = 0
+    for group, cells in groups:
+        if done >= share * len(parts):
+            parts.append(_Part([]))
+        parts[-1].groups.append((group, cells))
+        done += len(cells)
+    return parts
 
 
 def _by_group(
     plan: Plan, rows: Sequence[Layer], cells: Sequence[Cell]
-) -> list[tuple[frozenset[str], list[Cell]]]:
-    """Gather cells by the modules they change, in execution order."""
+) -> list[tuple[Group, list[Cell]]]:
+    """Gather cells by the modules they change and pass over, in execution order."""
     # A module that stands in several places goes by the first of its names.
     names = {module: name for name, module in plan.model.named_modules()}
-    gathered: dict[frozenset[str], list[Cell]] = {}
+    by_row: dict[str, list[Cell]] = {row.name: [] for row in rows}
+    for cell in cells:
+        by_row[cell.layer.name].append(cell)
+    gathered: dict[Group, list[Cell]] = {}
     for row in rows:
         owners = {layers.owner(name) for name in row.tensors}
-        modules = frozenset(names[plan.model.get_submodule(owner)] for owner in owners)
-        gathered.setdefault(modules, []).extend(c for c in cells if c.layer.name == row.name)
+        changed = frozenset(names[plan.model.get_submodule(owner)] for owner in owners)
+        for cell in by_row[row.name]:
+            skipped = frozenset(
+                names[plan.model.get_submodule(name)] for name in cell.perturbation.skipped(row)
+            )
+            gathered.setdefault(Group(changed, skipped), []).append(cell)
     return list(gathered.items())
 
 
-def _merge(into: Tallies, fresh: Mapping[str, Mapping[str, Tally]]) -> None:
-    for key, tallies in fresh.items():
-        known = into.setdefault(key, {name: Tally() for name in tallies})
-        for name, tally in tallies.items():
-            known[name] += tally
+def _refused(
+    recorder: Recorder, call: Callable[[], Any], cells: Sequence[Cell]
+) -> dict[tuple[str, str], str]:
+    """Find the cells that can't be, such as one that skips a layer which changes the shape.
+
+    Raises
+    ------
+    LayerError
+        If nothing is left of a perturbation.
+    """
+    skipping = {
+        (cell.layer.name, cell.perturbation.name): cell.perturbation.skipped(cell.layer)
+        for cell in cells
+    }
+    names = {name for skipped in skipping.values() for name in skipped}
+    if not names:
+        return {}
+    reasons = recorder.unskippable(call, names)
+    refused = {
+        at: "; ".join(f"{name} {reasons[name]}" for name in skipped if reasons[name])
+        for at, skipped in skipping.items()
+    }
+    whole = [at for at, skipped in skipping.items() if at[0] == FULL_MODEL and skipped]
+    refused |= dict.fromkeys(whole, "nothing would be left of the network")
+    refused = {at: why for at, why in refused.items() if why}
+    for perturbation in {cell.perturbation.name for cell in cells}:
+        of_it = [at for at in skipping if at[1] == perturbation]
+        if all(at in refused for at in of_it):
+            row, why = of_it[0][0], refused[of_it[0]]
+            raise LayerError(
+                f"{perturbation!r} fits no layer; {row}, for example: {why}. A layer can be "
+                "skipped if it returns one tensor of the shape and type of the one it gets; "
+                "try view='block'."
+            )
+    return refused
 
 
-def _check_repeats(plan: Plan) -> None:
-    inputs, _ = plan.data.first
-    once, again = (metrics.logits(metrics.call(plan.model, inputs)) for _ in range(2))
+def _about(recorder: Recorder, parts: Parts | None) -> dict[str, Any]:
+    reuse = {
+        "passes": dict(recorder.passes),
+        "plain_modules": recorder.plain_modules,
+        "plain_groups": {str(group): why for group, why in recorder.plain_groups.items()},
+        "refusal": recorder.refusal,
+    }
+    damaged = {"damaged_parts": parts.damaged} if parts is not None and parts.damaged else {}
+    return {"reuse": reuse} | damaged
+
+
+def _check_repeats(call: Callable[[], Any]) -> None:
+    once, again = (metrics.logits(call()) for _ in range(2))
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise LayerscopeError(
             "the network gives different outputs for the same batch in evaluation mode, so no "
@@ -226,11 +412,8 @@ def _check_repeats(plan: Plan) -> None:
         )
 
 
-def _in_order(plan: Plan) -> list[Layer]:
-    inputs, _ = plan.data.first
-    leaves = layers.execution_order(
-        plan.model, layers.find(plan.model), lambda: metrics.call(plan.model, inputs)
-    )
+def _in_order(plan: Plan, call: Callable[[], Any]) -> list[Layer]:
+    leaves = layers.execution_order(plan.model, layers.find(plan.model), call)
     place = {leaf.name: index for index, leaf in enumerate(leaves)}
     whole = [row for row in plan.rows if row.name == FULL_MODEL]
     parts = [row for row in plan.rows if row.name != FULL_MODEL]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -12,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerscope import data, distances, layers, seeds
+from layerscope import data, devices, distances, layers, metrics, progress, seeds
 from layerscope._version import __version__
 from layerscope.checkpoints import Series, finite
-from layerscope.errors import OptionError
+from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation, Site
 from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.sequential import Rule
 
 __all__ = ["Cell", "Plan", "recorded_epochs", "rows"]
 
@@ -54,6 +56,10 @@ class Plan:
     fresh: Fresh
     seed: int
     data: data.Held
+    device: torch.device
+    dtype: torch.dtype | None = None
+    rule: Rule | None = None
+    outcomes: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Describe the sweep in plain values."""
@@ -76,12 +82,51 @@ class Plan:
             },
             "layers": sorted(row.name for row in self.rows),
             "epochs": self.epochs,
-            "perturbations": [p.name for p in self.perturbations],
+            "perturbations": {p.name: dict(p.settings) for p in self.perturbations},
             "metrics": [m.name for m in self.metrics],
             "draws": self.draws,
             "seed": self.seed,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch.") if self.dtype else "",
+            "stopping": self.rule.describe() if self.rule else {},
+            "outcomes": self.outcomes,
             "rule": "a layer's own parameters and saved buffers move together",
         }
+
+    @property
+    def each(self) -> list[str]:
+        """Metrics whose outcomes are needed example by example."""
+        names = [metric.name for metric in self.metrics]
+        if self.outcomes:
+            return names
+        return [self.rule.metric or names[0]] if self.rule else []
+
+    def halved(self, error: BaseException) -> Plan:
+        """Return the same plan with batches half as large, after running out of memory.
+
+        Raises
+        ------
+        LayerscopeError
+            If a batch can't be made smaller.
+        """
+        size = self.data.size // 2
+        if size < 1:
+            raise LayerscopeError(
+                f"there is not enough memory for a batch of one example ({error}); use another "
+                "device, or dtype='bfloat16'."
+            ) from error
+        smaller = self.data.resized(size)
+        warnings.warn(
+            f"out of memory with {self.data.size} examples in a batch; starting again with {size}",
+            stacklevel=3,
+        )
+        return replace(self, data=smaller)
+
+    def call(self, inputs: Any) -> Any:
+        """Run the network on one batch."""
+        # Entered anew each time, since autocast remembers cast weights until it ends.
+        with devices.autocast(self.device, self.dtype):
+            return metrics.call(self.model, inputs)
 
     def cells(self) -> Iterator[Cell]:
         """Yield every cell, layer by layer."""
@@ -120,7 +165,7 @@ class Plan:
             total += distances.moved({name: drawn[name] for name in before}, before)
         return total.norms()
 
-    def distances(self) -> dict[tuple[str, int], dict[str, float]]:
+    def distances(self, show_progress: bool = False) -> dict[tuple[str, int], dict[str, float]]:
         """Measure how far every row moved at every epoch, reading one leaf at a time.
 
         Raises
@@ -130,12 +175,17 @@ class Plan:
         """
         first = self.series.epochs[0]
         moved: dict[tuple[str, int], distances.Moved] = {}
-        for leaf in layers.find(self.model):
-            start = self.series.read(first, leaf.parameters)
-            for epoch in sorted({*self.epochs, self.series.last}):
-                now = self.series.read(epoch, leaf.tensors)
-                finite(now, f"the checkpoint of epoch {epoch}")
-                moved[leaf.name, epoch] = distances.moved(now, start)
+        epochs = sorted({*self.epochs, self.series.last})
+        leaves = layers.find(self.model)
+        total = len(leaves) * len(epochs)
+        with progress.bar(total, "read checkpoints", "layer", show=show_progress) as advance:
+            for leaf in leaves:
+                start = self.series.read(first, leaf.parameters)
+                for epoch in epochs:
+                    now = self.series.read(epoch, leaf.tensors)
+                    finite(now, f"the checkpoint of epoch {epoch}")
+                    moved[leaf.name, epoch] = distances.moved(now, start)
+                    advance(1)
         return {
             (row.name, epoch): sum(
                 (moved[leaf, epoch] for leaf in row.members), distances.Moved()

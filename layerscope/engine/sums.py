@@ -1,0 +1,227 @@
+"""What the parts of a sweep gave, and their sums in the order of the batches.
+
+The cells are cut into parts of neighbouring layers; what one part gave on one batch is a `Found`.
+Sums in double precision depend on their order, so a part's batches are added one after the other,
+whoever computed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from layerscope.metrics import Metric, Outcome, Tally
+from layerscope.sequential import Rule, Settler
+
+__all__ = ["Found", "Sums"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Found:
+    """What one part gave on one batch.
+
+    Attributes
+    ----------
+    keys : list of str
+        Of the cells that were computed.
+    tallies : dict
+        By name of the metric, the unperturbed network first, then the cells.
+    differences : dict
+        By name of the metric, of each cell from the unperturbed network, example by example;
+        without metrics of which a mean of differences says nothing.
+    outcomes : dict
+        By name of the metric, shape ``(1 + cells, examples)``, for metrics whose outcomes are
+        needed example by example.
+    weights : dict
+        By name of the metric, shape ``(examples,)``.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    tallies: dict[str, list[Tally]] = field(default_factory=dict)
+    differences: dict[str, list[Tally]] = field(default_factory=dict)
+    outcomes: dict[str, Array] = field(default_factory=dict)
+    weights: dict[str, Array] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, Array]:
+        """Put everything into arrays that a file can hold."""
+        sums = {
+            f"{what}/{name}": np.array([tally.to_list() for tally in tallies])
+            for what, by_metric in (("tally", self.tallies), ("difference", self.differences))
+            for name, tallies in by_metric.items()
+        }
+        each = {f"outcome/{name}": array for name, array in self.outcomes.items()}
+        weights = {f"weight/{name}": array for name, array in self.weights.items()}
+        return {"keys": np.array(self.keys, dtype=np.str_)} | sums | each | weights
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Found:
+        """Read what `arrays` made."""
+        found = cls([str(key) for key in arrays["keys"]])
+        for label, array in arrays.items():
+            what, _, name = label.partition("/")
+            if what == "tally":
+                found.tallies[name] = [Tally.from_list(row) for row in array.tolist()]
+            elif what == "difference":
+                found.differences[name] = [Tally.from_list(row) for row in array.tolist()]
+            elif what == "outcome":
+                found.outcomes[name] = array
+            elif what == "weight":
+                found.weights[name] = array
+        return found
+
+
+class Gathering:
+    """Collects the outcomes of one part on one batch, cell by cell.
+
+    Parameters
+    ----------
+    baseline : mapping of str to Outcome
+        Of the unperturbed network.
+    each : collection of str
+        Metrics whose outcomes are kept example by example.
+    """
+
+    def __init__(self, baseline: Mapping[str, Outcome], each: Sequence[str]) -> None:
+        self._baseline = baseline
+        self.found = Found(tallies={name: [Tally.of(o)] for name, o in baseline.items()})
+        self._rows = {name: [_plain(baseline[name])] for name in each}
+
+    def add(self, key: str, outcomes: Mapping[str, Outcome]) -> None:
+        """Add one cell."""
+        self.found.keys.append(key)
+        for name, outcome in outcomes.items():
+            self.found.tallies[name].append(Tally.of(outcome))
+            difference = Tally.of_difference(outcome, self._baseline[name])
+            if difference is not None:
+                self.found.differences.setdefault(name, []).append(difference)
+        for name, rows in self._rows.items():
+            rows.append(_plain(outcomes[name]))
+
+    def finish(self) -> Found:
+        """Return what was gathered."""
+        self.found.outcomes = {name: np.stack(rows) for name, rows in self._rows.items()}
+        self.found.weights = {
+            name: self._baseline[name].weights.numpy().astype(np.float32) for name in self._rows
+        }
+        return self.found
+
+
+def _plain(outcome: Outcome) -> Array:
+    # Networks compute in single precision at most, so this loses nothing of one number.
+    return outcome.values.numpy().astype(np.float32)
+
+
+class Sums:
+    """Sums over the batches that are done, and which cells need more of them.
+
+    Parameters
+    ----------
+    metrics : sequence of Metric
+    parts : sequence of sequence of str
+        The keys of the cells of each part.
+    population : int
+        Number of examples in all.
+    rule : Rule, optional
+        When a cell has seen enough.
+
+    Attributes
+    ----------
+    tallies, differences : dict
+        By key of the cell and name of the metric.
+    next : list of int
+        For each part the batch that is to be added next.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        parts: Sequence[Sequence[str]],
+        population: int,
+        rule: Rule | None = None,
+    ) -> None:
+        self._names = [metric.name for metric in metrics]
+        self._parts = [list(keys) for keys in parts]
+        self._rule = rule
+        self._baselines: dict[int, dict[str, Tally]] = {}
+        self.tallies: dict[str, dict[str, Tally]] = {}
+        self.differences: dict[str, dict[str, Tally]] = {}
+        self.next = [0] * len(parts)
+        self.settlers = (
+            [Settler(rule, len(keys), population) for keys in self._parts] if rule else []
+        )
+
+    def active(self, part: int) -> list[str]:
+        """Keys of the cells of a part that have not seen enough."""
+        if not self._rule:
+            return self._parts[part]
+        settled = self.settlers[part].settled
+        return [key for key, done in zip(self._parts[part], settled, strict=True) if not done]
+
+    def add(self, part: int, found: Found) -> list[str]:
+        """Add what a part gave on its next batch; return the cells that have seen enough now."""
+        before = self.active(part)
+        self._baselines.setdefault(
+            self.next[part], {name: tallies[0] for name, tallies in found.tallies.items()}
+        )
+        for place, key in enumerate(found.keys):
+            sums = {name: tallies[place + 1] for name, tallies in found.tallies.items()}
+            _merge(self.tallies, key, sums)
+            moved = {name: tallies[place] for name, tallies in found.differences.items()}
+            _merge(self.differences, key, moved)
+        self.next[part] += 1
+        if not self._rule:
+            return []
+        self._settle(part, found)
+        still = set(self.active(part))
+        return [key for key in before if key not in still]
+
+    def skip(self, part: int) -> None:
+        """Go past a batch that no cell of a part needs."""
+        self.next[part] += 1
+
+    def baseline(self) -> dict[str, Tally]:
+        """Sums of the unperturbed network over all batches that any part has added."""
+        total: dict[str, dict[str, Tally]] = {}
+        for batch in sorted(self._baselines):
+            _merge(total, "", self._baselines[batch])
+        return total.get("", {})
+
+    def settled(self) -> dict[str, tuple[str, float, float]]:
+        """For each cell, what the rule says so far: a verdict, and bounds of its mean."""
+        return {
+            key: (str(verdict), float(lower), float(upper))
+            for keys, settler in zip(self._parts, self.settlers, strict=False)
+            for key, verdict, lower, upper in zip(
+                keys, settler.verdicts, settler.lower, settler.upper, strict=True
+            )
+        }
+
+    def _settle(self, part: int, found: Found) -> None:
+        assert self._rule is not None
+        outcomes = found.outcomes[self._rule.metric or self._names[0]].astype(float)
+        values = outcomes[1:] - outcomes[0] if self._rule.paired else outcomes[1:]
+        place = {key: index for index, key in enumerate(self._parts[part])}
+        rows = [place[key] for key in found.keys]
+        every = np.zeros((len(place), outcomes.shape[1]))
+        every[rows] = values
+        seen = np.zeros(len(place), bool)
+        seen[rows] = True
+        self.settlers[part].add(every, seen)
+
+
+def _merge(
+    into: dict[str, dict[str, Tally]], key: str, fresh: Mapping[str, Tally]
+) -> None:
+    known = into.setdefault(key, {})
+    for name, tally in fresh.items():
+        if name in known:
+            known[name] += tally
+        else:
+            # A copy, since what was read or computed belongs to somebody else.
+            known[name] = Tally.from_list(tally.to_list())

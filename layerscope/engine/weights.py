@@ -1,0 +1,36 @@
+"""The tensors of each cell: kept for the next batch while they are small, else made anew."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from layerscope.engine.plan import Cell, Plan
+
+__all__ = ["Weights"]
+
+_KEPT_BYTES = 32 * 2**20
+
+
+class Weights:
+    """What the cells' layers hold instead of their trained tensors.
+
+    Parameters
+    ----------
+    plan : Plan
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._left = _KEPT_BYTES
+
+    def of(self, cell: Cell) -> dict[str, Tensor]:
+        """Return the tensors of one cell, on the CPU."""
+        if cell.key in self._kept:
+            return self._kept[cell.key]
+        values = self._plan.values(cell)
+        size = sum(t.numel() * t.element_size() for t in values.values())
+        if size <= self._left:
+            self._kept[cell.key] = values
+            self._left -= size
+        return values
