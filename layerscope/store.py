@@ -8,8 +8,7 @@ the last batch that was kept, to the same Dataset: the sums are kept to the last
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import ResultError
-from layerscope.metrics import Tally
+from layerscope.metrics import Metric, Tally
 
 __all__ = ["DATASET", "Store"]
 
@@ -56,14 +55,18 @@ class Store:
                 "Choose another folder with out= (--out). Where only data differ, is it shuffled?"
             )
 
-    def partial(self) -> tuple[int, dict[str, dict[str, Tally]]]:
-        """Read how many batches are done, and the tallies by cell and metric."""
+    def partial(self, metrics: Sequence[Metric] = ()) -> tuple[int, dict[str, dict[str, Tally]]]:
+        """Read how many batches are done, and the tallies by cell and metric.
+
+        What is not among `metrics` is read as a plain mean.
+        """
         path = self.folder / _PARTIAL
         if not path.is_file():
             return 0, {}
         content = _read(path)
+        known = {metric.name: metric for metric in metrics}
         tallies = {
-            key: {name: Tally(**sums) for name, sums in by_metric.items()}
+            key: {name: Tally.from_list(sums, known.get(name)) for name, sums in by_metric.items()}
             for key, by_metric in content["tallies"].items()
         }
         return int(content["batches"]), tallies
@@ -71,7 +74,7 @@ class Store:
     def keep(self, batches: int, tallies: Mapping[str, Mapping[str, Tally]]) -> None:
         """Keep the tallies after a number of batches, in place of what was kept before."""
         plain = {
-            key: {name: asdict(tally) for name, tally in by_metric.items()}
+            key: {name: tally.to_list() for name, tally in by_metric.items()}
             for key, by_metric in tallies.items()
         }
         content = json.dumps({"batches": batches, "tallies": plain})

@@ -81,7 +81,7 @@ def measure(plan: Plan, device: torch.device, store: Store | None, show: bool) -
     for cell in cells:
         if cell.perturbation.name == "rerandomize":
             measured.draw_distances[cell.key] = plan.draw_distance(cell)
-    done, measured.tallies = store.partial() if store is not None else (0, {})
+    done, measured.tallies = store.partial(plan.metrics) if store is not None else (0, {})
     with ExitStack() as stack:
         stack.enter_context(borrowed(plan.model, device))
         stack.enter_context(swapped(plan.model, plan.series.read(plan.series.last)))
