@@ -1,0 +1,35 @@
+"""What is measured, and evaluation without side effects.
+
+>>> import torch
+>>> from layerscope import metrics
+>>> logits, targets = torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0])
+>>> metrics.METRICS["error"].per_example(logits, targets)
+tensor([0., 1.])
+
+A metric of one's own is one function:
+
+>>> margin = metrics.Metric("margin", "largest logit", lambda logits, _: logits.amax(-1))
+>>> metrics.outcomes([margin], logits, targets)["margin"].values
+tensor([2., 3.], dtype=torch.float64)
+"""
+
+from __future__ import annotations
+
+from layerscope.metrics.named import METRICS, Metric, chosen
+from layerscope.metrics.per_example import Outcome, logits, outcomes
+from layerscope.metrics.running import add_batch, call, evaluate, evaluating
+from layerscope.metrics.tally import Tally
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "Outcome",
+    "Tally",
+    "add_batch",
+    "call",
+    "chosen",
+    "evaluate",
+    "evaluating",
+    "logits",
+    "outcomes",
+]

@@ -1,0 +1,197 @@
+"""Metrics by name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.errors import DataError, choose
+
+__all__ = ["METRICS", "NOT_COUNTED", "Metric", "chosen"]
+
+NOT_COUNTED = -100
+"""The target of a position that no metric counts, as torch's losses have it."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number per example, averaged over examples.
+
+    Parameters
+    ----------
+    name, long_name : str
+    per_example : callable
+        Takes outputs, shape ``(n, …, classes)``, and targets, shape ``(n, …)``, or None where they
+        are unknown; returns shape ``(n, …)``, one value per position, or ``(n,)``. Positions whose
+        target is −100 are left out afterwards, whatever it returns there.
+    uses_reference : bool
+        `per_example` takes a third argument, the outputs of the unperturbed network.
+    needs_targets : bool
+        Can't do without targets.
+    higher_is_better : bool
+    bounds : (float, float), optional
+        Between which every position's value lies, where that is known.
+    finish, slope : callable, optional
+        What is done to the mean, and its derivative there, for the standard error by the delta
+        method; without `slope` that is NaN.
+    bins : int, optional
+        Of a calibration error: `per_example` returns shape ``(2, n, …)``, what happened (0 or 1)
+        and how probable it was said to be. What differs is summed in this many bins of equal
+        width, and the sizes of the sums are averaged.
+
+    Examples
+    --------
+    The root of a mean square, with its standard error:
+
+    >>> rms = Metric("rms", "root mean square of the logits", lambda z, _: (z**2).mean(-1),
+    ...     needs_targets=False, finish=math.sqrt, slope=lambda mean: 0.5 / math.sqrt(mean))
+    """
+
+    name: str
+    long_name: str
+    per_example: Callable[..., Tensor]
+    uses_reference: bool = False
+    needs_targets: bool = True
+    higher_is_better: bool = False
+    bounds: tuple[float, float] | None = None
+    finish: Callable[[float], float] | None = None
+    slope: Callable[[float], float] | None = None
+    bins: int | None = None
+
+    @property
+    def averages(self) -> bool:
+        """Whether the metric is a mean, so that the mean of differences is its difference."""
+        return self.finish is None and self.bins is None
+
+
+def chosen(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
+    """Look up metrics by name; a `Metric` of the user's own is taken as it is.
+
+    ``"topK_error"`` stands for any K, such as ``"top3_error"``.
+
+    Raises
+    ------
+    OptionError
+        If there is no such metric.
+
+    Examples
+    --------
+    >>> [metric.long_name for metric in chosen("top3_error")]
+    ['fraction whose target is not among the 3 largest logits, in [0, 1]']
+    """
+    wanted = [names] if isinstance(names, (str, Metric)) else names
+    return [metric if isinstance(metric, Metric) else _named(metric) for metric in wanted]
+
+
+def _named(name: str) -> Metric:
+    found = re.fullmatch(r"top([1-9][0-9]*)_error", str(name))
+    return _top(int(found[1])) if found else METRICS[choose(name, METRICS, "metric")]
+
+
+def _error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(-1) != targets).float()
+
+
+def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(-1) == targets).float()
+
+
+def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    flat, wanted = outputs.flatten(0, -2), targets.flatten()
+    loss = nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=NOT_COUNTED)
+    return loss.view(targets.shape)
+
+
+def _top(count: int) -> Metric:
+    def missed(outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.shape[-1] < count:
+            raise DataError(
+                f"top{count}_error came with {outputs.shape[-1]} classes; it looks among the "
+                f"{count} largest logits. Choose a smaller number."
+            )
+        return (outputs.topk(count, -1).indices != targets.unsqueeze(-1)).all(-1).float()
+
+    text = f"fraction whose target is not among the {count} largest logits, in [0, 1]"
+    return Metric(f"top{count}_error", text, missed, bounds=(0.0, 1.0))
+
+
+def _agreement(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
+    return (outputs.argmax(-1) == reference.argmax(-1)).float()
+
+
+def _cosine(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
+    similarity = nn.functional.cosine_similarity(_softmax(outputs), _softmax(reference), -1)
+    # Rounding may carry the similarity of equal outputs past 1.
+    return similarity.clamp(0, 1)
+
+
+def _calibration(outputs: Tensor, targets: Tensor) -> Tensor:
+    confidence, named = _softmax(outputs).max(-1)
+    # Subtracted later, in double precision, in which both are exact.
+    return torch.stack([(named == targets).to(confidence), confidence])
+
+
+def _softmax(outputs: Tensor) -> Tensor:
+    """Probabilities, in single precision at least: half is too coarse to compare them in."""
+    return (outputs.float() if outputs.dtype.itemsize < 4 else outputs).softmax(-1)
+
+
+def _exp(mean: float) -> float:
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("error", "0–1 error, fraction in [0, 1]", _error, bounds=(0.0, 1.0)),
+        Metric(
+            "accuracy",
+            "fraction of examples named rightly, in [0, 1]",
+            _accuracy,
+            higher_is_better=True,
+            bounds=(0.0, 1.0),
+        ),
+        Metric("loss", "cross-entropy, nats per example", _loss),
+        _top(5),
+        Metric(
+            "perplexity", "exponential of the mean cross-entropy", _loss, finish=_exp, slope=_exp
+        ),
+        Metric(
+            "agreement",
+            "fraction named as by the unperturbed network, in [0, 1]",
+            _agreement,
+            uses_reference=True,
+            needs_targets=False,
+            higher_is_better=True,
+            bounds=(0.0, 1.0),
+        ),
+        Metric(
+            "cosine",
+            "cosine similarity of the softmax to the unperturbed network's, in [0, 1]",
+            _cosine,
+            uses_reference=True,
+            needs_targets=False,
+            higher_is_better=True,
+            bounds=(0.0, 1.0),
+        ),
+        Metric("calibration_error", "expected calibration error, 15 bins", _calibration, bins=15),
+    )
+}
+"""By name; of topK_error only one.
+
+Ties between logits are resolved as `torch.argmax` and, for topK_error, `torch.topk` do.
+
+References
+----------
+cosine: Gavrikov, P. et al. (2024). arXiv:2410.14470. calibration_error: Guo, C. et al. (2017). On
+calibration of modern neural networks. ICML, arXiv:1706.04599.
+"""

@@ -1,0 +1,197 @@
+"""What every example gave: the same numbers whatever else is computed beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import DataError, OptionError
+from layerscope.metrics.named import NOT_COUNTED, Metric
+
+__all__ = ["Outcome", "logits", "outcomes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One metric of every example, in double precision on the CPU.
+
+    Attributes
+    ----------
+    metric : Metric
+    values : Tensor
+        Shape ``(n,)``: the sum over the counted positions of each example.
+    weights : Tensor
+        Shape ``(n,)``: how many those are; 1 for an example of a single position.
+    bins : Tensor or None
+        Shape ``(n, bins)``: the parts of `values` by bin, where the metric has bins.
+    """
+
+    metric: Metric
+    values: Tensor
+    weights: Tensor
+    bins: Tensor | None = None
+
+
+def logits(outputs: Any) -> Tensor:
+    """Find the logits in what a network returned.
+
+    Parameters
+    ----------
+    outputs : Tensor, mapping with ``"logits"``, object with ``.logits``, or tuple
+        Of a tuple, the first tensor.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    if torch.is_tensor(outputs):
+        return outputs
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    found = found if found is not None else getattr(outputs, "logits", None)
+    if found is None and isinstance(outputs, (tuple, list)) and outputs:
+        found = outputs[0]
+    if not torch.is_tensor(found):
+        raise DataError(
+            f"the network returned a {type(outputs).__name__} in which there are no logits; it "
+            "must return a tensor, a tuple that starts with one, or something with 'logits'."
+        )
+    return found
+
+
+def outcomes(
+    wanted: Sequence[Metric], outputs: Any, targets: Tensor | None, reference: Any = None
+) -> dict[str, Outcome]:
+    """Measure every example of one batch.
+
+    Parameters
+    ----------
+    wanted : sequence of Metric
+    outputs : Tensor, or anything in which `logits` finds one
+        Logits of shape ``(n, …, classes)``: ``(n, classes)`` for a classifier, ``(n, length,
+        classes)`` for sequences.
+    targets : Tensor or None
+        Class indices of shape ``(n, …)``, each for the output of its own position. Positions with
+        −100 are not counted, by no metric. None where they are unknown: then all are counted.
+    reference : as `outputs`, optional
+        What the unperturbed network gave for the same batch.
+
+    Returns
+    -------
+    dict of str to Outcome
+        By name of the metric. An example's values depend on nothing but its batch.
+
+    Raises
+    ------
+    OptionError
+        If a metric needs targets or a reference and there are none.
+    DataError
+        If shapes do not go together.
+
+    Examples
+    --------
+    >>> from layerscope import metrics
+    >>> scores = torch.tensor([[[2.0, 1.0], [0.0, 3.0], [0.0, 1.0]]])
+    >>> targets = torch.tensor([[0, 0, -100]])
+    >>> found = outcomes(metrics.chosen("error"), scores, targets)["error"]
+    >>> found.values.tolist(), found.weights.tolist()
+    ([1.0], [2.0])
+    """
+    found = logits(outputs)
+    against = None if reference is None else logits(reference)
+    _check(wanted, found, targets, against)
+    rows: dict[str, Tensor] = {}
+    for metric in wanted:
+        given = (found, targets, against) if metric.uses_reference else (found, targets)
+        rows[metric.name] = _rows(metric, metric.per_example(*given), found)
+    counted, exact = _together(_counted(found, targets), rows)
+    return {metric.name: _outcome(metric, exact[metric.name], counted) for metric in wanted}
+
+
+def exact(values: Tensor) -> Tensor:
+    """In double precision on the CPU, where alone every device can have it: mps has none."""
+    return values.detach().cpu().double()
+
+
+def _check(
+    wanted: Sequence[Metric], outputs: Tensor, targets: Tensor | None, reference: Tensor | None
+) -> None:
+    if targets is None and (lacking := [m.name for m in wanted if m.needs_targets]):
+        raise OptionError(
+            f"{', '.join(lacking)} can't be measured without targets; give them, or choose "
+            "metrics that need none, such as 'agreement'."
+        )
+    if reference is None and (lacking := [m.name for m in wanted if m.uses_reference]):
+        raise OptionError(
+            f"{', '.join(lacking)} compares with the unperturbed network; give it, too: reference=."
+        )
+    if outputs.ndim < 2 or (targets is not None and targets.shape != outputs.shape[:-1]):
+        given = "none" if targets is None else f"targets of shape {tuple(targets.shape)}"
+        raise DataError(
+            f"outputs of shape {tuple(outputs.shape)} came with {given}; expected (n, classes) "
+            "and (n,), or (n, …, classes) and (n, …)."
+        )
+    if reference is not None and reference.shape != outputs.shape:
+        raise DataError(
+            f"outputs of shape {tuple(outputs.shape)} came with a reference of shape "
+            f"{tuple(reference.shape)}; they must be of the same network and batch."
+        )
+
+
+def _counted(outputs: Tensor, targets: Tensor | None) -> Tensor:
+    """Which positions count, shape (n, …)."""
+    # Real-valued targets of a metric of one's own may well be −100.
+    if targets is None or targets.is_floating_point():
+        return torch.ones_like(outputs[..., 0], dtype=torch.bool)
+    return targets != NOT_COUNTED
+
+
+def _rows(metric: Metric, values: Tensor, outputs: Tensor) -> Tensor:
+    """What a metric returned with one leading row, or with two where it has bins."""
+    rows = values if metric.bins else values.unsqueeze(0)
+    shapes = [(1 + bool(metric.bins), *shape) for shape in (outputs.shape[:-1], outputs.shape[:1])]
+    if rows.shape not in shapes:
+        raise DataError(
+            f"the metric {metric.name!r} returned shape {tuple(values.shape)} for outputs of shape "
+            f"{tuple(outputs.shape)}; expected one value per position, "
+            f"{shapes[0][not metric.bins :]}, or per example."
+        )
+    return rows
+
+
+def _together(counted: Tensor, rows: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Bring everything to the CPU in few transfers: each waits for the accelerator."""
+    # What counts travels as a row beside the first values of its shape.
+    like = next((each for each in rows.values() if each.shape[1:] == counted.shape), counted)
+    everything = {"": counted.to(like.dtype).unsqueeze(0), **rows}
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, values in everything.items():
+        # Not across types: one that holds both might round whole numbers.
+        groups.setdefault((values.dtype, values.shape[1:]), []).append(name)
+    found: dict[str, Tensor] = {}
+    for names in groups.values():
+        parts = [everything[name] for name in names]
+        moved = torch.split(exact(torch.cat(parts)), [len(part) for part in parts])
+        found |= dict(zip(names, moved, strict=True))
+    return found.pop("")[0].bool(), found
+
+
+def _outcome(metric: Metric, rows: Tensor, counted: Tensor) -> Outcome:
+    """Sum the counted positions of every example."""
+    if rows.ndim == 2 and counted.ndim > 1:
+        counted = counted.flatten(1).any(1)
+    rows, counted = rows.reshape(*rows.shape[:2], -1), counted.reshape(len(counted), -1)
+    weights = counted.double().sum(1)
+    values = rows[0] - rows[1] if metric.bins else rows[0]
+    values = torch.where(counted, values, 0.0)
+    if not metric.bins:
+        return Outcome(metric, values.sum(1), weights)
+    # Bins are open below and closed above, and the first holds 0; NaN goes to the last.
+    limits = torch.linspace(0, 1, metric.bins + 1, dtype=torch.double)[1:-1]
+    bins = torch.zeros(len(values), metric.bins, dtype=torch.double)
+    bins.scatter_add_(1, torch.bucketize(rows[1].contiguous(), limits), values)
+    return Outcome(metric, values.sum(1), weights, bins)

@@ -1,0 +1,107 @@
+"""Running a network on batches, and adding up what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerscope import data as data_module
+from layerscope import devices
+from layerscope.metrics.named import Metric, chosen
+from layerscope.metrics.per_example import outcomes
+from layerscope.metrics.tally import Tally
+
+__all__ = ["add_batch", "call", "evaluate", "evaluating"]
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run the network on a tensor, a tuple of arguments or a mapping of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def add_batch(
+    tallies: Mapping[str, Tally],
+    metrics: Sequence[Metric],
+    outputs: Any,
+    targets: Tensor | None,
+    reference: Any = None,
+) -> None:
+    """Add one batch's outputs to the tally of every metric; the rest is as for `outcomes`."""
+    for name, outcome in outcomes(metrics, outputs, targets, reference).items():
+        tally = tallies[name]
+        tally += Tally.of(outcome)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode without gradients; afterwards every module has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    metrics: Sequence[str | Metric] = ("error", "loss"),
+    batch_size: int = 1000,
+    device: str | torch.device = "auto",
+    reference: nn.Module | None = None,
+) -> dict[str, Tally]:
+    """Evaluate a network as it stands: every batch, one after the other.
+
+    This is the plain way that a sweep must equal bit for bit.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Already on `device`; its mode is put back afterwards.
+    data : Examples, pair of tensors, or iterable of batches
+    metrics : sequence of str or Metric
+    batch_size : int
+    device : str or torch.device
+        Where batches are moved to.
+    reference : nn.Module, optional
+        The unperturbed network, for metrics that compare with it; treated as `model`.
+
+    Returns
+    -------
+    dict of str to Tally
+
+    Raises
+    ------
+    OptionError
+        If there is no such metric, or it needs a reference and there is none.
+    DataError
+        If outputs and targets do not go together.
+
+    Examples
+    --------
+    >>> from layerscope import models
+    >>> net = models.build("fcn-1x8", inputs=(4,), classes=2)
+    >>> tallies = evaluate(net, (torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)), device="cpu")
+    >>> tallies["error"].count
+    6
+    """
+    place = devices.resolve(device)
+    wanted = chosen(metrics)
+    tallies = {metric.name: Tally() for metric in wanted}
+    with ExitStack() as stack:
+        for each in [model] if reference is None else [model, reference]:
+            stack.enter_context(evaluating(each))
+        for inputs, targets in data_module.batches(data, batch_size):
+            moved = data_module.move(inputs, place)
+            against = None if reference is None else call(reference, moved)
+            add_batch(tallies, wanted, call(model, moved), targets.to(place), against)
+    return tallies
