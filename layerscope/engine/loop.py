@@ -229,7 +229,7 @@ class _Work:
         arrays = self._store.read(part_name(index, part)) if self._store is not None else None
         if arrays is None:
             return False
-        self._fold(part, Found.of(arrays))
+        self._fold(part, Found.of(arrays, self._plan.metrics))
         return True
 
     def _fold(self, part: int, found: Found) -> None:

@@ -37,7 +37,7 @@ def gather(plan: Plan, measured: Measured, parts: Parts) -> xr.Dataset:
             arrays = parts.read(part_name(index, part))
             if arrays is None:
                 continue  # no cell of this part needed the batch
-            found = Found.of(arrays)
+            found = Found.of(arrays, plan.metrics)
             rows = [place[key] for key in found.keys]
             for at, name in enumerate(names):
                 outcome[rows, at, where] = found.outcomes[name][1:]

@@ -60,13 +60,16 @@ class Found:
         return {"keys": np.array(self.keys, dtype=np.str_)} | sums | each | weights
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> Found:
+    def of(cls, arrays: Mapping[str, Array], metrics: Sequence[Metric]) -> Found:
         """Read what `arrays` made."""
+        known = {metric.name: metric for metric in metrics}
         found = cls([str(key) for key in arrays["keys"]])
         for label, array in arrays.items():
             what, _, name = label.partition("/")
             if what == "tally":
-                found.tallies[name] = [Tally.from_list(row) for row in array.tolist()]
+                found.tallies[name] = [
+                    Tally.from_list(row, known[name]) for row in array.tolist()
+                ]
             elif what == "difference":
                 found.differences[name] = [Tally.from_list(row) for row in array.tolist()]
             elif what == "outcome":
@@ -224,4 +227,4 @@ def _merge(
             known[name] += tally
         else:
             # A copy, since what was read or computed belongs to somebody else.
-            known[name] = Tally.from_list(tally.to_list())
+            known[name] = Tally.from_list(tally.to_list(), tally.metric)

@@ -1,0 +1,320 @@
+"""Estimates after the first batch, cells that stop early, and outcomes kept example by example."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import layerscope
+from layerscope import engine, metrics, models, results, stats
+from layerscope.engine import loop
+from layerscope.errors import LayerscopeError, OptionError
+from layerscope.store import Parts
+
+
+def network(seed: int = 0):
+    return models.build("fcn-2x8", seed=seed, inputs=(6,), classes=3)
+
+
+@pytest.fixture
+def states():
+    return {epoch: network(epoch).state_dict() for epoch in (0, 1, 2)}
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(60, 6, generator=generator)
+    trained = network(2).eval()
+    with torch.no_grad():
+        targets = trained(inputs).argmax(1)
+    return inputs, torch.where(torch.arange(60) % 10 == 0, (targets + 1) % 3, targets)
+
+
+def test_a_callback_sees_estimates_sharpen(pair, states, monkeypatch):
+    monkeypatch.setattr(loop, "_SHOW_EVERY_S", 0.0)
+    seen: list[xr.Dataset] = []
+    ds = layerscope.sweep(
+        network(), pair, checkpoints=states, batch_size=10, draws=2, callback=seen.append
+    )
+    assert [int(each.n_examples.max()) for each in seen] == [10, 20, 30, 40, 50, 60, 60]
+    known = ds.value.notnull()
+    for each in seen:
+        assert bool((each.value.notnull() == known).all())
+    first = layerscope.sweep(
+        network(), (pair[0][:10], pair[1][:10]), checkpoints=states, batch_size=10, draws=2
+    )
+    xr.testing.assert_equal(seen[0].value, first.value)
+    width = [float(np.subtract(*stats.interval(each).to_array()[::-1]).mean()) for each in seen]
+    assert width == sorted(width, reverse=True)
+    assert seen[-1].identical(ds)
+
+
+def test_what_a_callback_raises_stops_the_sweep_and_the_rest_is_kept(pair, states, tmp_path):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        layerscope.sweep(
+            network(), pair, checkpoints=states, batch_size=10, out=tmp_path, callback=stop
+        )
+    assert "finished parts are safe" in stopped.value.__notes__[0]
+    partial = results.open_dataset(tmp_path / "partial.nc")
+    assert int(partial.n_examples.max()) == 10
+    whole = layerscope.sweep(network(), pair, checkpoints=states, batch_size=10)
+    resumed = layerscope.sweep(network(), pair, checkpoints=states, batch_size=10, out=tmp_path)
+    xr.testing.assert_equal(whole, resumed)
+
+
+def plain_outcomes(state, pair, name, values):
+    """Whether each example is named wrongly, the plainest way there is."""
+    other = network()
+    other.load_state_dict({**state, **values})
+    with torch.no_grad():
+        logits = other.eval()(pair[0])
+    if name == "error":
+        return (logits.argmax(1) != pair[1]).float().numpy()
+    return torch.nn.functional.cross_entropy(logits, pair[1], reduction="none").numpy()
+
+
+def test_outcomes_are_every_examples_and_differences_are_paired(pair, states, tmp_path):
+    ds = layerscope.sweep(
+        network(), pair, checkpoints=states, batch_size=60, out=tmp_path, outcomes=True
+    )
+    kept = xr.open_dataset(tmp_path / "outcomes.nc", engine="h5netcdf")
+    assert kept.sizes == {"cell": 4 * (3 + 3), "metric": 2, "example": 60}
+    base = {n: plain_outcomes(states[2], pair, n, {}) for n in ("error", "loss")}
+    checked = 0
+    for cell in range(kept.sizes["cell"]):
+        one = kept.isel(cell=cell)
+        if str(one.layer.values) != "layer1" or str(one.perturbation.values) != "reinitialize":
+            continue
+        epoch = int(one.epoch)
+        values = {n: t for n, t in states[epoch].items() if n.startswith("layer1.")}
+        at = {"layer": "layer1", "epoch": epoch, "perturbation": "reinitialize", "draw": 0}
+        for name in ("error", "loss"):
+            plain = plain_outcomes(states[2], pair, name, values)
+            assert (one.outcome.sel(metric=name).values == plain).all()
+            assert (one.baseline_outcome.sel(metric=name).values == base[name]).all()
+            moved = plain.astype(float) - base[name].astype(float)
+            found = ds.sel(at | {"metric": name})
+            assert float(found.difference) == pytest.approx(moved.mean(), abs=1e-15)
+            error = moved.std(ddof=1) / np.sqrt(60)
+            assert float(found.difference_standard_error) == pytest.approx(error, rel=1e-9)
+        checked += 1
+    kept.close()
+    assert checked == 3
+    with pytest.raises(OptionError, match="outcomes=True.*out="):
+        layerscope.sweep(network(), pair, checkpoints=states, outcomes=True)
+
+
+def many(count: int = 4000):
+    """Examples enough that most need not be seen."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(count, 6, generator=generator)
+    with torch.no_grad():
+        targets = network(2).eval()(inputs).argmax(1)
+    return inputs, targets
+
+
+def test_deciding_cells_stops_them_and_is_right(states):
+    data = many()
+    full = layerscope.sweep(network(), data, checkpoints=states, batch_size=100, draws=1)
+    ds = layerscope.sweep(
+        network(),
+        data,
+        checkpoints=states,
+        batch_size=100,
+        draws=1,
+        decide={"robust": 0.1, "critical": 0.1, "confidence": 0.99},
+    )
+    known = full.value.sel(metric="error").notnull()
+    worse = (full.value - full.baseline).sel(metric="error")
+    expected = xr.where(worse > 0.1, "critical", "robust").where(known, "")
+    assert bool((ds.verdict == expected).all())
+    used = int(ds.n_examples.sum()) / (int(known.sum()) * 4000)
+    assert used < 0.25
+    assert json.loads(ds.attrs["stopping"])["confidence"] == 0.99
+
+
+def test_a_tolerance_stops_a_cell_once_its_interval_is_narrow(states):
+    data = many()
+    full = layerscope.sweep(network(), data, checkpoints=states, batch_size=100, draws=1)
+    ds = layerscope.sweep(
+        network(), data, checkpoints=states, batch_size=100, draws=1, tolerance=0.05
+    )
+    known = full.value.sel(metric="error").notnull()
+    assert bool(((ds.upper - ds.lower) <= 0.1 + 1e-9).where(known, True).all())
+    value = full.value.sel(metric="error")
+    inside = (ds.lower <= value) & (value <= ds.upper)
+    assert float(inside.where(known).mean()) > 0.9
+    assert int(ds.n_examples.max()) < 4000
+
+
+def test_a_stopped_cell_goes_on_to_the_same_verdict(states, tmp_path):
+    given = {"checkpoints": states, "batch_size": 100, "draws": 1, "decide": True}
+    seen = []
+
+    def stop(known):
+        seen.append(known)
+        raise KeyboardInterrupt
+
+    whole = layerscope.sweep(network(), many(), **given)
+    with pytest.raises(KeyboardInterrupt):
+        layerscope.sweep(network(), many(), **given, out=tmp_path, callback=stop)
+    resumed = layerscope.sweep(network(), many(), **given, out=tmp_path)
+    xr.testing.assert_equal(whole, resumed)
+
+
+def test_data_in_a_fixed_order_can_not_be_stopped_early(states):
+    inputs, targets = many(200)
+    generator = (({"x": inputs[i : i + 50]}, targets[i : i + 50]) for i in range(0, 200, 50))
+    with pytest.raises(OptionError, match="tensors"):
+        layerscope.sweep(network(), list(generator), checkpoints=states, decide=True)
+
+
+# Memory
+
+
+def test_batches_are_halved_where_memory_runs_out(pair, states, monkeypatch, tmp_path):
+    record = loop.Recorder.record
+
+    def greedy(self, call, groups):
+        if call().shape[0] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return record(self, call, groups)
+
+    monkeypatch.setattr(loop.Recorder, "record", greedy)
+    given = {"checkpoints": states, "draws": 1}
+    with pytest.warns(UserWarning, match="out of memory with 60 examples.*30"):
+        ds = layerscope.sweep(network(), pair, **given, batch_size=60, out=tmp_path)
+    assert ds.attrs["batch_size"] == 15
+    monkeypatch.undo()
+    small = layerscope.sweep(network(), pair, **given, batch_size=15)
+    xr.testing.assert_equal(ds, small)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep.nc"]
+
+
+def test_running_out_of_memory_for_good_says_what_to_do(pair, states, monkeypatch):
+    def never(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(loop.Recorder, "record", never)
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    with (
+        pytest.warns(UserWarning, match="out of memory"),
+        pytest.raises(LayerscopeError, match="not enough memory for a batch of one example"),
+    ):
+        layerscope.sweep(model, pair, checkpoints=states, batch_size=4)
+    batches = [pair]
+    with pytest.raises(LayerscopeError, match="batch"):
+        layerscope.sweep(model, batches, checkpoints=states)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_autocast_is_off_unless_asked_for(pair, states):
+    exact = layerscope.sweep(network(), pair, checkpoints=states, metrics=["loss"], device="cpu")
+    short = layerscope.sweep(
+        network(), pair, checkpoints=states, metrics=["loss"], device="cpu", dtype="bfloat16"
+    )
+    assert short.attrs["dtype"] == "bfloat16"
+    assert exact.attrs["dtype"] == ""
+    other = network(2).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        loss = torch.nn.functional.cross_entropy(other(pair[0]), pair[1], reduction="none")
+    assert float(short.baseline) == float(loss.double().sum()) / 60
+    assert float(exact.baseline) != float(short.baseline)
+    with pytest.raises(OptionError, match="dtype is 'half'; use 'bfloat16' or 'float16'"):
+        layerscope.sweep(network(), pair, checkpoints=states, dtype="half")
+
+
+# Several processes
+
+
+SHARED = """
+import sys, time, torch, layerscope
+from layerscope import metrics, models
+from layerscope.engine import loop
+
+torch.set_num_threads(1)
+outcomes = metrics.outcomes
+log = open(sys.argv[2], "a", buffering=1)
+
+def slow(wanted, outputs, targets, reference=None):
+    time.sleep(0.004)
+    log.write("x")
+    return outcomes(wanted, outputs, targets, reference)
+
+loop.metrics.outcomes = slow
+nets = [models.build("fcn-4x8", seed=s, inputs=(6,), classes=3) for s in (0, 1, 2)]
+inputs = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
+print("ready", flush=True)
+sys.stdin.readline()
+ds = layerscope.sweep(nets[0], (inputs, torch.arange(60) % 3), checkpoints=states, batch_size=10,
+                      out=sys.argv[1], device="cpu", show_progress=False, decide=sys.argv[3] == "1")
+print(float(ds.value.sum()), flush=True)
+"""
+
+
+def started(folder, log, decide) -> subprocess.Popen:
+    command = [sys.executable, "-c", SHARED, str(folder), str(log), str(int(decide))]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("decide", [False, True])
+def test_processes_help_each_other_and_a_killed_one_is_replaced(tmp_path, decide):
+    logs = [tmp_path / f"log{i}" for i in range(4)]
+    alone = started(tmp_path / "alone", logs[0], decide)
+    alone.communicate("\n")
+    expected = xr.load_dataset(tmp_path / "alone" / "sweep.nc")
+    three = [started(tmp_path / "shared", log, decide) for log in logs[1:]]
+    for process in three:
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+    until = time.monotonic() + 60
+    while (not logs[1].exists() or logs[1].stat().st_size < 12) and time.monotonic() < until:
+        time.sleep(0.005)
+    three[0].send_signal(signal.SIGKILL)
+    for process in three:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode in (0, -9), errors
+    xr.testing.assert_equal(xr.load_dataset(tmp_path / "shared" / "sweep.nc"), expected)
+    # Each helped, and together they did hardly more than one does alone.
+    counts = [log.stat().st_size for log in logs]
+    assert all(counts)
+    assert sum(counts[1:]) < 1.6 * counts[0]
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [
+        "sweep.json",
+        "sweep.nc",
+    ]
+
+
+def test_a_sweep_that_another_process_finished_is_read(pair, states, tmp_path, monkeypatch):
+    expected = layerscope.sweep(network(), pair, checkpoints=states, out=tmp_path / "other")
+    claim = Parts.claim
+
+    def late(self, name):
+        # Between the look and the claim the other process finished.
+        if not self.store.is_finished():
+            os.link(tmp_path / "other" / "sweep.nc", self.store.folder / "sweep.nc")
+        return claim(self, name)
+
+    monkeypatch.setattr(Parts, "claim", late)
+    monkeypatch.setattr(engine.loop.Recorder, "replay", lambda *_: pytest.fail("computed again"))
+    found = layerscope.sweep(network(), pair, checkpoints=states, out=tmp_path / "run")
+    xr.testing.assert_identical(found, expected)
