@@ -1,0 +1,205 @@
+"""When a cell is settled: looking after every batch, at a confidence that holds for all looks.
+
+A sweep sees the examples of a finite data set in random order. Whoever looks at an ordinary 99 %
+interval after every batch, and stops when it says what he hopes for, is wrong far more often than
+in 1 % of cases. Here a cell stops early and is still wrong in at most 1 − confidence of cases,
+however many looks are taken.
+
+>>> import numpy as np
+>>> settler = Settler(Decision(robust=0.02), cells=2, population=10_000)
+>>> settler.add(np.stack([np.zeros(500), np.ones(500)]))
+>>> settler.verdicts
+array(['robust', 'critical'], dtype='<U12')
+
+Notes
+-----
+The means are those over the whole data set, "population", and the examples of each cell must come
+in random order, without replacement. To test the claim that the mean is at most m, one bets
+against it: before example t the mean of the N − t + 1 unseen ones would be
+``m_t = (N·m − S) / (N − t + 1)``, with S the sum of those seen. The capital
+
+    K_t = Π_{s ≤ t} (1 + λ_s (x_s − m_s)),   0 ≤ λ_s < 1 / (m_s − lo),
+
+starts at 1, can't fall below 0 and does not grow on average as long as the claim is true, whatever
+λ_s is, if only it is chosen before x_s is seen. By Ville's inequality it then ever reaches 1/α with
+a probability of at most α, at any time: when it does, the claim is rejected. The claim "at least m"
+is tested on −x. The capital is split evenly over a few fixed λ, so nothing is tuned.
+
+The capital falls with m for every sequence of outcomes: whoever rejects "at most 0.05" has rejected
+"at most 0.02" before. So all the claims of one direction that are true stand or fall with the
+tightest of them, which is why no correction for the number of claims is needed.
+
+References
+----------
+I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting", Journal of
+the Royal Statistical Society B 86, 2024; and "Confidence sequences for sampling without
+replacement", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from layerscope.errors import OptionError
+from layerscope.sequential.readers import Intervals, Reader, Verdicts
+from layerscope.sequential.rules import Decision, Rule, Tolerance
+
+__all__ = ["Decision", "Settler", "Tolerance"]
+
+_BLOCK = 64
+"""Cells that are watched together: a tolerance starts with many claims about each."""
+
+
+class Settler:
+    """Which cells are settled, after every batch.
+
+    What it says depends on the outcomes alone and not on how they are cut into batches: a cell's
+    verdict is the one that was reached first. Only where the last example of the population is
+    among those added does the exact mean speak instead.
+
+    Parameters
+    ----------
+    rule : Decision or Tolerance
+    cells : int
+        How many are watched.
+    population : int
+        Examples in the whole data set.
+
+    Raises
+    ------
+    OptionError
+        If `cells` or `population` is below 1, or `rule` is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> settler = Settler(Tolerance(0.05), cells=1, population=10_000)
+    >>> wrong = np.random.default_rng(0).random((1, 10_000)) < 0.1
+    >>> while not settler.settled.all():
+    ...     settler.add(wrong[:, settler.counts[0] :][:, :100])
+    >>> bool(settler.lower[0] < wrong.mean() < settler.upper[0]), int(settler.counts[0])
+    (True, 500)
+    """
+
+    def __init__(self, rule: Rule, cells: int, population: int) -> None:
+        if not isinstance(rule, (Decision, Tolerance)):
+            raise OptionError(f"rule is {rule!r}; give a Decision or a Tolerance.")
+        for name, value in (("cells", cells), ("population", population)):
+            if value < 1:
+                raise OptionError(f"{name} is {value!r}; it must be at least 1.")
+        self.rule = rule
+        self._cells, self._population = cells, population
+        self._readers: list[Reader] = []
+        for start in range(0, cells, _BLOCK):
+            size = min(_BLOCK, cells - start)
+            self._readers.append(
+                Verdicts(rule, size, population)
+                if isinstance(rule, Decision)
+                else Intervals(rule, size, population)
+            )
+
+    @property
+    def settled(self) -> NDArray[np.bool_]:
+        """Which cells need no more examples, shape ``(cells,)``."""
+        return np.asarray(self.verdicts != "", dtype=np.bool_)
+
+    @property
+    def verdicts(self) -> NDArray[np.str_]:
+        """What was found, shape ``(cells,)``; empty for a cell that is open.
+
+        "robust", "intermediate" or "critical" by a Decision, "narrow" by a Tolerance.
+        """
+        return np.concatenate([reader.verdicts for reader in self._readers])
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many outcomes of each cell were added before it was settled, shape ``(cells,)``."""
+        return np.concatenate([reader.counts for reader in self._readers])
+
+    @property
+    def lower(self) -> NDArray[np.float64]:
+        """Lower bounds of the means, shape ``(cells,)``.
+
+        They never fall, except to the exact mean, in the rare case that it was excluded.
+
+        Raises
+        ------
+        OptionError
+            If the rule is a Decision, for which there are none.
+        """
+        return np.concatenate([reader.lower for reader in self._intervals()])
+
+    @property
+    def upper(self) -> NDArray[np.float64]:
+        """Upper bounds of the means, shape ``(cells,)``; as `lower`.
+
+        Raises
+        ------
+        OptionError
+            If the rule is a Decision, for which there are none.
+        """
+        return np.concatenate([reader.upper for reader in self._intervals()])
+
+    def add(self, outcomes: ArrayLike, active: ArrayLike | None = None) -> None:
+        """Take in the next batch.
+
+        Parameters
+        ----------
+        outcomes : array, shape ``(cells, n)``
+            One number per cell and example, within ``rule.bounds``. Rows of cells that are settled
+            or not active are not looked at.
+        active : array of bool, shape ``(cells,)``, optional
+            Which cells the batch was evaluated for; all that are not settled by default. To a cell
+            that is left out these examples are still to come.
+
+        Raises
+        ------
+        OptionError
+            If the shape is wrong, an outcome is out of bounds or NaN, or more outcomes came than
+            there are examples. Nothing is taken in then.
+        """
+        values, playing = self._checked(outcomes, active)
+        for start, reader in zip(range(0, self._cells, _BLOCK), self._readers, strict=True):
+            block = slice(start, start + _BLOCK)
+            if values.shape[1] and playing[block].any():
+                reader.add(values[block], playing[block])
+
+    def _checked(self, outcomes: ArrayLike, active: ArrayLike | None) -> tuple[Any, Any]:
+        """The outcomes as they are, and which cells to go on with."""
+        values, cells = np.asarray(outcomes, float), self._cells
+        if values.ndim != 2 or len(values) != cells:
+            raise OptionError(
+                f"outcomes have the shape {values.shape}; expected (cells, n) with {cells} cells."
+            )
+        wanted = np.ones(cells, bool) if active is None else np.asarray(active)
+        if wanted.shape != (cells,) or wanted.dtype != bool:
+            raise OptionError(
+                f"active has the shape {wanted.shape} and holds {wanted.dtype}; expected one bool "
+                f"for each of {cells} cells."
+            )
+        playing = wanted & ~self.settled
+        low, high = self.rule.bounds
+        for row, column in np.argwhere(playing[:, None] & ~((low <= values) & (values <= high)))[
+            :1
+        ]:
+            raise OptionError(
+                f"outcome {column} of cell {row} is {values[row, column]}; expected numbers in "
+                f"[{low:g}, {high:g}]. Metrics without bounds, such as loss, can't be settled."
+            )
+        most = self.counts[playing].max(initial=0) + values.shape[1]
+        if playing.any() and most > self._population:
+            raise OptionError(
+                f"{most} outcomes came for a cell, but there are {self._population} examples; give "
+                "each example once."
+            )
+        return values, playing
+
+    def _intervals(self) -> Iterator[Intervals]:
+        for reader in self._readers:
+            if not isinstance(reader, Intervals):
+                raise OptionError("a Decision has no intervals; a Tolerance has.")
+            yield reader

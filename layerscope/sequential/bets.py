@@ -1,0 +1,101 @@
+"""Capital won by betting against claims about means; `layerscope.sequential` says why it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.sequential.rules import BOLDEST, Rule
+
+__all__ = ["Bets", "Flags", "Floats", "Indices"]
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass
+class Bets:
+    """Bets against claims: "the mean is at most `mean`" where `sign` is 1, "at least" where −1.
+
+    Parameters
+    ----------
+    rule : Decision or Tolerance
+    population : int
+    cell, sign : arrays of int, shape ``(claims,)``
+    mean : array, shape ``(claims,)``
+    needed : array, shape ``(claims,)``
+        Capital at which a claim is rejected.
+
+    Attributes
+    ----------
+    capital : array, shape ``(stakes, claims)``
+    """
+
+    rule: Rule
+    population: int
+    cell: Indices
+    sign: Indices
+    mean: Floats
+    needed: Floats
+    capital: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        stakes = len(self.rule.stakes)
+        self.capital = np.full((stakes, len(self.cell)), 1 / stakes)
+
+    def keep(self, claims: Flags) -> None:
+        """Drop all other claims."""
+        for name in ("cell", "sign", "mean", "needed"):
+            setattr(self, name, getattr(self, name)[claims])
+        self.capital = self.capital[:, claims]
+
+    def play(self, x: Floats, sums: Floats, left: Indices, playing: Flags) -> tuple[Indices, ...]:
+        """Bet on some more outcomes.
+
+        Parameters
+        ----------
+        x : array, shape ``(cells, n)``
+        sums : array, shape ``(cells, n + 1)``
+            Of all outcomes before each of these, and after the last.
+        left : array, shape ``(cells,)``
+            How many outcomes had not been seen before these.
+        playing : array of bool, shape ``(cells,)``
+            For which cells these are outcomes.
+
+        Returns
+        -------
+        fallen, at : arrays, shape ``(f,)``
+            Indices of the claims that are rejected, and the index of the outcome that did it.
+        """
+        claims = np.flatnonzero(playing[self.cell])
+        cell, sign = self.cell[claims], self.sign[claims, None]
+        low, high = self.rule.bounds
+        bound = np.where(sign > 0, low, high)
+        # What is still to come, in sum, if the claim is just true; counted from the bound, so that
+        # it is 0 where all the rest must lie there, and below 0 where the claim is impossible.
+        togo = left[cell, None] - np.arange(x.shape[1] + 1)
+        room = sign * (self.population * self.mean[claims, None] - sums[cell] - bound * togo)
+        slack = 1e-9 * self.population  # sums of what are no whole numbers are not exact
+        impossible = room[:, 1:] < -slack
+        room = np.maximum(room[:, :-1], slack) / togo[:, :-1]
+        capital = self._capital(claims, sign * (x[cell] - bound) - room, BOLDEST / room)
+        rejected = impossible | (capital >= self.needed[claims, None])
+        fell = rejected.any(axis=1)
+        return claims[fell], rejected[fell].argmax(axis=1)
+
+    def _capital(self, claims: Indices, gain: Floats, most: Floats) -> Floats:
+        """Capital after each outcome, shape ``(claims, n)``, for what 1 wins and may be staked."""
+        total = np.zeros_like(gain)
+        # What is infinite is more than enough, and never multiplied by 0.
+        with np.errstate(over="ignore"):
+            for stake, purse in zip(self.rule.stakes, self.capital, strict=True):
+                factor = np.minimum(stake, most) * gain + 1
+                factor[:, 0] *= purse[claims]
+                # One after another, so that it makes no difference where batches end.
+                path = np.multiply.accumulate(factor, axis=1)
+                purse[claims] = path[:, -1]
+                total += path
+        return total
