@@ -24,7 +24,7 @@ from torchvision import transforms
 
 import layerscope
 from layerscope import metrics, models
-from layerscope.data import Batch, Examples
+from layerscope.data import Batch, Examples, ImageData
 
 
 class PerImage(Dataset[tuple[torch.Tensor, int]]):
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     data = layerscope.load_data(options.data, options.data_root)
+    assert isinstance(data, ImageData), "the benchmark is about images in memory"
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
     slow_train = DataLoader(PerImage(data.train), batch_size=128, sampler=order.tolist())
     slow_test = DataLoader(PerImage(data.test), batch_size=1000)

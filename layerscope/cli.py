@@ -80,22 +80,44 @@ def _run_experiments(_: argparse.Namespace) -> None:
 
 def _data(commands: Any) -> None:
     parser = commands.add_parser("data", help="show which data sets are found, and how to get more")
+    parser.add_argument(
+        "name", nargs="?", help="read this one, such as cifar10+classes=0,1, and show its parts"
+    )
     _data_root(parser)
     parser.set_defaults(run=_run_data)
 
 
 def _run_data(options: argparse.Namespace) -> None:
+    if options.name is None:
+        _list_data(options.data_root)
+        return
+    from rich.text import Text
+
+    from layerscope import data
+
+    found = data.load(options.name, options.data_root)
+    table = _table(found.name, "part", "examples", "shape", "classes", "fingerprint")
+    for name in ("train", "valid", "test"):
+        part = getattr(found, name, None)
+        if part is not None:
+            shape = "×".join(map(str, found.shape))
+            cells = f"{len(part):,}", shape, f"{found.classes:,}", part.fingerprint[:12]
+            _add_row(table, name, *cells)
+    table.caption = Text(found.origin)
+    _print(table)
+
+
+def _list_data(root: str | None) -> None:
     from layerscope import data
     from layerscope.errors import DataError
 
-    table = _table("Data sets", "name", "what", "found", "fingerprint")
+    table = _table("Data sets", "name", "what", "found")
     for source in data.SOURCES.values():
         try:
-            found = data.load(source.name, options.data_root)
-            state, print_ = found.origin, found.train.fingerprint[:12]
+            state = source.found(root)
         except DataError as error:
-            state, print_ = f"no: {error}", ""
-        _add_row(table, source.name, source.what, state, print_)
+            state = f"no: {error}"
+        _add_row(table, source.name, source.what, state)
     _print(table)
 
 
@@ -122,9 +144,11 @@ def _run_train(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         **({"lr": options.lr} if options.lr is not None else {}),
     )
+    # Which kinds can be trained on, training says itself.
+    found: Any = data.load(options.data, options.data_root)
     series = training.train(
         options.network,
-        data.load(options.data, options.data_root),
+        found,
         recipe,
         seed=options.seed,
         out=options.out,

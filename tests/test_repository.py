@@ -34,8 +34,7 @@ def test_conda_environment_has_the_same_packages_and_bounds():
 def test_every_dependency_has_its_reason():
     reasons = (ROOT / "CONTRIBUTING.md").read_text()
     table = reasons[reasons.index("## Why each dependency is here") :]
-    extras = PROJECT["optional-dependencies"]
-    for line in PROJECT["dependencies"] + extras["lab"] + extras["dev"]:
+    for line in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"]):
         name = re.match(r"[\w-]+", line)[0]
         if name != "layerscope" and not name.startswith("types-") and not name.endswith("-stubs"):
             assert re.search(rf"\| .*\b{name}\b.* \|", table), name

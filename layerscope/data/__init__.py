@@ -1,0 +1,42 @@
+"""Named data sets: images in memory or in their files, and texts in tokens.
+
+>>> from layerscope import data
+>>> digits = data.load("mnist-5k")          # 5,000 real digits, nothing to download
+>>> len(digits.train), len(digits.test), digits.shape
+(4000, 1000, (1, 28, 28))
+
+Images stay ``uint8`` in memory; each batch is normalised on the device it is used on.
+"""
+
+from __future__ import annotations
+
+from layerscope.data.augment import Augment
+from layerscope.data.examples import Batch, Examples, ImageData, digest
+from layerscope.data.forms import batches, move
+from layerscope.data.held import Held
+from layerscope.data.pictures import ImageStream, Pictures, RandomResizedCrop
+from layerscope.data.sources import ROOT_VARIABLE, SOURCES, DataSet, Source, find_root, load
+from layerscope.data.text import TextData
+from layerscope.data.tokens import Tokenizer
+
+__all__ = [
+    "ROOT_VARIABLE",
+    "SOURCES",
+    "Augment",
+    "Batch",
+    "DataSet",
+    "Examples",
+    "Held",
+    "ImageData",
+    "ImageStream",
+    "Pictures",
+    "RandomResizedCrop",
+    "Source",
+    "TextData",
+    "Tokenizer",
+    "batches",
+    "digest",
+    "find_root",
+    "load",
+    "move",
+]

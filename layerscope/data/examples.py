@@ -1,0 +1,191 @@
+"""Labelled examples in memory, and the data sets made of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from layerscope.data.modify import Modifiers
+from layerscope.errors import DataError, OptionError
+
+__all__ = ["Batch", "Examples", "ImageData", "digest"]
+
+Batch: TypeAlias = tuple[Any, Any]
+"""Inputs (a tensor, or a tuple or mapping of them), and targets: a tensor of shape ``(n, …)``, or
+None where the inputs have no labels."""
+
+# What the last part of a packed text, which has no next token, holds: torch's cross-entropy
+# leaves it out.
+NO_TARGET = -100
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A set of labelled examples in memory.
+
+    Parameters
+    ----------
+    inputs : Tensor
+        Shape ``(n, *shape)``; ``uint8`` in 0…255, or any other type as it is.
+    targets : Tensor
+        Shape ``(n,)``, ``int64`` class indices; ``(n, T)`` for sequences, −100 where there is none.
+    mean, std : float or tuple of float
+        For ``uint8`` inputs: subtracted from and divided into pixels scaled to [0, 1]; one for
+        all, or one for each channel.
+    name : str
+        What results say they were measured on.
+    about : str
+        What else the numbers depend on, such as the hash of a tokenizer; part of the fingerprint.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
+    name: str = ""
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if self.inputs.ndim == 0 or self.targets.ndim == 0:
+            raise DataError("inputs and targets must have one entry per example; one is a number.")
+        if len(self.inputs) != len(self.targets):
+            raise DataError(
+                f"{len(self.inputs)} inputs came with {len(self.targets)} targets; "
+                "there must be one target for each input."
+            )
+        for what in ("mean", "std"):
+            given = getattr(self, what)
+            channels = self.inputs.shape[1] if self.inputs.ndim > 1 else 0
+            if isinstance(given, tuple) and len(given) != channels:
+                raise OptionError(
+                    f"{what} has {len(given)} values for inputs of shape "
+                    f"{tuple(self.inputs.shape)}; give one number, or one for each of the "
+                    f"{channels} channels."
+                )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} examples of shape {tuple(self.inputs.shape[1:])}: {self.name}>"
+
+    def first(self, count: int) -> Examples:
+        """The first `count` examples (all of them where there are fewer)."""
+        return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
+
+    def take(self, index: Tensor) -> Examples:
+        """The examples at `index`, shape ``(k,)``, in that order."""
+        return replace(self, inputs=self.inputs[index], targets=self.targets[index])
+
+    def labelled(self, targets: Tensor) -> Examples:
+        """The same inputs with other targets."""
+        return replace(self, targets=targets)
+
+    def to(self, device: torch.device) -> Examples:
+        """The same examples on `device`."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+    def batches(
+        self,
+        size: int,
+        order: Tensor | None = None,
+        augment: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """Yield normalised batches of `size` (the last may be smaller).
+
+        Parameters
+        ----------
+        size : int
+            Examples in a batch.
+        order : Tensor, optional
+            Shape ``(k,)``: which examples come, in which order; all, as stored, by default.
+        augment : callable, optional
+            Takes stored inputs, shape ``(n, *shape)``, and the number of the batch, counted from
+            0, and returns the same shape, such as ``Augment().at(seed, epoch)``.
+        """
+        count = len(self) if order is None else len(order)
+        for number, start in enumerate(range(0, count, size)):
+            where = slice(start, start + size) if order is None else order[start : start + size]
+            stored = self.inputs[where]
+            changed = stored if augment is None else augment(stored, number)
+            yield normalise(changed, self.mean, self.std), self.targets[where]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the stored inputs, the targets, the normalisation and `about`."""
+        seen = hashlib.sha256(repr((self.mean, self.std)).encode())
+        digest(seen, self.inputs)
+        digest(seen, self.targets)
+        seen.update(self.about.encode())
+        return seen.hexdigest()
+
+
+def normalise(
+    inputs: Tensor, mean: float | tuple[float, ...], std: float | tuple[float, ...]
+) -> Tensor:
+    """Scale ``uint8`` pixels to [0, 1], subtract `mean` and divide by `std`; leave others alone."""
+    if inputs.dtype != torch.uint8:
+        return inputs
+    shift, scale = (_by_channel(value, inputs) for value in (mean, std))
+    return inputs.to(torch.float32).div_(255).sub_(shift).div_(scale)
+
+
+def _by_channel(value: float | tuple[float, ...], inputs: Tensor) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    shape = (-1, *(1 for _ in inputs.shape[2:]))
+    return torch.tensor(value, dtype=torch.float32, device=inputs.device).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData(Modifiers):
+    """A named set of images with a training and a test part.
+
+    Parameters
+    ----------
+    name : str
+        The name it is loaded by, and labelled with in every result.
+    train, test : Examples
+    classes : int
+        Number of classes.
+    origin : str
+        Where the images come from.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    classes: int
+    origin: str
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.train):,} + {len(self.test):,} images of {self.shape}>"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image: channels, height, width."""
+        return tuple(self.train.inputs.shape[1:])
+
+
+def digest(seen: Any, inputs: Any) -> None:
+    """Feed every tensor of `inputs`, with its shape and type, into a ``hashlib`` object."""
+    if torch.is_tensor(inputs):
+        plain = inputs.detach().cpu().contiguous()
+        seen.update(repr((tuple(plain.shape), str(plain.dtype))).encode())
+        # Seen as bytes, so that types which NumPy lacks (bfloat16) are hashed too.
+        seen.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(inputs, Mapping):
+        for key in sorted(inputs):
+            seen.update(str(key).encode())
+            digest(seen, inputs[key])
+    elif isinstance(inputs, (tuple, list)):
+        for value in inputs:
+            digest(seen, value)
+    else:
+        seen.update(repr(inputs).encode())

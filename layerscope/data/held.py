@@ -1,0 +1,213 @@
+"""Batches that stay the same from one pass to the next."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope import seeds
+from layerscope.data.examples import Batch, Examples, digest
+from layerscope.data.forms import batches, count, move, parts
+from layerscope.data.pictures import Pictures
+from layerscope.errors import DataError, OptionError
+
+__all__ = ["Held"]
+
+
+class Held:
+    """Batches on a device: decoded and moved once where they fit, else one after the other.
+
+    Iterating gives the same batches every time.
+
+    Parameters
+    ----------
+    data : Examples, Pictures, pair of tensors, or iterable of batches
+        An iterator that can be run through only once is kept in memory.
+    size : int
+        Examples in a batch, for tensors.
+    device : torch.device
+    limit : int
+        Bytes of batches that may be held.
+    shuffle_seed : int, optional
+        Evaluate in an order drawn with this seed, so that the first batches are a random sample
+        of all. Batches of the user's own are put together and cut anew for it.
+
+    Attributes
+    ----------
+    name : str
+        Of the data set, where it has one.
+    count : int
+        Number of inputs.
+    order : str
+        ``"as given"``, or with which seed it was shuffled.
+    fingerprint : str
+        SHA-256 of the data, and of the order where it was shuffled.
+    chance : float
+        Error of always naming the commonest class; NaN where targets are not one class index for
+        each input.
+
+    Raises
+    ------
+    DataError
+        If there are no examples.
+    OptionError
+        If batches are to be shuffled whose inputs are not plain tensors.
+
+    Examples
+    --------
+    >>> held = Held((torch.arange(4.0), None), 3, torch.device("cpu"), shuffle_seed=0)
+    >>> held.count, held.order, [len(inputs) for inputs, _ in held]
+    (4, 'shuffled with seed 0', [3, 1])
+    >>> [len(inputs) for inputs, _ in held.resized(2)]
+    [2, 2]
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        size: int,
+        device: torch.device,
+        limit: int = 2 * 2**30,
+        shuffle_seed: int | None = None,
+    ) -> None:
+        self._data = list(data) if isinstance(data, Iterator) else data
+        self._device, self._limit = device, limit
+        self.name = str(getattr(data, "name", ""))
+        self.order, self._order = "as given", None
+        if shuffle_seed is not None:
+            self._data = _recut(self._data, size, limit)
+            self.order = f"shuffled with seed {shuffle_seed}"
+            shuffle = seeds.generator("evaluation order", shuffle_seed)
+            self._order = torch.randperm(_length(self._data), generator=shuffle)
+        self._take_in(size)
+        plain = str(self._seen)
+        if isinstance(self._data, (Examples, Pictures)):
+            plain = self._data.fingerprint
+        shuffled = hashlib.sha256(f"{plain} {self.order}".encode()).hexdigest()
+        self.fingerprint = plain if shuffle_seed is None else shuffled
+
+    def _take_in(self, size: int) -> None:
+        """Run through the data once: hold what fits, and find out what there is to know."""
+        self._size = size
+        self._held: list[Batch] | None = []
+        self._seen: str | None = None
+        if isinstance(self._data, Pictures) and self._data.bytes > self._limit:
+            # All is known without decoding every picture once more.
+            self._held, self.count = None, len(self._data)
+            self.chance = _chance([self._data.targets])
+            return
+        self.count, used = 0, 0
+        seen, labels = hashlib.sha256(), []
+        for inputs, targets in batches(self._data, size, self._order):
+            digest(seen, (inputs, targets))
+            labels.append(None if targets is None else targets.cpu())
+            self.count += count(inputs, targets)
+            used += _bytes(inputs)
+            if used > self._limit:
+                self._held = None
+            if self._held is not None:
+                self._held.append(self._moved(inputs, targets))
+        if self.count == 0:
+            raise DataError("data holds no examples; give at least one batch.")
+        self._seen = seen.hexdigest()
+        self.chance = _chance(labels)
+
+    def resized(self, size: int) -> Held:
+        """The same data in the same order in batches of another size, as after memory ran out.
+
+        Raises
+        ------
+        OptionError
+            If `size` is below 1, or the batches are the user's own.
+        """
+        if parts(self._data) is None:
+            raise OptionError(
+                "the batches are your own, so they can't be cut smaller here: give smaller ones, "
+                f"such as DataLoader(..., batch_size={size}), or pass tensors (inputs, targets)."
+            )
+        other = copy.copy(self)
+        other._take_in(size)
+        return other
+
+    @property
+    def first(self) -> Batch:
+        """The first batch."""
+        return self._held[0] if self._held else next(iter(self))
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._held is not None:
+            yield from self._held
+            return
+        seen = hashlib.sha256()
+        for inputs, targets in batches(self._data, self._size, self._order):
+            if self._seen is not None:
+                digest(seen, (inputs, targets))
+            yield self._moved(inputs, targets)
+        if self._seen is not None and seen.hexdigest() != self._seen:
+            raise DataError(
+                "the batches changed between two passes over the data; every cell must see the "
+                "same ones. Switch shuffling and random augmentation off."
+            )
+
+    def _moved(self, inputs: Any, targets: Tensor | None) -> Batch:
+        return move(inputs, self._device), None if targets is None else targets.to(self._device)
+
+
+def _recut(data: Any, size: int, limit: int) -> Any:
+    """Data that can be cut in any order: batches of the user's own are put together."""
+    if parts(data) is not None:
+        return data
+    found, used = [], 0
+    for inputs, targets in batches(data, size):
+        used += _bytes(inputs)
+        if not torch.is_tensor(inputs) or inputs.ndim == 0:
+            raise OptionError(
+                f"a batch has inputs of type {type(inputs).__name__}; only plain tensors can be "
+                "put in another order. Pass tensors (inputs, targets), or leave the order as it is."
+            )
+        if used > limit:
+            raise OptionError(
+                f"the batches take more than the {limit / 2**30:.1f} GiB that may be held, so "
+                "they can't be put in another order. Pass tensors (inputs, targets)."
+            )
+        found.append((inputs, targets))
+    if not found:
+        return data
+    try:
+        inputs = torch.cat([inputs for inputs, _ in found])
+        labelled = [targets for _, targets in found if targets is not None]
+        if labelled and len(labelled) < len(found):
+            raise OptionError("some batches have targets and others None; give all or none.")
+        return inputs, torch.cat(labelled) if labelled else None
+    except RuntimeError as error:
+        raise OptionError(
+            f"the batches differ in shape, type or device, so they can't be put in another order "
+            f"({error}). Pass tensors (inputs, targets)."
+        ) from None
+
+
+def _length(data: Any) -> int:
+    known = parts(data)
+    return 0 if known is None else len(known)
+
+
+def _bytes(inputs: Any) -> int:
+    if torch.is_tensor(inputs):
+        return int(inputs.numel() * inputs.element_size())
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return sum(map(_bytes, values)) if isinstance(inputs, (Mapping, tuple, list)) else 0
+
+
+def _chance(labels: list[Tensor | None]) -> float:
+    known = [targets for targets in labels if targets is not None and targets.ndim == 1]
+    if len(known) < len(labels):
+        return float("nan")
+    targets = torch.cat(known)
+    if targets.is_floating_point() or targets.numel() == 0:
+        return float("nan")
+    return 1 - float(torch.unique(targets, return_counts=True)[1].max()) / targets.numel()
