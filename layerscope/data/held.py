@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -43,6 +45,10 @@ class Held:
         Of the data set, where it has one.
     count : int
         Number of inputs.
+    size : int
+        Examples in a batch that was asked for.
+    lengths : list of int
+        Examples in each batch.
     order : str
         ``"as given"``, or with which seed it was shuffled.
     fingerprint : str
@@ -93,25 +99,27 @@ class Held:
 
     def _take_in(self, size: int) -> None:
         """Run through the data once: hold what fits, and find out what there is to know."""
-        self._size = size
+        self.size = size
         self._held: list[Batch] | None = []
         self._seen: str | None = None
         if isinstance(self._data, Pictures) and self._data.bytes > self._limit:
             # All is known without decoding every picture once more.
             self._held, self.count = None, len(self._data)
+            self.lengths = [min(size, self.count - start) for start in range(0, self.count, size)]
             self.chance = _chance([self._data.targets])
             return
-        self.count, used = 0, 0
+        self.lengths, used = [], 0
         seen, labels = hashlib.sha256(), []
         for inputs, targets in batches(self._data, size, self._order):
             digest(seen, (inputs, targets))
             labels.append(None if targets is None else targets.cpu())
-            self.count += count(inputs, targets)
+            self.lengths.append(count(inputs, targets))
             used += _bytes(inputs)
             if used > self._limit:
                 self._held = None
             if self._held is not None:
                 self._held.append(self._moved(inputs, targets))
+        self.count = sum(self.lengths)
         if self.count == 0:
             raise DataError("data holds no examples; give at least one batch.")
         self._seen = seen.hexdigest()
@@ -135,6 +143,11 @@ class Held:
         return other
 
     @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """Where each example stands in the data as they were given, shape ``(count,)``."""
+        return np.arange(self.count) if self._order is None else self._order.numpy()
+
+    @property
     def first(self) -> Batch:
         """The first batch."""
         return self._held[0] if self._held else next(iter(self))
@@ -144,7 +157,7 @@ class Held:
             yield from self._held
             return
         seen = hashlib.sha256()
-        for inputs, targets in batches(self._data, self._size, self._order):
+        for inputs, targets in batches(self._data, self.size, self._order):
             if self._seen is not None:
                 digest(seen, (inputs, targets))
             yield self._moved(inputs, targets)

@@ -24,13 +24,14 @@ from torch import nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import data as data_
-from layerscope import devices, perturb, sequential
+from layerscope import devices, perturb
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series
 from layerscope.engine.dataset import assemble
 from layerscope.engine.loop import FinishedElsewhere, Measured, measure
 from layerscope.engine.outcomes import gather
 from layerscope.engine.plan import Plan, recorded_epochs, rows
+from layerscope.engine.sums import judged
 from layerscope.errors import OptionError
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation
@@ -57,8 +58,8 @@ def sweep(
     seed: int = 0,
     fresh: Callable[[], nn.Module] | None = None,
     whole: bool = True,
-    decide: Decision | Mapping[str, Any] | bool = False,
-    tolerance: Tolerance | float | None = None,
+    decide: Decision | Mapping[str, Any] | float | bool = False,
+    tolerance: Tolerance | Mapping[str, Any] | float | None = None,
     outcomes: bool = False,
     callback: Callable[[xr.Dataset], object] | None = None,
     show_progress: bool = True,
@@ -105,11 +106,11 @@ def sweep(
     whole : bool
         Add the row ``fullmodel``, in which every layer is perturbed at once. It is the only one
         that needs memory for a second network.
-    decide : bool, mapping or Decision
+    decide : bool, float, mapping or Decision
         Stop a cell once its layer is settled to be robust or critical; see
         `layerscope.sequential.Decision`. The verdicts are in ``ds.verdict``. Examples come in
         random order then, so `data` must be tensors.
-    tolerance : float or Tolerance, optional
+    tolerance : float, mapping or Tolerance, optional
         Stop a cell once the interval of its value, ``ds.lower`` to ``ds.upper``, is no wider than
         this to either side, at a confidence that holds however often one looks.
     outcomes : bool
@@ -159,7 +160,8 @@ def sweep(
     place = devices.resolve(device)
     series = checkpoints_.open_series(checkpoints).fit(model)
     wanted = metrics_.chosen(metrics)
-    rule = sequential.rule(decide, tolerance, wanted)
+    rule = _rule(decide, tolerance)
+    judged(wanted, rule)
     plan = Plan(
         model=model,
         series=series,
@@ -214,3 +216,14 @@ def sweep(
             store.keep_outcomes(gather(plan, measured, parts))
         store.finish(ds)
     return ds
+
+
+def _rule(
+    decide: Decision | Mapping[str, Any] | float | bool,
+    tolerance: Tolerance | Mapping[str, Any] | float | None,
+) -> Decision | Tolerance | None:
+    if decide is not False and tolerance is not None:
+        raise OptionError("decide= and tolerance= both came; a cell can stop by one rule only.")
+    if decide is not False:
+        return Decision.of(decide)
+    return None if tolerance is None else Tolerance.of(tolerance)

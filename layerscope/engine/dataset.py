@@ -13,6 +13,7 @@ from layerscope.engine.loop import Measured
 from layerscope.engine.plan import Cell, Plan
 from layerscope.metrics import Tally
 from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.sequential import Decision, Tolerance
 
 __all__ = ["assemble"]
 
@@ -65,7 +66,9 @@ def _values(
     count = np.zeros([len(coords[dim]) for dim in _DIMS[:-1]], np.int64)
     verdict = np.full(count.shape, "", dtype="U12")
     bounds = np.full((2, *count.shape), np.nan)
-    settled = measured.sums.settled()
+    decides = isinstance(plan.rule, Decision)
+    verdicts = measured.sums.verdicts() if decides else {}
+    intervals = measured.sums.intervals() if isinstance(plan.rule, Tolerance) else {}
     for cell in measured.cells:
         at = _place(cell, coords)
         tallies = measured.sums.tallies.get(cell.key, {})
@@ -77,15 +80,15 @@ def _values(
                     error = found[name].standard_error
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
         count[at] = next((tally.count for tally in tallies.values()), 0)
-        if cell.key in settled:
-            verdict[at], bounds[0][at], bounds[1][at] = settled[cell.key]
+        verdict[at] = verdicts.get(cell.key, "")
+        bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name: (_DIMS, array) for name, array in full.items()
     }
     variables["n_examples"] = (_DIMS[:-1], count)
-    if plan.rule is not None and plan.rule.paired:
+    if decides:
         variables["verdict"] = (_DIMS[:-1], verdict)
-    elif plan.rule is not None:
+    if intervals:
         variables["lower"], variables["upper"] = ((_DIMS[:-1], bound) for bound in bounds)
     return variables
 

@@ -56,7 +56,7 @@ def gather(plan: Plan, measured: Measured, parts: Parts) -> xr.Dataset:
             "perturbation": ("cell", [cell.perturbation.name for cell in each]),
             "draw": ("cell", [cell.draw for cell in each]),
             "metric": names,
-            "example": plan.data.order,
+            "example": plan.data.indices,
         },
         plan.identity(),
     )

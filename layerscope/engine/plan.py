@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from layerscope import data, devices, distances, layers, metrics, progress, seeds
 from layerscope._version import __version__
 from layerscope.checkpoints import Series, finite
+from layerscope.engine.sums import judged
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation, Site
 from layerscope.results import FULL_MODEL, NO_EPOCH
-from layerscope.sequential import Rule
+from layerscope.sequential import Decision, Tolerance
 
 __all__ = ["Cell", "Plan", "recorded_epochs", "rows"]
 
@@ -58,7 +59,7 @@ class Plan:
     data: data.Held
     device: torch.device
     dtype: torch.dtype | None = None
-    rule: Rule | None = None
+    rule: Decision | Tolerance | None = None
     outcomes: bool = False
 
     def identity(self) -> dict[str, Any]:
@@ -79,6 +80,7 @@ class Plan:
                 "name": self.data.name,
                 "examples": self.data.count,
                 "sha256": self.data.fingerprint,
+                "order": self.data.order,
             },
             "layers": sorted(row.name for row in self.rows),
             "epochs": self.epochs,
@@ -99,7 +101,8 @@ class Plan:
         names = [metric.name for metric in self.metrics]
         if self.outcomes:
             return names
-        return [self.rule.metric or names[0]] if self.rule else []
+        metric = judged(self.metrics, self.rule)
+        return [metric.name] if metric else []
 
     def halved(self, error: BaseException) -> Plan:
         """Return the same plan with batches half as large, after running out of memory.
@@ -214,12 +217,16 @@ class Plan:
 
 
 def rows(
-    model: nn.Module, wanted: Sequence[str] | Mapping[str, str | Sequence[str]] | None
+    model: nn.Module,
+    wanted: Sequence[str] | Mapping[str, str | Sequence[str]] | None,
+    network: bool = True,
 ) -> list[Layer]:
     """List the layers or groups to sweep, and last the whole network."""
     if isinstance(wanted, Mapping) and FULL_MODEL in wanted:
         raise OptionError(f"a group can't be called {FULL_MODEL!r}, which is the whole network.")
     found = layers.find(model)
+    if not network:
+        return layers.select(found, wanted)
     whole = layers.merge(FULL_MODEL, found, type(model).__name__)
     # Buffers of modules without parameters, such as BatchNorm without affine weights, are no
     # layer's own; the whole network is not from an epoch without them.

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from layerscope.errors import OptionError, choose
 from layerscope.metrics import Metric, Outcome, Tally
-from layerscope.sequential import Rule, Settler
+from layerscope.sequential import Decision, Settler, Tolerance
 
-__all__ = ["Found", "Sums"]
+__all__ = ["Found", "Gathering", "Sums", "judged"]
 
 Array = npt.NDArray[Any]
 
@@ -130,7 +131,7 @@ class Sums:
         The keys of the cells of each part.
     population : int
         Number of examples in all.
-    rule : Rule, optional
+    rule : Decision or Tolerance, optional
         When a cell has seen enough.
 
     Attributes
@@ -146,11 +147,11 @@ class Sums:
         metrics: Sequence[Metric],
         parts: Sequence[Sequence[str]],
         population: int,
-        rule: Rule | None = None,
+        rule: Decision | Tolerance | None = None,
     ) -> None:
-        self._names = [metric.name for metric in metrics]
         self._parts = [list(keys) for keys in parts]
         self._rule = rule
+        self._metric = judged(metrics, rule)
         self._baselines: dict[int, dict[str, Tally]] = {}
         self.tallies: dict[str, dict[str, Tally]] = {}
         self.differences: dict[str, dict[str, Tally]] = {}
@@ -195,20 +196,29 @@ class Sums:
             _merge(total, "", self._baselines[batch])
         return total.get("", {})
 
-    def settled(self) -> dict[str, tuple[str, float, float]]:
-        """For each cell, what the rule says so far: a verdict, and bounds of its mean."""
+    def verdicts(self) -> dict[str, str]:
+        """What each cell is settled to be; empty while it is open, and without a rule."""
         return {
-            key: (str(verdict), float(lower), float(upper))
+            key: str(verdict)
             for keys, settler in zip(self._parts, self.settlers, strict=False)
-            for key, verdict, lower, upper in zip(
-                keys, settler.verdicts, settler.lower, settler.upper, strict=True
-            )
+            for key, verdict in zip(keys, settler.verdicts, strict=True)
+        }
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Bounds of each cell's mean, of a rule that has them."""
+        return {
+            key: (float(lower), float(upper))
+            for keys, settler in zip(self._parts, self.settlers, strict=False)
+            for key, lower, upper in zip(keys, settler.lower, settler.upper, strict=True)
         }
 
     def _settle(self, part: int, found: Found) -> None:
-        assert self._rule is not None
-        outcomes = found.outcomes[self._rule.metric or self._names[0]].astype(float)
-        values = outcomes[1:] - outcomes[0] if self._rule.paired else outcomes[1:]
+        assert self._metric is not None
+        outcomes = found.outcomes[self._metric.name].astype(float)
+        values = outcomes[1:]
+        if isinstance(self._rule, Decision):
+            worse = -1 if self._metric.higher_is_better else 1
+            values = worse * (outcomes[1:] - outcomes[0])
         place = {key: index for index, key in enumerate(self._parts[part])}
         rows = [place[key] for key in found.keys]
         every = np.zeros((len(place), outcomes.shape[1]))
@@ -216,6 +226,26 @@ class Sums:
         seen = np.zeros(len(place), bool)
         seen[rows] = True
         self.settlers[part].add(every, seen)
+
+
+def judged(metrics: Sequence[Metric], rule: Decision | Tolerance | None) -> Metric | None:
+    """Find the metric that a rule looks at: the first, unless it names one.
+
+    Raises
+    ------
+    OptionError
+        If that metric is not measured, or has no bounds.
+    """
+    if rule is None:
+        return None
+    known = {metric.name: metric for metric in metrics}
+    metric = known[choose(rule.metric or metrics[0].name, known, "metric that is measured")]
+    if metric.bounds != (0.0, 1.0):
+        raise OptionError(
+            f"{metric.name} is not between 0 and 1, so it can't be settled before all examples are "
+            "seen; let decide= or tolerance= name another, such as metric='error'."
+        )
+    return metric
 
 
 def _merge(
