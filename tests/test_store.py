@@ -18,7 +18,7 @@ IDENTITY = {"seed": 0, "layers": ["a", "b"], "data": {"sha256": "ab", "examples"
 
 
 def sums(count: int = 3, total: float = 0.1 + 0.2, squares: float = 1e-300) -> Tally:
-    return Tally(count, total, squares)
+    return Tally(count, total, squares, float(count), -total, 0.1)
 
 
 def test_sums_survive_bit_for_bit(tmp_path):
