@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from layerscope import borrow, data, devices, metrics, models
 from layerscope.errors import OptionError
@@ -102,7 +103,8 @@ def test_batches_and_metrics_stay_where_the_network_is(network, order):
         outputs = metrics.call(network, inputs)
         assert outputs.device == CUDA
         for metric in metrics.METRICS.values():
-            assert metric.per_example(metrics.logits(outputs), targets).device == CUDA
+            given = (outputs, targets, outputs)[: 2 + metric.uses_reference]
+            assert metric.per_example(*given).device == CUDA
         sizes.append(len(targets))
     assert sizes == [4, 4, 2]
 
@@ -134,17 +136,34 @@ def test_buffers_of_a_borrowed_network_come_along():
     assert {t.device.type for t in model.buffers()} == {"cpu"}
 
 
-def test_a_tally_comes_to_the_cpu_first():
-    """mps has no double precision: the conversion must happen on the CPU."""
-    steps = []
+class NoDouble(TorchDispatchMode):
+    """Refuse what mps can't do: double precision anywhere but on the CPU. Count transfers."""
 
-    class Watched:
-        def __getattr__(self, name):
-            def step(*_args):
-                steps.append(name)
-                return torch.ones(2) if name == "double" else self
+    def __init__(self) -> None:
+        super().__init__()
+        self.transfers = 0
 
-            return step
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if torch.is_tensor(found):
+            assert found.device != CUDA or found.dtype != torch.double, func
+            left = args and torch.is_tensor(args[0]) and args[0].device == CUDA
+            self.transfers += bool(left and found.device.type == "cpu")
+        return found
 
-    metrics.Tally().add(Watched())
-    assert steps == ["detach", "cpu", "double"]
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("shape", [(6, 5), (6, 3, 5)])
+def test_outcomes_come_to_the_cpu_first_and_together(shape):
+    """mps has no double precision, and every transfer waits for the accelerator."""
+    outputs = torch.zeros(shape, device=CUDA)
+    targets = torch.zeros(shape[:-1], dtype=torch.long, device=CUDA)
+    with NoDouble() as seen:
+        with pytest.raises(AssertionError):
+            outputs.double()
+        wanted = list(metrics.METRICS.values())
+        found = metrics.outcomes(wanted, outputs, targets, outputs)
+    for outcome in found.values():
+        assert outcome.values.device.type == outcome.weights.device.type == "cpu"
+        assert outcome.values.dtype == torch.double
+    assert seen.transfers == 1

@@ -108,8 +108,8 @@ def outcomes(
     for metric in wanted:
         given = (found, targets, against) if metric.uses_reference else (found, targets)
         rows[metric.name] = _rows(metric, metric.per_example(*given), found)
-    counted, exact = _together(_counted(found, targets), rows)
-    return {metric.name: _outcome(metric, exact[metric.name], counted) for metric in wanted}
+    counted, held = _together(_counted(found, targets), rows)
+    return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
 
 
 def exact(values: Tensor) -> Tensor:
@@ -127,7 +127,8 @@ def _check(
         )
     if reference is None and (lacking := [m.name for m in wanted if m.uses_reference]):
         raise OptionError(
-            f"{', '.join(lacking)} compares with the unperturbed network; give it, too: reference=."
+            f"{', '.join(lacking)} can't be measured without the unperturbed network to compare "
+            "with; give it, or for `outcomes` its outputs: reference=…."
         )
     if outputs.ndim < 2 or (targets is not None and targets.shape != outputs.shape[:-1]):
         given = "none" if targets is None else f"targets of shape {tuple(targets.shape)}"
@@ -184,14 +185,21 @@ def _outcome(metric: Metric, rows: Tensor, counted: Tensor) -> Outcome:
     """Sum the counted positions of every example."""
     if rows.ndim == 2 and counted.ndim > 1:
         counted = counted.flatten(1).any(1)
-    rows, counted = rows.reshape(*rows.shape[:2], -1), counted.reshape(len(counted), -1)
-    weights = counted.double().sum(1)
     values = rows[0] - rows[1] if metric.bins else rows[0]
     values = torch.where(counted, values, 0.0)
-    if not metric.bins:
-        return Outcome(metric, values.sum(1), weights)
+    bins = _binned(values, rows[1], metric.bins) if metric.bins else None
+    return Outcome(metric, _summed(values), _summed(counted.double()), bins)
+
+
+def _summed(values: Tensor) -> Tensor:
+    """Sum over positions; a single one is its own sum."""
+    return values.flatten(1).sum(1) if values.ndim > 1 else values
+
+
+def _binned(values: Tensor, probable: Tensor, count: int) -> Tensor:
+    """Sum the values of every example by how probable they were said to be, shape (n, count)."""
     # Bins are open below and closed above, and the first holds 0; NaN goes to the last.
-    limits = torch.linspace(0, 1, metric.bins + 1, dtype=torch.double)[1:-1]
-    bins = torch.zeros(len(values), metric.bins, dtype=torch.double)
-    bins.scatter_add_(1, torch.bucketize(rows[1].contiguous(), limits), values)
-    return Outcome(metric, values.sum(1), weights, bins)
+    limits = torch.linspace(0, 1, count + 1, dtype=torch.double)[1:-1]
+    bins = torch.zeros(len(values), count, dtype=torch.double)
+    where = torch.bucketize(probable.contiguous(), limits)
+    return bins.scatter_add_(1, where.unsqueeze(-1).flatten(1), values.unsqueeze(-1).flatten(1))
