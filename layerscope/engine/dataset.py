@@ -63,7 +63,7 @@ def _values(
         name: np.full([len(coords[dim]) for dim in _DIMS], np.nan)
         for name in ("value", "standard_error", "difference", "difference_standard_error")
     }
-    count = np.zeros([len(coords[dim]) for dim in _DIMS[:-1]], np.int64)
+    count = np.full([len(coords[dim]) for dim in _DIMS[:-1]], np.nan)
     verdict = np.full(count.shape, "", dtype="U12")
     bounds = np.full((2, *count.shape), np.nan)
     decides = isinstance(plan.rule, Decision)
@@ -79,7 +79,7 @@ def _values(
                     full[label or "value"][(*at, place)] = found[name].mean
                     error = found[name].standard_error
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
-        count[at] = next((tally.count for tally in tallies.values()), 0)
+        count[at] = next((tally.count for tally in tallies.values()), np.nan)
         verdict[at] = verdicts.get(cell.key, "")
         bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {

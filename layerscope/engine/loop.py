@@ -162,7 +162,8 @@ class _Work:
         store: Parts | None,
     ) -> None:
         self._plan, self._recorder, self._store = plan, recorder, store
-        self._parts = _cut(groups, plan.data.lengths) if store else [_Part(list(groups))]
+        whole = [_Part(list(groups))]
+        self._parts = whole if store is None else _cut(groups, plan.data.lengths)
         self._weights = Weights(plan)
         self._batches = len(plan.data.lengths)
         self.sums = Sums(
@@ -251,7 +252,9 @@ class _Work:
         # Which cells a later batch is needed for is only known once the earlier ones are added.
         if next_ > index or (next_ < index and self._plan.rule is not None):
             return False
-        return next_ == index or not (self._store and self._store.has(part_name(index, part)))
+        if next_ == index or self._store is None:
+            return next_ == index
+        return not self._store.has(part_name(index, part))
 
     def _compute(self, index: int, batch: Batch, ready: Sequence[int]) -> None:
         inputs, targets = batch

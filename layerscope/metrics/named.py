@@ -103,7 +103,7 @@ def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    flat, wanted = outputs.flatten(0, -2), targets.flatten()
+    flat, wanted = _single(outputs).flatten(0, -2), targets.flatten()
     loss = nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=NOT_COUNTED)
     return loss.view(targets.shape)
 
@@ -138,8 +138,12 @@ def _calibration(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _softmax(outputs: Tensor) -> Tensor:
-    """Probabilities, in single precision at least: half is too coarse to compare them in."""
-    return (outputs.float() if outputs.dtype.itemsize < 4 else outputs).softmax(-1)
+    return _single(outputs).softmax(-1)
+
+
+def _single(outputs: Tensor) -> Tensor:
+    """In single precision at least: half is too coarse for what is made of logits."""
+    return outputs.float() if outputs.dtype.itemsize < 4 else outputs
 
 
 def _exp(mean: float) -> float:
