@@ -517,7 +517,8 @@ def test_summary_names_the_fewest_examples(ds):
     cells = xr.full_like(ds["value"].isel(metric=0, drop=True), 10_000).astype(int)
     cells.loc[{"layer": "layer2", "epoch": -1, "draw": 1}] = 300
     cells.loc[{"layer": "layer3", "epoch": 0, "draw": 0}] = 500
-    ds["value"].loc[{"layer": "layer3", "epoch": 0, "draw": 0, "metric": "error"}] = 0.2
+    at = {"layer": "layer3", "epoch": 0, "draw": 0, "perturbation": "reinitialize"}
+    ds["value"].loc[at | {"metric": "error"}] = 0.2
     # Nothing was computed there: it is not counted.
     cells.loc[{"layer": "layer3", "epoch": 0, "draw": 1}] = 7
     table = stats.summary(ds.assign(n_examples=cells)).set_index(["layer", "column"])
