@@ -6,10 +6,11 @@ import json
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope import testing
+from layerscope import metrics, testing
 from layerscope.errors import ResultError
 from layerscope.metrics import Tally
 from layerscope.store import Store
@@ -35,6 +36,21 @@ def test_sums_survive_bit_for_bit(tmp_path):
     assert math.isnan(found["k1"]["error"].squares)
     store.keep(8, {"k2": {"loss": sums(6)}})
     assert store.partial() == (8, {"k2": {"loss": sums(6)}})
+
+
+def test_sums_know_their_metric_again(tmp_path):
+    wanted = metrics.chosen(["perplexity", "calibration_error", "error"])
+    outputs, targets = torch.eye(4) * 3, torch.tensor([0, 1, 1, 2])
+    found = metrics.outcomes(wanted, outputs, targets)
+    kept = {name: Tally.of(outcome) for name, outcome in found.items()}
+    store = Store(tmp_path, IDENTITY)
+    store.keep(1, {"k": kept})
+    again = store.partial(wanted)[1]["k"]
+    assert again == kept
+    for name, tally in kept.items():
+        assert (again[name].mean, again[name].standard_error) == (tally.mean, tally.standard_error)
+    # A name that means nothing here is a plain mean.
+    assert store.partial()[1]["k"]["perplexity"].mean == kept["perplexity"].total / 4
 
 
 @given(totals=st.lists(st.floats(allow_nan=False, width=64), min_size=1, max_size=5))
