@@ -10,8 +10,13 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
     Of each value, from the spread over examples; same dimensions.
 ``baseline``, ``baseline_standard_error`` (metric)
     The unperturbed network.
-``n_examples``, ``chance`` ()
-    Examples that each value averages over; error of always naming the commonest class.
+``difference``, ``difference_standard_error`` (layer, epoch, perturbation, draw, metric)
+    Mean difference from the unperturbed network over the same examples, from example to example.
+    NaN for metrics that are no means, such as perplexity.
+``n_examples`` (layer, epoch, perturbation, draw), or () where every cell has the same
+    Examples that each value averages over.
+``chance`` ()
+    Error of always naming the commonest class.
 ``distance`` (layer, epoch, norm)
     Of a layer's parameters at each checkpoint from those at the first.
 ``draw_distance`` (layer, draw, norm)
@@ -63,7 +68,9 @@ _DESCRIBED = {
     "standard_error": ("standard error of value over examples", "1"),
     "baseline": ("metric of the unperturbed network", "1"),
     "baseline_standard_error": ("standard error of baseline over examples", "1"),
-    "n_examples": ("number of examples evaluated", "1"),
+    "difference": ("mean difference from the baseline over the same examples", "1"),
+    "difference_standard_error": ("standard error of difference over examples", "1"),
+    "n_examples": ("number of examples that value averages over", "1"),
     "chance": ("error of always naming the commonest class", "1"),
     "difference": ("value minus baseline, paired over the same examples", "1"),
     "difference_standard_error": ("standard error of difference over examples", "1"),

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from layerscope import results
 
 __all__ = ["dataset"]
+
+Array = npt.NDArray[np.float64]
 
 
 def dataset(
@@ -45,6 +48,7 @@ def dataset(
     value[:, 0, 1] = np.stack([random, 4 * random], -1)
     value[..., 0] = np.round(value[..., 0] * n_examples) / n_examples
     spread = np.sqrt(np.clip(value * (1 - value), 0, None) / n_examples)
+    difference, difference_spread = _paired(value, base, n_examples)
     norms = ["l2", "l2_rms", "l2_relative", "l2_fan_in", "linf"]
     distance = np.full((layers + 1, len(epochs) + 1, len(norms)), np.nan)
     distance[:, 1:] = np.sqrt(np.asarray(epochs, float))[None, :, None] * rng.uniform(
@@ -55,6 +59,8 @@ def dataset(
         {
             "value": (dims, value),
             "standard_error": (dims, spread),
+            "difference": (dims, difference),
+            "difference_standard_error": (dims, difference_spread),
             "baseline": (["metric"], base),
             "baseline_standard_error": (["metric"], [0.0014, 0.004]),
             "n_examples": ([], n_examples),
@@ -83,3 +89,13 @@ def dataset(
         },
         {"network": {"family": "fcn", "depth": layers - 1}, "data": {"name": "synthetic"}},
     )
+
+
+def _paired(value: Array, base: Array, n_examples: int) -> tuple[Array, Array]:
+    """Make up how examples differ from the baseline: the mean, and its standard error."""
+    moved = value - base
+    moved[..., 0] = np.round(moved[..., 0] * n_examples) / n_examples
+    # A perturbed network also names a few rightly that the trained one does not.
+    better = np.where(moved == 0, 0, np.floor(0.1 * base * n_examples))
+    squares = 2 * better / n_examples + np.abs(moved)
+    return moved, np.sqrt(np.clip(squares - moved**2, 0, None) / max(n_examples - 1, 1))

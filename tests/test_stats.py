@@ -330,11 +330,297 @@ def test_accuracy_gives_the_verdicts_of_error():
 def test_loss_needs_a_limit_and_takes_standard_errors(ds):
     with pytest.raises(OptionError, match="critical="):
         stats.classify(ds, "loss")
-    found = stats.classify(ds, "loss", critical=1.0).set_index("layer").loc["layer4"]
     cell = ds.sel(layer="layer4", epoch=0, perturbation="reinitialize", draw=0, metric="loss")
-    half = 1.959963984540054 * np.hypot(cell["standard_error"], cell["baseline_standard_error"])
-    np.testing.assert_allclose(found["upper"] - found["degradation"], half)
-    np.testing.assert_allclose(found["degradation"], cell["value"] - cell["baseline"])
+    apart = np.hypot(cell["standard_error"], cell["baseline_standard_error"])
+    unpaired = ds.drop_vars(["difference", "difference_standard_error"])
+    for each, error in ((ds, cell["difference_standard_error"]), (unpaired, apart)):
+        found = stats.classify(each, "loss", critical=1.0).set_index("layer").loc["layer4"]
+        half = 1.959963984540054 * error
+        np.testing.assert_allclose(found["upper"] - found["degradation"], half)
+        np.testing.assert_allclose(found["degradation"] - found["lower"], half)
+        np.testing.assert_allclose(found["degradation"], cell["value"] - cell["baseline"])
+
+
+@pytest.mark.parametrize("metric", ["agreement", "top5_error"])
+def test_only_error_and_accuracy_have_a_limit_by_chance(ds, metric):
+    other = ds.sel(metric=["error"]).assign_coords(metric=[metric])
+    with pytest.raises(OptionError, match=f"not known for '{metric}'.*critical="):
+        stats.classify(other, metric)
+    assert set(stats.classify(other, metric, critical=0.2)["interval_kind"]) == {"examples"}
+
+
+# Paired
+
+
+def paired_cell(worse, better, n=1000, wrong=100, metric="error") -> xr.Dataset:
+    """A Dataset by hand with what examples tell: (layer,) counts of a 0–1 metric."""
+    worse, better, n = np.broadcast_arrays(*np.atleast_1d(worse, better, n))
+    rows = [
+        np.repeat([1.0, -1.0, 0.0], [w, b, size - w - b])
+        for w, b, size in zip(worse, better, n, strict=True)
+    ]
+    sign = -1 if metric in stats.HIGHER_IS_BETTER else 1
+    differences = sign * np.array([row.mean() for row in rows])
+    start = wrong / 1000 if sign > 0 else 1 - wrong / 1000
+    ds = one_cell((start + differences)[:, None], start).assign_coords(metric=[metric])
+    errors = np.array([row.std(ddof=1) / np.sqrt(len(row)) for row in rows])
+    dims = ds["value"].dims
+    at = (slice(None), *[None] * 4)
+    return ds.assign(
+        difference=(dims, differences[at]),
+        difference_standard_error=(dims, errors[at]),
+        n_examples=(dims[:-1], n[at[:-1]]),
+    )
+
+
+@given(
+    st.lists(st.integers(0, 10**7), min_size=3, max_size=3).filter(lambda parts: sum(parts) >= 2)
+)
+def test_discordant_counts_come_back_from_mean_and_standard_error(parts):
+    worse, better, _ = parts
+    n = sum(parts)
+    mean = (worse - better) / n
+    error = np.sqrt(max((worse + better) / n - mean**2, 0) / (n - 1))
+    np.testing.assert_array_equal(stats.discordant(mean, error, n), (worse, better))
+
+
+def test_what_is_no_count_of_examples_has_no_discordant_counts():
+    for mean, error, n in ((0.25, 0.1, 10), (np.nan, 0.1, 10), (0.5, np.nan, 10), (0.3, 0, 10)):
+        assert np.isnan(stats.discordant(mean, error, n)).all()
+    # Differences beyond ±1.
+    assert np.isnan(stats.discordant(2.0, 0.0, 10)).all()
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    from scipy.stats import binomtest
+
+    worse, better = (each.ravel() for each in np.mgrid[0:12, 0:12])
+    expected = [
+        binomtest(int(w), int(w + b)).pvalue if w + b else 1.0
+        for w, b in zip(worse, better, strict=True)
+    ]
+    np.testing.assert_allclose(stats.mcnemar(worse, better), expected, rtol=1e-12)
+    assert np.isnan(stats.mcnemar(np.nan, 3.0))
+    with pytest.raises(OptionError, match="negative"):
+        stats.mcnemar(-1, 3)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=3, max_size=3).filter(any), st.floats(0.1, 0.999))
+def test_the_paired_interval_encloses_the_difference_and_turns_with_it(parts, confidence):
+    worse, better, n = parts[0], parts[1], sum(parts)
+    lower, upper = stats.paired_proportions(worse, better, n, confidence)
+    assert -1 <= lower <= (worse - better) / n <= upper <= 1
+    turned = stats.paired_proportions(better, worse, n, confidence)
+    np.testing.assert_allclose(turned, (-upper, -lower), rtol=1e-12, atol=1e-15)
+
+
+def test_the_paired_interval_is_bonetts_and_prices():
+    z = 1.959963984540054
+    worse, better, n = np.array([9, 0, 40]), np.array([2, 0, 3]), 60
+    p, q = (worse + 1) / (n + 2), (better + 1) / (n + 2)
+    half = z * np.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    np.testing.assert_allclose(
+        stats.paired_proportions(worse, better, n), (p - q - half, p - q + half)
+    )
+    assert np.isnan(stats.paired_proportions(np.nan, 0, 10)).all()
+    for counts in ((-1, 0, 9), (5, 5, 9), (0, 0, 0)):
+        with pytest.raises(OptionError, match=r"negative|exceeds n"):
+            stats.paired_proportions(*counts)
+
+
+def test_the_paired_interval_covers_as_often_as_it_says():
+    # Many draws at each of several truths; the bound is that of the binomial distribution for a
+    # coverage of 0.945 in 4000, one in a million.
+    from scipy.stats import binom
+
+    rng = np.random.default_rng(0)
+    for n, worse, better in ((50, 0.1, 0.05), (200, 0.02, 0.01), (2000, 0.3, 0.0), (500, 0.2, 0.2)):
+        drawn = rng.multinomial(n, [worse, better, 1 - worse - better], 4000)
+        lower, upper = stats.paired_proportions(drawn[:, 0], drawn[:, 1], n)
+        inside = (lower <= worse - better) & (worse - better <= upper)
+        assert inside.sum() >= binom.ppf(1e-6, 4000, 0.945)
+
+
+@pytest.mark.parametrize("metric", ["error", "accuracy", "agreement", "top5_error"])
+def test_verdicts_take_the_paired_interval_of_every_cell(metric):
+    n = np.array([1000, 1000, 200])
+    worse, better = np.array([60, 3, 110]), np.array([20, 3, 0])
+    ds = paired_cell(worse, better, n, metric=metric)
+    table = stats.classify(ds, metric, critical=0.3)
+    np.testing.assert_allclose(table["degradation"], (worse - better) / n, rtol=1e-12)
+    np.testing.assert_allclose(
+        (table["lower"], table["upper"]), stats.paired_proportions(worse, better, n), rtol=1e-9
+    )
+    assert list(table["verdict"]) == ["undecided", "robust", "critical"]
+    # What both agree on is no reason for doubt.
+    apart = stats.classify(
+        ds.drop_vars(["difference", "difference_standard_error"]), metric, critical=0.3
+    )
+    assert (apart["upper"] - apart["lower"] > table["upper"] - table["lower"]).all()
+    pd.testing.assert_series_equal(apart["degradation"], table["degradation"])
+
+
+def test_fewer_examples_than_the_baseline_are_compared_with_the_same_ones():
+    ds = paired_cell([30], [10], 200)
+    ds["value"] += 0.07  # the first 200 examples are harder than the rest
+    assert stats.classify(ds)["degradation"].item() == pytest.approx(0.1)
+    assert stats.degradation(ds).item() == pytest.approx(0.1)
+    row = stats.summary(ds).iloc[0]
+    assert (row["degradation"], row["n_examples"]) == (pytest.approx(0.1), 200)
+    np.testing.assert_allclose((row["lower"], row["upper"]), stats.wilson(0.27, 200), rtol=1e-12)
+
+
+def test_fractions_of_positions_of_sequences_take_their_standard_error():
+    ds = paired_cell([30], [10], 200)
+    # 200 sequences of several positions each: neither counts nor differences are whole.
+    ds["value"][:], ds["difference"][:] = 0.2711, 0.0934
+    ds["standard_error"] = xr.full_like(ds["value"], 0.01)
+    ds["difference_standard_error"][:] = 0.004
+    z = 1.959963984540054
+    bounds = stats.interval(ds)
+    np.testing.assert_allclose(bounds["upper"] - ds["value"], z * 0.01)
+    found = stats.classify(ds).iloc[0]
+    np.testing.assert_allclose(found["upper"] - found["degradation"], z * 0.004)
+
+
+def test_without_a_paired_difference_of_a_metric_the_rest_still_has_one(ds):
+    ds["difference"].loc[{"metric": "loss"}] = np.nan
+    ds["difference_standard_error"].loc[{"metric": "loss"}] = np.nan
+    plain = ds.drop_vars(["difference", "difference_standard_error"])
+    pd.testing.assert_frame_equal(
+        stats.classify(ds, "loss", critical=1), stats.classify(plain, "loss", critical=1)
+    )
+    xr.testing.assert_identical(
+        stats.degradation(ds).sel(metric="loss"), stats.degradation(plain).sel(metric="loss")
+    )
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_examples_of_every_cell_say_the_same_as_one_number(ds, seeds, joined):
+    each = seeds if joined else ds
+    spread = each.assign(
+        n_examples=xr.full_like(each["value"].isel(metric=0, drop=True), 10_000)
+        .where(each["value"].isel(metric=0, drop=True).notnull(), 0)
+        .astype(int)
+    )
+    assert (spread["n_examples"] == 0).any()
+    for call in (stats.summary, stats.classify):
+        pd.testing.assert_frame_equal(call(spread), call(each))
+    xr.testing.assert_identical(stats.interval(spread), stats.interval(each))
+    if joined:
+        one = [every.sel(seed=5) for every in (spread, each)]
+        pd.testing.assert_frame_equal(stats.summary(one[0]), stats.summary(one[1]))
+        pd.testing.assert_frame_equal(stats.classify(one[0]), stats.classify(one[1]))
+
+
+def test_summary_names_the_fewest_examples(ds):
+    cells = xr.full_like(ds["value"].isel(metric=0, drop=True), 10_000).astype(int)
+    cells.loc[{"layer": "layer2", "epoch": -1, "draw": 1}] = 300
+    cells.loc[{"layer": "layer3", "epoch": 0, "draw": 0}] = 500
+    at = {"layer": "layer3", "epoch": 0, "draw": 0, "perturbation": "reinitialize"}
+    ds["value"].loc[at | {"metric": "error"}] = 0.2
+    # Nothing was computed there: it is not counted.
+    cells.loc[{"layer": "layer3", "epoch": 0, "draw": 1}] = 7
+    table = stats.summary(ds.assign(n_examples=cells)).set_index(["layer", "column"])
+    assert table.loc[("layer2", "rand"), "n_examples"] == 300
+    assert table.loc[("layer3", "0"), "n_examples"] == 500
+    assert table["n_examples"].drop([("layer2", "rand"), ("layer3", "0")]).eq(10_000).all()
+    np.testing.assert_allclose(
+        table.loc[("layer3", "0"), ["lower", "upper"]].astype(float),
+        stats.wilson(0.2, 500),
+    )
+
+
+def test_bounds_belong_to_their_layers_however_these_are_laid_out(ds):
+    mixed = ds.isel(layer=[4, 0, 1, 2, 3])
+    pd.testing.assert_frame_equal(stats.summary(mixed), stats.summary(ds))
+    for metric, options in (("error", {}), ("loss", {"critical": 1.0})):
+        pd.testing.assert_frame_equal(
+            stats.classify(mixed, metric, include_network=True, **options),
+            stats.classify(ds, metric, include_network=True, **options),
+        )
+
+
+# Bootstrap
+
+
+def test_the_bootstrap_of_a_mean_is_near_students_interval():
+    rng = np.random.default_rng(1)
+    base = rng.exponential(size=400)
+    values = base + rng.normal(0.1, 0.5, 400)
+    found, lower, upper = stats.bootstrap(values, base, repeats=4000)
+    mean, low, high = stats.student(values - base)
+    assert found == pytest.approx(mean, rel=1e-12)
+    np.testing.assert_allclose((lower, upper), (low, high), atol=0.05 * (high - low))
+
+
+def test_the_bootstrap_is_scipys():
+    from scipy.stats import bootstrap
+
+    rng = np.random.default_rng(2)
+    weights = rng.integers(1, 9, 120).astype(float)
+    base = weights * rng.exponential(1.0, 120)
+    values = base + weights * rng.exponential(0.4, 120)
+
+    def perplexities(y, y0, w, axis=-1):
+        w = w.sum(axis)
+        return np.exp(y.sum(axis) / w) - np.exp(y0.sum(axis) / w)
+
+    expected = bootstrap(
+        (values, base, weights),
+        perplexities,
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    found = stats.bootstrap(values, base, weights, "perplexity", repeats=20_000)
+    assert found[0] == pytest.approx(perplexities(values, base, weights), rel=1e-12)
+    np.testing.assert_allclose(found[1:], expected, atol=0.03 * (expected[1] - expected[0]))
+
+
+def test_the_bootstrap_of_calibration_errors():
+    rng = np.random.default_rng(4)
+    values, base = rng.normal(0.2, 0.5, (2, 200, 3))
+    found, lower, upper = stats.bootstrap(values, base, statistic="calibration_error")
+    expected = [np.abs(each.sum(0)).sum() / 200 for each in (values, base)]
+    assert found == pytest.approx(expected[0] - expected[1], rel=1e-12)
+    assert lower < found < upper
+
+
+def test_the_bootstrap_repeats_itself_and_knows_nothing_of_chance_elsewhere():
+    values, base = np.sqrt(np.arange(60.0)), np.ones(60)
+    assert stats.bootstrap(values, base, seed=3) == stats.bootstrap(values, base, seed=3)
+    assert stats.bootstrap(values, base, seed=3) != stats.bootstrap(values, base, seed=4)
+
+
+def test_the_bootstrap_of_what_never_differs_is_a_point():
+    base = np.arange(5.0)
+    assert stats.bootstrap(base, base) == (0.0, 0.0, 0.0)
+    assert stats.bootstrap([2.0], [1.0]) == (1.0, 1.0, 1.0)
+    assert np.isnan(stats.bootstrap(base, base, np.zeros(5))).all()
+    found, *bounds = stats.bootstrap(np.full(5, 1e4), base, statistic="perplexity")
+    assert found == np.inf
+    assert np.isnan(bounds).all()
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        (([1.0], [1.0, 2.0]), r"\(1,\), \(2,\) and \(1,\)"),
+        (([], []), "at least 1"),
+        ((1.0, 1.0), r"expected \(n,\)"),
+        (([1.0], [1.0], [1.0, 1.0]), r"\(2,\) came"),
+        (([[1.0]], [[1.0]]), r"expected \(n,\)"),
+        (([1.0], [1.0], None, "calibration_error"), r"expected \(n, bins\)"),
+        (([1.0], [1.0], None, "median"), "no statistic 'median'"),
+        (([1.0], [1.0], None, "mean", 95), "confidence"),
+        (([1.0], [1.0], None, "mean", 0.9, 0), "repeats is 0"),
+    ],
+)
+def test_the_bootstrap_refuses_what_does_not_go_together(given_, said):
+    with pytest.raises(OptionError, match=said):
+        stats.bootstrap(*given_)
 
 
 def test_the_network_and_perturbations_without_epoch(ds):

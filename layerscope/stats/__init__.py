@@ -3,7 +3,8 @@
 Three kinds of chance can move a number, and `summary` says which of them an interval covers:
 
 ``"examples"``
-    another test set of the same size; Wilson's interval for fractions, else normal.
+    another test set of the same size; Wilson's interval for fractions, else normal. Differences
+    from the unperturbed network are paired where the Dataset has ``difference``.
 ``"draws"``
     another random draw for the perturbed layer, same network; Student's t.
 ``"seeds"``
@@ -25,19 +26,24 @@ from layerscope.stats.labelled import (
     interval,
     layer_order,
 )
+from layerscope.stats.paired import bootstrap, discordant, mcnemar, paired_proportions
 from layerscope.stats.tables import column_order, distances, summary
 from layerscope.stats.verdicts import classify, rank_correlation
 
 __all__ = [
     "FRACTIONS",
     "HIGHER_IS_BETTER",
+    "bootstrap",
     "classify",
     "column_order",
     "degradation",
+    "discordant",
     "distances",
     "interval",
     "layer_order",
+    "mcnemar",
     "newcombe",
+    "paired_proportions",
     "rank_correlation",
     "student",
     "summary",

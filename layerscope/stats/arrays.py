@@ -72,7 +72,8 @@ def newcombe(
     """Hybrid score interval for the difference ``p1 - p0`` of two independent proportions.
 
     The perturbed and the unperturbed network see the same examples, so that their errors
-    correlate positively: applied to them, the interval is conservative (too wide).
+    correlate positively: applied to them, the interval is conservative (too wide). Where it is
+    known how often they differ, `paired_proportions` is narrower.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def student(
     """
     from scipy import stats as distributions
 
-    _check_confidence(confidence)
+    check_confidence(confidence)
     mean, deviation, count = moments(np.asarray(samples, float), axis)
     with np.errstate(invalid="ignore", divide="ignore"):
         quantile = distributions.t.ppf((1 + confidence) / 2, count - 1)
@@ -202,10 +203,11 @@ def normal_quantile(confidence: float) -> float:
     """How many standard deviations the interval reaches to either side."""
     from statistics import NormalDist
 
-    _check_confidence(confidence)
+    check_confidence(confidence)
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no probability strictly between 0 and 1."""
     if not 0 < confidence < 1:
         raise OptionError(f"confidence is {confidence!r}; give a number in (0, 1), such as 0.95.")

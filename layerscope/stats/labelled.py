@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -9,25 +11,38 @@ import xarray as xr
 from layerscope import results
 from layerscope.errors import ResultError, choose
 from layerscope.stats.arrays import normal_quantile, wilson
+from layerscope.stats.paired import is_whole
 
-FRACTIONS = ("error", "accuracy")
-"""Metrics that are counts of examples divided by `n_examples`."""
 
-HIGHER_IS_BETTER = ("accuracy", "agreement")
+class _Fractions(tuple[str, ...]):
+    """These names, and every topK_error."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or bool(re.fullmatch(r"top[0-9]+_error", str(name)))
+
+
+FRACTIONS = _Fractions(("error", "accuracy", "agreement"))
+"""Metrics that are counts of examples divided by `n_examples`, every topK_error among them."""
+
+HIGHER_IS_BETTER = ("accuracy", "agreement", "cosine")
 """Metrics that fall when a network gets worse."""
 
 _DIMS = ("layer", "epoch", "perturbation", "draw", "metric")
 
 
 def degradation(ds: xr.Dataset) -> xr.DataArray:
-    """How much the metric moved: ``value − baseline``.
+    """How much the metric moved: ``value − baseline``, over the same examples.
 
-    Above 0 is worse for error, loss and perplexity; below 0 is worse for accuracy and agreement.
+    Above 0 is worse for errors, loss and perplexity; below 0 is worse for accuracy, agreement and
+    cosine.
 
     Parameters
     ----------
     ds : Dataset
-        With ``value`` and ``baseline``.
+        With ``value`` and ``baseline``; ``difference`` counts where it is known, since a cell may
+        have been evaluated on fewer examples than the baseline.
 
     Returns
     -------
@@ -48,6 +63,9 @@ def degradation(ds: xr.Dataset) -> xr.DataArray:
     """
     value = results.require(ds, "layer", "metric")
     moved = (value - results.require(ds, "metric", variable="baseline")).rename("degradation")
+    if "difference" in ds:
+        unknown = value.isnull() | ds["difference"].isnull()
+        moved = moved.where(unknown, ds["difference"])
     return moved.transpose(*value.dims).assign_attrs(
         long_name="metric of the perturbed network minus that of the unperturbed", units="1"
     )
@@ -56,7 +74,8 @@ def degradation(ds: xr.Dataset) -> xr.DataArray:
 def interval(ds: xr.Dataset, confidence: float = 0.95) -> xr.Dataset:
     """Bounds of every value over examples: what another test set of this size might give.
 
-    Wilson's interval for "error" and "accuracy", ``value ± z · standard_error`` for the others.
+    Wilson's interval for `FRACTIONS` of examples, ``value ± z · standard_error`` for the others,
+    fractions of the positions of sequences among them.
 
     Parameters
     ----------
@@ -120,20 +139,20 @@ def layer_order(ds: xr.Dataset, network: bool = True) -> list[str]:
 def _example_bounds(ds: xr.Dataset, value: xr.DataArray, confidence: float) -> xr.Dataset:
     """Bounds of the values of one metric, which keep their dimension ``metric``."""
     metric = str(value["metric"].values[0])
-    if metric in FRACTIONS and "n_examples" in ds:
-        lower, upper = xr.apply_ufunc(
-            wilson,
-            value,
-            ds["n_examples"],
-            kwargs={"confidence": confidence},
-            output_core_dims=[[], []],
-        )
-        return xr.Dataset({"lower": lower, "upper": upper})
-    error = ds["standard_error"].sel(metric=[metric]) if "standard_error" in ds else np.nan
+    error = part_of(ds, "standard_error", metric, value)
     half = normal_quantile(confidence) * error
     # Infinite perplexity has no standard error; inf − inf would warn on the way to NaN.
     with np.errstate(invalid="ignore"):
-        return xr.Dataset({"lower": value - half, "upper": value + half})
+        bounds = xr.Dataset({"lower": value - half, "upper": value + half})
+    if metric not in FRACTIONS:
+        return bounds
+    n = examples_of(ds, value)
+    lower, upper = xr.apply_ufunc(
+        wilson, value, n, kwargs={"confidence": confidence}, output_core_dims=[[], []]
+    )
+    # Of positions of sequences, which are no independent draws, the counts are not whole.
+    counted = xr.apply_ufunc(is_whole, value * n) | error.isnull()
+    return xr.Dataset({"lower": lower, "upper": upper}).where(counted, bounds)
 
 
 def samples_of(ds: xr.Dataset, metric: str) -> xr.DataArray:
@@ -172,3 +191,31 @@ def baseline_of(ds: xr.Dataset, metric: str, required: bool = False) -> xr.DataA
     baseline = results.require(ds, "metric", variable="baseline").sel(metric=metric, drop=True)
     # The baseline of a single run holds for the dimension seed that `samples_of` adds.
     return baseline if "seed" in baseline.dims else baseline.drop_vars("seed", errors="ignore")
+
+
+def difference_of(
+    ds: xr.Dataset, metric: str, samples: xr.DataArray, required: bool = False
+) -> xr.DataArray:
+    """`samples` minus the baseline, over the same examples where the Dataset tells."""
+    apart = samples - baseline_of(ds, metric, required)
+    paired = part_of(ds, "difference", metric, samples)
+    return apart.where(samples.isnull() | paired.isnull(), paired).transpose(*samples.dims)
+
+
+def examples_of(ds: xr.Dataset, like: xr.DataArray) -> xr.DataArray:
+    """How many examples each part of ``value`` averages over; NaN where none, or unknown."""
+    n = part_of(ds, "n_examples", "", like)
+    return n.where(n > 0)
+
+
+def part_of(ds: xr.Dataset, name: str, metric: str, like: xr.DataArray) -> xr.DataArray:
+    """Look up what stands beside a part of ``value``, NaN where the Dataset has no such variable.
+
+    Dimensions that the variable lacks are left to broadcasting.
+    """
+    if name not in ds:
+        return xr.full_like(like, np.nan, dtype=float)
+    found = ds[name].sel(metric=metric) if "metric" in ds[name].dims else ds[name]
+    # Scalar coordinates, such as the seed of a run selected from several, hold for `like` as well.
+    found = found.reset_coords(drop=True)
+    return found.sel({dim: like[dim].values for dim in found.dims if dim in like.coords})

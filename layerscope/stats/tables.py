@@ -11,10 +11,11 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import choose
-from layerscope.stats.arrays import estimate, moments
+from layerscope.stats.arrays import Array, estimate, moments
 from layerscope.stats.labelled import (
     FRACTIONS,
-    baseline_of,
+    difference_of,
+    examples_of,
     interval,
     layer_order,
     samples_of,
@@ -48,11 +49,12 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
         ``spread``
             Standard deviation over seeds, over draws where there is one seed; NaN where single.
         ``n_examples``, ``n_draws``, ``n_seeds``
+            Examples: of the draw and seed that has the fewest.
         ``interval_kind``
             "seeds" (Student's t over at least 2 seeds), "draws" (t over at least 2 draws of one
             seed; it does not cover another test set) or "examples".
         ``degradation``
-            ``value − baseline``, NaN without a baseline.
+            ``value − baseline``, over the same examples; NaN without a baseline.
 
     Raises
     ------
@@ -69,15 +71,20 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     """
     samples = samples_of(ds, metric)
     bounds = interval(ds.sel(metric=[metric]), confidence).sel(metric=metric)
-    lower, upper = (with_seed(bounds[name]).transpose(*samples.dims) for name in bounds.data_vars)
+    lower, upper = (
+        with_seed(bounds[name]).transpose(*samples.dims).sel(layer=samples["layer"].values)
+        for name in bounds.data_vars
+    )
     found = estimate(samples.values, lower.values, upper.values, confidence)
     if metric in FRACTIONS:
         found = found._replace(lower=np.clip(found.lower, 0, 1), upper=np.clip(found.upper, 0, 1))
-    moved = moments(moments((samples - baseline_of(ds, metric)).values, -1)[0], -1)[0]
+    moved = moments(moments(difference_of(ds, metric, samples).values, -1)[0], -1)[0]
     cells = {name: array for name, array in found._asdict().items() if name != "kind"}
-    frame = _long(samples, cells | {"interval_kind": found.kind, "degradation": moved})
-    n_examples = int(ds["n_examples"].min()) if "n_examples" in ds else np.nan
-    frame.insert(list(frame).index("n_draws"), "n_examples", n_examples)
+    cells |= {"interval_kind": found.kind, "degradation": moved, "n_examples": _fewest(ds, samples)}
+    frame = _long(samples, cells)
+    counts = frame.pop("n_examples")
+    counts = counts if counts.isna().any() else counts.astype(int)
+    frame.insert(list(frame).index("n_draws"), "n_examples", counts)
     return frame
 
 
@@ -140,6 +147,12 @@ def column_order(table: pd.DataFrame) -> list[str]:
     """
     once = table.drop_duplicates("column").assign(layer="")
     return [str(column) for column in _in_order(once, [""])["column"]]
+
+
+def _fewest(ds: xr.Dataset, samples: xr.DataArray) -> Array:
+    """Fewest examples of any draw and seed that was computed, (layer, epoch, perturbation)."""
+    n = samples.where(samples.isnull(), examples_of(ds, samples))
+    return np.asarray(n.min(("seed", "draw")).values)
 
 
 def _long(samples: xr.DataArray, cells: dict[str, npt.NDArray[Any]]) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -14,11 +16,15 @@ from layerscope.stats.labelled import (
     FRACTIONS,
     HIGHER_IS_BETTER,
     baseline_of,
+    difference_of,
+    examples_of,
     is_network,
     layer_order,
+    part_of,
     samples_of,
     with_seed,
 )
+from layerscope.stats.paired import discordant, paired_proportions
 
 
 def classify(
@@ -48,14 +54,17 @@ def classify(
     The paper gives no numbers; these limits are defaults of this package.
 
     The interval is Student's t over seeds with at least two of them (of each seed's degradation,
-    draws averaged), else Student's t over at least two draws, else over examples: `newcombe` for
-    fractions (conservative, since both networks see the same examples), the normal one of the
-    difference otherwise. Over draws it does not cover the choice of the test set.
+    draws averaged), else Student's t over at least two draws, else over examples. There it is
+    `paired_proportions` for fractions and the normal one of paired differences otherwise; where
+    the Dataset does not tell how examples differ, it is `newcombe` and the normal one of a
+    difference of independent means (conservative, since both networks see the same examples). Over
+    draws it does not cover the choice of the test set.
 
     Parameters
     ----------
     ds : Dataset
-        With ``value``, ``baseline``, and ``chance`` where `critical` is not given.
+        With ``value``, ``baseline``, and ``chance`` where `critical` is not given; for the paired
+        interval ``difference``, ``difference_standard_error`` and ``n_examples``.
     metric : str
         One of ``ds.metric``.
     tolerance : float
@@ -98,12 +107,12 @@ def classify(
     samples = samples_of(ds, metric)
     cell = _one_cell(samples, epoch, perturbation)
     limit = _critical_limit(ds, metric, critical_share) if critical is None else critical
-    baseline = baseline_of(ds, metric, required=True)
-    lower, upper = _difference_bounds(ds, metric, cell, baseline, confidence)
+    moved = _same_cell(difference_of(ds, metric, samples, required=True), cell)
+    lower, upper = _difference_bounds(ds, metric, cell, moved, confidence)
     sign = -1 if metric in HIGHER_IS_BETTER else 1
     if sign < 0:
         lower, upper = -upper, -lower
-    worse = (sign * (cell - baseline)).transpose("layer", "seed", "draw").values
+    worse = sign * moved.transpose("layer", "seed", "draw").values
     found = estimate(worse, lower, upper, confidence)
     frame = pd.DataFrame(
         {
@@ -156,15 +165,16 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
     (True, 8)
     """
     samples = samples_of(ds, metric)
-    cell = _one_cell(samples, 0, "reinitialize") - baseline_of(ds, metric, required=True)
+    moved = difference_of(ds, metric, samples, required=True)
+    moved = _same_cell(moved, _one_cell(samples, 0, "reinitialize"))
     sign = -1 if metric in HIGHER_IS_BETTER else 1
     layers = layer_order(ds, network=False)
-    worse = sign * cell.mean("draw").sel(layer=layers)
+    worse = sign * moved.mean("draw").sel(layer=layers)
     kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
     choose(norm, map(str, ds["norm"].values), "norm")
-    moved = with_seed(kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=layers))
+    distance = with_seed(kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=layers))
     pairs = [
-        _spearman(worse.sel(seed=seed).values, moved.sel(seed=seed).values)
+        _spearman(worse.sel(seed=seed).values, distance.sel(seed=seed).values)
         for seed in worse["seed"].values
     ]
     correlation = xr.DataArray(pairs, {"seed": worse["seed"].values}, dims="seed")
@@ -194,8 +204,13 @@ def _one_cell(samples: xr.DataArray, epoch: int, perturbation: str) -> xr.DataAr
     return chosen.sel(epoch=epoch)
 
 
+def _same_cell(array: xr.DataArray, cell: xr.DataArray) -> xr.DataArray:
+    """(layer, seed, draw) at the epoch and perturbation that `_one_cell` chose."""
+    return array.sel({name: cell[name].item() for name in ("epoch", "perturbation")})
+
+
 def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
-    if metric not in FRACTIONS:
+    if metric not in ("error", "accuracy"):
         raise OptionError(
             f"what chance gives is not known for {metric!r}; say from which degradation on a "
             "layer is critical: critical=…, in the metric's unit."
@@ -208,37 +223,49 @@ def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
 
 
 def _difference_bounds(
-    ds: xr.Dataset,
-    metric: str,
-    cell: xr.DataArray,
-    baseline: xr.DataArray,
-    confidence: float,
+    ds: xr.Dataset, metric: str, cell: xr.DataArray, moved: xr.DataArray, confidence: float
 ) -> tuple[Array, Array]:
     """Bounds over examples of ``cell − baseline``, (layer, seed, draw)."""
-    if metric in FRACTIONS and "n_examples" in ds:
-        n = ds["n_examples"]
-        bounds = xr.apply_ufunc(
-            newcombe,
-            *(cell, n, baseline, n),
-            kwargs={"confidence": confidence},
-            output_core_dims=[[], []],
-        )
-    else:
-        half = normal_quantile(confidence) * np.hypot(
-            _standard_error(ds, "standard_error", metric, cell),
-            _standard_error(ds, "baseline_standard_error", metric, baseline),
-        )
-        bounds = (cell - baseline - half, cell - baseline + half)
-    lower, upper = (bound.transpose("layer", "seed", "draw").values for bound in bounds)
+    error = part_of(ds, "difference_standard_error", metric, cell)
+    half = normal_quantile(confidence) * error
+    apart = _unpaired_bounds(ds, metric, cell, confidence)
+    bounds = [
+        each.fillna(other) for each, other in zip((moved - half, moved + half), apart, strict=True)
+    ]
+    if metric in FRACTIONS:
+        n = examples_of(ds, cell)
+        worse, better = _apply(discordant, part_of(ds, "difference", metric, cell), error, n)
+        paired = _apply(paired_proportions, worse, better, n, confidence=confidence)
+        bounds = [each.fillna(other) for each, other in zip(paired, bounds, strict=True)]
+    # What is not computed has no bounds, whatever else stands there.
+    known = (bound.where(cell.notnull()) for bound in bounds)
+    lower, upper = (bound.transpose("layer", "seed", "draw").values for bound in known)
     return lower, upper
 
 
-def _standard_error(ds: xr.Dataset, name: str, metric: str, like: xr.DataArray) -> xr.DataArray:
-    """Look up the standard error of a part of ``value``, NaN where the Dataset has none."""
-    if name not in ds:
-        return xr.full_like(like, np.nan)
-    error = with_seed(ds[name].sel(metric=metric))
-    return error.sel({dim: like[dim] for dim in ("epoch", "perturbation") if dim in error.dims})
+def _unpaired_bounds(
+    ds: xr.Dataset, metric: str, cell: xr.DataArray, confidence: float
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """What is known of a difference without knowing how single examples differ."""
+    baseline = baseline_of(ds, metric, required=True)
+    n = examples_of(ds, cell)
+    if metric in FRACTIONS and n.notnull().any():
+        lower, upper = _apply(newcombe, cell, n, baseline, n, confidence=confidence)
+        return lower, upper
+    half = normal_quantile(confidence) * np.hypot(
+        part_of(ds, "standard_error", metric, cell),
+        part_of(ds, "baseline_standard_error", metric, baseline),
+    )
+    return cell - baseline - half, cell - baseline + half
+
+
+def _apply(
+    function: Callable[..., tuple[Array, Array]], *arrays: xr.DataArray, **options: float
+) -> tuple[xr.DataArray, xr.DataArray]:
+    lower, upper = xr.apply_ufunc(
+        function, *arrays, kwargs=options, output_core_dims=[[], []], join="exact"
+    )
+    return lower, upper
 
 
 def _verdicts(
