@@ -58,8 +58,9 @@ class Settler:
     """Which cells are settled, after every batch.
 
     What it says depends on the outcomes alone and not on how they are cut into batches: a cell's
-    verdict is the one that was reached first. Only where the last example of the population is
-    among those added does the exact mean speak instead.
+    verdict is the one that was reached first, and the bounds of a cell that is open are the same
+    to the last bit. Only where the last example of the population is among those added does the
+    exact mean speak instead. Adding the same batches again, in order, gives the same state.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,9 @@ __all__ = ["Bets", "Flags", "Floats", "Indices"]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+
+_PIECE = 2**15
+"""Claims × outcomes played at once, so that their arrays stay in the processor's cache."""
 
 
 @dataclass
@@ -52,7 +56,9 @@ class Bets:
             setattr(self, name, getattr(self, name)[claims])
         self.capital = self.capital[:, claims]
 
-    def play(self, x: Floats, sums: Floats, left: Indices, playing: Flags) -> tuple[Indices, ...]:
+    def play(
+        self, x: Floats, sums: Floats, left: Indices, playing: Flags
+    ) -> tuple[Indices, Indices]:
         """Bet on some more outcomes.
 
         Parameters
@@ -71,6 +77,14 @@ class Bets:
             Indices of the claims that are rejected, and the index of the outcome that did it.
         """
         claims = np.flatnonzero(playing[self.cell])
+        pieces = np.array_split(claims, max(1, math.ceil(len(claims) * x.shape[1] / _PIECE)))
+        found = [self._fallen(piece, x, sums, left) for piece in pieces]
+        return np.concatenate([f for f, _ in found]), np.concatenate([at for _, at in found])
+
+    def _fallen(
+        self, claims: Indices, x: Floats, sums: Floats, left: Indices
+    ) -> tuple[Indices, Indices]:
+        """Play some of the claims."""
         cell, sign = self.cell[claims], self.sign[claims, None]
         low, high = self.rule.bounds
         bound = np.where(sign > 0, low, high)

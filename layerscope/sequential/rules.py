@@ -146,7 +146,7 @@ class Tolerance:
     def stakes(self) -> tuple[float, ...]:
         """The λ over which the capital is split."""
         # The best λ is about the half-width over the variance, which is 1/4 at most.
-        return tuple(4 * self.width * 3**k for k in range(4))
+        return tuple(6 * self.width * 3**k for k in range(3))
 
     @classmethod
     def of(cls, value: Any) -> Tolerance:

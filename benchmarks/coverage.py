@@ -1,0 +1,217 @@
+"""How often cells that stop early are settled wrongly, and how many examples they need.
+
+    python benchmarks/coverage.py [--runs 400] [--quick] [--json FILE]
+
+Each run is one cell: a finite data set with a known mean, in random order. Four ways look at it
+after every batch and stop when they are sure at 99 %:
+
+betting
+    `layerscope.sequential`, whose confidence holds for all looks at once.
+peeking
+    An ordinary 99 % interval, as if each look were the only one.
+Bonferroni
+    The same interval at 1 − 0.01 / number of looks.
+Bernstein
+    As Bonferroni, with an interval whose confidence is proved for every number of examples: the
+    empirical Bernstein–Serfling inequality (Bardenet and Maillard 2015, theorem 4.3).
+
+The ordinary interval is that of the normal distribution with two more examples, half of them
+right or split over the four cells of the pairs (Agresti and Coull 1998, Agresti and Min 2005), and
+with the correction for a finite population. It is an approximation: far out in the tails, where
+Bonferroni needs it, nothing guarantees its confidence.
+
+A decision is wrong where the true mean over the data set says otherwise; "robust" is a mean
+difference of at most 0.02. An interval is wrong if it excludes the true mean after any batch until
+it is narrow enough. Examples are in per cent of the data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from layerscope.sequential import Decision, Settler, Tolerance
+
+Floats = NDArray[np.float64]
+
+LIMIT = 0.02
+CONFIDENCE = 0.99
+WAYS = ("betting", "peeking", "Bonferroni", "Bernstein")
+
+
+@dataclass
+class Case:
+    """A data set: the mean to be found, and how many examples change sides, if it is a difference.
+
+    `over` is added to the number of examples that are wrong.
+    """
+
+    what: str
+    mean: float
+    discordance: float | None = None
+    over: int = 0
+
+    def outcomes(self, population: int, runs: int, seed: int) -> Floats:
+        """Draw random orders, shape ``(runs, population)``."""
+        total = round(self.mean * population) + self.over
+        if self.discordance is None:
+            values = np.repeat([1.0, 0.0], [total, population - total])
+        else:
+            changed = max(round(self.discordance * population), abs(total))
+            changed += (changed - total) % 2
+            worse, better = (changed + total) // 2, (changed - total) // 2
+            values = np.repeat([1.0, -1.0, 0.0], [worse, better, population - changed])
+        return np.random.default_rng(seed).permuted(np.tile(values, (runs, 1)), axis=1)
+
+
+DECISIONS = [
+    Case("at the limit", 0.02, 0.04),
+    Case("one beyond", 0.02, 0.04, over=1),
+    Case("0 %, 1 % change", 0.0, 0.01),
+    Case("0 %, 3 % change", 0.0, 0.03),
+    Case("0.5 %, 1 % change", 0.005, 0.01),
+    Case("0.5 %, 3 % change", 0.005, 0.03),
+    Case("1 %, 1 % change", 0.01, 0.01),
+    Case("1 %, 3 % change", 0.01, 0.03),
+    Case("5 points", 0.05, 0.07),
+    Case("20 points", 0.2, 0.22),
+    Case("50 points", 0.5, 0.52),
+]
+
+INTERVALS = [Case(f"error {share:g}", share) for share in (0.02, 0.1, 0.3, 0.6)]
+
+
+def ordinary(seen: Floats, n: int, population: int, risk: float, pairs: bool) -> tuple[Floats, ...]:
+    """Bounds of the means by the normal distribution, from the sums of `n` values and squares."""
+    total, squares = seen
+    more = 0.0 if pairs else 1.0
+    mean = (total + more) / (n + 2)
+    variance = (squares + 1) / (n + 2) - mean**2
+    left = (population - n) / (population - 1)
+    half = norm.isf(risk / 2) * np.sqrt(np.maximum(variance, 0) * left / (n + 2))
+    return mean - half, mean + half
+
+
+def bernstein(
+    seen: Floats, n: int, population: int, risk: float, pairs: bool
+) -> tuple[Floats, ...]:
+    """Bounds of the means by the empirical Bernstein–Serfling inequality."""
+    total, squares = seen
+    mean, few = total / n, n <= population / 2
+    log = np.log(5 * 2 / risk)
+    rho = 1 - (n - 1) / population if few else (1 - n / population) * (1 + 1 / n)
+    spread = np.sqrt(np.maximum(squares / n - mean**2, 0) * 2 * rho * log / n)
+    half = spread + (7 / 3 + 3 / np.sqrt(2)) * (2 if pairs else 1) * log / n
+    return mean - half, mean + half
+
+
+def plain(
+    outcomes: Floats,
+    batch: int,
+    rule: Decision | Tolerance,
+    bounds: Callable[..., tuple[Floats, ...]],
+    corrected: bool,
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Which runs an interval for one look settles wrongly, and after how many examples."""
+    runs, population = outcomes.shape
+    truth = outcomes.mean(axis=1)
+    ends = [*range(batch, population, batch), population]
+    risk = (1 - CONFIDENCE) / (len(ends) if corrected else 1)
+    sums, squares = np.cumsum(outcomes, axis=1), np.cumsum(outcomes**2, axis=1)
+    wrong, counts = np.zeros(runs, bool), np.full(runs, float(population))
+    going = np.ones(runs, bool)
+    for n in ends[:-1]:
+        seen = np.stack([sums[:, n - 1], squares[:, n - 1]])
+        low, high = bounds(seen, n, population, risk, isinstance(rule, Decision))
+        if isinstance(rule, Decision):
+            stop = going & ((high <= LIMIT) | (low > LIMIT))
+            wrong |= stop & ((high <= LIMIT) != (truth <= LIMIT))
+        else:
+            wrong |= going & ((truth < low) | (truth > high))
+            stop = going & (high - low <= 2 * rule.width)
+        counts[stop] = n
+        going &= ~stop
+    return wrong, counts
+
+
+def betting(
+    outcomes: Floats, batch: int, rule: Decision | Tolerance
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Which runs are settled wrongly by betting, and after how many examples."""
+    runs, population = outcomes.shape
+    truth = outcomes.mean(axis=1)
+    settler = Settler(rule, runs, population)
+    wrong = np.zeros(runs, bool)
+    for start in range(0, population, batch):
+        settler.add(outcomes[:, start : start + batch])
+        if isinstance(rule, Tolerance):
+            wrong |= (settler.lower > truth) | (settler.upper < truth)
+        if settler.settled.all():
+            break
+    if isinstance(rule, Decision):
+        wrong = (settler.verdicts == "robust") != (truth <= LIMIT)
+    return wrong, settler.counts.astype(float)
+
+
+def row(
+    case: Case, rule: Decision | Tolerance, population: int, batch: int, runs: int
+) -> dict[str, Any]:
+    """Compare the three ways on the same runs."""
+    outcomes = case.outcomes(population, runs, seed=population + batch)
+    found: dict[str, Any] = {
+        "case": case.what,
+        "rule": rule.describe(),
+        "examples": population,
+        "batch": batch,
+        "runs": runs,
+    }
+    for way, (wrong, counts) in {
+        "betting": betting(outcomes, batch, rule),
+        "peeking": plain(outcomes, batch, rule, ordinary, corrected=False),
+        "Bonferroni": plain(outcomes, batch, rule, ordinary, corrected=True),
+        "Bernstein": plain(outcomes, batch, rule, bernstein, corrected=True),
+    }.items():
+        found[way] = {"wrong": float(wrong.mean()), "used": float(counts.mean() / population)}
+    return found
+
+
+def shown(found: dict[str, Any]) -> str:
+    """One line of the table."""
+    parts = [f"{100 * found[way]['wrong']:7.1f} {100 * found[way]['used']:6.1f}" for way in WAYS]
+    start = f"{found['case']:<18} {found['examples']:>7,} {found['batch']:>6,} {found['runs']:>6,}"
+    return start + "  |  " + "  |  ".join(parts)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--runs", type=int, default=400)
+    parser.add_argument("--quick", action="store_true", help="batches of 64, 1,000 examples")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sizes = [(1000, 1), (1000, 64), (10_000, 64), (10_000, 1000)]
+    print(" " * 42 + "".join(f"|{way:^18}" for way in WAYS))
+    print(f"{'case':<18} {'of':>7} {'batch':>6} {'runs':>6}" + "  |  wrong % used %" * len(WAYS))
+    rows = []
+    for rule, cases in ((Decision(LIMIT), DECISIONS), (Tolerance(0.02), INTERVALS)):
+        print(rule)
+        for population, batch in [(1000, 64)] if options.quick else sizes:
+            for case in cases:
+                # Errors are rare, so that more runs are needed where they are counted.
+                runs = options.runs * (5 if case.what in ("at the limit", "one beyond") else 1)
+                rows.append(row(case, rule, population, batch, runs))
+                print(shown(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
