@@ -246,7 +246,7 @@ SOURCES: Mapping[str, Source] = {
         ),
         Source(
             "python-docs",
-            "0.7 MB of English, the help texts of Python itself, divided by topic",
+            "half a megabyte of English, the help texts of Python itself, divided by paragraph",
             "It comes with Python's standard library (pydoc_data.topics).",
             texts.read_python_docs,
             embedded=True,

@@ -22,16 +22,17 @@ _LM1B = "1-billion-word-language-modeling-benchmark-r13output"
 
 
 def read_python_docs(root: Path, *, vocab: int = 2048, length: int = 64, **others: Any) -> TextData:
-    """The English help texts inside Python's standard library, divided by topic."""
+    """The English help texts inside Python's standard library, divided by paragraph."""
     del root  # the text comes with Python
     from pydoc_data.topics import topics
 
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for topic in sorted(topics):
-        # By the topic's name, so that a topic more or less moves none of the others.
-        place = hashlib.sha256(topic.encode()).digest()[0] % 10
+    for paragraph in (p for topic in sorted(topics) for p in topics[topic].split("\n\n")):
+        # By what it says: what stands in several topics is all in one part, and a paragraph more
+        # or less moves none of the others.
+        place = hashlib.sha256(paragraph.encode()).digest()[0] % 10
         part = {0: "valid", 1: "test"}.get(place, "train")
-        parts[part] += [line.strip() for line in topics[topic].split("\n") if line.strip()]
+        parts[part] += [line.strip() for line in paragraph.split("\n") if line.strip()]
     version = ".".join(map(str, sys.version_info[:2]))
     origin = f"help texts (pydoc_data.topics) of Python {version}; each version has its own"
     return _made("python-docs", parts, origin, vocab, length, **others)
