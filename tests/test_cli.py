@@ -41,7 +41,7 @@ def test_experiments_and_data_are_listed(capsys):
     assert "statmt.org/lm-benchmark" in listed
 
 
-def test_data_says_where_sets_are_without_reading_them(tmp_path, capsys, monkeypatch):
+def test_data_says_where_sets_are_without_reading_them(tmp_path, capsys):
     from layerscope import data
 
     (tmp_path / "news").mkdir()
@@ -50,6 +50,7 @@ def test_data_says_where_sets_are_without_reading_them(tmp_path, capsys, monkeyp
     assert main(["data", "--data-root", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert set(data.SOURCES) <= set(listed.split())
+    assert f"{tmp_path / 'news'} (0.0 MiB)" in " ".join(listed.replace("│", " ").split())
     assert "CIFAR10(ROOT, download=True)" in listed
     assert main(["data", "news", "--data-root", str(tmp_path)]) == 1
     assert "byte 0xff at offset 0" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 
@@ -31,9 +32,14 @@ def root(tmp_path):
 # Tokens
 
 
+@functools.cache
+def trained():
+    return data.Tokenizer.train(LINES, 300)
+
+
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)))
 def test_any_text_comes_back_as_it_was(lines):
-    tokenizer = data.Tokenizer.train(LINES, 300)
+    tokenizer = trained()
     tokens = tokenizer.encode(lines)
     assert tokens.dtype == torch.int64
     assert int((tokens == tokenizer.end).sum()) == len(lines)
@@ -48,10 +54,10 @@ def test_letters_of_the_line_end_are_text_like_any_other():
 
 
 def test_the_same_lines_give_the_same_tokenizer(tmp_path):
-    made = [data.Tokenizer.train(iter(LINES * 50), 290) for _ in range(3)]
+    made = [data.Tokenizer.train(iter(LINES * 50), 275) for _ in range(3)]
     assert len({tokenizer.sha256 for tokenizer in made}) == 1
-    assert made[0].vocab == 290
-    assert data.Tokenizer.train(LINES * 50, 289).sha256 != made[0].sha256
+    assert made[0].vocab == 275
+    assert data.Tokenizer.train(LINES * 50, 274).sha256 != made[0].sha256
     again = data.Tokenizer.load(made[0].save(tmp_path / "tokenizer.json"))
     assert again.sha256 == made[0].sha256
     assert torch.equal(again.encode(LINES), made[0].encode(LINES))
@@ -111,7 +117,7 @@ def test_every_token_is_a_target_once_after_the_one_before_it(count, length):
 
 
 def test_sequences_hold_the_text(root):
-    news = data.load("news", root, vocab=280, length=7)
+    news = data.load("news", root, vocab=270, length=7)
     for part, lines in (("train", LINES * 20), ("valid", ["the dog sat", "on the mat"])):
         targets = getattr(news, part).targets
         assert news.tokenizer.decode(targets[targets != -100]) == lines
@@ -119,8 +125,8 @@ def test_sequences_hold_the_text(root):
     assert news.tokenizer.decode(test) == ["a naïve cat", "the mat"]  # no mark, no \r
     assert news.shape == (7,)
     assert news.train.inputs.dtype == news.train.targets.dtype == torch.int64
-    assert news.classes == news.tokenizer.vocab == 280
-    assert news.name == "news+vocab=280+length=7"
+    assert news.classes == news.tokenizer.vocab == 270
+    assert news.name == "news+vocab=270+length=7"
     assert data.load(news.name, root).train.fingerprint == news.train.fingerprint
     held = data.Held(news.test, 2, torch.device("cpu"))
     assert held.count == len(news.test)
@@ -128,7 +134,7 @@ def test_sequences_hold_the_text(root):
 
 
 def test_the_tokenizer_is_part_of_the_fingerprint(root, tmp_path):
-    news = data.load("news", root, vocab=280, length=7)
+    news = data.load("news", root, vocab=270, length=7)
     kept = news.tokenizer.save(tmp_path / "tokenizer.json")
     same = data.load("news", root, tokenizer=kept, length=7)
     assert same.test.fingerprint == news.test.fingerprint
@@ -137,12 +143,12 @@ def test_the_tokenizer_is_part_of_the_fingerprint(root, tmp_path):
 
 
 def test_unigram_perplexity_is_that_of_the_frequencies(root):
-    news = data.load("news", root, vocab=280, length=7)
+    news = data.load("news", root, vocab=270, length=7)
     seen = news.train.targets[news.train.targets != -100].tolist()
     for part in ("train", "test"):
         wanted = getattr(news, part).targets.flatten().tolist()
         costs = [
-            -math.log((seen.count(token) + 1) / (len(seen) + 280)) for token in wanted if token >= 0
+            -math.log((seen.count(token) + 1) / (len(seen) + 270)) for token in wanted if token >= 0
         ]
         found = news.unigram_perplexity(part)
         assert found == pytest.approx(math.exp(sum(costs) / len(costs)), rel=1e-12)
@@ -151,8 +157,8 @@ def test_unigram_perplexity_is_that_of_the_frequencies(root):
 
 
 def test_subsets_of_sequences_can_be_taken_but_labels_not_drawn(root):
-    news = data.load("news", root, vocab=280, length=7, size=5, seed=1)
-    assert (len(news.train), news.name) == (5, "news+vocab=280+length=7+size=5@1")
+    news = data.load("news", root, vocab=270, length=7, size=5, seed=1)
+    assert (len(news.train), news.name) == (5, "news+vocab=270+length=7+size=5@1")
     with pytest.raises(OptionError, match="random labels can't be set"):
         news.with_random_labels(0.5)
     with pytest.raises(OptionError, match="classes can't be set"):
@@ -185,15 +191,15 @@ def test_another_encoding_is_named_with_its_place(root):
     with pytest.raises(
         DataError, match=r"valid.txt is not in utf-8: byte 0xef at offset 5\. .*enc"
     ):
-        data.load("news", root, vocab=280)
+        data.load("news", root, vocab=270)
     path.write_bytes(b"\xff\xfea\0")
     with pytest.raises(DataError, match=r"byte 0xff at offset 0"):
-        data.load("news", root, vocab=280)
+        data.load("news", root, vocab=270)
     with pytest.raises(OptionError, match="no encoding 'latin-0'"):
-        data.load("news", root, vocab=280, encoding="latin-0")
+        data.load("news", root, vocab=270, encoding="latin-0")
     for part in ("train", "valid", "test"):
         (root / "news" / f"{part}.txt").write_bytes("naïve\n".encode("latin-1"))
-    news = data.load("news", root, vocab=280, encoding="latin-1")
+    news = data.load("news", root, vocab=270, encoding="latin-1")
     assert news.tokenizer.decode(news.test.targets[0][news.test.targets[0] >= 0]) == ["naïve"]
 
 
@@ -207,7 +213,7 @@ def test_another_encoding_is_named_with_its_place(root):
 def test_missing_and_empty_texts_are_named(root, break_it, message):
     break_it(root / "news")
     with pytest.raises(DataError, match=message):
-        data.load("news", root, vocab=280)
+        data.load("news", root, vocab=270)
 
 
 @pytest.mark.parametrize(
@@ -215,16 +221,16 @@ def test_missing_and_empty_texts_are_named(root, break_it, message):
 )
 def test_options_of_texts_are_checked(root, options, message):
     with pytest.raises(OptionError, match=message):
-        data.load("news", root, vocab=280, **options)
+        data.load("news", root, vocab=270, **options)
 
 
 def test_a_text_that_would_not_fit_names_the_option(root, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 100)
     with pytest.raises(DataError, match=r"news: .* are available\. Give lines="):
-        data.load("news", root, vocab=280)
-    few = data.load("news", root, vocab=280, lines=2)
+        data.load("news", root, vocab=270)
+    few = data.load("news", root, vocab=270, lines=2)
     assert few.tokenizer.decode(few.train.targets[few.train.targets >= 0]) == LINES[:2]
-    assert few.name == "news+vocab=280+lines=2"
+    assert few.name == "news+vocab=270+lines=2"
 
 
 # LM1B

@@ -12,7 +12,7 @@ from typing import Any
 from layerscope.data import memory
 from layerscope.data.text import TextData, from_lines, read_lines
 from layerscope.data.tokens import Tokenizer
-from layerscope.errors import DataError, OptionError
+from layerscope.errors import DataError
 
 __all__ = ["OPTIONS", "find_lm1b", "find_text", "read_lm1b", "read_python_docs", "read_text"]
 
@@ -156,8 +156,6 @@ def _made(
     encoding: str = "utf-8",
 ) -> TextData:
     del encoding  # what comes here is decoded
-    if lines is not None and lines < 1:
-        raise OptionError(f"lines is {lines}; give at least 1, or leave it out for all of them.")
     cut: dict[str, Sequence[str]] = {**parts, "train": parts["train"][:lines]}
     known = tokenizer
     if known is not None and not isinstance(known, Tokenizer):
