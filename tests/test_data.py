@@ -315,6 +315,107 @@ def test_chance_is_the_error_of_naming_the_commonest(targets, chance):
     assert held.chance == pytest.approx(chance, rel=1e-15, nan_ok=True)
 
 
+# Inputs without labels, sequences, and other orders
+
+
+def test_inputs_may_come_without_labels():
+    x = torch.arange(10.0).reshape(5, 2)
+    held = data.Held((x, None), 2, CPU)
+    assert [len(inputs) for inputs, _ in held] == [2, 2, 1]
+    assert all(targets is None for _, targets in held)
+    assert held.count == 5
+    assert np.isnan(held.chance)
+    own = data.Held([({"x": x[:3]}, None), ({"x": x[3:]}, None)], 2, CPU)
+    assert own.count == 5
+    assert own.fingerprint != held.fingerprint
+    with pytest.raises(DataError, match="inputs of type str"):
+        data.Held([("words", None)], 2, CPU)
+
+
+def test_sequences_have_targets_of_their_own_shape():
+    tokens = torch.arange(12).reshape(3, 4)
+    held = data.Held((tokens, tokens + 1), 2, CPU)
+    assert held.count == 3
+    assert np.isnan(held.chance)
+
+
+@given(n=st.integers(1, 30), size=st.integers(1, 12), limit=st.integers(0, 400))
+def test_a_seeded_order_is_a_permutation_that_stays(n, size, limit):
+    x, y = torch.arange(4.0 * n).reshape(n, 4), torch.arange(n)
+    forms = [(x, y), data.Examples(x, y)]
+    seen = []
+    for form in forms:
+        held = data.Held(form, size, CPU, limit, shuffle_seed=7)
+        for _ in range(2):
+            inputs, targets = (torch.cat(parts) for parts in zip(*held, strict=True))
+            assert torch.equal(inputs, x[targets])
+            seen.append(targets)
+        assert (held.count, held.order) == (n, "shuffled with seed 7")
+    assert torch.equal(seen[0].sort().values, y)
+    assert all(torch.equal(order, seen[0]) for order in seen)
+
+
+def test_the_order_is_part_of_the_fingerprint(digits):
+    part = digits.test
+    given = data.Held(part, 100, CPU)
+    held = [
+        data.Held(part, size, CPU, shuffle_seed=seed) for size, seed in ((9, 0), (70, 0), (9, 1))
+    ]
+    assert held[0].fingerprint == held[1].fingerprint
+    assert len({held[0].fingerprint, held[2].fingerprint, given.fingerprint}) == 3
+    assert given.order == "as given"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_batches_of_ones_own_are_put_together_to_be_shuffled(labelled):
+    x, y = torch.arange(20.0).reshape(10, 2), torch.arange(10)
+    batches = [(x[start : start + 4], y[start : start + 4] if labelled else None)
+               for start in range(0, 10, 4)]  # fmt: skip
+    held = data.Held(batches, 3, CPU, shuffle_seed=1)
+    whole = data.Held((x, y), 3, CPU, shuffle_seed=1)
+    for (a, b), (c, d) in zip(held, whole, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d) if labelled else b is None
+    assert [len(inputs) for inputs, _ in held.resized(5)] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([({"x": torch.zeros(2)}, torch.zeros(2))], "inputs of type dict; only plain tensors"),
+        ([(torch.zeros(2, n), torch.zeros(2)) for n in (3, 4)], "differ in shape"),
+        ([(torch.zeros(2), torch.zeros(2)), (torch.zeros(2), None)], "give all or none"),
+        ([(torch.zeros(20), torch.zeros(20))] * 2, "more than .* that may be held"),
+    ],
+)
+def test_what_can_not_be_shuffled_is_refused(batches, message):
+    with pytest.raises(OptionError, match=message):
+        data.Held(batches, 2, CPU, limit=100, shuffle_seed=0)
+
+
+@given(n=st.integers(1, 30), size=st.integers(1, 12), smaller=st.integers(1, 12))
+def test_data_can_be_cut_anew(n, size, smaller):
+    x, y = torch.arange(4.0 * n).reshape(n, 4), torch.arange(n) % 3
+    held = data.Held((x, y), size, CPU, limit=200, shuffle_seed=2)
+    other = held.resized(smaller)
+    assert {len(inputs) for inputs, _ in list(other)[:-1]} <= {smaller}
+    for whole, cut in zip(zip(*held, strict=True), zip(*other, strict=True), strict=True):
+        assert torch.equal(torch.cat(whole), torch.cat(cut))
+    assert (other.fingerprint, other.chance, other.count, other.order) == (
+        held.fingerprint, held.chance, held.count, held.order,
+    )  # fmt: skip
+    assert len(held.first[0]) == min(n, size)
+
+
+def test_batches_of_ones_own_are_not_cut_anew():
+    pairs = TensorDataset(torch.zeros(8, 1), torch.zeros(8, dtype=torch.long))
+    held = data.Held(DataLoader(pairs, batch_size=4), 4, CPU)
+    with pytest.raises(OptionError, match=r"batches are your own.*batch_size=2"):
+        held.resized(2)
+    with pytest.raises(OptionError, match="batch_size is 0"):
+        data.Held((torch.zeros(2), None), 1, CPU).resized(0)
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.bfloat16, torch.float16, torch.bool, torch.int8, torch.complex64]
 )

@@ -110,6 +110,16 @@ def test_batches_and_metrics_stay_where_the_network_is(network, order):
 
 
 @pytest.mark.usefixtures("fake")
+def test_images_are_augmented_where_they_are():
+    there = data.Examples(
+        torch.zeros(10, 2, 3, 4, dtype=torch.uint8), torch.zeros(10), (0.1, 0.2), (0.3, 0.4)
+    ).to(CUDA)
+    for inputs, _ in there.batches(4, augment=data.Augment().at(0, 1)):
+        assert inputs.device == CUDA
+        assert inputs.shape[1:] == (2, 3, 4)
+
+
+@pytest.mark.usefixtures("fake")
 def test_inputs_of_every_form_are_moved():
     moved = data.move({"a": torch.zeros(2), "b": [torch.zeros(2), (torch.zeros(2), 3)]}, CUDA)
     assert moved["a"].device == moved["b"][0].device == moved["b"][1][0].device == CUDA

@@ -20,6 +20,8 @@ from layerscope.errors import DataError, OptionError
 
 __all__ = ["Held"]
 
+_EMPTY = "data holds no examples; give at least one batch."
+
 
 class Held:
     """Batches on a device: decoded and moved once where they fit, else one after the other.
@@ -100,14 +102,10 @@ class Held:
     def _take_in(self, size: int) -> None:
         """Run through the data once: hold what fits, and find out what there is to know."""
         self.size = size
-        self._held: list[Batch] | None = []
-        self._seen: str | None = None
-        if isinstance(self._data, Pictures) and self._data.bytes > self._limit:
-            # All is known without decoding every picture once more.
-            self._held, self.count = None, len(self._data)
-            self.lengths = [min(size, self.count - start) for start in range(0, self.count, size)]
-            self.chance = _chance([self._data.targets])
+        if isinstance(self._data, Pictures):
+            self._take_pictures(self._data)
             return
+        self._held: list[Batch] | None = []
         self.lengths, used = [], 0
         seen, labels = hashlib.sha256(), []
         for inputs, targets in batches(self._data, size, self._order):
@@ -121,9 +119,22 @@ class Held:
                 self._held.append(self._moved(inputs, targets))
         self.count = sum(self.lengths)
         if self.count == 0:
-            raise DataError("data holds no examples; give at least one batch.")
-        self._seen = seen.hexdigest()
+            raise DataError(_EMPTY)
+        self._seen: str | None = seen.hexdigest()
         self.chance = _chance(labels)
+
+    def _take_pictures(self, pictures: Pictures) -> None:
+        """Hold pictures where they fit; what there is to know is known without decoding them."""
+        if len(pictures) == 0:
+            raise DataError(_EMPTY)
+        self._seen, self._held = None, None
+        self.count, self.chance = len(pictures), _chance([pictures.targets])
+        starts = range(0, self.count, self.size)
+        self.lengths = [min(self.size, self.count - start) for start in starts]
+        if pictures.bytes <= self._limit:
+            self._held = [
+                self._moved(*batch) for batch in batches(pictures, self.size, self._order)
+            ]
 
     def resized(self, size: int) -> Held:
         """The same data in the same order in batches of another size, as after memory ran out.
@@ -190,7 +201,7 @@ def _recut(data: Any, size: int, limit: int) -> Any:
             )
         found.append((inputs, targets))
     if not found:
-        return data
+        raise DataError(_EMPTY)
     try:
         inputs = torch.cat([inputs for inputs, _ in found])
         labelled = [targets for _, targets in found if targets is not None]

@@ -62,12 +62,21 @@ class Source:
         """
         if self.embedded:
             return self.how_to_get
-        folder = find_root(root, self)
+        place = self.look(find_root(root, self))
+        size = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
+        return f"{place} ({size / 2**20:,.1f} MiB)" if size else str(place)
+
+    def look(self, folder: Path) -> Path:
+        """Check that the data set is in a data root; return the folder of its files."""
         try:
-            place = self.find(folder) if self.find else folder
+            place = folder if self.find is None else self.find(folder)
         except DataError as error:
-            raise DataError(_with_help(error, self)) from None
-        return str(place if isinstance(place, Path) else folder)
+            known = self.how_to_get in str(error)
+            raise DataError(str(error) if known else f"{error} {self.how_to_get}") from None
+        while not isinstance(place, Path):
+            # Several: files of one part or folders of each, the training part first.
+            place = next(iter(place.values() if isinstance(place, dict) else place))
+        return place if place.is_dir() else place.parent
 
 
 def load(
@@ -135,10 +144,12 @@ def load(
                 f"{source.name} takes no option {key!r}; "
                 f"it takes {', '.join((*source.options, 'classes', 'size', 'random_labels'))}."
             )
-    try:
-        found = source.read(place, **options)
-    except DataError as error:
-        raise DataError(_with_help(error, source)) from None
+    for key in _IN_NAME:
+        if options.get(key) is not None and options[key] < 1:
+            raise OptionError(f"{key} is {options[key]}; it must be at least 1.")
+    if source.find is not None:
+        source.look(place)
+    found = source.read(place, **options)
     kept = "".join(f"+{key}={options[key]}" for key in _IN_NAME if options.get(key) is not None)
     found = replace(found, name=found.name + kept)
     words += modify.words(classes, size, test_size, random_labels, seed)
@@ -182,14 +193,10 @@ def _by_content(path: Path) -> Source:
     """How to read a file or folder of the user's own."""
     if path.is_file() or (path / "train.txt").is_file():
         return Source(path.stem, "text", "", texts.read_text, options=texts.OPTIONS)
-    if next(path.rglob("*.parquet"), None) is not None:
+    # Not deeper: folders of pictures may hold millions of files.
+    if any(next(path.glob(depth), None) for depth in ("*.parquet", "*/*.parquet")):
         return Source(path.name, "images", "", images.read_parquet, options=("skip_unreadable",))
     return Source(path.name, "pictures", "", images.read_folders, options=images.FOLDER_OPTIONS)
-
-
-def _with_help(error: DataError, source: Source) -> str:
-    missing = source.how_to_get and source.how_to_get not in str(error)
-    return f"{error} {source.how_to_get}" if missing else str(error)
 
 
 def _below(read: Callable[..., Any], folder: str) -> Callable[..., Any]:
@@ -246,7 +253,7 @@ SOURCES: Mapping[str, Source] = {
         ),
         Source(
             "python-docs",
-            "0.7 MB of English, the help texts of Python itself, divided by topic",
+            "half a megabyte of English, the help texts of Python itself, divided by paragraph",
             "It comes with Python's standard library (pydoc_data.topics).",
             texts.read_python_docs,
             embedded=True,

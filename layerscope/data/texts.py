@@ -12,7 +12,7 @@ from typing import Any
 from layerscope.data import memory
 from layerscope.data.text import TextData, from_lines, read_lines
 from layerscope.data.tokens import Tokenizer
-from layerscope.errors import DataError, OptionError
+from layerscope.errors import DataError
 
 __all__ = ["OPTIONS", "find_lm1b", "find_text", "read_lm1b", "read_python_docs", "read_text"]
 
@@ -22,16 +22,17 @@ _LM1B = "1-billion-word-language-modeling-benchmark-r13output"
 
 
 def read_python_docs(root: Path, *, vocab: int = 2048, length: int = 64, **others: Any) -> TextData:
-    """The English help texts inside Python's standard library, divided by topic."""
+    """The English help texts inside Python's standard library, divided by paragraph."""
     del root  # the text comes with Python
     from pydoc_data.topics import topics
 
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for topic in sorted(topics):
-        # By the topic's name, so that a topic more or less moves none of the others.
-        place = hashlib.sha256(topic.encode()).digest()[0] % 10
+    for paragraph in (p for topic in sorted(topics) for p in topics[topic].split("\n\n")):
+        # By what it says: what stands in several topics is all in one part, and a paragraph more
+        # or less moves none of the others.
+        place = hashlib.sha256(paragraph.encode()).digest()[0] % 10
         part = {0: "valid", 1: "test"}.get(place, "train")
-        parts[part] += [line.strip() for line in topics[topic].split("\n") if line.strip()]
+        parts[part] += [line.strip() for line in paragraph.split("\n") if line.strip()]
     version = ".".join(map(str, sys.version_info[:2]))
     origin = f"help texts (pydoc_data.topics) of Python {version}; each version has its own"
     return _made("python-docs", parts, origin, vocab, length, **others)
@@ -155,8 +156,6 @@ def _made(
     encoding: str = "utf-8",
 ) -> TextData:
     del encoding  # what comes here is decoded
-    if lines is not None and lines < 1:
-        raise OptionError(f"lines is {lines}; give at least 1, or leave it out for all of them.")
     cut: dict[str, Sequence[str]] = {**parts, "train": parts["train"][:lines]}
     known = tokenizer
     if known is not None and not isinstance(known, Tokenizer):

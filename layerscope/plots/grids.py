@@ -201,6 +201,8 @@ def _grid(
     cells["hover layer"], cells["hover reset to"] = cells["layer"], cells["column"]
     blank = cells["value"].isna()
     cells.loc[blank, next(name for name in texts if name in _MEASURED)] = "not computed"
+    # With pyarrow installed, pandas keeps text in a form that HoloViews can't lay out as a grid.
+    cells = cells.astype(dict.fromkeys([*texts, "layer", "column"], object))
     plot = hv.HeatMap(cells, ["column", "layer"], ["value", *texts])
     size = grid_size(plot)
     shared: dict[str, Any] = {
