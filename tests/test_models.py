@@ -90,6 +90,18 @@ def test_a_manifest_describes_the_network_completely():
     assert all(map(torch.equal, net.parameters(), again.parameters()))
 
 
+def test_manifests_of_fully_connected_networks_are_as_they_always_were():
+    # Series are found again by a hash of this.
+    assert models.describe(models.configure("fcn-3x256")) == {
+        "family": "fcn",
+        "depth": 3,
+        "width": 256,
+        "inputs": [1, 28, 28],
+        "classes": 10,
+        "initializer": "lecun-truncated",
+    }
+
+
 def test_options_count_beside_a_name_a_configuration_and_a_mapping():
     for network in ("fcn-2x8", models.FCNConfig(2, 8), {"depth": 2, "width": 8}):
         net = models.build(network, inputs=(3, 2, 2), classes=7)
