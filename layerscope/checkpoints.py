@@ -163,7 +163,7 @@ class Series:
                 )
         return found
 
-    def build(self) -> models.FCN:
+    def build(self) -> models.Network:
         """Build the trained network that the series was recorded from.
 
         Raises

@@ -87,7 +87,7 @@ class Recipe:
 
 
 def train(
-    network: str | models.FCNConfig | Mapping[str, Any],
+    network: str | models.Config | Mapping[str, Any],
     data: ImageData,
     recipe: Recipe | None = None,
     *,
@@ -172,7 +172,7 @@ class _Loop:
 
     def __init__(
         self,
-        model: models.FCN,
+        model: models.Network,
         data: ImageData,
         recipe: Recipe,
         seed: int,

@@ -90,6 +90,18 @@ def test_a_manifest_describes_the_network_completely():
     assert all(map(torch.equal, net.parameters(), again.parameters()))
 
 
+def test_manifests_of_fully_connected_networks_are_as_they_always_were():
+    # Series are found again by a hash of this.
+    assert models.describe(models.configure("fcn-3x256")) == {
+        "family": "fcn",
+        "depth": 3,
+        "width": 256,
+        "inputs": [1, 28, 28],
+        "classes": 10,
+        "initializer": "lecun-truncated",
+    }
+
+
 def test_options_count_beside_a_name_a_configuration_and_a_mapping():
     for network in ("fcn-2x8", models.FCNConfig(2, 8), {"depth": 2, "width": 8}):
         net = models.build(network, inputs=(3, 2, 2), classes=7)
@@ -102,13 +114,29 @@ def test_options_count_beside_a_name_a_configuration_and_a_mapping():
     [
         ("fcn3x256", {}, "no network 'fcn3x256'.*fcn-DEPTHxWIDTH"),
         ("fcn-3x256 ", {}, "no network"),
-        ("resnet18", {}, "no network 'resnet18'"),
         ("fcn-0x5", {}, "depth is 0; it must be at least 1"),
         ("fcn-2x0", {}, "width is 0"),
         ("fcn-2x5", {"classes": 0}, "classes is 0"),
         ("fcn-2x5", {"initializer": "he-norm"}, "Did you mean 'he-normal'"),
         ("fcn-2x5", {"klasses": 3}, "no network option 'klasses'.*Did you mean 'classes'"),
-        ({"family": "vit"}, {}, "no network family 'vit'"),
+        ({"family": "vti"}, {}, "no network family 'vti'.*Did you mean 'vit'"),
+        ("vgg12", {}, r"no network 'vgg12'\. There is: vggDEPTH"),
+        ("alexnet", {}, "no network 'alexnet'.*fcn-DEPTHxWIDTH.*lstm-WIDTHxDEPTH"),
+        ("resnet18-w0", {}, "width is 0.0; it multiplies"),
+        ({"family": "vgg", "depth": 12}, {}, "depth is 12; VGG has 11"),
+        ({"family": "resnet", "depth": 20}, {}, "depth is 20; ResNet has 18"),
+        ("vgg11", {"inputs": (784,)}, "vgg11 takes images"),
+        ("vgg11", {"inputs": (1, 224, 224)}, "have 1 channels; torchvision's VGG takes 3"),
+        ("vgg11", {"norm": "layer"}, "no norm 'layer'"),
+        ("vgg11", {"dropout": 1}, r"dropout is 1; it must be in \[0, 1\)"),
+        ("resnet18", {"form": "large"}, "no form 'large'"),
+        ("resnet18", {"version": "v1"}, "'v1' is torchvision's.*form='cifar'.*version='v2'"),
+        ("vit-192x6-p5", {}, "patch is 5, which does not divide images of 32×32"),
+        ("vit-192x6-h5", {}, "heads is 5; it must divide the width, 192, evenly, as 3 does"),
+        ("vit-192x6", {"initializer": "moco"}, "no initializer 'moco'"),
+        ("mixer-1x2", {}, "width is 1; a Mixer needs at least 2"),
+        ("transformer-64x2", {"inputs": (3, 32, 32)}, "transformer-64x2 takes sequences"),
+        ("lstm-8x0", {}, "depth is 0"),
         ({"dept": 3}, {}, "Did you mean 'depth'"),
         (models.FCNConfig(2, 5), {"widht": 3}, "Did you mean 'width'"),
     ],
