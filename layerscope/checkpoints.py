@@ -23,7 +23,7 @@ from layerscope import files, layers, models
 from layerscope.errors import CheckpointError
 from layerscope.results import write_bytes
 
-__all__ = ["MANIFEST", "Series", "Writer", "open_series"]
+__all__ = ["MANIFEST", "Series", "Writer", "apart", "finite", "open_series"]
 
 MANIFEST = "manifest.json"
 _FORMAT: Mapping[str, Any] = {"format": "layerscope-series", "version": 1}
@@ -193,7 +193,8 @@ class Writer:
     ----------
     folder : Path
     about : mapping
-        What the manifest says of the run besides its epochs.
+        What the manifest says of the run besides its epochs; ``unit`` is ``"step"`` where the
+        series is counted in steps of the optimiser instead.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
@@ -203,17 +204,22 @@ class Writer:
         self.manifest = {**_FORMAT, "epochs": {}, **known, **about}
 
     def record(self, epoch: int, state: Mapping[str, Tensor], metrics: Mapping[str, float]) -> None:
-        """Write one checkpoint, then name it in the manifest: a reader never sees half of it."""
+        """Write one checkpoint, then name it in the manifest: a reader never sees half of it.
+
+        A file that holds these very bytes is left alone: someone may be reading it.
+        """
         from safetensors.torch import save
 
-        plain = {name: t.detach().to("cpu").contiguous() for name, t in state.items()}
-        content = save(plain, metadata={"epoch": str(epoch)})
-        name = f"epoch-{epoch:04d}.safetensors"
-        write_bytes(self.folder / name, content)
+        unit = self.manifest.get("unit", "epoch")
+        content = save(apart(state), metadata={unit: str(epoch)})
+        digest = hashlib.sha256(content).hexdigest()
+        path = self.folder / f"{unit}-{epoch:04d}.safetensors"
+        if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest):
+            write_bytes(path, content)
         self.manifest["epochs"][str(epoch)] = {
-            "file": name,
+            "file": path.name,
             "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": digest,
             "metrics": dict(metrics),
         }
         self.update()
@@ -369,6 +375,23 @@ def _apart(sources: Mapping[int, files.Source]) -> None:
 def _first(what: str, names: list[str]) -> list[str]:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return [f"{what}: {names[0]}{more}"] if names else []
+
+
+def apart(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, contiguous, none in the memory of another.
+
+    Tied weights, which are one tensor under several names, are kept under each of them.
+    """
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        if not torch.is_tensor(value):
+            continue  # such as what get_extra_state gives
+        tensor = value.detach().to("cpu").contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return plain
 
 
 def finite(state: Mapping[str, Tensor], where: str) -> None:

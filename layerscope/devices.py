@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from layerscope.errors import OptionError
 
-__all__ = ["describe", "resolve"]
+__all__ = ["chance", "describe", "resolve"]
 
 
 def resolve(device: str | torch.device = "auto") -> torch.device:
@@ -63,3 +64,41 @@ def describe(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return str(device)
+
+
+@contextmanager
+def chance(device: torch.device) -> Iterator[Callable[[int], None]]:
+    """Lend torch's global generators, of the CPU and of `device`; afterwards they are as before.
+
+    Yields
+    ------
+    callable
+        Takes a seed and sets them all to it.
+
+    Examples
+    --------
+    >>> with chance(torch.device("cpu")) as seed:
+    ...     seed(7)
+    ...     one = torch.rand(3)
+    >>> bool((one == torch.rand(3, generator=torch.Generator().manual_seed(7))).all())
+    True
+    """
+    generators = [torch.default_generator]
+    if device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    elif device.type != "cpu":
+        backend = torch.get_device_module(device)
+        backend.init()  # the generators are there from then on
+        index = backend.current_device() if device.index is None else device.index
+        generators.append(backend.default_generators[index])
+    before = [generator.get_state() for generator in generators]
+
+    def seed(number: int) -> None:
+        for generator in generators:
+            generator.manual_seed(number)
+
+    try:
+        yield seed
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
