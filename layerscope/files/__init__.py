@@ -1,190 +1,61 @@
-"""Checkpoint files of any origin: looked at before they are opened, never unpickled blindly."""
+"""Checkpoints of any origin, each read one tensor at a time where its form allows.
+
+A state dict in memory, ``.safetensors``, ``.pt``, ``.pth`` and ``.ckpt`` files, weights in several
+files with an index, folders as Hugging Face writes them, and revisions on its hub.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import pickle
-import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from layerscope import data
 from layerscope.errors import CheckpointError
+from layerscope.files import hub
+from layerscope.files.base import Memory, Signature, Source
+from layerscope.files.sharded import INDEX, Sharded
+from layerscope.files.single import SafeTensors, TorchFile
 
-__all__ = ["Memory", "SafeTensors", "Source", "TorchFile", "source"]
+__all__ = [
+    "WEIGHTS",
+    "Memory",
+    "SafeTensors",
+    "Sharded",
+    "Signature",
+    "Source",
+    "TorchFile",
+    "source",
+]
 
-Signature = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""Shape and type of every tensor by name."""
-
-
-class Source(Protocol):
-    """One checkpoint, wherever it is."""
-
-    where: str
-
-    def signature(self) -> Signature:
-        """Shape and type of every tensor, without reading them."""
-        ...
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Return copies of some of the tensors on the CPU."""
-        ...
-
-    def digest(self) -> str:
-        """SHA-256 of the content."""
-        ...
-
-
-class Memory:
-    """A state dict held in memory."""
-
-    def __init__(self, state: Mapping[str, Any], where: str) -> None:
-        self.where = where
-        self._state = {name: t for name, t in state.items() if torch.is_tensor(t)}
-        if not self._state:
-            raise CheckpointError(f"{where} holds no tensors; give a network's state_dict().")
-
-    def signature(self) -> Signature:
-        """Shape and type of every tensor."""
-        return {name: (tuple(t.shape), t.dtype) for name, t in self._state.items()}
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Return copies of some of the tensors on the CPU."""
-        return {name: self._state[name].detach().to("cpu", copy=True) for name in names}
-
-    def memory(self) -> tuple[int, ...]:
-        """Where the tensors lie; empty where they hold nothing."""
-        return tuple(t.data_ptr() for t in self._state.values() if t.numel())
-
-    def digest(self) -> str:
-        """SHA-256 over names and tensors."""
-        seen = hashlib.sha256()
-        data.digest(seen, self._state)
-        return seen.hexdigest()
-
-
-class _File:
-    """A file that must not change while it is in use: it may be mapped into memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.where = str(path)
-        self._stamp = self._stat()
-        _sniff(path)
-
-    def digest(self) -> str:
-        """SHA-256 of the file."""
-        self._unchanged()
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def _stat(self) -> tuple[int, int]:
-        try:
-            found = self.path.stat()
-        except OSError as error:
-            raise CheckpointError(f"can't read {self.path}: {error.strerror}.") from None
-        return found.st_size, found.st_mtime_ns
-
-    def _unchanged(self) -> None:
-        # Reading a mapped file that was cut short would kill the process.
-        now = self._stat()
-        if now != self._stamp:
-            raise CheckpointError(
-                f"{self.path} changed while it was in use ({self._stamp[0]:,} → {now[0]:,} bytes); "
-                "open the series again once nothing writes to it."
-            )
-
-
-class SafeTensors(_File):
-    """A ``.safetensors`` file; single tensors are read without the rest."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        _check_safetensors(path, self._stamp[0])
-
-    def signature(self) -> Signature:
-        """Shape and type of every tensor, from the header."""
-        with self._opened() as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: (tuple(part.get_shape()), self._dtype(part.get_dtype()))
-                for name, part in parts.items()
-            }
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Return copies of some of the tensors on the CPU."""
-        with self._opened() as file:
-            # Copied out of the mapping, whose alignment (and so the last bits of a matrix
-            # product) differs from that of memory which torch allocates.
-            return {name: file.get_tensor(name).clone() for name in names}
-
-    def _dtype(self, name: str) -> torch.dtype:
-        if name not in _DTYPES:
-            raise CheckpointError(
-                f"{self.path} holds tensors of type {name}; layerscope reads {', '.join(_DTYPES)}."
-            )
-        return _DTYPES[name]
-
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        from safetensors import SafetensorError, safe_open
-
-        self._unchanged()
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                yield file
-        except SafetensorError as error:
-            raise CheckpointError(f"{self.path} can't be read as safetensors: {error}") from None
-
-
-class TorchFile(_File):
-    """A ``.pt`` or ``.pth`` file, read with ``weights_only=True``."""
-
-    def signature(self) -> Signature:
-        """Shape and type of every tensor."""
-        return {name: (tuple(t.shape), t.dtype) for name, t in self._state().items()}
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Return copies of some of the tensors on the CPU."""
-        state = self._state()
-        return {name: state[name].detach().clone() for name in names}
-
-    def _state(self) -> dict[str, Tensor]:
-        self._unchanged()
-        try:
-            # Files of the old, non-zip format can't be mapped.
-            mapped = _is_zip(self.path)
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
-        except pickle.UnpicklingError:
-            # torch's own message advises weights_only=False, which would run the file's code.
-            raise CheckpointError(
-                f"{self.path} holds more than weights, or is damaged, and is not unpickled. Where "
-                "you trust its origin, load it yourself and save model.state_dict() again."
-            ) from None
-        except _DAMAGE as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(
-                f"{self.path} ({self._stamp[0]:,} bytes) is damaged or not a checkpoint: {reason}"
-            ) from None
-        return _unwrapped(content, self.path)
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What holds the weights in a folder, in order of preference."""
 
 
 def source(item: Any, where: str) -> Source:
-    """Turn a state dict, a path or a source into a source.
+    """Turn a state dict, a path, a revision or a source into a source.
+
+    Parameters
+    ----------
+    item : state dict, nn.Module, path, str or Source
+        A folder holds one of `WEIGHTS`; ``"org/name@revision"`` is fetched from the Hugging Face
+        hub, unless a file of that name is there.
+    where : str
+        What errors call it, where it has no name of its own.
 
     Raises
     ------
     CheckpointError
         If it is none of these, or the file is not what its name says.
     """
-    if isinstance(item, (Memory, SafeTensors, TorchFile)):
+    if isinstance(item, (Memory, SafeTensors, TorchFile, Sharded)):
         return item
     if isinstance(item, torch.nn.Module):
         return Memory(item.state_dict(), where)
@@ -192,97 +63,24 @@ def source(item: Any, where: str) -> Source:
         return Memory(item, where)
     if isinstance(item, (str, os.PathLike)):
         path = Path(item)
-        kind: Callable[[Path], Source] = SafeTensors if path.suffix == ".safetensors" else TorchFile
-        return kind(path)
+        revision = hub.REVISION.fullmatch(item) if isinstance(item, str) else None
+        if revision and not path.exists():
+            path = hub.fetch(revision["repo"], revision["revision"])
+        return _opened(path)
     raise CheckpointError(
-        f"{where} is a {type(item).__name__}; give a state dict or the path of a "
-        ".safetensors, .pt or .pth file."
+        f"{where} is a {type(item).__name__}; give a state dict, the path of a .safetensors, .pt, "
+        ".pth or .ckpt file or of a folder with weights, or 'org/name@revision'."
     )
 
 
-# What the unpickler runs into in a damaged file: it trusts what it reads.
-_DAMAGE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-)
-
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-
-_IMPOSTORS = {
-    b"version https://git-lfs": (
-        "a git-lfs pointer, not the file it points to; run 'git lfs pull' where it came from"
-    ),
-    b"<!doctype html": "an HTML page, not a checkpoint; download the file itself",
-    b"<html": "an HTML page, not a checkpoint; download the file itself",
-}
-
-
-def _sniff(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"can't read {path}: {error.strerror}.") from None
-    if not start:
-        raise CheckpointError(f"{path} is empty (0 bytes).")
-    for mark, meaning in _IMPOSTORS.items():
-        if start.lstrip().lower().startswith(mark):
-            raise CheckpointError(f"{path} is {meaning}.")
-
-
-def _check_safetensors(path: Path, size: int) -> None:
-    # safetensors reports a cut file without saying which, how long, or how long it should be.
-    with open(path, "rb") as file:
-        lead = file.read(8)
-        length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else size
-        try:
-            header = json.loads(file.read(min(length, size)))
-            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"))
-            expected = 8 + length + end
-        except (ValueError, TypeError, LookupError, AttributeError):
+def _opened(path: Path) -> Source:
+    if path.is_dir():
+        held = [name for name in WEIGHTS if (path / name).is_file()]
+        if not held:
             raise CheckpointError(
-                f"{path} ({size:,} bytes) is truncated or not a safetensors file."
-            ) from None
-    if size != expected:
-        raise CheckpointError(f"{path} is {size:,} bytes long, expected {expected:,}: truncated?")
-
-
-def _is_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    outer = content if isinstance(content, Mapping) else {}
-    # Wrappers come first: beside one there may be tensors that are no weights, such as a
-    # generator's state; in a state dict itself these names never stand for a mapping.
-    for inner in (*map(outer.get, ("state_dict", "model_state_dict", "model")), outer):
-        if isinstance(inner, Mapping):
-            state = {str(name): t for name, t in inner.items() if torch.is_tensor(t)}
-            if state:
-                return state
-    held = sorted(map(str, outer)) if isinstance(content, Mapping) else type(content).__name__
-    raise CheckpointError(
-        f"{path} holds {held}, and no state dict; save model.state_dict(), alone or under "
-        "'state_dict'."
-    )
+                f"the folder {path} holds no weights; there must be one of {', '.join(WEIGHTS)}."
+            )
+        path = path / held[0]
+    if path.name.endswith(INDEX):
+        return Sharded(path, _opened)
+    return SafeTensors(path) if path.suffix == ".safetensors" else TorchFile(path)
