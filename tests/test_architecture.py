@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "layerscope"
 
 ORDER = [
     "errors", "seeds", "progress", "devices", "data", "models", "layers", "results", "files",
-    "checkpoints", "distances", "metrics", "borrow", "training", "perturb", "store", "reuse",
+    "checkpoints", "distances", "metrics", "borrow", "recorders", "training", "perturb", "store", "reuse",
     "engine", "testing", "stats", "reference", "plots", "experiments", "reproduce", "cli",
 ]  # fmt: skip
 
@@ -23,7 +23,10 @@ FREE = {"_version"}
 
 LONGEST = 450
 
-HEAVY = ["torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh"]
+HEAVY = [
+    "torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh",
+    "lightning", "transformers", "huggingface_hub",
+]  # fmt: skip
 
 
 def part(path: Path) -> str:
