@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from layerscope import files
 from layerscope.checkpoints.series import Series
 from layerscope.checkpoints.writer import MANIFEST, read_manifest
 from layerscope.errors import CheckpointError

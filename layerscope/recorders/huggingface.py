@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from layerscope.recorders.plain import CheckpointRecorder
 
@@ -41,11 +41,8 @@ class TrainerRecorder(TrainerCallback):
         self._wanted = None if wanted is None else frozenset(wanted)
         self._recorder: CheckpointRecorder | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Record the initialisation."""
-        del args, control
         if state.is_world_process_zero:
             self._recorder = CheckpointRecorder(
                 self._folder,
@@ -55,18 +52,12 @@ class TrainerRecorder(TrainerCallback):
                 resume=state.global_step > 0,
             )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Record a wanted step."""
-        del args, control, kwargs
         if self._recorder is not None and self._unit == "step":
             self._recorder.step(state.global_step)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Record an epoch that is finished."""
-        del args, control, kwargs
         if self._recorder is not None and self._unit == "epoch" and state.epoch:
             self._recorder.step(round(state.epoch))

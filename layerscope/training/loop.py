@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -177,8 +178,8 @@ class Loop:
         if isinstance(self.train, Examples):
             shuffle = seeds.generator("order", self.seed, epoch)
             order = torch.randperm(len(self.train), generator=shuffle).to(self.device)
-            batches = self.train.batches(size, order[start * size :])
-            skipped = 0
+            rest = self.train.batches(size, order[start * size :])
+            batches, skipped = islice(rest, self.steps - start), 0
         else:
             self.train.set_epoch(epoch)
             seed(seeds.generator("stream", self.seed, epoch).initial_seed())
