@@ -35,6 +35,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/reuse.py
+	$(BIN)/python benchmarks/train.py
 	$(BIN)/python -m pytest -m slow
 
 clean:

@@ -81,7 +81,7 @@ def _read_index(path: Path) -> dict[str, str]:
         found = {}
     # An index is the word of others: it may not point out of its own folder.
     inside = all(
-        PurePath(file).name == file and not file.endswith(INDEX) for file in found.values()
+        PurePath(file).name == file != ".." and not file.endswith(INDEX) for file in found.values()
     )
     if not found or not inside:
         raise CheckpointError(

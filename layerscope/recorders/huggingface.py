@@ -4,6 +4,8 @@
 >>> trainer = Trainer(model, callbacks=[TrainerRecorder("runs/net")])       # doctest: +SKIP
 """
 
+# ruff: noqa: ARG002  the signatures are those of transformers
+
 from __future__ import annotations
 
 import os
