@@ -219,15 +219,14 @@ def measure(name: str, count: int, rounds: int, size: int) -> dict[str, float]:
 def main() -> None:
     """Print a line per network."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="128 images in batches of 32, one round"
-    )
+    parser.add_argument("--quick", action="store_true", help="128 images, batches of 32, one round")
     parser.add_argument("--images", type=int, default=1024, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="write the figures")
     options = parser.parse_args()
     if options.quick:
         options.images, options.rounds = 128, 1
+    size = 32 if options.quick else 128
     figures = {}
     print(f"{'':10} {'images':>7} {'plain s':>8} {'fp32':>6} {'bf16':>6} {'record':>14}")
     for name in NETWORKS:
