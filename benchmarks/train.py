@@ -230,9 +230,7 @@ def main() -> None:
     figures = {}
     print(f"{'':10} {'images':>7} {'plain s':>8} {'fp32':>6} {'bf16':>6} {'record':>14}")
     for name in NETWORKS:
-        found = figures[name] = measure(
-            name, options.images, options.rounds, 32 if options.quick else 128
-        )
+        found = figures[name] = measure(name, options.images, options.rounds, size)
         print(
             f"{name:10} {found['images']:7.0f} {found['plain_s']:8.2f} {found['fp32']:5.2f}× "
             f"{found['bf16']:5.2f}× {found['record']:6.1%} {found['record_50000']:6.2%}",
