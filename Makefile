@@ -36,6 +36,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/reuse.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/train.py
 	$(BIN)/python -m pytest -m slow
 
 clean:

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ import torch
 
 from layerscope.errors import OptionError
 
-__all__ = ["autocast", "describe", "exhausted", "precision", "release", "resolve", "spare_bytes"]
+__all__ = [
+    "autocast",
+    "chance",
+    "describe",
+    "exhausted",
+    "precision",
+    "release",
+    "resolve",
+    "spare_bytes",
+]
 
 _SPARE_BYTES = 4 * 2**30
 
@@ -122,3 +131,39 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+@contextmanager
+def chance(device: torch.device) -> Iterator[Callable[[int], None]]:
+    """Lend torch's global generators, of the CPU and of `device`; afterwards they are as before.
+
+    Yields
+    ------
+    callable
+        Takes a seed and sets them all to it.
+
+    Examples
+    --------
+    >>> with chance(torch.device("cpu")) as seed:
+    ...     seed(7)
+    ...     one = torch.rand(3)
+    >>> bool((one == torch.rand(3, generator=torch.Generator().manual_seed(7))).all())
+    True
+    """
+    generators = [torch.default_generator]
+    if device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    elif device.type != "cpu":
+        backend = torch.get_device_module(device)
+        backend.init()  # the generators are there from then on
+        index = backend.current_device() if device.index is None else device.index
+        generators.append(backend.default_generators[index])
+    before = [generator.get_state() for generator in generators]
+
+    def seed(number: int) -> None:
+        for generator in generators:
+            generator.manual_seed(number)
+
+    try:
+        yield seed
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)

@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "layerscope"
 
 ORDER = [
     "errors", "seeds", "progress", "devices", "data", "models", "layers", "results", "files",
-    "checkpoints", "distances", "metrics", "borrow", "training", "perturb", "store", "reuse",
-    "sequential", "engine", "testing", "stats", "reference", "plots", "experiments", "reproduce",
-    "cli",
+    "checkpoints", "distances", "metrics", "borrow", "recorders", "training", "perturb", "store",
+    "reuse", "sequential", "engine", "testing", "stats", "reference", "plots", "experiments",
+    "reproduce", "cli",
 ]  # fmt: skip
 
 # May be imported by anything; imports nothing of the package.
@@ -24,7 +24,10 @@ FREE = {"_version"}
 
 LONGEST = 450
 
-HEAVY = ["torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh"]
+HEAVY = [
+    "torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh",
+    "lightning", "transformers", "huggingface_hub",
+]  # fmt: skip
 
 
 def part(path: Path) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from layerscope import checkpoints, models
+from layerscope import checkpoints, engine, models
 from layerscope.checkpoints import MANIFEST, Series, open_series
 from layerscope.errors import CheckpointError
 
@@ -336,3 +336,105 @@ def test_memory_digests_see_one_bit():
     other["layer1.bias"][0] = -0.0  # equal to 0.0, but other bits
     assert Series({0: one}).digests() == Series({0: state()}).digests()
     assert Series({0: one}).digests() != Series({0: other}).digests()
+
+
+# What others wrote
+
+
+def test_folders_named_by_step_are_a_series(tmp_path):
+    for step in (500, 1000):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        save_file(state(step), folder / "model.safetensors")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "2024").mkdir()
+    series = open_series(tmp_path)
+    assert (series.unit, series.epochs) == ("step", (500, 1000))
+    assert equal(series.read(500), state(500))
+    (tmp_path / "checkpoint-1500").mkdir()
+    with pytest.raises(CheckpointError, match="checkpoint-1500 holds no weights"):
+        open_series(tmp_path)
+
+
+def test_what_checkpoints_are_counted_in_is_known(tmp_path):
+    for name in ("step-1.pt", "net_step20.pth", "epoch=3-step=400.ckpt"):
+        torch.save(state(), tmp_path / name)
+    series = open_series(tmp_path)
+    assert (series.unit, series.epochs) == ("step", (1, 20, 400))
+    torch.save(state(), tmp_path / "epoch-2.pt")
+    assert open_series(tmp_path).unit == "epoch"
+    assert Series({0: state()}).unit == "epoch"
+    assert "steps (0,)" in repr(Series({0: state()}, unit="step"))
+    with pytest.raises(ValueError, match="no unit 'batch'"):
+        Series({0: state()}, unit="batch")
+
+
+@pytest.mark.parametrize("name", ["epoch=0.ckpt", "net-epoch=7.ckpt"])
+def test_lightnings_count_from_0_is_not_taken_for_the_start(tmp_path, name):
+    torch.save({"state_dict": state()}, tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{name} in .* Lightning counts epochs from 0"):
+        open_series(tmp_path)
+
+
+@pytest.mark.parametrize("holder", ["model.", "net.", "network.", "model._orig_mod."])
+def test_the_attribute_that_held_the_network_is_looked_through(holder):
+    saved = {holder + name: tensor for name, tensor in state(1).items()}
+    assert equal(open_series({0: saved}).fit(net()).read(0), state(1))
+    with pytest.raises(CheckpointError, match=f"unexpected: (loss.weight|{holder})"):
+        open_series({0: {**saved, "loss.weight": torch.ones(2)}}).fit(net())
+    del saved[f"{holder}layer1.bias"]
+    with pytest.raises(CheckpointError, match=r"missing: layer1\.bias"):
+        open_series({0: saved}).fit(net())
+
+
+def test_a_network_whose_own_names_begin_like_that_keeps_them():
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = net()
+
+    saved = {f"model.{name}": tensor for name, tensor in state(1).items()}
+    assert equal(open_series({0: saved}).fit(Held()).read(0), saved)
+    twice = {f"model.{name}": tensor for name, tensor in saved.items()}
+    assert equal(open_series({0: twice}).fit(Held()).read(0), saved)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_buffers_that_are_no_longer_saved_may_be_there(prefix):
+    model = net()
+    model.layer1.register_buffer("mask", torch.ones(1), persistent=False)
+    model._keys_to_ignore_on_load_unexpected = [r"\.masked_bias$"]
+    extra = {"layer1.mask": torch.ones(1), "layer1.masked_bias": torch.tensor(-1e9)}
+    saved = {prefix + name: tensor for name, tensor in {**state(1), **extra}.items()}
+    assert equal(open_series({0: saved}).fit(model).read(0), state(1))
+    with pytest.raises(CheckpointError, match=f"unexpected: {prefix}(other|layer1)"):
+        open_series({0: {**saved, f"{prefix}other": torch.ones(1)}}).fit(model)
+
+
+def test_another_number_of_classes_is_shown():
+    other = models.build("fcn-1x4", inputs=(3,), classes=5).state_dict()
+    with pytest.raises(CheckpointError, match=r"layer2\.weight \(5, 4\), expected \(2, 4\)"):
+        open_series({0: other}).fit(net())
+
+
+def test_without_the_start_layers_are_drawn_anew_but_not_set_back():
+    data = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)
+    options = {"checkpoints": {5: state(0), 9: state(1)}, "device": "cpu", "draws": 1}
+    ds = engine.sweep(net(), data, perturbations=["rerandomize"], **options)
+    assert bool(ds.value.notnull().any())
+    with pytest.raises(CheckpointError, match=r"epoch 0 was not recorded; there is 5, 9\. Without"):
+        engine.sweep(net(), data, perturbations=["reinitialize"], epochs=[0], **options)
+
+
+def test_a_file_that_is_right_is_left_alone(tmp_path):
+    writer = checkpoints.Writer(tmp_path, {"unit": "step"})
+    writer.record(3, state(1), {})
+    path = tmp_path / "step-0003.safetensors"
+    before, content = path.stat().st_mtime_ns, path.read_bytes()
+    reader = open_series(tmp_path)
+    writer.record(3, state(1), {"test_error": 0.5})
+    assert path.stat().st_mtime_ns == before
+    assert equal(reader.read(3), state(1))
+    path.write_bytes(content[:-1] + b"x")
+    writer.record(3, state(1), {})
+    assert path.read_bytes() == content

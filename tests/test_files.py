@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
 import struct
+import sys
+import types
 import warnings
 
 import pytest
@@ -231,7 +234,9 @@ def test_what_is_no_checkpoint_at_all_is_recognised(tmp_path, suffix, content, m
 
 
 def test_a_folder_and_a_missing_file_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=f"can't read {tmp_path}: Is a directory"):
+    with pytest.raises(
+        CheckpointError, match=f"the folder {tmp_path} holds no weights; .*model.safet"
+    ):
         files.source(tmp_path, "here")
     with pytest.raises(CheckpointError, match=r"can't read .*gone\.pt: No such file"):
         files.source(tmp_path / "gone.pt", "here")
@@ -332,3 +337,130 @@ def test_sources_of_all_kinds_agree(tmp_path):
     assert files.source(c, "elsewhere") is c
     assert a.signature() == b.signature() == c.signature()
     assert a.digest() == b.digest()
+
+
+# Several files, folders, and the hub
+
+
+def shard(folder, kind="safetensors", files=2):
+    """Write STATE over several files with an index, as Hugging Face does; return the index."""
+    folder.mkdir(exist_ok=True)
+    stem, suffix = {"safetensors": ("model", "safetensors"), "bin": ("pytorch_model", "bin")}[kind]
+    where = {}
+    for number in range(files):
+        part = dict(list(STATE.items())[number::files])
+        name = f"{stem}-{number + 1:05d}-of-{files:05d}.{suffix}"
+        where |= dict.fromkeys(part, name)
+        if kind == "bin":
+            torch.save(part, folder / name)
+        else:
+            (folder / name).write_bytes(save(part))
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return index
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("given", ["folder", "index"])
+def test_weights_in_several_files_are_one_checkpoint(tmp_path, kind, given):
+    index = shard(tmp_path, kind)
+    source = files.source(tmp_path if given == "folder" else index, "here")
+    assert source.signature().keys() == STATE.keys()
+    found = source.read(list(STATE))
+    assert all(same(found[name], STATE[name]) for name in STATE)
+    assert list(source.read(["half", "a.bias"])) == ["half", "a.bias"]
+    digest = source.digest()
+    one = sorted(tmp_path.glob("*-00002-*"))[0]
+    content = bytearray(one.read_bytes())
+    content[-1] ^= 1
+    one.write_bytes(content)
+    assert files.source(index, "here").digest() != digest
+
+
+def test_one_layer_of_several_files_is_read_from_its_own_alone(tmp_path):
+    source = files.source(shard(tmp_path), "here")
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    assert same(source.read(["a.weight"])["a.weight"], STATE["a.weight"])
+    with pytest.raises(CheckpointError, match=r"can't read .*model-00002-of-00002"):
+        source.read(["a.bias"])
+
+
+def test_an_index_that_does_not_hold_is_refused(tmp_path):
+    index = shard(tmp_path)
+    entries = json.loads(index.read_text())["weight_map"]
+    for name in ("../model-00001-of-00002.safetensors", "/etc/passwd", index.name, ".."):
+        index.write_text(json.dumps({"weight_map": {"a.weight": name}}))
+        with pytest.raises(CheckpointError, match="is no index of weights"):
+            files.source(index, "here")
+    for content in ("{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "\xff"):
+        index.write_text(content, encoding="latin-1")
+        with pytest.raises(CheckpointError, match="is no index of weights"):
+            files.source(index, "here")
+    index.write_text(json.dumps({"weight_map": entries | {"b": "model-3.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"3 files, of which 1 are missing.*model-3\."):
+        files.source(index, "here")
+    index.write_text(json.dumps({"weight_map": entries | {"b": entries["half"]}}))
+    with pytest.raises(CheckpointError, match=r"says that b is in model-00001.*it is not"):
+        files.source(index, "here").signature()
+
+
+def test_the_safe_form_in_a_folder_comes_first(tmp_path):
+    torch.save({"w": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    assert opened(tmp_path)["w"] == 0
+    (tmp_path / "model.safetensors").write_bytes(save({"w": torch.ones(1)}))
+    assert opened(tmp_path)["w"] == 1
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub without a network: what is asked of it, and what it answers with."""
+    asked = []
+
+    def snapshot_download(repo, *, revision, allow_patterns):
+        asked.append((repo, revision, allow_patterns))
+        folder = tmp_path / "cache" / repo / revision
+        if not folder.is_dir():
+            raise FileNotFoundError(f"Revision Not Found for {revision}.\nURL: …")
+        return str(folder)
+
+    stub = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stub)
+    return asked
+
+
+def test_a_revision_is_fetched_in_the_safe_form_where_there_is_one(tmp_path, hub):
+    for step in (0, 1000):
+        folder = tmp_path / "cache" / "EleutherAI" / "pythia-70m" / f"step{step}"
+        folder.mkdir(parents=True)
+        if step:
+            torch.save({"w": torch.full((1,), step)}, folder / "pytorch_model.bin")
+        else:
+            (folder / "model.safetensors").write_bytes(save({"w": torch.zeros(1)}))
+        assert opened(f"EleutherAI/pythia-70m@step{step}")["w"] == step
+    assert [revision for _, revision, _ in hub] == ["step0", "step1000", "step1000"]
+    assert "model.safetensors" in hub[1][2]
+    assert all("*" not in pattern.partition("-")[0] for _, _, wanted in hub for pattern in wanted)
+
+
+def test_a_revision_that_is_not_there_is_named(tmp_path, hub):
+    with pytest.raises(CheckpointError, match=r"can't fetch org/net@main: Revision Not Found") as e:
+        files.source("org/net@main", "here")
+    assert "URL" not in str(e.value)
+    (tmp_path / "cache" / "org" / "net" / "main").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="org/net@main holds no weights"):
+        files.source("org/net@main", "here")
+    assert len(hub) == 3
+
+
+def test_without_the_hubs_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r"install layerscope\[huggingface\]"):
+        files.source("org/net@step1", "here")
+
+
+def test_a_file_that_is_there_comes_before_the_hub(tmp_path, monkeypatch, hub):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    torch.save(STATE, tmp_path / "org" / "net@2")
+    assert opened("org/net@2").keys() == STATE.keys()
+    assert hub == []

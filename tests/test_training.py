@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,10 +18,11 @@ import pytest
 import torch
 from torch import nn
 
-from layerscope import metrics, models, training
+from layerscope import metrics, models, seeds, training
 from layerscope.checkpoints import open_series
-from layerscope.errors import OptionError, TrainingError
-from layerscope.training import Recipe
+from layerscope.data import Examples
+from layerscope.errors import CheckpointError, LayerError, OptionError, TrainingError
+from layerscope.training import Recipe, loop
 
 RESUME = "resume.safetensors"
 
@@ -61,8 +65,6 @@ def test_the_manifest_holds_the_scores_of_each_checkpoint(trained, few_digits):
 def test_training_is_what_torch_does_step_by_step(few_digits, train_few, tmp_path):
     """The same recipe written plainly, with another optimiser implementation beside it."""
     series = train_few(tmp_path, epochs=3, lr=0.05, weight_decay=0.01, seed=3, batch_size=120)
-    from layerscope import seeds
-
     model = models.build("fcn-2x16", 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
     lrs = {1: 0.05, 2: 0.05 * 0.2, 3: 0.05 * 0.2**2}  # drops after 0.9 and 1.8 epochs
@@ -156,11 +158,12 @@ KILLED = """
     import os, signal, sys
     import torch
     from layerscope import data, training
+    from layerscope.training import loop
 
     torch.set_num_threads(1)
-    training._SAVE_EVERY_S = 0
+    loop._SAVE_EVERY_S = 0
     place, when = sys.argv[2], int(sys.argv[3])
-    whole = getattr(training._Loop, place)
+    whole = getattr(loop.Loop, place)
     calls = 0
 
     def fatal(self, *args):
@@ -170,7 +173,7 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(self, *args)
 
-    setattr(training._Loop, place, fatal)
+    setattr(loop.Loop, place, fatal)
     images = torch.load(sys.argv[4])
     parts = [data.Examples(*images[part], 0.1307, 0.3081) for part in ("train", "test")]
     training.train(
@@ -198,9 +201,10 @@ def six_epochs(data, out):
     )
 
 
-# Before an epoch, and between writing a checkpoint and saving where training stands.
+# Before an epoch, within one, and between writing a checkpoint and saving where training stands.
 @pytest.mark.parametrize(
-    ("place", "when", "found"), [("_epoch", 4, ["0", "2"]), ("_save", 4, ["0", "2", "4"])]
+    ("place", "when", "found"),
+    [("_epoch", 4, ["0", "2"]), ("_step", 13, ["0", "2"]), ("_save", 20, ["0", "2", "4"])],
 )
 def test_killed_and_run_again_it_is_bit_for_bit_the_same(
     repository, few_digits, undisturbed, tmp_path, place, when, found
@@ -237,15 +241,15 @@ def test_killed_and_run_again_it_is_bit_for_bit_the_same(
 def test_a_resumed_training_does_not_begin_again(
     few_digits, undisturbed, tmp_path, monkeypatch, every, stop, rest
 ):
-    monkeypatch.setattr(training, "_SAVE_EVERY_S", every)
-    whole, ran = training._Loop._epoch, []
+    monkeypatch.setattr(loop, "_SAVE_EVERY_S", every)
+    whole, ran = loop.Loop._epoch, []
 
     def stopping(self, epoch):
         if epoch == stop:
             raise KeyboardInterrupt
         return whole(self, epoch)
 
-    monkeypatch.setattr(training._Loop, "_epoch", stopping)
+    monkeypatch.setattr(loop.Loop, "_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):
         six_epochs(few_digits, tmp_path)
 
@@ -253,7 +257,7 @@ def test_a_resumed_training_does_not_begin_again(
         ran.append(epoch)
         return whole(self, epoch)
 
-    monkeypatch.setattr(training._Loop, "_epoch", counting)
+    monkeypatch.setattr(loop.Loop, "_epoch", counting)
     resumed = six_epochs(few_digits, tmp_path)
     assert ran == rest
     assert hashes(resumed.folder) == hashes(undisturbed.folder)
@@ -261,8 +265,13 @@ def test_a_resumed_training_does_not_begin_again(
     assert resumed.manifest["seconds"] > 0
 
 
+DIVERGED = r"in epoch 1, step \d of 5, at learning rate 1e\+06.*lr=200000.*clip=1"
+
+
 def test_divergence_says_what_to_try_and_keeps_what_was_recorded(train_few, tmp_path):
-    with pytest.raises(TrainingError, match=r"in epoch 1 at learning rate 1e\+06.*lr=200000"):
+    with pytest.raises(
+        TrainingError, match=r"in epoch 1, step \d of 5, at learning rate 1e\+06.*lr=200000.*clip=1"
+    ):
         train_few(tmp_path, lr=1e6, epochs=3)
     (folder,) = tmp_path.iterdir()
     series = open_series(folder)
@@ -280,8 +289,334 @@ def test_divergence_says_what_to_try_and_keeps_what_was_recorded(train_few, tmp_
         ({"batch_size": -1}, "batch_size is -1"),
         ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
         ({"lr": float("nan")}, "lr is nan"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"clip": 0.0}, "clip is 0.0; it must be above 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be below 1"),
+        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\)"),
+        ({"optimizer": "adamx"}, "no optimizer 'adamx'. Did you mean 'adam'"),
+        ({"schedule": "step"}, "no schedule 'step'. Did you mean 'steps'"),
+        ({"autocast": "float16"}, "no autocast type 'float16'"),
+        ({"epochs": 2, "warmup": 2}, "warmup is 2 of 2 epochs"),
+        ({"optimizer": "adam", "nesterov": True}, "nesterov is for optimizer='sgd'"),
+        ({"frozen": "layer1"}, r"frozen is 'layer1'; give a tuple: \('layer1',\)"),
     ],
 )
 def test_a_recipe_that_can_not_work_is_refused(options, message):
     with pytest.raises(OptionError, match=message):
         Recipe(**options)
+
+
+# Recipes
+
+
+def test_only_what_differs_is_said_so_that_older_series_keep_their_names():
+    """A series is found by the name of its folder, and else trained again."""
+    old = ["epochs", "lr", "batch_size", "momentum", "weight_decay", "drops", "decay"]
+    assert list(Recipe().describe()) == old
+    said = Recipe(optimizer="adam", frozen=("layer1",)).describe()
+    assert said.keys() - set(old) == {"optimizer", "frozen"}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+    assert Recipe(**values) == Recipe(optimizer="adam", frozen=("layer1",))
+
+
+def test_the_folder_is_named_as_before(trained):
+    assert trained.folder.name == "fcn-2x16-mnist-5k-seed0-531d07b7"
+
+
+def test_cosine_and_constant_rates():
+    recipe = Recipe(epochs=4, lr=2.0, schedule="cosine")
+    rates = [recipe.lr_at(e, s, 5) for e in range(1, 5) for s in range(5)]
+    expected = [2.0 * (1 + np.cos(np.pi * k / 20)) / 2 for k in range(20)]
+    assert rates == pytest.approx(expected, rel=1e-12)
+    flat = Recipe(epochs=4, lr=2.0, schedule="constant")
+    assert {flat.lr_at(e, s, 5) for e in range(1, 5) for s in range(5)} == {2.0}
+
+
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
+def test_warm_up_rises_in_equal_steps_to_the_rate_and_not_from_zero(schedule):
+    recipe = Recipe(epochs=10, lr=1.0, schedule=schedule, warmup=1.5)
+    rates = [recipe.lr_at(e, s, 4) for e in (1, 2) for s in range(4)]
+    assert rates[:6] == pytest.approx([k / 6 for k in range(1, 7)], rel=1e-12)
+    assert max(recipe.lr_at(e, s, 4) for e in range(1, 11) for s in range(4)) <= 1.0
+
+
+class Small(nn.Module):
+    """A convolution, BatchNorm and dropout, for inputs (1, 28, 28)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 5, stride=4)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Linear(4 * 36, 10)
+
+    def forward(self, inputs):
+        return self.head(self.drop(self.norm(self.conv(inputs)).relu().flatten(1)))
+
+
+def small(seed: int = 0) -> Small:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Small()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """Moves pictures sideways by up to `most` pixels."""
+
+    most: int = 2
+
+    def __call__(self, inputs, generator):
+        by = int(torch.randint(-self.most, self.most + 1, (), generator=generator))
+        return inputs.roll(by, -1)
+
+
+class Stream:
+    """Batches in an order that the epoch fixes, with noise from the global generator."""
+
+    fingerprint = "stream"
+
+    def __init__(self, examples, size=100, claimed=None) -> None:
+        self.examples, self.size, self.claimed, self.epoch = examples, size, claimed, None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.claimed or -(-len(self.examples) // self.size)
+
+    def __iter__(self):
+        order = torch.randperm(len(self.examples), generator=seeds.generator("s", self.epoch))
+        for inputs, targets in self.examples.batches(self.size, order):
+            yield inputs + torch.randn(inputs.shape) / 10, targets
+
+
+def few_steps(data, out, *, model=None, epochs=2, stream=False, steps=(), **options):
+    options = {"batch_size": 100, "lr": 0.01, **options}
+    augment = options.pop("augment", None)
+    if stream:
+        data = dataclasses.replace(data, train=Stream(data.train))
+    return training.train(
+        model or small(),
+        data,
+        Recipe(epochs=epochs, **options),
+        seed=3,
+        out=out,
+        record=(1,),
+        record_steps=steps,
+        augment=augment,
+        device="cpu",
+        show_progress=False,
+    )
+
+
+OPTIONS = [
+    {},
+    {"optimizer": "adam"},
+    {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup": 0.7},
+    {"nesterov": True, "clip": 0.1, "label_smoothing": 0.1},
+    {"autocast": "bfloat16"},
+    {"augment": Shift(), "frozen": ("norm",)},
+    {"stream": True},
+    {"steps": (2, 7)},
+]
+
+
+# After each of these steps of ten, five to an epoch.
+@pytest.mark.parametrize("stop", [2, 7])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(options))
+def test_stopped_within_an_epoch_it_goes_on_bit_for_bit(
+    few_digits, tmp_path, monkeypatch, options, stop
+):
+    monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0)
+    whole = few_steps(few_digits, tmp_path / "whole", **options)
+    step, ran = loop.Loop._step, []
+
+    def stopping(self, *args):
+        if len(ran) == stop:
+            raise KeyboardInterrupt
+        ran.append(None)
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            few_steps(few_digits, tmp_path / "cut", **options)
+    (folder,) = (tmp_path / "cut").iterdir()
+    open_series(folder).digests()
+
+    def counting(self, *args):
+        ran.append(None)
+        step(self, *args)
+
+    monkeypatch.setattr(loop.Loop, "_step", counting)
+    resumed = few_steps(few_digits, tmp_path / "cut", **options)
+    assert len(ran) == 10  # nothing was done twice
+    assert hashes(resumed.folder) == hashes(whole.folder)
+    assert recorded(resumed.folder) == recorded(whole.folder)
+    moved = whole.read(whole.last)["head.weight"]
+    assert not torch.equal(moved, whole.read(0)["head.weight"])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_every_optimiser_does_what_torch_does_step_by_step(few_digits, tmp_path, name):
+    """The same training written plainly, unfused, in double precision."""
+    inputs, targets = few_digits.train.inputs.double() / 255, few_digits.train.targets
+    data = dataclasses.replace(few_digits, train=Examples(inputs, targets), test=(inputs, targets))
+    with torch.random.fork_rng():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).double()
+    recipe = {"lr": 0.003, "weight_decay": 0.1, "label_smoothing": 0.2, "clip": 0.5}
+    series = few_steps(
+        data, tmp_path, model=model, epochs=1, optimizer=name, schedule="cosine", **recipe
+    )
+    weight, bias = model.parameters()
+    optimizer = {
+        "sgd": lambda: torch.optim.SGD([weight, bias], momentum=0.9, weight_decay=0.1),
+        "adam": lambda: torch.optim.Adam([weight, bias], weight_decay=0.1),
+        "adamw": lambda: torch.optim.AdamW(
+            [{"params": [weight]}, {"params": [bias], "weight_decay": 0}], weight_decay=0.1
+        ),
+    }[name]()
+    order = torch.randperm(500, generator=seeds.generator("order", 3, 1))
+    for step, batch in enumerate(order.split(100)):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.003 * (1 + np.cos(np.pi * step / 5)) / 2
+        logs = model(inputs[batch]).log_softmax(1)
+        optimizer.zero_grad()
+        (-0.8 * logs.gather(1, targets[batch, None]).mean() - 0.2 * logs.mean()).backward()
+        norm = torch.cat([weight.grad.flatten(), bias.grad]).norm()
+        for parameter in (weight, bias):
+            parameter.grad *= min(1.0, 0.5 / (float(norm) + 1e-6))
+        optimizer.step()
+    for key, tensor in series.read(1).items():
+        assert torch.allclose(tensor, model.state_dict()[key], rtol=1e-9, atol=1e-12), key
+
+
+def test_frozen_layers_stay_and_their_statistics_too(few_digits, tmp_path):
+    free = few_steps(few_digits, tmp_path, weight_decay=0.1)
+    series = few_steps(few_digits, tmp_path, weight_decay=0.1, frozen=("conv", "norm"))
+    start, end = series.read(0), series.read(2)
+    for name in start:
+        assert torch.equal(start[name], end[name]) == (not name.startswith("head")), name
+        assert not torch.equal(free.read(2)[name], start[name]), name
+    with pytest.raises(OptionError, match="matches every layer"):
+        few_steps(few_digits, tmp_path, frozen=("*",))
+    with pytest.raises(LayerError, match="no layer that matches 'cnov'"):
+        few_steps(few_digits, tmp_path, frozen=("cnov",))
+
+
+@pytest.mark.usefixtures("same_global_generator")
+def test_a_module_of_ones_own_is_copied_and_named_by_its_weights(few_digits, tmp_path):
+    model = small()
+    model.eval()
+    before = copy.deepcopy(model.state_dict())
+    series = few_steps(few_digits, tmp_path, model=model)
+    assert all(torch.equal(model.state_dict()[name], t) for name, t in before.items())
+    assert not model.training
+    assert all(torch.equal(series.read(0)[name], t) for name, t in before.items())
+    assert series.folder.name.startswith("small-mnist-5k-seed3-")
+    again = few_steps(few_digits, tmp_path, model=small())
+    assert again.folder == series.folder
+    assert few_steps(few_digits, tmp_path, model=small(1)).folder != series.folder
+    with pytest.raises(CheckpointError, match="does not say which network"):
+        series.build()
+
+
+def test_chosen_steps_make_a_series_that_is_counted_in_steps(few_digits, tmp_path):
+    series = few_steps(few_digits, tmp_path, steps=(1, 3, 5))
+    assert series.unit == "step"
+    assert series.epochs == (0, 1, 3, 5, 10)
+    assert series.manifest["steps_per_epoch"] == 5
+    assert (series.folder / "step-0003.safetensors").is_file()
+    plain = few_steps(few_digits, tmp_path)
+    assert (plain.unit, plain.epochs) == ("epoch", (0, 1, 2))
+    for name, tensor in plain.read(1).items():
+        assert torch.equal(series.read(5)[name], tensor)
+    with pytest.raises(CheckpointError, match="step 4 was not recorded; there is 0, 1, 3, 5, 10"):
+        series.read(4)
+    with pytest.raises(OptionError, match="record_steps has 11; this training has 10 steps"):
+        few_steps(few_digits, tmp_path, steps=(11,))
+
+
+def test_half_precision_is_close_and_leaves_weights_in_single(few_digits, tmp_path):
+    half = few_steps(few_digits, tmp_path, autocast="bfloat16")
+    full = few_steps(few_digits, tmp_path)
+    tensors = half.read(2)
+    assert {t.dtype for t in tensors.values()} == {torch.float32, torch.int64}
+    assert all(t.is_contiguous() for t in tensors.values())
+    weights = [series.read(2)["conv.weight"] for series in (half, full)]
+    assert not torch.equal(*weights)
+    assert torch.allclose(*weights, atol=0.02)
+
+
+def test_augmentation_is_seen_by_training_alone_and_says_what_it_is(few_digits, tmp_path):
+    plain = few_steps(few_digits, tmp_path)
+    series = few_steps(few_digits, tmp_path, augment=Shift())
+    assert series.manifest["augment"] == "Shift(most=2)"
+    assert not torch.equal(series.read(2)["head.weight"], plain.read(2)["head.weight"])
+    first = [recorded(one.folder)["0"]["metrics"] for one in (plain, series)]
+    assert first[0] == first[1]
+    still = few_steps(few_digits, tmp_path, augment=Shift(0))
+    assert torch.equal(still.read(2)["head.weight"], plain.read(2)["head.weight"])
+    with pytest.raises(OptionError, match="does not say what it does"):
+        few_steps(few_digits, tmp_path, augment=lambda inputs, _: inputs)
+
+
+def test_a_stream_must_fix_its_order_and_keep_its_length(few_digits, tmp_path):
+    loader = list(few_digits.train.batches(100))
+    data = dataclasses.replace(few_digits, train=loader)
+    with pytest.raises(OptionError, match="a list without set_epoch, fingerprint; give Examples"):
+        few_steps(data, tmp_path)
+    data = dataclasses.replace(few_digits, train=Stream(few_digits.train, claimed=7))
+    with pytest.raises(TrainingError, match="gave 5 batches in epoch 1; its length says 7"):
+        few_steps(data, tmp_path)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_in_sequences_what_is_ignored_counts_for_nothing(smoothing):
+    chance = torch.Generator().manual_seed(0)
+    outputs = torch.randn(3, 5, 7, generator=chance)
+    targets = torch.randint(7, (3, 5), generator=chance)
+    targets[0, 3:] = targets[2] = -100
+    kept = targets != -100
+    expected = loop.loss_of(outputs[kept], targets[kept], smoothing)
+    assert torch.allclose(loop.loss_of(outputs, targets, smoothing), expected, rtol=1e-6)
+    assert loop.loss_of(outputs, torch.full_like(targets, -100), smoothing) == 0
+    with pytest.raises(TrainingError, match=r"\(3, 5, 7\) came with targets of shape \(3, 4\)"):
+        loop.loss_of(outputs, targets[:, :4])
+
+
+def test_the_folder_can_be_read_while_it_is_written(few_digits, tmp_path, monkeypatch):
+    seen = []
+    whole = loop.Loop._save
+
+    def reading(self):
+        whole(self)
+        series = open_series(self.writer.folder)
+        series.digests()
+        seen.append(series)
+
+    monkeypatch.setattr(loop.Loop, "_save", reading)
+    few_steps(few_digits, tmp_path)
+    assert [series.epochs for series in seen] == [(0, 1), (0, 1, 2)]
+    seen[0].read(1)  # opened long ago, and still whole
+
+
+def test_progress_tells_loss_error_and_speed(few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_SHOW_EVERY_S", 0)
+    said = []
+
+    @contextlib.contextmanager
+    def bar(total, _, unit, start, **__):
+        assert (total, unit, start) == (10, "step", 0)
+        yield lambda steps, **shown: said.append((steps, shown))
+
+    monkeypatch.setattr(loop.progress, "bar", bar)
+    series = few_steps(few_digits, tmp_path)
+    assert sum(steps for steps, _ in said) == 10
+    last = said[-1][1]
+    assert last["epoch"] == "2/2"
+    train_loss = recorded(series.folder)["2"]["metrics"]["train_loss"]
+    assert last["loss"] == f"{train_loss:.4f}"
+    assert 0 <= float(last["error"]) <= 1
+    assert last["speed"].endswith("/s")

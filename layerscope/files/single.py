@@ -1,73 +1,23 @@
-"""Checkpoint files of any origin: looked at before they are opened, never unpickled blindly."""
+"""One file: looked at before it is opened, never unpickled blindly."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from layerscope import data
 from layerscope.errors import CheckpointError
+from layerscope.files.base import Signature
 
-__all__ = ["Memory", "SafeTensors", "Source", "TorchFile", "source"]
-
-Signature = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""Shape and type of every tensor by name."""
-
-
-class Source(Protocol):
-    """One checkpoint, wherever it is."""
-
-    where: str
-
-    def signature(self) -> Signature:
-        """Shape and type of every tensor, without reading them."""
-        ...
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Return copies of some of the tensors on the CPU."""
-        ...
-
-    def digest(self) -> str:
-        """SHA-256 of the content."""
-        ...
-
-
-class Memory:
-    """A state dict held in memory."""
-
-    def __init__(self, state: Mapping[str, Any], where: str) -> None:
-        self.where = where
-        self._state = {name: t for name, t in state.items() if torch.is_tensor(t)}
-        if not self._state:
-            raise CheckpointError(f"{where} holds no tensors; give a network's state_dict().")
-
-    def signature(self) -> Signature:
-        """Shape and type of every tensor."""
-        return {name: (tuple(t.shape), t.dtype) for name, t in self._state.items()}
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Return copies of some of the tensors on the CPU."""
-        return {name: self._state[name].detach().to("cpu", copy=True) for name in names}
-
-    def memory(self) -> tuple[int, ...]:
-        """Where the tensors lie; empty where they hold nothing."""
-        return tuple(t.data_ptr() for t in self._state.values() if t.numel())
-
-    def digest(self) -> str:
-        """SHA-256 over names and tensors."""
-        seen = hashlib.sha256()
-        data.digest(seen, self._state)
-        return seen.hexdigest()
+__all__ = ["SafeTensors", "TorchFile"]
 
 
 class _File:
@@ -174,30 +124,6 @@ class TorchFile(_File):
                 f"{self.path} ({self._stamp[0]:,} bytes) is damaged or not a checkpoint: {reason}"
             ) from None
         return _unwrapped(content, self.path)
-
-
-def source(item: Any, where: str) -> Source:
-    """Turn a state dict, a path or a source into a source.
-
-    Raises
-    ------
-    CheckpointError
-        If it is none of these, or the file is not what its name says.
-    """
-    if isinstance(item, (Memory, SafeTensors, TorchFile)):
-        return item
-    if isinstance(item, torch.nn.Module):
-        return Memory(item.state_dict(), where)
-    if isinstance(item, Mapping):
-        return Memory(item, where)
-    if isinstance(item, (str, os.PathLike)):
-        path = Path(item)
-        kind: Callable[[Path], Source] = SafeTensors if path.suffix == ".safetensors" else TorchFile
-        return kind(path)
-    raise CheckpointError(
-        f"{where} is a {type(item).__name__}; give a state dict or the path of a "
-        ".safetensors, .pt or .pth file."
-    )
 
 
 # What the unpickler runs into in a damaged file: it trusts what it reads.

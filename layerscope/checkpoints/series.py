@@ -1,0 +1,202 @@
+"""A series of checkpoints, read lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from layerscope import files, layers, models
+from layerscope.checkpoints.matching import matched, spare_names
+from layerscope.errors import CheckpointError, choose
+
+__all__ = ["UNITS", "Series"]
+
+UNITS = ("epoch", "step")
+"""What checkpoints are counted in."""
+
+
+class Series:
+    """Checkpoints of one network by epoch; the last is the trained network.
+
+    Parameters
+    ----------
+    sources : mapping of int to state dict, path or source
+        By epoch. Files are opened for their header only.
+    folder : Path, optional
+        Where the series is kept.
+    manifest : mapping, optional
+        What is known of how it was made.
+    unit : str, optional
+        What checkpoints are counted in, ``"epoch"`` or ``"step"``; by default as the manifest says.
+
+    Attributes
+    ----------
+    unit : str
+
+    Raises
+    ------
+    CheckpointError
+        If there are none, an epoch is not a whole number from 0 up, or a file is damaged.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[int, Any],
+        folder: Path | None = None,
+        manifest: Mapping[str, Any] | None = None,
+        unit: str | None = None,
+    ) -> None:
+        if not sources:
+            raise CheckpointError("the series holds no checkpoints; give at least the trained one.")
+        for epoch in sources:
+            if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+                raise CheckpointError(
+                    f"epoch {epoch!r}, of type {type(epoch).__name__}, is not a whole number (int) "
+                    "from 0 up; name checkpoints by epoch."
+                )
+        self._sources = {
+            epoch: files.source(sources[epoch], f"the checkpoint of epoch {epoch}")
+            for epoch in sorted(sources)
+        }
+        self._names: dict[int, dict[str, str]] = {}
+        _apart(self._sources)
+        self.folder = folder
+        self.manifest = dict(manifest or {})
+        self.unit: str = choose(unit or self.manifest.get("unit", UNITS[0]), UNITS, "unit")
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The recorded epochs in order."""
+        return tuple(self._sources)
+
+    @property
+    def last(self) -> int:
+        """The epoch of the trained network."""
+        return self.epochs[-1]
+
+    def require(self, epochs: Iterable[int]) -> None:
+        """Check that every one of `epochs` was recorded.
+
+        Raises
+        ------
+        CheckpointError
+            Names those that were not, and those that were.
+        """
+        absent = [epoch for epoch in epochs if epoch not in self._sources]
+        if absent:
+            without_start = (
+                " Without the initial checkpoint nothing can be re-initialised to it; "
+                "re-randomising needs none."
+            )
+            raise CheckpointError(
+                f"{self.unit} {', '.join(map(str, absent))} was not recorded; "
+                f"there is {', '.join(map(str, self.epochs))}."
+                f"{without_start if 0 in absent else ''}"
+            )
+
+    def fit(self, model: nn.Module) -> Series:
+        """Check every checkpoint against a network and learn how its tensors are named.
+
+        Prefixes that wrappers leave behind (``module.``, ``_orig_mod.``, Lightning's ``model.``)
+        are looked through if then every name matches. Buffers that the network does not save, and
+        what it says itself that it ignores, may be in a checkpoint.
+
+        Parameters
+        ----------
+        model : nn.Module
+
+        Returns
+        -------
+        Series
+            This one, to be chained.
+
+        Raises
+        ------
+        CheckpointError
+            If a checkpoint is of another architecture: shows the first missing, unexpected and
+            mismatched tensors.
+        """
+        wanted, spare = layers.tensors(model), spare_names(model)
+        for epoch, checkpoint in self._sources.items():
+            self._names[epoch] = matched(wanted, checkpoint, spare)
+        return self
+
+    def read(self, epoch: int, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Read tensors of one checkpoint as copies on the CPU.
+
+        Parameters
+        ----------
+        epoch : int
+        names : iterable of str, optional
+            As the network that the series was fitted to names them; all by default.
+
+        Raises
+        ------
+        CheckpointError
+            If the epoch was not recorded, or its file can't be read.
+        """
+        self.require([epoch])
+        checkpoint = self._sources[epoch]
+        stored = self._names.get(epoch) or {name: name for name in checkpoint.signature()}
+        wanted = list(stored) if names is None else list(names)
+        absent = [name for name in wanted if name not in stored]
+        if absent:
+            raise CheckpointError(f"{checkpoint.where} holds no tensor {absent[0]}.")
+        found = checkpoint.read(sorted({stored[name] for name in wanted}))
+        return {name: found[stored[name]] for name in wanted}
+
+    def digests(self) -> dict[int, str]:
+        """SHA-256 of every checkpoint, compared with the manifest where there is one.
+
+        Raises
+        ------
+        CheckpointError
+            If a file is not the one that was recorded.
+        """
+        found = {epoch: checkpoint.digest() for epoch, checkpoint in self._sources.items()}
+        for epoch, digest in found.items():
+            recorded = self.manifest.get("epochs", {}).get(str(epoch), {}).get("sha256", digest)
+            if recorded != digest:
+                raise CheckpointError(
+                    f"{self._sources[epoch].where} is not the file that was recorded: SHA-256 "
+                    f"{digest[:12]}…, the manifest says {recorded[:12]}…. Train or copy it again."
+                )
+        return found
+
+    def build(self) -> models.Network:
+        """Build the trained network that the series was recorded from.
+
+        Raises
+        ------
+        CheckpointError
+            If the series does not say which network it is of.
+        """
+        if "network" not in self.manifest:
+            raise CheckpointError(
+                "this series does not say which network it is of; build the network in Python and "
+                "pass it to layerscope.sweep beside the series."
+            )
+        model = models.build(self.manifest["network"])
+        self.fit(model)
+        model.load_state_dict(self.read(self.last))
+        return model
+
+    def __repr__(self) -> str:
+        place = f" in {self.folder}" if self.folder else ""
+        return f"<Series of {len(self.epochs)} checkpoints, {self.unit}s {self.epochs}{place}>"
+
+
+def _apart(sources: Mapping[int, files.Source]) -> None:
+    """Refuse two epochs in the same memory: what a loop without copying leaves."""
+    seen: dict[tuple[int, ...], int] = {}
+    for epoch, source in sources.items():
+        if isinstance(source, files.Memory) and (memory := source.memory()):
+            if memory in seen:
+                raise CheckpointError(
+                    f"the checkpoints of epochs {seen[memory]} and {epoch} are the same memory. "
+                    "state_dict() does not copy; keep copy.deepcopy(model.state_dict()) instead."
+                )
+            seen[memory] = epoch

@@ -1,0 +1,185 @@
+"""Training with the paper's recipe or another, recording the checkpoints on the way.
+
+>>> import layerscope
+>>> digits = layerscope.load_data("mnist-5k")
+>>> series = layerscope.train("fcn-3x256", digits, out="series")            # doctest: +SKIP
+>>> series.epochs                                                           # doctest: +SKIP
+(0, 1, 2, 3, 8, 40, 90, 100)
+
+Epoch 0, the initialisation, is always recorded. A training that was stopped goes on where it was,
+to the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from layerscope import data as data_module
+from layerscope import devices, models
+from layerscope._version import __version__
+from layerscope.checkpoints import MANIFEST, Series, Writer, open_series
+from layerscope.errors import OptionError
+from layerscope.training.loop import Augmentation, Data, Loop, steps_of
+from layerscope.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
+
+__all__ = ["OPTIMIZERS", "PAPER_EPOCHS", "SCHEDULES", "Augmentation", "Data", "Recipe", "train"]
+
+PAPER_EPOCHS = (0, 1, 2, 3, 8, 40, 90, 100)
+"""The checkpoints in the paper's first figure."""
+
+
+def train(
+    network: str | models.Config | Mapping[str, Any] | nn.Module,
+    data: Data,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    out: str | os.PathLike[str],
+    record: Sequence[int] = PAPER_EPOCHS,
+    record_steps: Sequence[int] = (),
+    augment: Augmentation | None = None,
+    device: str | torch.device = "auto",
+    show_progress: bool = True,
+) -> Series:
+    """Train a network and record its checkpoints.
+
+    Parameters
+    ----------
+    network : str, configuration, mapping or nn.Module
+        As `models.build` takes it; the shape of the inputs and the number of classes come from
+        `data`. A module of your own is copied and trained from the weights that it has.
+    data : ImageData, or anything with the attributes of `Data`
+        Trained on its training part, scored on its test part. Outputs of shape ``(n, T, classes)``
+        go with targets of shape ``(n, T)``, of which −100 count for nothing.
+    recipe : Recipe, optional
+        The paper's by default.
+    seed : int
+        Of the initial parameters, of the order of the data, and of everything random in training.
+    out : path
+        Folder to keep series in, each in a folder of its own that is named after everything it
+        depends on: a series that is there already is returned, not trained again.
+    record : sequence of int
+        Epochs to record, besides the first and the last; those beyond the last are left out.
+    record_steps : sequence of int
+        Numbers of optimiser steps after which to record as well. The series is then counted in
+        steps throughout (``series.unit`` is ``"step"``): epoch e is step e · steps per epoch.
+    augment : callable, optional
+        ``augment(inputs, generator)`` changes the normalised inputs of each training batch; its
+        ``repr`` says what it does, as that of a dataclass. Chance depends on seed, epoch and step.
+    device : str or torch.device
+        ``"auto"`` takes the first of cuda, mps and cpu that is present.
+    show_progress : bool
+
+    Returns
+    -------
+    Series
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer finite. What was recorded until then is kept.
+    OptionError
+        If the data are not of a form that can be trained on, or an option can't work.
+
+    Examples
+    --------
+    >>> digits = layerscope.load_data("mnist-5k")                           # doctest: +SKIP
+    >>> series = train("fcn-2x64", digits, Recipe(epochs=3), out="series")  # doctest: +SKIP
+    """
+    if not all(hasattr(data, name) for name in ("name", "train", "test")):
+        raise OptionError(
+            f"data is a {type(data).__name__}; give a data set, such as load_data('mnist-5k')."
+        )
+    recipe, seed = recipe or Recipe(), int(seed)
+    place = devices.resolve(device)
+    model, identity = _network(network, data, seed)
+    steps = steps_of(data, recipe)
+    wanted = _wanted(record, record_steps, recipe.epochs, steps)
+    identity |= {
+        "data": {"name": data.name, "sha256": data.train.fingerprint},
+        "recipe": recipe.describe(),
+        "seed": seed,
+        "record": wanted if record_steps else [step // steps for step in wanted],
+    }
+    if record_steps:
+        identity |= {"unit": "step", "steps_per_epoch": steps}
+    if augment is not None:
+        identity["augment"] = _described(augment)
+    name = _short(model)
+    folder = Path(out) / _name(name, data.name, seed, identity)
+    if (folder / MANIFEST).is_file():
+        series = open_series(folder)
+        if series.manifest.get("finished"):
+            return series
+    about = {
+        "layerscope": __version__,
+        "torch": torch.__version__,
+        "device": devices.describe(place),
+    }
+    writer = Writer(folder, identity | about)
+    what = f"train {name}, seed {seed}"
+    loop = Loop(model.to(place), data, recipe, seed, place, writer, augment, what)
+    try:
+        loop.run(wanted, show_progress)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"what is recorded is safe in {folder}; the same call goes on from there.")
+        raise
+    return open_series(folder)
+
+
+def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Build or copy the network; say which it is."""
+    if not isinstance(network, nn.Module):
+        model = models.build(network, seed, inputs=data.shape, classes=data.classes)
+        return model, {"network": models.describe(model.config)}
+    seen = hashlib.sha256(repr(network).encode())
+    data_module.digest(seen, network.state_dict())
+    seen.update(repr([p.requires_grad for p in network.parameters()]).encode())
+    kind = f"{type(network).__module__}.{type(network).__qualname__}"
+    return copy.deepcopy(network), {"module": {"class": kind, "sha256": seen.hexdigest()}}
+
+
+def _short(model: nn.Module) -> str:
+    """Name a network in a word."""
+    config = getattr(model, "config", None)
+    name = str(getattr(config, "name", "") or type(model).__name__.lower())
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _wanted(record: Sequence[int], by_step: Sequence[int], epochs: int, steps: int) -> list[int]:
+    """After how many steps to record."""
+    last = epochs * steps
+    beyond = [step for step in by_step if not 0 <= step <= last]
+    if beyond:
+        raise OptionError(
+            f"record_steps has {beyond[0]}; this training has {last:,} steps ({steps:,} in each "
+            f"of {epochs} epochs)."
+        )
+    kept = {e * steps for e in record if 0 <= e <= epochs}
+    return sorted({0, last, *kept, *by_step})
+
+
+def _described(augment: Augmentation) -> str:
+    """What an augmentation does, in a form that is the same the next time."""
+    said = repr(augment)
+    if " at 0x" in said:
+        raise OptionError(
+            f"augment is {said}, which does not say what it does, so that a series could not be "
+            "named after it; give an object with a __repr__, such as a dataclass."
+        )
+    return said
+
+
+def _name(network: str, data: str, seed: int, identity: Mapping[str, Any]) -> str:
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{network}-{data}-seed{seed}-{key}"

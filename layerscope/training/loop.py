@@ -1,0 +1,397 @@
+"""The loop: from wherever a training stands to its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from layerscope import devices, layers, metrics, progress, seeds
+from layerscope.checkpoints import Writer
+from layerscope.data import Batch, Examples, move
+from layerscope.errors import OptionError, TrainingError
+from layerscope.training import state
+from layerscope.training.recipe import Recipe
+
+__all__ = ["Augmentation", "Data", "Loop"]
+
+IGNORED = -100
+"""Targets that count for nothing, in sequences."""
+
+_SAVE_EVERY_S = 5.0
+_SAVE_SHARE = 0.05  # of the time may go into keeping where training stands
+_SHOW_EVERY_S = 0.2
+_CHECK_EVERY = 50  # steps; a look at the loss makes an accelerator wait
+
+
+class Augmentation(Protocol):
+    """Changes the inputs of a training batch at random."""
+
+    def __call__(self, inputs: Tensor, generator: Generator) -> Tensor:
+        """Return changed inputs of shape ``(n, …)``; chance comes from `generator` alone."""
+        ...
+
+
+class Data(Protocol):
+    """What can be trained on: `layerscope.data.ImageData`, or anything with these attributes.
+
+    Attributes
+    ----------
+    name : str
+    train : Examples, or stream of batches
+        A stream is iterated once per epoch after its ``set_epoch(epoch)`` was called, which fixes
+        the order; has a length, in batches, and a ``fingerprint``.
+    test : Examples, or anything that `layerscope.evaluate` takes
+    shape : tuple of int
+        Of one input; for networks by name.
+    classes : int
+        Outputs; for networks by name.
+    """
+
+    @property
+    def name(self) -> str:
+        """What series are named after, and results are labelled with."""
+        ...
+
+    @property
+    def train(self) -> Any:
+        """What is trained on."""
+        ...
+
+    @property
+    def test(self) -> Any:
+        """What is scored on."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs."""
+        ...
+
+
+class Loop:
+    """One training.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On `device`; trained in place.
+    data : Data
+    recipe : Recipe
+    seed : int
+        Of the order of the data, the augmentation, and everything random in the network.
+    device : torch.device
+    writer : Writer
+    augment : Augmentation, optional
+    what : str
+        What progress is shown under.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        writer: Writer,
+        augment: Augmentation | None = None,
+        what: str = "train",
+    ) -> None:
+        self.model, self.recipe, self.seed, self.writer = model, recipe, seed, writer
+        self.device, self.augment, self.what = device, augment, what
+        self.train, self.test = (
+            part.to(device) if isinstance(part, Examples) else part
+            for part in (data.train, data.test)
+        )
+        self.steps = steps_of(data, recipe)
+        self.still = freeze(model, recipe.frozen)
+        self.layout = torch.contiguous_format
+        if recipe.autocast != "float32" and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+            self.layout = torch.channels_last
+            model.to(memory_format=self.layout)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = recipe.make(self.parameters)
+        self.sums = {
+            "loss": torch.zeros((), device=device),
+            "counts": torch.zeros(2, dtype=torch.int64, device=device),  # wrong, counted
+        }
+        self.position = state.Position()
+        self.unchecked: list[Tensor] = []
+
+    def run(self, wanted: Collection[int], show: bool) -> None:
+        """Train to the end, recording after the wanted numbers of steps."""
+        self.position = state.restore(self.writer.folder, self.model, self.optimizer, self.sums)
+        done = self.position.epoch * self.steps + self.position.step
+        if done == 0:
+            self._record(0)
+        self.wanted, self.saved, self.cost = wanted, time.monotonic(), 0.0
+        self.began = self.saved - self.position.seconds
+        total = self.recipe.epochs * self.steps
+        with progress.bar(total, self.what, "step", start=done, show=show) as advance:
+            self.shown = _Shown(advance, self.saved)
+            for epoch in range(self.position.epoch + 1, self.recipe.epochs + 1):
+                self._epoch(epoch)
+        self.writer.update(finished=True, seconds=round(self.position.seconds, 3))
+        (self.writer.folder / state.RESUME).unlink(missing_ok=True)
+
+    def _epoch(self, epoch: int) -> None:
+        """Pass over what is left of the training set in the order that this epoch has."""
+        self.model.train()
+        for module in self.still:
+            module.training = False
+        if self.position.step == 0:
+            for tensor in self.sums.values():
+                tensor.zero_()
+        with devices.chance(self.device) as seed:
+            for inputs, targets in self._batches(epoch, seed):
+                self._step(epoch, inputs, targets)
+                self.position.step += 1
+                self._after_step(epoch)
+        if self.position.step != self.steps:
+            raise TrainingError(
+                f"the training data gave {self.position.step} batches in epoch {epoch}; its "
+                f"length says {self.steps}. A stream must give as many as its len()."
+            )
+        self._check(epoch)
+        self.position.epoch, self.position.step = epoch, 0
+        recorded = epoch * self.steps in self.wanted
+        if recorded:
+            self._record(epoch * self.steps)
+        if recorded or self._due():
+            self._save()
+
+    def _batches(self, epoch: int, seed: Callable[[int], None]) -> Iterator[Batch]:
+        """Yield the batches that are left of an epoch, each with its own state of chance."""
+        start, size = self.position.step, self.recipe.batch_size
+        if isinstance(self.train, Examples):
+            shuffle = seeds.generator("order", self.seed, epoch)
+            order = torch.randperm(len(self.train), generator=shuffle).to(self.device)
+            rest = self.train.batches(size, order[start * size :])
+            batches, skipped = islice(rest, self.steps - start), 0
+        else:
+            self.train.set_epoch(epoch)
+            seed(seeds.generator("stream", self.seed, epoch).initial_seed())
+            batches, skipped = iter(self.train), start
+        for step in range(start - skipped, self.steps + 1):
+            # Before the batch is fetched: what a stream draws then is the same after a resumption.
+            seed(seeds.generator("step", self.seed, epoch, step).initial_seed())
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if step >= start:
+                yield batch
+
+    def _step(self, epoch: int, inputs: Any, targets: Tensor) -> None:
+        """Take one step down the gradient, and add to the sums."""
+        step = self.position.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr_at(epoch, step, self.steps)
+        inputs, targets = move(inputs, self.device), targets.to(self.device)
+        if self.augment is not None:
+            inputs = self.augment(inputs, seeds.generator("augment", self.seed, epoch, step))
+        if self.layout is torch.channels_last and torch.is_tensor(inputs) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=self.layout)
+        low = torch.autocast(self.device.type, torch.bfloat16)
+        with low if self.recipe.autocast == "bfloat16" else nullcontext():
+            outputs = metrics.logits(metrics.call(self.model, inputs))
+        loss = loss_of(outputs, targets, self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
+        self.optimizer.step()
+        self._add(loss.detach(), outputs.detach(), targets)
+
+    def _add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        wrong = outputs.argmax(-1) != targets
+        counted: Tensor | int = len(targets)
+        if outputs.ndim > 2:
+            there = targets != IGNORED
+            wrong, counted = wrong & there, there.sum()
+        self.sums["loss"] += loss * counted
+        self.sums["counts"][0] += wrong.sum()
+        self.sums["counts"][1] += counted
+        self.unchecked.append(loss)
+
+    def _after_step(self, epoch: int) -> None:
+        """Check, record, save and show, where it is time to."""
+        now = time.monotonic()
+        self.position.seconds = now - self.began
+        if self.device.type == "cpu" or len(self.unchecked) >= _CHECK_EVERY:
+            self._check(epoch)
+        if self.position.step < self.steps:  # else _epoch does it, once the epoch is whole
+            at = (epoch - 1) * self.steps + self.position.step
+            if at in self.wanted:
+                self._check(epoch)
+                self._record(at)
+            if at in self.wanted or self._due():
+                self._check(epoch)
+                self._save()
+        self.shown.step(now, epoch, self.recipe.epochs, self.sums)
+
+    def _check(self, epoch: int) -> None:
+        """Stop where the loss of a step since the last look is no longer finite."""
+        if not self.unchecked:
+            return
+        good = torch.isfinite(torch.stack(self.unchecked)).tolist()
+        losses, self.unchecked = self.unchecked, []
+        if not all(good):
+            first = good.index(False)
+            step = self.position.step - len(good) + first
+            self._stop(f"the loss became {float(losses[first])}", epoch, step)
+
+    def _stop(self, what: str, epoch: int, step: int) -> None:
+        recipe = self.recipe
+        others = [
+            "a warm-up (warmup=1)" if not recipe.warmup else "",
+            "clipped gradients (clip=1.0)" if recipe.clip is None else "",
+        ]
+        hint = "".join(f", or {other}" for other in others if other)
+        raise TrainingError(
+            f"{what} in epoch {epoch}, step {step + 1} of {self.steps}, at learning rate "
+            f"{recipe.lr_at(epoch, step, self.steps):g}. Try a lower one, lr={recipe.lr / 5:g}"
+            f"{hint}. What was recorded before is kept in {self.writer.folder}."
+        )
+
+    def _record(self, step: int) -> None:
+        tallies = metrics.evaluate(self.model, self.test, device=self.device)
+        scores = {f"test_{name}": tally.mean for name, tally in tallies.items()}
+        counted = int(self.sums["counts"][1])
+        if counted:
+            scores["train_loss"] = float(self.sums["loss"]) / counted
+        by_step = self.writer.manifest.get("unit") == "step"
+        index = step if by_step else step // self.steps
+        self.writer.record(index, self.model.state_dict(), scores)
+
+    def _due(self) -> bool:
+        wait = max(_SAVE_EVERY_S, self.cost / _SAVE_SHARE) if _SAVE_EVERY_S else 0
+        return time.monotonic() - self.saved > wait
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        state.save(self.writer.folder, self.position, self.model, self.optimizer, self.sums)
+        self.saved = time.monotonic()
+        self.cost = self.saved - began
+
+
+class _Shown:
+    """Progress, a few times a second: a look at the sums makes an accelerator wait."""
+
+    def __init__(self, advance: progress.Advance, now: float) -> None:
+        self.advance, self.last, self.steps, self.counted = advance, now, 0, 0
+
+    def step(self, now: float, epoch: int, epochs: int, sums: dict[str, Tensor]) -> None:
+        self.steps += 1
+        if now - self.last < _SHOW_EVERY_S:
+            return
+        wrong, counted = sums["counts"].tolist()
+        # The count begins again with every epoch.
+        new = counted - self.counted if counted > self.counted else counted
+        self.advance(
+            self.steps,
+            epoch=f"{epoch}/{epochs}",
+            loss=f"{float(sums['loss']) / max(counted, 1):.4f}",
+            error=f"{wrong / max(counted, 1):.4f}",
+            speed=f"{new / (now - self.last):,.0f}/s",
+        )
+        self.last, self.steps, self.counted = now, 0, counted
+
+
+def loss_of(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy in nats, averaged over the targets that count.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        Logits of shape ``(n, classes)``, or ``(n, …, classes)`` for sequences.
+    targets : Tensor
+        Shape ``(n,)`` or ``(n, …)``; in sequences, −100 counts for nothing.
+    smoothing : float
+
+    Raises
+    ------
+    TrainingError
+        If the shapes do not go together.
+    """
+    if targets.shape != outputs.shape[:-1]:
+        raise TrainingError(
+            f"outputs of shape {tuple(outputs.shape)} came with targets of shape "
+            f"{tuple(targets.shape)}; expected (n, classes) and (n,), or (n, T, classes) and "
+            "(n, T)."
+        )
+    if outputs.dtype in (torch.bfloat16, torch.float16):
+        outputs = outputs.float()  # the sum over classes needs more digits
+    if outputs.ndim == 2:
+        return nn.functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+    total = nn.functional.cross_entropy(
+        outputs.flatten(0, -2),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=smoothing,
+        reduction="sum",
+    )
+    # A batch in which nothing counts is no division by 0.
+    return total / (targets != IGNORED).sum().clamp(min=1)
+
+
+def freeze(model: nn.Module, patterns: Collection[str]) -> list[nn.Module]:
+    """Take the gradient from layers; return their modules that keep running statistics.
+
+    Raises
+    ------
+    OptionError
+        If no layer would be left to train.
+    LayerError
+        If a pattern matches nothing.
+    """
+    if not patterns:
+        return []
+    frozen = layers.select(layers.find(model), list(patterns))
+    parameters = dict(model.named_parameters())
+    for layer in frozen:
+        for name in layer.parameters:
+            parameters[name].requires_grad_(False)
+    if not any(p.requires_grad for p in parameters.values()):
+        raise OptionError(
+            f"frozen={tuple(patterns)} matches every layer; leave at least one to be trained."
+        )
+    owners = {layers.owner(name) for layer in frozen for name in layer.buffers}
+    return [model.get_submodule(name) for name in sorted(owners)]
+
+
+def steps_of(data: Data, recipe: Recipe) -> int:
+    """Steps in an epoch.
+
+    Raises
+    ------
+    OptionError
+        If the training part is neither examples nor a stream whose order is known.
+    """
+    if isinstance(data.train, Examples):
+        if len(data.train) == 0:
+            raise OptionError(f"{data.name} has no training examples; there must be at least one.")
+        return math.ceil(len(data.train) / recipe.batch_size)
+    lacking = [
+        name
+        for name in ("__iter__", "__len__", "set_epoch", "fingerprint")
+        if not hasattr(data.train, name)
+    ]
+    if lacking:
+        raise OptionError(
+            f"the training data are a {type(data.train).__name__} without {', '.join(lacking)}; "
+            "give Examples, or a stream of batches with a length, a fingerprint, and "
+            "set_epoch(epoch), which makes its order depend on the epoch alone."
+        )
+    return len(data.train)

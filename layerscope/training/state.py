@@ -1,0 +1,89 @@
+"""Where a training stands, in one file: what going on from there needs, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.checkpoints import apart
+from layerscope.results import write_bytes
+
+__all__ = ["RESUME", "Position", "restore", "save"]
+
+RESUME = "resume.safetensors"
+
+
+@dataclass
+class Position:
+    """How far a training has come.
+
+    The order of the data and every random number follow from it and the seed.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs that are finished.
+    step : int
+        Steps done of the next.
+    seconds : float
+        Time spent.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+def save(
+    folder: Path,
+    position: Position,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sums: Mapping[str, Tensor],
+) -> None:
+    """Write where a training stands; `sums` were added up over the unfinished epoch."""
+    from safetensors.torch import save as serialise
+
+    state = {f"model.{name}": t for name, t in model.state_dict().items() if torch.is_tensor(t)}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"optimizer.{key}.{name}"] = value
+    about = {"epoch": position.epoch, "step": position.step, "seconds": position.seconds}
+    state |= {f"sums.{name}": t for name, t in sums.items()}
+    metadata = {key: repr(value) for key, value in about.items()}
+    write_bytes(folder / RESUME, serialise(apart(state), metadata=metadata))
+
+
+def restore(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sums: Mapping[str, Tensor]
+) -> Position:
+    """Load what an interrupted training left, into the tensors that are there."""
+    from safetensors import safe_open
+
+    path = folder / RESUME
+    if not path.is_file():
+        return Position()
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+        if "step" not in about:  # written before steps were counted; beginning again is the same
+            return Position()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with torch.no_grad():
+        for name, tensor in sums.items():
+            tensor.copy_(state.pop(f"sums.{name}"))
+        # Not load_state_dict: copying keeps each tensor's layout in memory, on which bits depend.
+        for name, tensor in model.state_dict().items():
+            if torch.is_tensor(tensor):
+                tensor.copy_(state.pop(f"model.{name}"))
+    parameters = dict(model.named_parameters())
+    for name, value in state.items():
+        _, key, owner = name.split(".", 2)
+        parameter = parameters[owner]
+        like = parameter if value.shape == parameter.shape else value
+        held = torch.empty_like(like, dtype=value.dtype, device=parameter.device)
+        optimizer.state[parameter][key] = held.copy_(value).detach()
+    return Position(int(about["epoch"]), int(about["step"]), float(about["seconds"]))
