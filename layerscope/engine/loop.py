@@ -84,7 +84,7 @@ def measure(plan: Plan, device: torch.device, store: Store | None, show: bool) -
     done, measured.tallies = store.partial() if store is not None else (0, {})
     with ExitStack() as stack:
         stack.enter_context(borrowed(plan.model, device))
-        stack.enter_context(swapped(plan.model, plan.series.read(plan.series.last)))
+        stack.enter_context(swapped(plan.model, plan.series.read(plan.series.last), owned=True))
         _check_repeats(plan)
         measured.rows = _in_order(plan)
         recorder = stack.enter_context(Recorder(plan.model, budget=_REMEMBERED_BYTES))

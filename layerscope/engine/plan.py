@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -16,7 +16,7 @@ from layerscope import data, distances, layers, seeds
 from layerscope._version import __version__
 from layerscope.checkpoints import Series, finite
 from layerscope.errors import OptionError
-from layerscope.layers import Layer
+from layerscope.layers import Layer, Norms, Wanted
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation, Site
 from layerscope.results import FULL_MODEL, NO_EPOCH
@@ -54,6 +54,8 @@ class Plan:
     fresh: Fresh
     seed: int
     data: data.Held
+    view: str = "leaf"
+    norms: Norms = field(default_factory=Norms)
 
     def identity(self) -> dict[str, Any]:
         """Describe the sweep in plain values."""
@@ -75,12 +77,20 @@ class Plan:
                 "sha256": self.data.fingerprint,
             },
             "layers": sorted(row.name for row in self.rows),
+            # Two sweeps may give one name to different groups.
+            "groups": {
+                row.name: list(row.members)
+                for row in self.rows
+                if row.members != (row.name,) and row.name != FULL_MODEL
+            },
+            "view": self.view,
+            "norms": self.norms.describe(),
+            "tied": {name: list(others) for name, others in layers.tied(self.model).items()},
             "epochs": self.epochs,
             "perturbations": [p.name for p in self.perturbations],
             "metrics": [m.name for m in self.metrics],
             "draws": self.draws,
             "seed": self.seed,
-            "rule": "a layer's own parameters and saved buffers move together",
         }
 
     def cells(self) -> Iterator[Cell]:
@@ -138,7 +148,9 @@ class Plan:
                 moved[leaf.name, epoch] = distances.moved(now, start)
         return {
             (row.name, epoch): sum(
-                (moved[leaf, epoch] for leaf in row.members), distances.Moved()
+                # A row of buffers alone has no parameters that could have moved.
+                (moved[leaf, epoch] for leaf in row.members if row.parameters),
+                distances.Moved(),
             ).norms()
             for row in self.rows
             for epoch in self.epochs
@@ -163,20 +175,12 @@ class Plan:
         return dict(cell.perturbation.apply(site))
 
 
-def rows(
-    model: nn.Module, wanted: Sequence[str] | Mapping[str, str | Sequence[str]] | None
-) -> list[Layer]:
+def rows(model: nn.Module, wanted: Wanted, view: str, norms: Norms) -> list[Layer]:
     """List the layers or groups to sweep, and last the whole network."""
-    if isinstance(wanted, Mapping) and FULL_MODEL in wanted:
+    found = layers.rows(model, wanted, view, norms)
+    if any(row.name == FULL_MODEL for row in found):
         raise OptionError(f"a group can't be called {FULL_MODEL!r}, which is the whole network.")
-    found = layers.find(model)
-    whole = layers.merge(FULL_MODEL, found, type(model).__name__)
-    # Buffers of modules without parameters, such as BatchNorm without affine weights, are no
-    # layer's own; the whole network is not from an epoch without them.
-    held = layers.tensors(model)
-    known = {id(held[name]) for name in whole.tensors}
-    rest = tuple(name for name, tensor in held.items() if id(tensor) not in known)
-    return [*layers.select(found, wanted), replace(whole, buffers=whole.buffers + rest)]
+    return [*found, layers.whole(model, FULL_MODEL, norms)]
 
 
 def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:
