@@ -91,7 +91,12 @@ def like(model_tensor: Tensor, value: Tensor) -> Tensor:
 
 def _held(model: nn.Module) -> list[Tensor]:
     """Every parameter and buffer once."""
-    return [*model.parameters(), *model.buffers()]
+    found: dict[int, Tensor] = {}
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                found[id(tensor)] = tensor
+    return list(found.values())
 
 
 def _lent(model: nn.Module, device: torch.device) -> dict[int, Tensor]:
@@ -115,6 +120,7 @@ def _changed(
     """Pair every tensor that changes, or is tied to one that does, with its new data."""
     current = layers.tensors(model)
     held = list({id(t): t for t in (*_held(model), *current.values())}.values())
+    storages = [layers.storage_of(t) for t in held]
     wanted: dict[int, list[Tensor]] = {}
     for name, value in values.items():
         # copy_ would stretch a smaller tensor to fit.
@@ -125,9 +131,9 @@ def _changed(
             )
         wanted.setdefault(id(current[name]), []).append(value.detach())
     # Tensors that are alone in their storage, as most are, need no closer look.
-    touched = {layers.storage_of(t) for t in held if id(t) in wanted}
-    near = [t for t in held if layers.storage_of(t) in touched]
-    taken = {layers.storage_of(t) for t in held} if owned else None
+    touched = {storage for t, storage in zip(held, storages, strict=True) if id(t) in wanted}
+    near = [t for t, storage in zip(held, storages, strict=True) if storage in touched]
+    taken = set(storages) if owned else None
     found: list[tuple[Tensor, Tensor]] = []
     for cluster in layers.clusters(near):
         together = [near[index] for index in cluster]
@@ -187,5 +193,6 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Compare as bytes, for −0 equals 0 and NaN differs from itself."""
     if a.is_meta or a.layout != torch.strided:
         return False
-    first, second = (t.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8) for t in (a, b))
+    plain = (t.resolve_conj().resolve_neg().contiguous() for t in (a, b))
+    first, second = (t.view(-1).view(torch.uint8) for t in plain)
     return torch.equal(first, second)

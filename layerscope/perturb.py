@@ -209,7 +209,10 @@ class Fresh:
         ):
             return False
         # … nor of those that weight_norm put beside the weight: what stays NaN was not drawn.
-        blank = copy.deepcopy(module).cpu()
+        try:
+            blank = copy.deepcopy(module).cpu()
+        except RuntimeError:
+            return False  # PyTorch copies no weight that was computed from others
         with _seeded(seeds.generator("check", leaf.name)), torch.no_grad():
             for name in inside:
                 parameter = blank._parameters[name]
