@@ -6,7 +6,7 @@ giving them back is an assignment which can't fail half-way and restores every b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,25 +17,28 @@ from layerscope.errors import LayerError
 
 __all__ = ["borrowed", "like", "swapped"]
 
+_ALIGNMENT = 64
+"""Bytes at whose multiples PyTorch's own memory begins."""
+
 
 @contextmanager
 def borrowed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """Lend a network in evaluation mode on `device`; afterwards everything is as before.
 
     Parameters, buffers, modes and device come back also after an exception or Ctrl-C. Buffers
-    are lent as copies, in case the network writes to them.
+    are lent as copies, in case the network writes to them. Tensors that share memory share it on
+    `device` too.
     """
     parameters = [(p, p.data) for p in model.parameters()]
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    copies: dict[int, Tensor] = {}  # one for each buffer, also where modules share it
     try:
-        for parameter, data in parameters:
-            parameter.data = data.to(device)
+        lent = _lent(model, device)
+        for parameter, _ in parameters:
+            parameter.data = lent[id(parameter)]
         for module, own in buffers:
             for name, buffer in own.items():
                 if buffer is not None:
-                    lent = copies.setdefault(id(buffer), buffer.to(device, copy=True))
-                    module._buffers[name] = lent
+                    module._buffers[name] = lent[id(buffer)]
         with metrics.evaluating(model):
             yield model
     finally:
@@ -48,15 +51,77 @@ def borrowed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped(
+    model: nn.Module, values: Mapping[str, Tensor], *, owned: bool = False
+) -> Iterator[None]:
     """Let tensors of the network stand for `values`; afterwards for their own again.
+
+    Tensors tied to one of them see the change too, whether they are the same object or another
+    view of the memory. A tensor that already holds its value, bit for bit, is left alone.
+
+    Parameters
+    ----------
+    model : nn.Module
+    values : mapping of str to Tensor
+        By name in the state dict. Of two for the same memory the later counts.
+    owned : bool
+        True gives the values away: those that lie in memory as the network's tensors do are used
+        as they are instead of copied. The caller then neither reads them again nor shares them.
 
     Raises
     ------
     LayerError
         If a value has another shape than the tensor that it stands for.
     """
+    changed = [(tensor, tensor.data, new) for tensor, new in _changed(model, values, owned=owned)]
+    del values  # so that those which were copied, or left aside as equal, take no memory
+    try:
+        for tensor, _, new in changed:
+            tensor.data = new
+        yield
+    finally:
+        for tensor, data, _ in changed:
+            tensor.data = data
+
+
+def like(model_tensor: Tensor, value: Tensor) -> Tensor:
+    """Copy `value` into new memory of the device, type and strides of `model_tensor`."""
+    return torch.empty_like(model_tensor).copy_(value)
+
+
+def _held(model: nn.Module) -> list[Tensor]:
+    """Every parameter and buffer once."""
+    found: dict[int, Tensor] = {}
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def _lent(model: nn.Module, device: torch.device) -> dict[int, Tensor]:
+    """Make what stands for each parameter and buffer on `device`, by id."""
+    held = _held(model)
+    lent: dict[int, Tensor] = {}
+    for cluster in layers.clusters(held):
+        together = [held[index] for index in cluster]
+        kept = all(isinstance(t, nn.Parameter) and t.device == device for t in together)
+        if len(together) > 1 and not kept:
+            made = _laid_out([t.data for t in together], device)
+        else:
+            made = [t.data.to(device, copy=not isinstance(t, nn.Parameter)) for t in together]
+        lent |= {id(t): new for t, new in zip(together, made, strict=True)}
+    return lent
+
+
+def _changed(
+    model: nn.Module, values: Mapping[str, Tensor], *, owned: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Pair every tensor that changes, or is tied to one that does, with its new data."""
     current = layers.tensors(model)
+    held = list({id(t): t for t in (*_held(model), *current.values())}.values())
+    storages = [layers.storage_of(t) for t in held]
+    wanted: dict[int, list[Tensor]] = {}
     for name, value in values.items():
         # copy_ would stretch a smaller tensor to fit.
         if value.shape != current[name].shape:
@@ -64,16 +129,70 @@ def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
                 f"{name} has the shape {tuple(current[name].shape)} and can't hold a tensor of "
                 f"shape {tuple(value.shape)}."
             )
-    own = [(current[name], current[name].data) for name in values]
-    try:
-        for (tensor, data), value in zip(own, values.values(), strict=True):
-            tensor.data = like(data, value)
-        yield
-    finally:
-        for tensor, data in own:
-            tensor.data = data
+        wanted.setdefault(id(current[name]), []).append(value.detach())
+    # Tensors that are alone in their storage, as most are, need no closer look.
+    touched = {storage for t, storage in zip(held, storages, strict=True) if id(t) in wanted}
+    near = [t for t, storage in zip(held, storages, strict=True) if storage in touched]
+    taken = set(storages) if owned else None
+    found: list[tuple[Tensor, Tensor]] = []
+    for cluster in layers.clusters(near):
+        together = [near[index] for index in cluster]
+        if len(together) == 1:
+            for value in wanted.get(id(together[0]), [])[-1:]:
+                new = _taken_over(together[0].data, value, taken)
+                if not _same_bits(new, together[0].data):
+                    found.append((together[0], new))
+        elif any(id(t) in wanted for t in together):
+            made = _laid_out([t.data for t in together], together[0].device)
+            of = {id(t): new for t, new in zip(together, made, strict=True)}
+            for name, value in values.items():
+                if id(current[name]) in of:
+                    of[id(current[name])].copy_(value.detach())
+            if not all(_same_bits(of[id(t)], t.data) for t in together):
+                found += [(t, of[id(t)]) for t in together]
+    return found
 
 
-def like(model_tensor: Tensor, value: Tensor) -> Tensor:
-    """Copy `value` into new memory of the device, type and strides of `model_tensor`."""
-    return torch.empty_like(model_tensor).copy_(value)
+def _taken_over(data: Tensor, value: Tensor, taken: set[int] | None) -> Tensor:
+    """Return `value` in memory that may stand for `data`: its own if it is free, else a copy."""
+    fits = (
+        taken is not None
+        and value.device == data.device
+        and value.dtype == data.dtype
+        and value.layout == data.layout == torch.strided
+        and value.stride() == data.stride()
+        and not (value.is_conj() or value.is_neg() or value.is_meta)
+        # Kernels may sum in another order where memory begins at an odd place.
+        and value.data_ptr() % _ALIGNMENT == 0
+        and layers.storage_of(value) not in taken
+    )
+    if not fits:
+        return like(data, value)
+    assert taken is not None
+    taken.add(layers.storage_of(value))
+    return value
+
+
+def _laid_out(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Lay tensors that share memory out on new memory of `device` just as they lie."""
+    start, stop = layers.extent(tensors)
+    start -= start % _ALIGNMENT
+    memory = torch.empty(stop - start, dtype=torch.uint8, device=device).untyped_storage()
+    made = []
+    for tensor in tensors:
+        offset = int(tensor.storage_offset()) - start // tensor.element_size()
+        empty = torch.empty(0, dtype=tensor.dtype, device=device)
+        made.append(empty.set_(memory, offset, tensor.shape, tensor.stride()))
+        # Where a step is 0, as in an expanded tensor, one element stands for all.
+        first = tuple(slice(None) if step else slice(1) for step in tensor.stride())
+        made[-1][first].copy_(tensor[first])
+    return made
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Compare as bytes, for −0 equals 0 and NaN differs from itself."""
+    if a.is_meta or a.layout != torch.strided:
+        return False
+    plain = (t.resolve_conj().resolve_neg().contiguous() for t in (a, b))
+    first, second = (t.view(-1).view(torch.uint8) for t in plain)
+    return torch.equal(first, second)

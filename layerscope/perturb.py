@@ -169,7 +169,7 @@ class Fresh:
                 "reset_parameters": self._reset,
                 "empirical": self._empirical,
             }[self._origin(leaf)]
-            drawn |= own(leaf, generator)
+            drawn |= {n: t for n, t in own(leaf, generator).items() if n in layer.tensors}
         # What belongs to no leaf is a buffer, and those start where they started.
         rest = [name for name in layer.tensors if name not in drawn]
         return drawn | (self._series.read(self._series.epochs[0], rest) if rest else {})
@@ -188,8 +188,7 @@ class Fresh:
         if isinstance(declared, Mapping) and all(name in declared for name in leaf.parameters):
             return "declared"
         known = self._series.epochs[0] == 0
-        resets = callable(getattr(_module(self._model, leaf), "reset_parameters", None))
-        if resets and (not known or self._looks_alike(leaf)):
+        if self._resets(leaf) and (not known or self._looks_alike(leaf)):
             return "reset_parameters"
         if known:
             return "empirical"
@@ -198,6 +197,29 @@ class Fresh:
             "reset_parameters, and epoch 0 was not recorded. Pass fresh=, a function that returns "
             "a freshly initialised network."
         )
+
+    def _resets(self, leaf: Layer) -> bool:
+        """Whether the module's own method draws all of the leaf's parameters."""
+        module = _module(self._model, leaf)
+        inside = set(module._parameters)
+        # It knows nothing of the tensors that a parametrisation keeps elsewhere …
+        if not callable(getattr(module, "reset_parameters", None)) or not all(
+            name.rpartition(".")[2] in inside and layers_module.owner(name) == _path(leaf)
+            for name in leaf.parameters
+        ):
+            return False
+        # … nor of those that weight_norm put beside the weight: what stays NaN was not drawn.
+        try:
+            blank = copy.deepcopy(module).cpu()
+        except RuntimeError:
+            return False  # PyTorch copies no weight that was computed from others
+        with _seeded(seeds.generator("check", leaf.name)), torch.no_grad():
+            for name in inside:
+                parameter = blank._parameters[name]
+                if parameter is not None and parameter.is_floating_point():
+                    parameter.fill_(torch.nan)
+            blank.reset_parameters()  # type: ignore[operator]
+        return not any(bool(p.isnan().any()) for p in blank._parameters.values() if p is not None)
 
     def _looks_alike(self, leaf: Layer) -> bool:
         drawn = self._reset(leaf, seeds.generator("check", leaf.name))
@@ -278,7 +300,11 @@ class _seeded:  # noqa: N801
 
 
 def _module(model: nn.Module, leaf: Layer) -> nn.Module:
-    return model.get_submodule("" if leaf.name == layers_module.ROOT else leaf.name)
+    return model.get_submodule(_path(leaf))
+
+
+def _path(leaf: Layer) -> str:
+    return "" if leaf.name == layers_module.ROOT else leaf.name
 
 
 def _same_distribution(a: Tensor, b: Tensor, limit: int = 20_000) -> bool:

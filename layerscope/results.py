@@ -94,9 +94,15 @@ _DESCRIBED = {
     "kind": ("layer, or network for all layers at once", ""),
     "module_type": ("class of the module", ""),
     "parameters": ("number of parameters", "1"),
+    "component": ("component that the layer lies in, empty for several", ""),
+    "block": ("block that the layer lies in, empty for several", ""),
+    "stage": ("stage that the layer lies in, empty for several", ""),
     "initializer": ("where re-randomised values are drawn from", ""),
 }
 
+
+_PLACES = ("component", "block", "stage")
+"""Coordinates that Datasets of earlier sweeps don't have."""
 
 _WORDS = ("true", "false", "null")
 
@@ -175,6 +181,8 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     runs = list(datasets)
     if len(runs) != len(seeds) or not runs:
         raise ResultError(f"{len(runs)} Datasets came with {len(seeds)} seeds; one each is needed.")
+    placed = [name for name in _PLACES if all(name in run.coords for run in runs)]
+    runs = [run.drop_vars(set(_PLACES) - set(placed), errors="ignore") for run in runs]
     # What only some have, xarray would fill with NaN in the others.
     held = [{str(name) for name in run.variables} for run in runs]
     everything = {name for names in held for name in names}

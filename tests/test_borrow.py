@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
+from layerscope import devices, layers
 from layerscope.borrow import borrowed, like, swapped
 from layerscope.errors import LayerError
 
@@ -161,3 +166,136 @@ def test_memory_is_laid_out_as_in_the_network(dtype):
     assert copied.data_ptr() != conv.weight.data_ptr()
     with swapped(conv, {"weight": value}):
         assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Views(nn.Module):
+    """Parameters and a buffer that are other objects on one memory, beside lone ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(5, 3)
+        self.head = nn.Linear(5, 3, bias=False)
+        self.head.weight = nn.Parameter(self.table.weight.detach().T)
+        self.register_buffer("row", self.table.weight.detach()[2])
+        self.out = nn.Linear(3, 5)
+        self.out.weight = nn.Parameter(self.table.weight.detach().view(5, 3))
+        joint = torch.randn(4, 3)
+        self.left, self.right = nn.Parameter(joint[:, :2]), nn.Parameter(joint[:, 2:])
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        values = self.table(tokens)
+        values = values + self.head(self.out(values)) * self.row
+        return values @ self.left[:3] + values @ self.right[:3]
+
+
+def picture_of_views(model: nn.Module):
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {n: (id(t), t.data_ptr(), t.stride(), t.tolist()) for n, t in tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["table.weight", "head.weight", "out.weight"])
+def test_what_is_tied_by_memory_changes_together(name):
+    model, tokens = Views(), torch.tensor([0, 2, 4])
+    before = picture_of_views(model)
+    value = torch.randn(model.get_parameter(name).shape)
+    table = value.T if name == "head.weight" else value
+    plain = copy.deepcopy(model)  # which unties them, so each is changed by hand
+    with torch.no_grad():
+        plain.table.weight.copy_(table)
+        plain.head.weight.copy_(table.T)
+        plain.out.weight.copy_(table)
+        plain.row.copy_(table[2])
+        expected = plain(tokens)
+        with borrowed(model, CPU) as lent, swapped(lent, {name: value}):
+            assert torch.equal(lent(tokens), expected)
+            assert lent.head.weight.stride() == before["head.weight"][2]
+            assert len({layers.storage_of(t) for t in (*lent.table.parameters(), lent.row)}) == 1
+    assert picture_of_views(model) == before
+
+
+def test_a_change_of_a_part_reaches_the_whole_and_nothing_beside_it():
+    model = Views()
+    before = picture_of_views(model)
+    own = model.table.weight.detach().clone()
+    with swapped(model, {"row": torch.full((3,), 7.0)}):
+        assert model.table.weight[2].tolist() == [7.0] * 3
+        assert torch.equal(model.head.weight[:, 2], torch.full((3,), 7.0))
+        assert torch.equal(model.table.weight[3:], own[3:])
+    with swapped(model, {"left": torch.zeros(4, 2)}):
+        assert model.left.tolist() == [[0, 0]] * 4
+        assert model.right.tolist() == before["right"][3]
+        assert model.right.data_ptr() == before["right"][1]
+    assert picture_of_views(model) == before
+
+
+def test_ties_hold_in_what_is_lent():
+    device = devices.resolve("auto")
+    model = Views()
+    before, ties = picture_of_views(model), layers.tied(model)
+    assert ties == {"table.weight": ("row", "head.weight", "out.weight")}
+    with borrowed(model, device) as lent:
+        assert {t.device.type for t in (*lent.parameters(), *lent.buffers())} == {device.type}
+        assert layers.tied(lent) == ties
+        # A buffer is lent as a copy, and takes along what it is tied to.
+        assert lent.table.weight.data_ptr() != before["table.weight"][1]
+        assert {n: (t.stride(), t.tolist()) for n, t in lent.state_dict().items()} == {
+            name: seen[2:] for name, seen in before.items()
+        }
+    assert picture_of_views(model) == before
+
+
+def test_what_is_there_already_is_left_alone_bit_for_bit():
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, torch.nan], [1, 2]]))
+    there = model.weight.data_ptr(), model.bias.data_ptr()
+    with swapped(model, copy.deepcopy(model.state_dict())):
+        assert (model.weight.data_ptr(), model.bias.data_ptr()) == there
+    minus = torch.tensor([[-0.0, torch.nan], [1, 2]])
+    with swapped(model, {"weight": minus}):
+        assert model.weight.data_ptr() != there[0]
+        assert torch.signbit(model.weight[0, 0])
+    views = Views()
+    there = views.head.weight.data_ptr()
+    with swapped(views, copy.deepcopy(views.state_dict())):
+        assert views.head.weight.data_ptr() == there
+
+
+def test_values_that_are_given_away_take_no_memory_twice():
+    model = nn.Linear(4, 3)
+    before = picture_of_views(model)
+    value = torch.randn(3, 4)
+    where = value.data_ptr()
+    with swapped(model, {"weight": value}, owned=True):
+        assert model.weight.data_ptr() == where
+    assert picture_of_views(model) == before
+    with swapped(model, {"weight": value}):
+        assert model.weight.data_ptr() != where
+    values = {"weight": model.weight.detach().clone(), "bias": torch.ones(3)}
+    equal = weakref.ref(values["weight"].untyped_storage())
+    with swapped(model, values, owned=True):
+        del values
+        gc.collect()
+        assert equal() is None  # it was there already
+
+
+def test_given_values_are_copied_where_their_memory_does_not_fit():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    one = torch.randn(3, 3)
+    values = {
+        "0.weight": model[1].weight.detach(),  # live in the network
+        "1.weight": one,
+        "2.weight": one,  # twice
+        "0.bias": torch.randn(4)[1:],  # begins at an odd place
+        "1.bias": torch.randn(3).double(),
+        "2.bias": torch.randn(6)[::2],
+    }
+    expected = {name: value.float().clone() for name, value in values.items()}
+    with swapped(model, values, owned=True):
+        state = model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+        assert len({layers.storage_of(t) for t in state.values()}) == 6
+        assert all(t.data_ptr() % 64 == 0 for t in state.values())
+        assert all(t.is_contiguous() for t in state.values())
+        assert state["1.weight"].data_ptr() == one.data_ptr()

@@ -6,12 +6,14 @@ import copy
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import layerscope
 from layerscope import engine, layers, metrics, perturb, results, seeds
@@ -82,7 +84,7 @@ def plain(model, pair, batch_size, **changed):
     with torch.no_grad():
         for start in range(0, len(pair[1]), batch_size):
             rows = slice(start, start + batch_size)
-            logits = other(pair[0][rows])["logits"]
+            logits = metrics.logits(other(pair[0][rows]))
             wrong += int((logits.argmax(1) != pair[1][rows]).sum())
             losses.append(nn.functional.cross_entropy(logits, pair[1][rows], reduction="none"))
     total = sum(float(part.double().sum()) for part in losses)
@@ -440,3 +442,133 @@ def test_a_folder_of_files_named_by_epoch_is_a_series(tmp_path, pair, states):
     folder = layerscope.sweep(nasty(1), pair, checkpoints=tmp_path)
     memory = layerscope.sweep(nasty(1), pair, checkpoints=states)
     xr.testing.assert_equal(folder, memory)
+
+
+class Seen(nn.Module):
+    """Two blocks with normalisation, and a head on the memory of the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(12, 8, bias=False)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.back = nn.Linear(8, 12, bias=False)
+        self.back.weight = nn.Parameter(self.stem.weight.detach().T)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        values = self.stem(inputs)
+        for block in self.blocks:
+            values = values + block(values)
+        return {"logits": self.head(torch.tanh(self.back(values)))}
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.norm(self.first(values))))
+
+
+def seen(seed: int) -> Seen:
+    torch.manual_seed(seed)
+    model = Seen()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.norm.weight.normal_()
+            block.norm.running_mean.normal_()
+            block.norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+@pytest.mark.parametrize("view", layers.VIEWS)
+@pytest.mark.parametrize("norms", ["own", {"parameters": "with", "statistics": "kept"}, "kept"])
+def test_every_view_and_rule_equals_the_plain_way(pair, view, norms):
+    states = {epoch: copy.deepcopy(seen(epoch).state_dict()) for epoch in (0, 3)}
+    model = seen(1)
+    ds = layerscope.sweep(
+        model, pair, checkpoints=states, batch_size=32, view=view, norms=norms, draws=1
+    )
+    trained = seen(3)
+    rows = layers.find(model, view, norms)
+    assert sorted(ds.layer.values) == sorted([*(row.name for row in rows), results.FULL_MODEL])
+    moved = 0
+    for row in [*rows, layers.whole(model, results.FULL_MODEL, norms)]:
+        changed = {name: states[0][name] for name in row.tensors}
+        if "stem.weight" in changed:  # tied by memory, which a deep copy unties
+            changed["back.weight"] = states[0]["stem.weight"].T
+        cell = ds.value.sel(layer=row.name, epoch=0, perturbation="reinitialize", draw=0)
+        expected = plain(trained, pair, 32, **changed)
+        assert (cell.values == expected).all(), row.name
+        moved += (expected != ds.baseline.values).any()
+        fresh = ds.value.sel(layer=row.name, epoch=results.NO_EPOCH, perturbation="rerandomize")
+        assert fresh.notnull().all()
+    assert moved > len(rows) / 2
+
+
+def test_the_dataset_says_where_layers_lie_and_what_is_tied(pair):
+    states = {epoch: copy.deepcopy(seen(epoch).state_dict()) for epoch in (0, 3)}
+    given = {"checkpoints": states, "perturbations": ["reinitialize"], "epochs": [0]}
+    ds = layerscope.sweep(seen(1), pair, norms={"statistics": "kept"}, **given)
+    placed = ds.sel(layer="blocks.1.norm")
+    assert (placed.component.item(), placed.block.item()) == ("blocks.1.norm", "blocks.1")
+    assert ds.stage.sel(layer=["stem", "blocks.0.last", "fullmodel"]).values.tolist() == [
+        "stem", "stage1", "",
+    ]  # fmt: skip
+    about = results.settings(ds)
+    assert about["tied"] == {"stem.weight": ["back.weight"]}
+    assert about["norms"] == {"parameters": "own", "statistics": "kept"}
+    assert (about["view"], about["groups"]) == ("leaf", {})
+    blocks = layerscope.sweep(seen(1), pair, view="block", **given)
+    assert list(blocks.layer.values) == ["stem", "blocks.0", "blocks.1", "head", "fullmodel"]
+    assert results.settings(blocks)["groups"]["blocks.0"] == [
+        f"blocks.0.{name}" for name in ("first", "norm", "last")
+    ]
+
+
+def test_groups_of_another_content_are_another_sweep(pair, tmp_path):
+    states = {epoch: copy.deepcopy(seen(epoch).state_dict()) for epoch in (0, 3)}
+    given = {"checkpoints": states, "perturbations": ["reinitialize"], "out": tmp_path}
+    layerscope.sweep(seen(1), pair, layers=lambda name, _: name[:6], **given)
+    with pytest.raises(ResultError, match="belongs to another sweep"):
+        layerscope.sweep(seen(1), pair, layers=lambda name, _: name[:6], norms="kept", **given)
+    with pytest.raises(ResultError, match="belongs to another sweep"):
+        layerscope.sweep(
+            seen(1), pair, layers={"stem": "stem", "blocks": "blocks.1.*", "head": "head"}, **given
+        )
+
+
+def old_weight_norm(module: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(module)
+
+
+@pytest.mark.parametrize(
+    "normalise", [parametrizations.weight_norm, parametrizations.spectral_norm, old_weight_norm]
+)
+def test_parametrised_layers_equal_the_plain_way(pair, normalise):
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), normalise(nn.Linear(8, 5)))
+        with torch.no_grad():
+            model(torch.zeros(1, 12))  # PyTorch copies no computed weight that has a gradient
+        return model
+
+    states = {epoch: copy.deepcopy(network(epoch).state_dict()) for epoch in (0, 3)}
+    model = network(1)
+    before = {name: (t.data_ptr(), t.tolist()) for name, t in model.state_dict().items()}
+    ds = layerscope.sweep(model, pair, checkpoints=states, batch_size=32, draws=2)
+    assert list(ds.layer.values) == ["0", "2", "fullmodel"]
+    assert {name: (t.data_ptr(), t.tolist()) for name, t in model.state_dict().items()} == before
+    trained = network(3)
+    for row in layers.find(model):
+        changed = {name: states[0][name] for name in row.tensors}
+        cell = ds.value.sel(layer=row.name, epoch=0, perturbation="reinitialize", draw=0)
+        assert (cell.values == plain(trained, pair, 32, **changed)).all()
+    # reset_parameters would leave what is drawn as it is.
+    assert ds.initializer.sel(layer="2").item() == "empirical"
+    drawn = ds.draw_distance.sel(layer="2", norm="l2")
+    assert (drawn > 0).all()
+    assert drawn[0] != drawn[1]

@@ -220,3 +220,11 @@ def test_the_synthetic_dataset_has_no_gaps_but_those_it_should(ds):
     expected[1, 0] = True  # re-randomised: at no epoch, at every draw
     assert np.array_equal(~np.isnan(value).all((3, 4)), expected)
     assert np.array_equal(~np.isnan(value).any((3, 4)), expected)
+
+
+def test_runs_from_before_places_were_recorded_join_with_later_ones(ds):
+    placed = ds.assign_coords(block=("layer", [str(name) for name in ds.layer.values]))
+    joined = results.concat([ds, placed], [0, 1])
+    assert "block" not in joined.coords
+    assert joined.value.sel(seed=1, drop=True).identical(ds.value)
+    assert results.concat([placed, placed], [0, 1]).block.dims == ("layer",)

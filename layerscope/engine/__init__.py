@@ -33,6 +33,7 @@ from layerscope.engine.outcomes import gather
 from layerscope.engine.plan import Plan, recorded_epochs, rows
 from layerscope.engine.sums import judged
 from layerscope.errors import OptionError
+from layerscope.layers import Norms, Wanted
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation
 from layerscope.sequential import Decision, Tolerance
@@ -46,7 +47,9 @@ def sweep(
     data: Any,
     *,
     checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
-    layers: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    layers: Wanted = None,
+    view: str = "leaf",
+    norms: Norms | str | Mapping[str, str] = "own",
     perturbations: Sequence[str | Perturbation] = ("reinitialize", "rerandomize"),
     metrics: Sequence[str | Metric] = ("error", "loss"),
     draws: int = 3,
@@ -77,9 +80,17 @@ def sweep(
     checkpoints : series, mapping, or folder
         From epoch to state dict or path, or a folder of files named by epoch (``epoch-3.pt``,
         ``step_10.pt``); the last epoch is the trained network.
-    layers : sequence of str, or mapping, optional
-        Names or patterns; or from the name of a group to its patterns. By default every module
-        that holds parameters of its own.
+    layers : sequence of str, mapping, or callable, optional
+        Names or patterns of rows; or from the name of a group to its patterns; or a function
+        of a leaf's name and module that returns the name of its group, None to leave it out. By
+        default every row of `view`.
+    view : {"leaf", "component", "block", "stage"}
+        What makes a row: every module that holds parameters of its own, or what lies together
+        in a component, block or stage of the network, see `layers.find`.
+    norms : {"own", "with", "kept"}, Norms or mapping
+        What becomes of normalisation layers: rows of their own; moving with the layer that they
+        normalise; never perturbed, not in ``fullmodel`` either. A mapping rules their
+        ``"parameters"`` and running ``"statistics"`` apart.
     perturbations : sequence of str or Perturbation
         ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), or your own.
     metrics : sequence of str or Metric
@@ -130,7 +141,8 @@ def sweep(
     CheckpointError
         If a checkpoint is damaged, does not fit the network, or holds NaN.
     LayerError
-        If a pattern matches nothing, or a layer's initialisation is unknown.
+        If a pattern matches nothing, there is no such view or rule, or a layer's initialisation
+        is unknown.
     DataError
         If the data have not the form above.
     OptionError
@@ -158,6 +170,7 @@ def sweep(
     if outcomes and out is None:
         raise OptionError("outcomes=True keeps what every example gave in a folder; name it: out=.")
     place = devices.resolve(device)
+    kept = Norms.of(norms)
     series = checkpoints_.open_series(checkpoints).fit(model)
     wanted = metrics_.chosen(metrics)
     rule = _rule(decide, tolerance)
@@ -165,7 +178,7 @@ def sweep(
     plan = Plan(
         model=model,
         series=series,
-        rows=rows(model, layers, whole),
+        rows=rows(model, layers, view, kept, whole),
         perturbations=perturb.chosen(perturbations),
         metrics=wanted,
         epochs=recorded_epochs(series, epochs),
@@ -177,6 +190,8 @@ def sweep(
         dtype=devices.precision(dtype),
         rule=rule,
         outcomes=outcomes,
+        view=view,
+        norms=kept,
     )
     identity = plan.identity() | {"batch_size": batch_size}
     store = Store(Path(out), identity) if out is not None else None

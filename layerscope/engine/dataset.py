@@ -125,5 +125,8 @@ def _described(measured: Measured) -> dict[str, Any]:
         "kind": ("layer", ["network" if row.name == FULL_MODEL else "layer" for row in rows]),
         "module_type": ("layer", [row.module_type for row in rows]),
         "parameters": ("layer", [row.size for row in rows]),
+        "component": ("layer", [row.component for row in rows]),
+        "block": ("layer", [row.block for row in rows]),
+        "stage": ("layer", [row.stage for row in rows]),
         "initializer": ("layer", [measured.origins[row.name] for row in rows]),
     }

@@ -77,12 +77,13 @@ class Measured:
 def lent(plan: Plan) -> Iterator[Recorder]:
     """Lend the network with its trained weights on the device; afterwards it is as before."""
     budget = devices.spare_bytes(plan.device)
-    with (
-        borrowed(plan.model, plan.device),
-        swapped(plan.model, plan.series.read(plan.series.last)),
-        Recorder(plan.model, budget=budget) as recorder,
-    ):
-        yield recorder
+    with borrowed(plan.model, plan.device), ExitStack() as stack:
+        # Piece by piece: a network that holds these weights already takes no more memory.
+        for names in plan.pieces():
+            values = plan.series.read(plan.series.last, names)
+            stack.enter_context(swapped(plan.model, values, owned=True))
+            del values
+        yield stack.enter_context(Recorder(plan.model, budget=budget))
 
 
 def measure(

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -18,7 +18,7 @@ from layerscope._version import __version__
 from layerscope.checkpoints import Series, finite
 from layerscope.engine.sums import judged
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.layers import Layer
+from layerscope.layers import Layer, Norms, Wanted
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation, Site
 from layerscope.results import FULL_MODEL, NO_EPOCH
@@ -61,6 +61,8 @@ class Plan:
     dtype: torch.dtype | None = None
     rule: Decision | Tolerance | None = None
     outcomes: bool = False
+    view: str = "leaf"
+    norms: Norms = field(default_factory=Norms)
 
     def identity(self) -> dict[str, Any]:
         """Describe the sweep in plain values."""
@@ -83,6 +85,15 @@ class Plan:
                 "order": self.data.order,
             },
             "layers": sorted(row.name for row in self.rows),
+            # Two sweeps may give one name to different groups.
+            "groups": {
+                row.name: list(row.members)
+                for row in self.rows
+                if row.members != (row.name,) and row.name != FULL_MODEL
+            },
+            "view": self.view,
+            "norms": self.norms.describe(),
+            "tied": {name: list(others) for name, others in layers.tied(self.model).items()},
             "epochs": self.epochs,
             "perturbations": {p.name: dict(p.settings) for p in self.perturbations},
             "metrics": [m.name for m in self.metrics],
@@ -92,7 +103,6 @@ class Plan:
             "dtype": str(self.dtype).removeprefix("torch.") if self.dtype else "",
             "stopping": self.rule.describe() if self.rule else {},
             "outcomes": self.outcomes,
-            "rule": "a layer's own parameters and saved buffers move together",
         }
 
     @property
@@ -191,11 +201,20 @@ class Plan:
                     advance(1)
         return {
             (row.name, epoch): sum(
-                (moved[leaf, epoch] for leaf in row.members), distances.Moved()
+                # A row of buffers alone has no parameters that could have moved.
+                (moved[leaf, epoch] for leaf in row.members if row.parameters),
+                distances.Moved(),
             ).norms()
             for row in self.rows
             for epoch in self.epochs
         }
+
+    def pieces(self) -> list[tuple[str, ...]]:
+        """Cut the names of all the network's tensors into those that are read together."""
+        held = {leaf.name: leaf.tensors for leaf in layers.find(self.model)}
+        known = {name for names in held.values() for name in names}
+        rest = tuple(name for name in layers.tensors(self.model) if name not in known)
+        return [*held.values(), rest]
 
     def origins(self) -> dict[str, str]:
         """Say where the re-randomised values of each row are drawn from."""
@@ -217,23 +236,13 @@ class Plan:
 
 
 def rows(
-    model: nn.Module,
-    wanted: Sequence[str] | Mapping[str, str | Sequence[str]] | None,
-    network: bool = True,
+    model: nn.Module, wanted: Wanted, view: str, norms: Norms, network: bool
 ) -> list[Layer]:
-    """List the layers or groups to sweep, and last the whole network."""
-    if isinstance(wanted, Mapping) and FULL_MODEL in wanted:
+    """List the layers or groups to sweep, and last, if `network`, all of it."""
+    found = layers.rows(model, wanted, view, norms)
+    if any(row.name == FULL_MODEL for row in found):
         raise OptionError(f"a group can't be called {FULL_MODEL!r}, which is the whole network.")
-    found = layers.find(model)
-    if not network:
-        return layers.select(found, wanted)
-    whole = layers.merge(FULL_MODEL, found, type(model).__name__)
-    # Buffers of modules without parameters, such as BatchNorm without affine weights, are no
-    # layer's own; the whole network is not from an epoch without them.
-    held = layers.tensors(model)
-    known = {id(held[name]) for name in whole.tensors}
-    rest = tuple(name for name, tensor in held.items() if id(tensor) not in known)
-    return [*layers.select(found, wanted), replace(whole, buffers=whole.buffers + rest)]
+    return [*found, layers.whole(model, FULL_MODEL, norms)] if network else found
 
 
 def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:

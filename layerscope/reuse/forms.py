@@ -91,7 +91,7 @@ def form_of(tensor: Tensor, key: int = 0, number: int = 0) -> Form:
 
 def bytes_of(tensor: Tensor) -> Tensor:
     """View the elements as bytes, which compare bit for bit."""
-    return tensor.detach().reshape(-1).view(torch.uint8)
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def random_states() -> list[Any]:

@@ -1,0 +1,38 @@
+"""What counts as a layer of a network.
+
+By default a layer is every module that holds parameters of its own; buffers that are saved with
+it, such as BatchNorm's running statistics, belong to it. Coarser views gather leaves into
+components, blocks and stages; a rule says what becomes of normalisation layers; and tensors that
+share memory are one.
+
+>>> from layerscope import layers, models
+>>> [layer.name for layer in layers.find(models.build("fcn-2x16"))]
+['layer1', 'layer2', 'layer3']
+"""
+
+from layerscope.layers.layer import ROOT, Layer, merge, owner, tensors
+from layerscope.layers.norms import Norms
+from layerscope.layers.order import execution_order
+from layerscope.layers.selecting import Wanted, rows, select
+from layerscope.layers.ties import clusters, extent, storage_of, tied
+from layerscope.layers.views import VIEWS, find, whole
+
+__all__ = [
+    "ROOT",
+    "VIEWS",
+    "Layer",
+    "Norms",
+    "Wanted",
+    "clusters",
+    "execution_order",
+    "extent",
+    "find",
+    "merge",
+    "owner",
+    "rows",
+    "select",
+    "storage_of",
+    "tensors",
+    "tied",
+    "whole",
+]
