@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import test_reuse as whole
@@ -79,7 +80,7 @@ def every_kind(model, *inputs):
     holders = [name for name in whole.holders(model) if name]
     return [
         *(group([name]) for name in names),
-        *(group([a, b]) for a, b in zip(names, names[1:], strict=False)),
+        *(group([a, b]) for a, b in itertools.pairwise(names)),
         *(group([a], [b]) for a in names for b in {holders[0], holders[-1]} if holders),
     ]
 

@@ -7,288 +7,48 @@ its past) to the tensors that the layer holds instead. One of your own takes a f
 >>> def halve(site):
 ...     return {name: tensor / 2 for name, tensor in site.trained.items()}
 >>> halved = perturb.Perturbation("halve", halve)
+
+Those that there are go by name, which is the call that makes them, and can be joined:
+
+>>> shaken = perturb.reinitialize().then(perturb.noise(0.1))
+>>> shaken.name
+'reinitialize+noise(0.1)'
+>>> perturb.chosen(["reinitialize + noise(0.1)"])[0].name == shaken.name
+True
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from layerscope.perturb.exchanging import exchange
+from layerscope.perturb.fresh import Fresh
+from layerscope.perturb.kinds import (
+    interpolate,
+    noise,
+    reinitialize,
+    rerandomize,
+    rerandomize_matched,
+    skip,
+    zero,
+)
+from layerscope.perturb.naming import KINDS, PERTURBATIONS, chosen, together
+from layerscope.perturb.permuting import permute
+from layerscope.perturb.protocol import Perturbation, Site
 
-import torch
-from torch import Generator, Tensor, nn
-
-from layerscope import layers as layers_module
-from layerscope import seeds
-from layerscope.checkpoints import Series
-from layerscope.errors import LayerError, choose
-from layerscope.layers import Layer
-
-__all__ = ["PERTURBATIONS", "Fresh", "Perturbation", "Site", "chosen"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a perturbation may look at.
-
-    Attributes
-    ----------
-    layer : Layer
-    trained : mapping of str to Tensor
-        The layer's tensors in the trained network, by dotted name.
-    checkpoint : mapping of str to Tensor, or None
-        The same at the chosen epoch, for perturbations that use one.
-    fresh : callable
-        Draws the layer anew from the distribution that it was initialised from.
-    generator : torch.Generator
-        The only source of chance, seeded by sweep seed, layer, perturbation and draw.
-    """
-
-    layer: Layer
-    trained: Mapping[str, Tensor]
-    checkpoint: Mapping[str, Tensor] | None
-    fresh: Callable[[Layer, Generator], dict[str, Tensor]]
-    generator: Generator
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """A named function on one layer's tensors.
-
-    Parameters
-    ----------
-    name : str
-        Its label along the dimension ``perturbation``.
-    apply : callable
-        Takes a `Site`, returns tensors by name; those left out keep their trained values.
-    uses_checkpoint : bool
-        True where there is one result per epoch.
-    stochastic : bool
-        True where there is one result per draw.
-    """
-
-    name: str
-    apply: Callable[[Site], Mapping[str, Tensor]]
-    uses_checkpoint: bool = False
-    stochastic: bool = False
-
-
-def _reinitialize(site: Site) -> Mapping[str, Tensor]:
-    if site.checkpoint is None:
-        raise LayerError("re-initialisation needs the checkpoint of an epoch; none was given.")
-    return site.checkpoint
-
-
-def _rerandomize(site: Site) -> Mapping[str, Tensor]:
-    return site.fresh(site.layer, site.generator)
-
-
-PERTURBATIONS: Mapping[str, Perturbation] = {
-    perturbation.name: perturbation
-    for perturbation in (
-        Perturbation("reinitialize", _reinitialize, uses_checkpoint=True),
-        Perturbation("rerandomize", _rerandomize, stochastic=True),
-    )
-}
-
-
-def chosen(names: Sequence[str | Perturbation]) -> list[Perturbation]:
-    """Look up perturbations by name; one of the user's own is taken as it is."""
-    wanted = [names] if isinstance(names, (str, Perturbation)) else names
-    return [
-        p
-        if isinstance(p, Perturbation)
-        else PERTURBATIONS[choose(p, PERTURBATIONS, "perturbation")]
-        for p in wanted
-    ]
-
-
-class Fresh:
-    """Draws layers from the distribution that they were initialised from.
-
-    For each leaf layer the first of these that is known:
-
-    ``fresh network``
-        `build`, where the user gave a function that makes a freshly initialised network.
-    ``declared``
-        ``model.initializers``, a mapping from parameter name to a function of (tensor, generator).
-    ``reset_parameters``
-        The module's own method, if what it draws and the first checkpoint look like samples of
-        one distribution: many networks overwrite what their modules drew for themselves.
-    ``empirical``
-        Values drawn with replacement from the same tensor at the first checkpoint. Right for
-        independent, identically distributed elements, whatever the distribution.
-
-    Parameters
-    ----------
-    model : nn.Module
-    series : Series
-        Epoch 0 of it, where there is one, is the sample that the above are checked against.
-    build : callable, optional
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        series: Series,
-        build: Callable[[], nn.Module] | None = None,
-    ) -> None:
-        self._model = model
-        self._series = series
-        self._build = build
-        self._leaves = {layer.name: layer for layer in layers_module.find(model)}
-        self._origins: dict[str, str] = {}
-
-    def origin(self, layer: Layer) -> str:
-        """Say where the values of a layer are drawn from; of a group, all its members' origins.
-
-        Raises
-        ------
-        LayerError
-            If nothing is known of the layer's initialisation.
-        """
-        origins = {name: self._origin(self._leaves[name]) for name in layer.members}
-        return ", ".join(sorted(set(origins.values())))
-
-    def draw(self, layer: Layer, generator: Generator) -> dict[str, Tensor]:
-        """Draw every tensor of a layer anew, on the CPU.
-
-        Parameters
-        ----------
-        layer : Layer
-        generator : torch.Generator
-            Gives the seed; the global generators are left as they are.
-        """
-        if self._build is not None:
-            return self._from_network(layer.tensors, generator)
-        drawn: dict[str, Tensor] = {}
-        for name in layer.members:
-            leaf = self._leaves[name]
-            own = {
-                "declared": self._declared,
-                "reset_parameters": self._reset,
-                "empirical": self._empirical,
-            }[self._origin(leaf)]
-            drawn |= own(leaf, generator)
-        # What belongs to no leaf is a buffer, and those start where they started.
-        rest = [name for name in layer.tensors if name not in drawn]
-        return drawn | (self._series.read(self._series.epochs[0], rest) if rest else {})
-
-    def _origin(self, leaf: Layer) -> str:
-        if leaf.name not in self._origins:
-            self._origins[leaf.name] = self._find_origin(leaf)
-        return self._origins[leaf.name]
-
-    def _find_origin(self, leaf: Layer) -> str:
-        if self._build is not None:
-            if not self._origins:
-                self._check_varies()
-            return "fresh network"
-        declared = getattr(self._model, "initializers", None)
-        if isinstance(declared, Mapping) and all(name in declared for name in leaf.parameters):
-            return "declared"
-        known = self._series.epochs[0] == 0
-        resets = callable(getattr(_module(self._model, leaf), "reset_parameters", None))
-        if resets and (not known or self._looks_alike(leaf)):
-            return "reset_parameters"
-        if known:
-            return "empirical"
-        raise LayerError(
-            f"nothing says how {leaf.name} was initialised: its {leaf.module_type} has no "
-            "reset_parameters, and epoch 0 was not recorded. Pass fresh=, a function that returns "
-            "a freshly initialised network."
-        )
-
-    def _looks_alike(self, leaf: Layer) -> bool:
-        drawn = self._reset(leaf, seeds.generator("check", leaf.name))
-        start = self._series.read(0, leaf.parameters)
-        return all(_same_distribution(drawn[name], start[name]) for name in leaf.parameters)
-
-    def _declared(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
-        current = layers_module.tensors(self._model)
-        drawn = {}
-        for name in leaf.parameters:
-            drawn[name] = torch.empty(current[name].shape, dtype=current[name].dtype)
-            self._model.initializers[name](drawn[name], generator)  # type: ignore[operator, index]
-        return drawn | self._buffers(leaf)
-
-    def _empirical(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
-        drawn = {}
-        for name, start in self._series.read(0, leaf.parameters).items():
-            picks = torch.randint(max(start.numel(), 1), start.shape, generator=generator)
-            drawn[name] = start.flatten()[picks] if start.numel() else start
-        return drawn | self._buffers(leaf)
-
-    def _buffers(self, leaf: Layer) -> dict[str, Tensor]:
-        # Running statistics and the like are not drawn: they start where they started.
-        return self._series.read(self._series.epochs[0], leaf.buffers) if leaf.buffers else {}
-
-    def _reset(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
-        module = copy.deepcopy(_module(self._model, leaf)).cpu()
-        with _seeded(generator), torch.no_grad():
-            module.reset_parameters()  # type: ignore[operator]
-        state = {n: t.detach() for n, t in layers_module.tensors(module).items()}
-        return {name: state[name.rpartition(".")[2]] for name in leaf.tensors}
-
-    def _check_varies(self) -> None:
-        names = [name for leaf in self._leaves.values() for name in leaf.parameters]
-        one, other = (
-            self._from_network(names, seeds.generator("check", draw)) for draw in range(2)
-        )
-        if all(torch.equal(one[name], other[name]) for name in names):
-            raise LayerError(
-                "fresh= returned the same network twice, so every draw would be the same; it must "
-                "draw from torch's global generator and not seed it."
-            )
-
-    def _from_network(self, names: Sequence[str], generator: Generator) -> dict[str, Tensor]:
-        assert self._build is not None
-        with _seeded(generator):
-            state = layers_module.tensors(self._build())
-        lacking = [name for name in names if name not in state]
-        if lacking:
-            raise LayerError(
-                f"the network that fresh= returned has no {lacking[0]}; it must return one of the "
-                "same architecture."
-            )
-        current = layers_module.tensors(self._model)
-        for name in names:
-            if state[name].shape != current[name].shape:
-                raise LayerError(
-                    f"the network that fresh= returned has {name} of shape "
-                    f"{tuple(state[name].shape)}, expected {tuple(current[name].shape)}; it must "
-                    "return one of the same architecture."
-                )
-        return {name: state[name].detach().cpu() for name in names}
-
-
-class _seeded:  # noqa: N801
-    """The global CPU generator, seeded inside and as before outside."""
-
-    def __init__(self, generator: Generator) -> None:
-        self._seed = int(torch.randint(2**62, (), generator=generator))
-
-    def __enter__(self) -> None:
-        # Not torch.manual_seed, which would seed the generators of every GPU as well.
-        self._before = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(self._seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.default_generator.set_state(self._before)
-
-
-def _module(model: nn.Module, leaf: Layer) -> nn.Module:
-    return model.get_submodule("" if leaf.name == layers_module.ROOT else leaf.name)
-
-
-def _same_distribution(a: Tensor, b: Tensor, limit: int = 20_000) -> bool:
-    """Whether two samples could come from one distribution (two-sample Kolmogorov–Smirnov)."""
-    from scipy.stats import ks_2samp
-
-    x, y = a.double().flatten()[:limit], b.double().flatten()[:limit]
-    if x.numel() < 2:
-        return True  # one number says nothing about where it came from
-    if bool((x == x[0]).all()) and bool((y == y[0]).all()):
-        return torch.equal(x[:1], y[:1])
-    # Strict: a true match is then rejected once in 10,000 tensors, and falls back on `empirical`.
-    return float(ks_2samp(x.numpy(), y.numpy(), method="asymp").pvalue) > 1e-4
+__all__ = [
+    "KINDS",
+    "PERTURBATIONS",
+    "Fresh",
+    "Perturbation",
+    "Site",
+    "chosen",
+    "exchange",
+    "interpolate",
+    "noise",
+    "permute",
+    "reinitialize",
+    "rerandomize",
+    "rerandomize_matched",
+    "skip",
+    "together",
+    "zero",
+]

@@ -52,8 +52,9 @@ class Operator:
 class Call:
     """One module call of the log: operators ``start`` to ``end``, calls up to ``after``.
 
-    `given` and `taken` are the tensors and storages it was given, `obstacle` says why it can't be passed over, and `steers`
-    that it, or a call in it, has an effect on the program that no operator shows.
+    `given` and `taken` are the tensors and storages it was given, `obstacle` says why it can't be
+    passed over, and `steers` that it, or a call in it, has an effect on the program that no
+    operator shows.
     """
 
     name: str
