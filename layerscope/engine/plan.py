@@ -77,7 +77,9 @@ class Plan:
             "layers": sorted(row.name for row in self.rows),
             "epochs": self.epochs,
             "perturbations": [p.name for p in self.perturbations],
-            "settings": {p.name: dict(p.settings) for p in self.perturbations if p.settings},
+            "perturbation_settings": {
+                p.name: dict(p.settings) for p in self.perturbations if p.settings
+            },
             "metrics": [m.name for m in self.metrics],
             "draws": self.draws,
             "seed": self.seed,
@@ -208,11 +210,9 @@ def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]
             )
 
 
-def _number_kind(tensor: Tensor) -> str:
-    if tensor.dtype == torch.bool:
-        return "bool"
-    kinds = {"complex": tensor.is_complex(), "real": tensor.is_floating_point()}
-    return next((kind for kind, is_kind in kinds.items() if is_kind), "whole")
+def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Tell truth values, complex, real and whole numbers apart."""
+    return tensor.dtype == torch.bool, tensor.is_complex(), tensor.is_floating_point()
 
 
 def rows(
