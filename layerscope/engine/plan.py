@@ -95,7 +95,10 @@ class Plan:
             "norms": self.norms.describe(),
             "tied": {name: list(others) for name, others in layers.tied(self.model).items()},
             "epochs": self.epochs,
-            "perturbations": {p.name: dict(p.settings) for p in self.perturbations},
+            "perturbations": [p.name for p in self.perturbations],
+            "perturbation_settings": {
+                p.name: dict(p.settings) for p in self.perturbations if p.settings
+            },
             "metrics": [m.name for m in self.metrics],
             "draws": self.draws,
             "seed": self.seed,
@@ -159,13 +162,31 @@ class Plan:
         names = cell.layer.tensors
         trained = self.series.read(self.series.last, names)
         values = self._perturbed(cell, trained)
-        strange = sorted(values.keys() - set(names))
-        if strange:
-            raise OptionError(
-                f"the perturbation {cell.perturbation.name!r} returned {strange[0]!r}, "
-                f"which {cell.layer.name} does not hold; it holds {', '.join(names)}."
-            )
+        _fit(cell, values, trained)
         return {name: t for name, t in values.items() if not _equal(t, trained[name])}
+
+    def skips(self, cell: Cell) -> tuple[str, ...]:
+        """Name the modules that are passed over in this cell."""
+        skips = cell.perturbation.skips
+        return tuple(skips(cell.layer)) if skips else ()
+
+    def check(self) -> None:
+        """Try every perturbation on every row once, for what is wrong to be found beforehand.
+
+        Raises
+        ------
+        OptionError
+            If a perturbation returns what its layer can't hold.
+        LayerError
+            If a perturbation can't be applied to a row.
+        """
+        tried: set[tuple[str, str]] = set()
+        for cell in self.cells():
+            pair = (cell.layer.name, cell.perturbation.name)
+            if pair not in tried:
+                tried.add(pair)
+                self.values(cell)
+                self.skips(cell)
 
     def draw_distance(self, cell: Cell) -> dict[str, float]:
         """Measure how far a re-randomised layer is from the first checkpoint."""
@@ -223,6 +244,7 @@ class Plan:
 
     def _perturbed(self, cell: Cell, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         from_checkpoint = cell.epoch != NO_EPOCH
+        owners = dict.fromkeys(layers.owner(name) for name in trained)
         site = Site(
             layer=cell.layer,
             trained=trained,
@@ -231,8 +253,38 @@ class Plan:
             generator=seeds.generator(
                 self.seed, cell.layer.name, cell.perturbation.name, cell.epoch, cell.draw
             ),
+            modules={owner: self.model.get_submodule(owner) for owner in owners},
         )
         return dict(cell.perturbation.apply(site))
+
+
+def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+    """Refuse what the cell's layer can't hold, in the name of the perturbation."""
+    what = f"the perturbation {cell.perturbation.name!r} returned"
+    for name, value in values.items():
+        if name not in trained:
+            raise OptionError(
+                f"{what} {name!r}, which {cell.layer.name} does not hold; it holds "
+                f"{', '.join(trained)}."
+            )
+        if not isinstance(value, Tensor):
+            raise OptionError(f"{what} a {type(value).__name__} for {name}, expected a tensor.")
+        own = trained[name]
+        if value.shape != own.shape:
+            raise OptionError(
+                f"{what} {name} of shape {tuple(value.shape)}, expected {tuple(own.shape)}."
+            )
+        # Another precision is converted, as from a checkpoint that was saved in it.
+        if _number_kind(value) != _number_kind(own):
+            raise OptionError(
+                f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
+                f".to({own.dtype})."
+            )
+
+
+def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Tell truth values, complex, real and whole numbers apart."""
+    return tensor.dtype == torch.bool, tensor.is_complex(), tensor.is_floating_point()
 
 
 def rows(

@@ -33,6 +33,18 @@ in-place operations are seen for what they are. From the log, for one group of c
    of the right form that takes no memory. A skip for which none of this is right is given up, and
    the calls inside it are considered instead.
 
+A module can also be *passed over*: wherever it is called, a copy of the one tensor that it is given
+stands for what it returns.
+
+>>> outputs = recorder.replay(call, Group(frozenset(), frozenset({"block2"})))  # doctest: +SKIP
+
+All its operators then count as reached, with all that they wrote, and so does the storage of what
+it returned, whether that was new or its input's: the copy is another, so what is later written to
+it does not reach the input any more. What it was given counts as read. A hook inside it, or a
+change of a module's attributes, may steer the rest of the network without an operator that shows
+it; then, and where it did not return one tensor of the form of its one input, the whole pass is
+run plainly.
+
 The recording itself runs without the mode, as plainly as any other pass, and is compared with the
 log: the calls, their order, the outputs' forms, the version counters. Each replay checks that the
 calls come in order, and afterwards that no remembered tensor was changed. Whatever does not fit
@@ -48,6 +60,7 @@ caches cast weights. Don't use the network in two threads at once.
 
 from __future__ import annotations
 
+from layerscope.reuse.forms import Group
 from layerscope.reuse.recorder import Recorder
 
-__all__ = ["Recorder"]
+__all__ = ["Group", "Recorder"]

@@ -10,7 +10,22 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-Group = frozenset[str]
+
+class Group(NamedTuple):
+    """What a replay does to the network.
+
+    Attributes
+    ----------
+    changed : frozenset of str
+        Modules whose own parameters or buffers are others.
+    skipped : frozenset of str
+        Modules that are passed over: whenever one is called, a copy of the one tensor that it is
+        given stands for what it would return.
+    """
+
+    changed: frozenset[str]
+    skipped: frozenset[str] = frozenset()
+
 
 # How a skipped call's tensor is handed back.
 SHARED, COPIED, STAND_IN = "shared", "copied", "stand-in"
@@ -92,6 +107,39 @@ def form_of(tensor: Tensor, key: int = 0, number: int = 0) -> Form:
 def bytes_of(tensor: Tensor) -> Tensor:
     """View the elements as bytes, which compare bit for bit."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def given_in(args: object) -> list[tuple[torch.Size, torch.dtype]]:
+    """Note shape and type of every tensor that a call is given, before it may change them."""
+    return [
+        (torch.Size() if tensor.is_nested else tensor.shape, tensor.dtype)
+        for tensor in tensors_in(args)
+    ]
+
+
+def obstacle(given: list[tuple[torch.Size, torch.dtype]], out: object) -> str:
+    """Say why a call can't be passed over, from what it was given and what it returned."""
+    if len(given) != 1:
+        return f"takes {len(given) or 'no'} tensor{'s' * (len(given) != 1)}, not one"
+    if not isinstance(out, Tensor):
+        return f"returns a {type(out).__name__}, not a tensor"
+    if out.is_nested:
+        return "returns a nested tensor"
+    ((shape, dtype),) = given
+    if shape != out.shape:
+        same_batch = shape[:1] == out.shape[:1]
+        before, after = (_shape(s, same_batch) for s in (shape, out.shape))
+        return f"turns {before} into {after}"
+    if dtype != out.dtype:
+        return f"turns {dtype} into {out.dtype}"
+    return ""
+
+
+def _shape(shape: torch.Size, same_batch: bool) -> str:
+    sizes = [str(size) for size in shape]
+    if same_batch and sizes:
+        sizes[0] = "n"
+    return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
 
 def random_states() -> list[Any]:

@@ -16,10 +16,13 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 
 from layerscope.reuse.forms import (
     CONSTANT,
+    Form,
     Group,
     Plan,
     RefusedError,
     form_of,
+    given_in,
+    obstacle,
     random_states,
     same_states,
     signature_of,
@@ -47,7 +50,12 @@ class Operator:
 
 @dataclass(slots=True)
 class Call:
-    """One module call of the log: operators ``start`` to ``end``, calls up to ``after``."""
+    """One module call of the log: operators ``start`` to ``end``, calls up to ``after``.
+
+    `given` and `taken` are the tensors and storages it was given, `obstacle` says why it can't be
+    passed over, and `steers` that it, or a call in it, has an effect on the program that no
+    operator shows.
+    """
 
     name: str
     parent: int
@@ -57,6 +65,10 @@ class Call:
     reason: str = ""
     spec: TreeSpec | None = None
     leaves: list[Any] = field(default_factory=list)
+    given: list[tuple[torch.Size, torch.dtype]] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
+    obstacle: str = "raises an exception"
+    steers: bool = False
 
 
 @dataclass(slots=True)
@@ -181,12 +193,16 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.signatures.append(signature_of(args))
             self.inputs |= {self._existing(tensor) for tensor in tensors_in(args)}
         parent = self.stack[-1] if self.stack else -1
-        self.calls.append(Call(name, parent, len(self.operators)))
+        start, taken = len(self.operators), self.keys(args)
+        self.calls.append(Call(name, parent, start, given=given_in(args), taken=taken))
         self.stack.append(len(self.calls) - 1)
         return self.stack[-1]
 
     def close(self, index: int) -> None:
         """Note that a module call ends."""
+        # Every call has an operator of its own, so that calls have an order among operators also
+        # where they do nothing but hand on.
+        self.note(())
         self.stack.pop()
         self.calls[index].end = len(self.operators)
         self.calls[index].after = len(self.calls)
@@ -194,6 +210,7 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def describe(self, index: int, out: object) -> None:
         """Note what a call returned, and whether that can be made again."""
         call = self.calls[index]
+        call.obstacle = obstacle(call.given, out)
         leaves, call.spec = tree_flatten(out)
         for leaf in leaves:
             reason = ""
@@ -220,10 +237,11 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
         objects.append(weakref.ref(tensor))
         return len(objects) - 1
 
-    def bar(self, index: int, reason: str) -> None:
+    def bar(self, index: int, reason: str, *, steers: bool = False) -> None:
         """Never skip a call, nor those around it."""
         while index >= 0:
             call = self.calls[index]
+            call.steers = call.steers or steers
             call.reason = call.reason or reason
             if not reason.startswith("contains "):
                 reason = f"contains {call.name or 'the network'!r}, which {reason}"
@@ -250,12 +268,22 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise RefusedError("it changes its own parameters")
         self.steered = self.spread(self.inputs).cut is not None
 
-    def spread(self, seeds: Collection[int]) -> Spread:
-        """Follow a change of the storages `seeds` through the log."""
+    def spread(self, seeds: Collection[int], over: Collection[int] = ()) -> Spread:
+        """Follow a change of the storages `seeds` through the log, the calls `over` left out.
+
+        What such a call did to memory, and what it returned, is then other than it was.
+        """
         since = dict.fromkeys((*seeds, *self.unknown), -1)
+        left_out = {at for i in over for at in range(self.calls[i].start, self.calls[i].end)}
+        returned = {self.calls[i].end - 1: self.calls[i].leaves for i in over}
         reached = []
         for position, op in enumerate(self.operators):
-            if op.random or not since.keys().isdisjoint(op.reads):
+            if position in left_out:
+                reached.append(position)
+                forms = [leaf for leaf in returned.get(position, ()) if isinstance(leaf, Form)]
+                for key in (*op.writes, *(form.key for form in forms)):
+                    since.setdefault(key, position)
+            elif op.random or not since.keys().isdisjoint(op.reads):
                 reached.append(position)
                 if op.leaks:
                     return Spread(reached, since, position)

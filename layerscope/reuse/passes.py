@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from layerscope.errors import LayerError
 from layerscope.reuse.forms import Form, bytes_of, form_of, tensors_in
 from layerscope.reuse.log import Log
 from layerscope.reuse.state import State, is_opaque
@@ -35,14 +36,20 @@ class Passes:
         self._logs: dict[object, Log] = {}
         self._log: Log | None = None
         self._fresh: dict[Form, Tensor] = {}
+        self._over: frozenset[str] = frozenset()
         self._wrappers = list(self._wrap())
 
     @contextmanager
-    def _pass(self, handler: Handler, *, watched: bool = False) -> Iterator[State]:
-        """Run one pass with `handler` in place of every module's forward; leave no trace."""
+    def _pass(
+        self, handler: Handler, *, over: frozenset[str] = frozenset(), watched: bool = False
+    ) -> Iterator[State]:
+        """Run one pass with `handler` in place of every module's forward; leave no trace.
+
+        The modules `over` are passed over by those handlers that know of it.
+        """
         state = State(self.model.modules() if watched else self._suspects)
         self._careful = watched or any(log.writes_inputs for log in self._logs.values())
-        self._handler, self._depth, self._cursor = handler, 0, 0
+        self._handler, self._depth, self._cursor, self._over = handler, 0, 0, over
         self._inputs: list[tuple[Tensor, Tensor]] = []
         try:
             with torch.no_grad():
@@ -60,7 +67,7 @@ class Passes:
                 for tensor, copy in self._inputs:
                     if not torch.equal(bytes_of(tensor), bytes_of(copy)):
                         tensor.copy_(copy)
-            self._inputs, self._fresh = [], {}
+            self._inputs, self._fresh, self._over = [], {}, frozenset()
 
     def _own(self, out: T) -> T:
         """Take outputs out of the memory of inputs that will be put back."""
@@ -109,5 +116,18 @@ class Passes:
 
     # What stands in for a module's forward, one handler for each kind of pass.
 
-    def _run(self, _name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+    def _run(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+        if name in self._over:
+            return _passed(name, args, kwargs)
         return forward(*args, **kwargs)
+
+
+def _passed(name: str, args: Args, kwargs: Kwargs) -> Tensor:
+    """Return what a module that is passed over hands on."""
+    given = tensors_in((args, kwargs))
+    if len(given) != 1:
+        raise LayerError(
+            f"{name} was called with {len(given)} tensors and can't be passed over; what is passed "
+            "over hands on a copy of the one tensor that it is given."
+        )
+    return given[0].clone()

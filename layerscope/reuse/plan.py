@@ -8,29 +8,53 @@ from layerscope.reuse.forms import COPIED, SHARED, STAND_IN, Form, Group, Item, 
 from layerscope.reuse.log import Call, Log, Spread
 
 
-def plan_for(log: Log, changed: Group) -> Plan:
-    """Work out what a replay with these modules changed may skip."""
-    if changed not in log.plans:
-        seeds = set().union(*(log.owned[name] for name in changed))
-        spread = log.spread(seeds)
-        barred: set[int] = set()
-        while True:
-            skips = _skips(log, spread, barred)
-            plan, wrong = _judge(log, skips, uncertain=spread.cut is not None)
-            if not wrong:
-                break
-            barred |= wrong
-        log.plans[changed] = plan
-    return log.plans[changed]
+def plan_for(log: Log, group: Group) -> Plan:
+    """Work out what a replay of this group may skip."""
+    if group not in log.plans:
+        over = _passed_over(log, group.skipped)
+        log.plans[group] = _plan(log, group.changed, over) if over is not None else Plan([])
+    return log.plans[group]
 
 
-def _skips(log: Log, spread: Spread, barred: set[int]) -> list[int]:
-    """List the outermost calls that the change does not reach."""
-    skips = []
+def _plan(log: Log, changed: frozenset[str], over: list[int]) -> Plan:
+    seeds = set().union(*(log.owned[name] for name in changed))
+    spread = log.spread(seeds, over)
+    barred: set[int] = set()
+    while True:
+        skips = _skips(log, spread, barred, over)
+        plan, wrong = _judge(log, skips, over, uncertain=spread.cut is not None)
+        if not wrong:
+            return plan
+        barred |= wrong
+
+
+def _passed_over(log: Log, names: frozenset[str]) -> list[int] | None:
+    """List the outermost calls of these modules; None where leaving them out can't be followed."""
+    over: list[int] = []
     index = 0
     while index < len(log.calls):
         call = log.calls[index]
-        if not call.reason and index not in barred and _clean(call, spread):
+        if call.name not in names:
+            index += 1
+            continue
+        whole = len(call.leaves) == 1 and isinstance(call.leaves[0], Form)
+        if call.steers or call.obstacle or not whole:
+            return None
+        over.append(index)
+        index = call.after
+    return over
+
+
+def _skips(log: Log, spread: Spread, barred: set[int], over: list[int]) -> list[int]:
+    """List the outermost calls that the change does not reach."""
+    skips = []
+    left_out = set(over)
+    index = 0
+    while index < len(log.calls):
+        call = log.calls[index]
+        if index in left_out:
+            index = call.after
+        elif not call.reason and index not in barred and _clean(call, spread):
             skips.append(index)
             index = call.after
         else:
@@ -48,8 +72,14 @@ def _clean(call: Call, spread: Spread) -> bool:
     return all(spread.since.get(form.key, call.end) >= call.end for form in forms)
 
 
-def _judge(log: Log, skips: list[int], *, uncertain: bool) -> tuple[Plan, set[int]]:
+def _judge(
+    log: Log, skips: list[int], over: list[int], *, uncertain: bool
+) -> tuple[Plan, set[int]]:
     """Find a way to hand back every tensor of the skipped calls, or the skips to give up."""
+    copied: dict[int, list[int]] = {}
+    for index in over:
+        for key in log.calls[index].taken:
+            copied.setdefault(key, []).append(log.calls[index].start)
     owner = [-1] * len(log.operators)
     holders: dict[int, list[tuple[int, int]]] = {}
     for index in skips:
@@ -65,7 +95,7 @@ def _judge(log: Log, skips: list[int], *, uncertain: bool) -> tuple[Plan, set[in
     plan = Plan(skips)
     wrong: set[int] = set()
     for key, places in holders.items():
-        wrong |= _judge_storage(log, plan, key, places, owner, uncertain)
+        wrong |= _judge_storage(log, plan, key, places, owner, copied.get(key, []), uncertain)
     return plan, wrong
 
 
@@ -75,11 +105,14 @@ def _judge_storage(
     key: int,
     places: list[tuple[int, int]],
     owner: list[int],
+    copied: list[int],
     uncertain: bool,
 ) -> set[int]:
     """Choose how one storage is handed back; return the skips that this rules out."""
     touches = log.touches.get(key, [])
     running = [(at, writes) for at, writes in touches if owner[at] < 0]
+    # What is passed over reads what it is given, to copy it, whatever else it did.
+    running = sorted(running + [(at, False) for at in copied])
     skipped = [(at, owner[at]) for at, writes in touches if writes and owner[at] >= 0]
     mode = SHARED
     wrong: set[int] = set()

@@ -21,6 +21,8 @@ from layerscope.reuse.forms import (
     Item,
     Plan,
     RefusedError,
+    given_in,
+    obstacle,
     signature_of,
 )
 from layerscope.reuse.log import Log
@@ -48,12 +50,12 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
     ----------
     plain_modules : dict of str to str
         Modules that always run, and why.
-    plain_groups : dict of frozenset to str
-        Groups that were replayed plainly although something could be skipped, and why.
+    plain_groups : dict of frozenset or Group to str
+        Groups that were replayed plainly although something could be reused, and why.
     refusal : str
         Why nothing of this network can be reused; empty if something can.
-    remembered : list of frozenset
-        The groups that can be replayed now.
+    remembered : list of frozenset or Group
+        The groups that can be replayed now; a `Group` where modules are passed over.
     passes : Counter of str
         How many passes were "watched", "recorded", "replayed" and "plain".
     """
@@ -62,7 +64,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         super().__init__(model)
         self.budget = budget
         self.plain_modules: dict[str, str] = {}
-        self.plain_groups: dict[Group, str] = {}
+        self.plain_groups: dict[frozenset[str] | Group, str] = {}
         self.refusal = ""
         self._clear()
 
@@ -70,17 +72,17 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._clear()
         self._logs.clear()
 
-    def record(self, call: Callable[[], T], groups: Iterable[Collection[str]]) -> T:
+    def record(self, call: Callable[[], T], groups: Iterable[Collection[str] | Group]) -> T:
         """Run one plain pass over a batch and remember what replays of `groups` need.
 
         Parameters
         ----------
         call : callable
             Runs the network over the batch and returns what it returns.
-        groups : iterable of collection of str
+        groups : iterable of collection of str, or of Group
             For each coming replay the names of the modules whose own parameters or buffers will
-            be changed, best in execution order. Of these as many as fit the budget, from the
-            first, are then in `remembered`.
+            be changed, best in execution order; or a `Group` that names those to pass over as
+            well. Of these as many as fit the budget, from the first, are then in `remembered`.
 
         Returns
         -------
@@ -104,31 +106,38 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 pass
         self._clear()
         self.refusal = self.refusal or "its passes over the same batch differ"
-        self.remembered += wanted
+        self.remembered += [_named(group) for group in wanted]
         return self._plain(call)
 
-    def replay(self, call: Callable[[], T], changed: Collection[str]) -> T:
-        """Run a pass over the recorded batch while the weights of `changed` modules are others.
+    def replay(self, call: Callable[[], T], group: Collection[str] | Group) -> T:
+        """Run a pass over the recorded batch while a group of modules is changed or passed over.
 
         Parameters
         ----------
         call : callable
             As it was for `record`.
-        changed : collection of str
-            One of the groups given to `record`.
+        group : collection of str, or Group
+            One of those given to `record`. The weights of its changed modules are others by now;
+            what it says to pass over is passed over here.
 
         Returns
         -------
-        What `call` returns, with the bits of a plain pass.
+        What `call` returns, with the bits of a plain pass through a copy of the network, in which
+        the ``forward`` of what is passed over returns ``x.clone()`` for its input ``x``.
+
+        Raises
+        ------
+        LayerError
+            If a module that is to be passed over is called with no tensor or with several.
         """
-        group = self._group(changed)
+        group = self._group(group)
         plan = self._loaded.get(group)
         if plan is None or not plan.skips:
-            return self._plain(call)
+            return self._plain(call, group.skipped)
         if self._intact(plan):
             self._plan, self._skipped = plan, set(plan.skips)
             try:
-                with self._pass(self._replay_call):
+                with self._pass(self._replay_call, over=group.skipped):
                     out = self._own(call())
                 if self._intact(plan):
                     self.passes["replayed"] += 1
@@ -136,21 +145,21 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             except DivergedError:
                 pass
         # What is remembered may be spoilt, so it is not used again.
-        self.plain_groups[group] = "a replay did not follow the recorded pass"
+        self.plain_groups[_named(group)] = "a replay did not follow the recorded pass"
         self._loaded.clear()
-        return self._plain(call)
+        return self._plain(call, group.skipped)
 
-    def forget(self, changed: Collection[str]) -> None:
+    def forget(self, group: Collection[str] | Group) -> None:
         """Free what only replays of this group need."""
-        plan = self._loaded.pop(self._group(changed), None)
+        plan = self._loaded.pop(self._group(group), None)
         for item in plan.sources if plan else ():
             self._uses[item] -= 1
             if not self._uses[item]:
                 self._memory.pop(item, None)
 
     def walk(
-        self, call: Callable[[], object], groups: Iterable[Collection[str]]
-    ) -> Iterator[frozenset[str]]:
+        self, call: Callable[[], object], groups: Iterable[Collection[str] | Group]
+    ) -> Iterator[frozenset[str] | Group]:
         """Record, yield each group while it can be replayed, and free what is no longer needed.
 
         The unchanged weights must be back before the next group is asked for.
@@ -163,18 +172,59 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 self.forget(group)
             waiting = waiting[len(self.remembered) :]
 
+    def unskippable(self, call: Callable[[], object], names: Iterable[str]) -> dict[str, str]:
+        """Tell from one pass with the present weights which modules can't be passed over.
+
+        What can be hands on a tensor as it came, only with other values: each call is given one
+        tensor, besides what is none, and returns one of the same shape and type.
+
+        Parameters
+        ----------
+        call : callable
+            Runs the network over a batch.
+        names : iterable of str
+
+        Returns
+        -------
+        dict of str to str
+            For each name why not, such as ``"turns (n, 784) into (n, 256)"``; ``""`` if it can.
+
+        Raises
+        ------
+        LayerError
+            If the network has no module of one of the names.
+        """
+        wanted = {name: next(iter(self._known([name]))) for name in names}
+        self._obstacles: dict[str, str] = {}
+        with self._pass(self._inspect_call):
+            call()
+        self.passes["plain"] += 1
+        return {name: self._obstacle_of(known) for name, known in wanted.items()}
+
     # What the public methods are made of.
 
-    def _group(self, changed: Collection[str]) -> Group:
+    def _group(self, given: Collection[str] | Group) -> Group:
+        group = given if isinstance(given, Group) else Group(frozenset(given))
+        return Group(self._known(group.changed), self._known(group.skipped))
+
+    def _known(self, names: Collection[str]) -> frozenset[str]:
         """Name modules as the log does: a module that has several names by the first."""
         try:
-            return frozenset(self._names[self.model.get_submodule(name)] for name in changed)
+            return frozenset(self._names[self.model.get_submodule(name)] for name in names)
         except (AttributeError, KeyError) as error:
-            raise LayerError(f"the network lacks a module of {sorted(changed)}: {error}") from None
+            raise LayerError(f"the network lacks a module of {sorted(names)}: {error}") from None
+
+    def _obstacle_of(self, name: str) -> str:
+        if name in self._obstacles:
+            return self._obstacles[name]
+        around = [n for n in self._opaque if name.startswith(f"{n}." if n else "") and n != name]
+        if around:
+            return f"is inside {min(around) or 'the network'}, which is compiled or scripted"
+        return "is never called itself"
 
     def _clear(self) -> None:
         self._log = None
-        self.remembered: list[Group] = []
+        self.remembered: list[frozenset[str] | Group] = []
         self._loaded: dict[Group, Plan] = {}
         self._uses: Counter[Item] = Counter()
         self._memory: dict[Item, Any] = {}
@@ -182,9 +232,9 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._stand_ins: dict[Form, Tensor] = {}
         self._fresh = {}
 
-    def _plain(self, call: Callable[[], T]) -> T:
+    def _plain(self, call: Callable[[], T], over: frozenset[str] = frozenset()) -> T:
         self.passes["plain"] += 1
-        with self._pass(self._run):
+        with self._pass(self._run, over=over):
             return self._own(call())
 
     def _watch(self, call: Callable[[], object]) -> None:
@@ -228,12 +278,12 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 needed = sum(plan.sizes.values())
                 if needed <= self.budget:
                     break
-                self.plain_groups[group] = f"needs {needed} bytes of {self.budget}"
+                self.plain_groups[_named(group)] = f"needs {needed} bytes of {self.budget}"
             else:
                 sizes = together
                 self._loaded[group] = plan
                 self._uses.update(plan.sources)
-            self.remembered.append(group)
+            self.remembered.append(_named(group))
         self._wants: dict[int, list[Item]] = {}
         for plan in self._loaded.values():
             for index in plan.skips:
@@ -247,6 +297,15 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         return all(tensor._version == version for tensor, version in kept)
 
     # What stands in for a module's forward, one handler for each kind of pass.
+
+    def _inspect_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+        # What an earlier call was refused for stands; one that raises leaves this.
+        before = self._obstacles.get(name, "")
+        self._obstacles[name] = before or "raises an exception"
+        given = given_in((args, kwargs))
+        out = forward(*args, **kwargs)
+        self._obstacles[name] = before or obstacle(given, out)
+        return out
 
     def _record_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
         if self._depth == 1:
@@ -297,9 +356,11 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
     def _replay_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
         assert self._log is not None
         index = self._step(name)
-        if index not in self._skipped:
-            return forward(*args, **kwargs)
         call = self._log.calls[index]
+        if name in self._over:
+            self._cursor = call.after
+        if index not in self._skipped:
+            return self._run(name, forward, args, kwargs)
         self._cursor = call.after
         if index == self._plan.skips[-1]:
             # From here the changed weights may steer the network elsewhere.
@@ -339,3 +400,8 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             scratch = torch.UntypedStorage(size, device=form.device)  # type: ignore[no-untyped-call]
             self._scratch[form.device] = scratch
         return scratch
+
+
+def _named(group: Group) -> frozenset[str] | Group:
+    """A group as callers know it: the names alone where nothing is passed over."""
+    return group if group.skipped else group.changed

@@ -65,7 +65,8 @@ class Watcher(Passes):
         hooked = is_hooked(self.model.get_submodule(name))
         if hooked:
             # The hooks run around this call, and may look at what goes in and out.
-            log.bar(log.stack[-1] if log.stack else -1, f"contains {name!r}, which has hooks")
+            around = log.stack[-1] if log.stack else -1
+            log.bar(around, f"contains {name!r}, which has hooks", steers=True)
             log.note(log.keys((args, kwargs)))
         index = log.open(name, (args, kwargs))
         before = tree_flatten((args, kwargs))
@@ -81,9 +82,9 @@ class Watcher(Passes):
         log.close(index)
         log.describe(index, out)
         if not all(unchanged(module, picture) for module, picture in pictures):
-            log.bar(index, "changes attributes of a module")
+            log.bar(index, "changes attributes of a module", steers=True)
         if not _same_tree(before, tree_flatten((args, kwargs))):
-            log.bar(index, "changes a container it was given")
+            log.bar(index, "changes a container it was given", steers=True)
         if isinstance(out, CONTAINER) and any(out is arg for arg in (*args, *kwargs.values())):
             log.bar(index, "returns a container it was given")
         if hooked:

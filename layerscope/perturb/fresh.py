@@ -1,19 +1,9 @@
-"""What can be done to a layer.
-
-A perturbation is a function from a `Site` (one layer of a trained network, and what is known of
-its past) to the tensors that the layer holds instead. One of your own takes a few lines:
-
->>> from layerscope import perturb
->>> def halve(site):
-...     return {name: tensor / 2 for name, tensor in site.trained.items()}
->>> halved = perturb.Perturbation("halve", halve)
-"""
+"""Drawing layers anew from where they came."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,86 +11,10 @@ from torch import Generator, Tensor, nn
 from layerscope import layers as layers_module
 from layerscope import seeds
 from layerscope.checkpoints import Series
-from layerscope.errors import LayerError, choose
+from layerscope.errors import LayerError
 from layerscope.layers import Layer
 
-__all__ = ["PERTURBATIONS", "Fresh", "Perturbation", "Site", "chosen"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a perturbation may look at.
-
-    Attributes
-    ----------
-    layer : Layer
-    trained : mapping of str to Tensor
-        The layer's tensors in the trained network, by dotted name.
-    checkpoint : mapping of str to Tensor, or None
-        The same at the chosen epoch, for perturbations that use one.
-    fresh : callable
-        Draws the layer anew from the distribution that it was initialised from.
-    generator : torch.Generator
-        The only source of chance, seeded by sweep seed, layer, perturbation and draw.
-    """
-
-    layer: Layer
-    trained: Mapping[str, Tensor]
-    checkpoint: Mapping[str, Tensor] | None
-    fresh: Callable[[Layer, Generator], dict[str, Tensor]]
-    generator: Generator
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """A named function on one layer's tensors.
-
-    Parameters
-    ----------
-    name : str
-        Its label along the dimension ``perturbation``.
-    apply : callable
-        Takes a `Site`, returns tensors by name; those left out keep their trained values.
-    uses_checkpoint : bool
-        True where there is one result per epoch.
-    stochastic : bool
-        True where there is one result per draw.
-    """
-
-    name: str
-    apply: Callable[[Site], Mapping[str, Tensor]]
-    uses_checkpoint: bool = False
-    stochastic: bool = False
-
-
-def _reinitialize(site: Site) -> Mapping[str, Tensor]:
-    if site.checkpoint is None:
-        raise LayerError("re-initialisation needs the checkpoint of an epoch; none was given.")
-    return site.checkpoint
-
-
-def _rerandomize(site: Site) -> Mapping[str, Tensor]:
-    return site.fresh(site.layer, site.generator)
-
-
-PERTURBATIONS: Mapping[str, Perturbation] = {
-    perturbation.name: perturbation
-    for perturbation in (
-        Perturbation("reinitialize", _reinitialize, uses_checkpoint=True),
-        Perturbation("rerandomize", _rerandomize, stochastic=True),
-    )
-}
-
-
-def chosen(names: Sequence[str | Perturbation]) -> list[Perturbation]:
-    """Look up perturbations by name; one of the user's own is taken as it is."""
-    wanted = [names] if isinstance(names, (str, Perturbation)) else names
-    return [
-        p
-        if isinstance(p, Perturbation)
-        else PERTURBATIONS[choose(p, PERTURBATIONS, "perturbation")]
-        for p in wanted
-    ]
+__all__ = ["Fresh"]
 
 
 class Fresh:
