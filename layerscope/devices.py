@@ -101,7 +101,7 @@ def precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
             f"dtype is {dtype!r}; use 'bfloat16' or 'float16' to compute in a shorter type, or "
             "leave it out to compute as the network is."
         )
-    return known[dtype]  # type: ignore[index]
+    return known[dtype]
 
 
 def exhausted(error: BaseException) -> bool:
@@ -131,6 +131,8 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
 @contextmanager
 def chance(device: torch.device) -> Iterator[Callable[[int], None]]:
     """Lend torch's global generators, of the CPU and of `device`; afterwards they are as before.

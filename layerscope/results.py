@@ -72,8 +72,6 @@ _DESCRIBED = {
     "difference_standard_error": ("standard error of difference over examples", "1"),
     "n_examples": ("number of examples that value averages over", "1"),
     "chance": ("error of always naming the commonest class", "1"),
-    "difference": ("value minus baseline, paired over the same examples", "1"),
-    "difference_standard_error": ("standard error of difference over examples", "1"),
     "verdict": ("what the layer was settled to be, and where the cell was stopped", ""),
     "lower": ("lower end of the interval of value that holds however often one looks", "1"),
     "upper": ("upper end of the interval of value that holds however often one looks", "1"),

@@ -120,9 +120,10 @@ def problems(folder: Path, dataset, acknowledged: list[str]) -> list[str]:
                 whole = parts.read(name)
                 if whole is None and name in acknowledged:
                     found.append(f"{name} was acknowledged and is not there")
-                if whole is not None and not (
-                    whole["tally/loss"] == arrays(name)["tally/loss"]
-                ).all():
+                if (
+                    whole is not None
+                    and not (whole["tally/loss"] == arrays(name)["tally/loss"]).all()
+                ):
                     found.append(f"{name} is not what was written")
             if parts.damaged:
                 found.append(f"{parts.damaged} are damaged")

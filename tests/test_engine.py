@@ -209,7 +209,9 @@ def test_streaming_gives_the_same_bits(pair, states, monkeypatch):
     batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
     whole = layerscope.sweep(nasty(1), batches, checkpoints=states)
     held = engine.data_.Held
-    monkeypatch.setattr(engine.data_, "Held", lambda *given, **more: held(*given, **more, limit=1200))
+    monkeypatch.setattr(
+        engine.data_, "Held", lambda *given, **more: held(*given, **more, limit=1200)
+    )
     assert engine.data_.Held(batches, 1, torch.device("cpu"))._held is None
     parts = layerscope.sweep(nasty(1), batches, checkpoints=states)
     assert whole.value.identical(parts.value)

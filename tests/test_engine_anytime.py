@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 import layerscope
-from layerscope import engine, metrics, models, results, stats
+from layerscope import engine, models, results, stats
 from layerscope.engine import loop
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.store import Parts
@@ -112,7 +112,7 @@ def test_outcomes_are_every_examples_and_differences_are_paired(pair, states, tm
         checked += 1
     kept.close()
     assert checked == 3
-    with pytest.raises(OptionError, match="outcomes=True.*out="):
+    with pytest.raises(OptionError, match=r"outcomes=True.*out="):
         layerscope.sweep(network(), pair, checkpoints=states, outcomes=True)
 
 
@@ -254,11 +254,11 @@ torch.set_num_threads(1)
 outcomes = metrics.outcomes
 
 def sweep(folder, log, decide):
-    file = open(log, "a", buffering=1)
+    file = open(log, "ab", buffering=0)
 
     def slow(wanted, outputs, targets, reference=None):
         time.sleep(0.003)
-        file.write("x" * (outputs is not reference))
+        file.write(b"x" * (outputs is not reference))
         return outcomes(wanted, outputs, targets, reference)
 
     metrics.outcomes = slow
@@ -297,7 +297,8 @@ def test_processes_help_each_other_and_a_killed_one_is_replaced(tmp_path):
     assert done.stdout.splitlines() == ["0", "-9 0 0"] * 2, done.stderr
     for decide in (False, True):
         alone, shared = (
-            xr.load_dataset(tmp_path / f"{name}{decide}" / "sweep.nc") for name in ("alone", "shared")
+            xr.load_dataset(tmp_path / f"{name}{decide}" / "sweep.nc")
+            for name in ("alone", "shared")
         )
         xr.testing.assert_equal(alone, shared)
         # Each helped, and together they did hardly more than one does alone.

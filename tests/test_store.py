@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,9 +202,8 @@ class TwoHandles(RuleBasedStateMachine):
 
     names = st.sampled_from(["a", "b", "c"])
 
-    @initialize(root=st.integers())
-    def open(self, root):
-        import tempfile
+    @initialize()
+    def open(self):
 
         self.folder = tempfile.TemporaryDirectory()
         self.model: dict[str, float] = {}
@@ -211,8 +212,6 @@ class TwoHandles(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1))
     def reopen(self, which):
-        from pathlib import Path
-
         self.handles = getattr(self, "handles", {})
         self.handles[which] = Store(Path(self.folder.name), IDENTITY).parts(1)
 

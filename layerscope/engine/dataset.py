@@ -26,7 +26,7 @@ def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dat
     Cells of which nothing is known yet are NaN.
     """
     coords = _coords(plan, measured)
-    distance, draw_distance = _distances(plan, measured, coords)
+    distance, draw_distance = _distances(measured, coords)
     known = measured.sums.baseline()
     baseline = [known.get(name, Tally()) for name in coords["metric"]]
     return results.build(
@@ -103,7 +103,7 @@ def _place(cell: Cell, coords: Mapping[str, list[Any]]) -> tuple[int, int, int, 
 
 
 def _distances(
-    plan: Plan, measured: Measured, coords: Mapping[str, list[Any]]
+    measured: Measured, coords: Mapping[str, list[Any]]
 ) -> tuple[np.ndarray, np.ndarray]:
     names, norms = coords["layer"], coords["norm"]
     distance = np.full((len(names), len(coords["epoch"]), len(norms)), np.nan)

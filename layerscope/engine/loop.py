@@ -33,7 +33,7 @@ _SHOW_EVERY_S = 0.5
 _WAIT_S = 0.2
 _MOST_PARTS = 8
 
-Show = Callable[["Measured"], None]
+Show = Callable[["Measured"], object]
 
 
 class FinishedElsewhere(Exception):  # noqa: N818 - not an error
@@ -353,10 +353,14 @@ def _by_group(
         changed = frozenset(names[plan.model.get_submodule(owner)] for owner in owners)
         for cell in by_row[row.name]:
             skipped = frozenset(
-                names[plan.model.get_submodule(name)] for name in cell.perturbation.skipped(row)
+                names[plan.model.get_submodule(name)] for name in _skipped(cell, row)
             )
             gathered.setdefault(Group(changed, skipped), []).append(cell)
     return list(gathered.items())
+
+
+def _skipped(cell: Cell, layer: Layer) -> Sequence[str]:
+    return cell.perturbation.skips(layer) if cell.perturbation.skips else ()
 
 
 def _refused(
@@ -370,8 +374,7 @@ def _refused(
         If nothing is left of a perturbation.
     """
     skipping = {
-        (cell.layer.name, cell.perturbation.name): cell.perturbation.skipped(cell.layer)
-        for cell in cells
+        (cell.layer.name, cell.perturbation.name): _skipped(cell, cell.layer) for cell in cells
     }
     names = {name for skipped in skipping.values() for name in skipped}
     if not names:

@@ -274,22 +274,22 @@ def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]
             raise OptionError(
                 f"{what} {name} of shape {tuple(value.shape)}, expected {tuple(own.shape)}."
             )
-        # Another precision is converted, as from a checkpoint that was saved in it.
-        if _number_kind(value) != _number_kind(own):
+        # Another precision is converted, as from a checkpoint that was saved in it; and what a
+        # perturbation of all tensors made of a counter.
+        counter = value.is_floating_point() and not own.is_floating_point()
+        if _kind(value) != _kind(own) and not (counter and own.dtype != torch.bool):
             raise OptionError(
                 f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
                 f".to({own.dtype})."
             )
 
 
-def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
     """Tell truth values, complex, real and whole numbers apart."""
     return tensor.dtype == torch.bool, tensor.is_complex(), tensor.is_floating_point()
 
 
-def rows(
-    model: nn.Module, wanted: Wanted, view: str, norms: Norms, network: bool
-) -> list[Layer]:
+def rows(model: nn.Module, wanted: Wanted, view: str, norms: Norms, network: bool) -> list[Layer]:
     """List the layers or groups to sweep, and last, if `network`, all of it."""
     found = layers.rows(model, wanted, view, norms)
     if any(row.name == FULL_MODEL for row in found):

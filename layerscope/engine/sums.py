@@ -68,9 +68,7 @@ class Found:
         for label, array in arrays.items():
             what, _, name = label.partition("/")
             if what == "tally":
-                found.tallies[name] = [
-                    Tally.from_list(row, known[name]) for row in array.tolist()
-                ]
+                found.tallies[name] = [Tally.from_list(row, known[name]) for row in array.tolist()]
             elif what == "difference":
                 found.differences[name] = [Tally.from_list(row) for row in array.tolist()]
             elif what == "outcome":
@@ -248,9 +246,7 @@ def judged(metrics: Sequence[Metric], rule: Decision | Tolerance | None) -> Metr
     return metric
 
 
-def _merge(
-    into: dict[str, dict[str, Tally]], key: str, fresh: Mapping[str, Tally]
-) -> None:
+def _merge(into: dict[str, dict[str, Tally]], key: str, fresh: Mapping[str, Tally]) -> None:
     known = into.setdefault(key, {})
     for name, tally in fresh.items():
         if name in known:
