@@ -38,12 +38,10 @@ stands for what it returns.
 
 >>> outputs = recorder.replay(call, Group(frozenset(), frozenset({"block2"})))  # doctest: +SKIP
 
-All its operators then count as reached, with all that they wrote, and so does the storage of what
-it returned, whether that was new or its input's: the copy is another, so what is later written to
-it does not reach the input any more. What it was given counts as read. A hook inside it, or a
-change of a module's attributes, may steer the rest of the network without an operator that shows
-it; then, and where it did not return one tensor of the form of its one input, the whole pass is
-run plainly.
+All its operators then count as reached, with all that they wrote, and what it was given counts as
+read. Where the program could tell without an operator that it was passed over, the whole pass is
+run plainly: if it holds hooks, changes attributes of modules, or if what it returned is not laid
+out like a copy of its one input, in memory of its own.
 
 The recording itself runs without the mode, as plainly as any other pass, and is compared with the
 log: the calls, their order, the outputs' forms, the version counters. Each replay checks that the

@@ -58,6 +58,16 @@ class Form:
     dtype: torch.dtype
     device: torch.device
 
+    def is_clone_of(self, other: Form) -> bool:
+        """Tell whether a clone of a tensor that lies like `other` would lie like this one."""
+        filled = 1
+        for step, size in sorted(zip(other.stride, other.size, strict=True)):
+            if size > 1:
+                if step != filled:
+                    return False  # with gaps or overlaps, which a clone does away with
+                filled *= size
+        return (self.offset, self.size, self.stride) == (0, other.size, other.stride)
+
     def like(self, tensor: Tensor) -> bool:
         """Tell whether a tensor lies in its storage in the same way."""
         return (tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.dtype) == (
@@ -83,10 +93,12 @@ class Plan:
     """What a replay of one group skips, and how it hands back every tensor of the skipped.
 
     `copies` names for each storage the item it is copied from, `sizes` the bytes of each storage
-    that is kept, by storage and by when it is copied.
+    that is kept, by storage and by when it is copied. `refusal` says why nothing may be skipped at
+    all.
     """
 
     skips: list[int]
+    refusal: str = ""
     modes: dict[tuple[int, int], str] = field(default_factory=dict)
     copies: dict[int, Item] = field(default_factory=dict)
     sources: set[Item] = field(default_factory=set)
@@ -109,29 +121,28 @@ def bytes_of(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
-def given_in(args: object) -> list[tuple[torch.Size, torch.dtype]]:
-    """Note shape and type of every tensor that a call is given, before it may change them."""
-    return [
-        (torch.Size() if tensor.is_nested else tensor.shape, tensor.dtype)
-        for tensor in tensors_in(args)
-    ]
+def given_in(args: object) -> list[Form | None]:
+    """Note how every tensor that a call is given lies, before it may change that."""
+    return [None if t.is_nested else form_of(t) for t in tensors_in(args)]
 
 
-def obstacle(given: list[tuple[torch.Size, torch.dtype]], out: object) -> str:
+def obstacle(given: list[Form | None], out: object) -> str:
     """Say why a call can't be passed over, from what it was given and what it returned."""
     if len(given) != 1:
         return f"takes {len(given) or 'no'} tensor{'s' * (len(given) != 1)}, not one"
     if not isinstance(out, Tensor):
         return f"returns a {type(out).__name__}, not a tensor"
-    if out.is_nested:
-        return "returns a nested tensor"
-    ((shape, dtype),) = given
-    if shape != out.shape:
-        same_batch = shape[:1] == out.shape[:1]
-        before, after = (_shape(s, same_batch) for s in (shape, out.shape))
+    (form,) = given
+    if form is None or out.is_nested:
+        return "takes or returns a nested tensor"
+    if form.size != out.shape:
+        same_batch = form.size[:1] == out.shape[:1]
+        before, after = (_shape(size, same_batch) for size in (form.size, out.shape))
         return f"turns {before} into {after}"
-    if dtype != out.dtype:
-        return f"turns {dtype} into {out.dtype}"
+    if form.dtype != out.dtype:
+        return f"turns {form.dtype} into {out.dtype}"
+    if form.device != out.device:
+        return f"moves its input from {form.device} to {out.device}"
     return ""
 
 

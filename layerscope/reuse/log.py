@@ -65,7 +65,7 @@ class Call:
     reason: str = ""
     spec: TreeSpec | None = None
     leaves: list[Any] = field(default_factory=list)
-    given: list[tuple[torch.Size, torch.dtype]] = field(default_factory=list)
+    given: list[Form | None] = field(default_factory=list)
     taken: set[int] = field(default_factory=set)
     obstacle: str = "raises an exception"
     steers: bool = False
@@ -200,9 +200,6 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def close(self, index: int) -> None:
         """Note that a module call ends."""
-        # Every call has an operator of its own, so that calls have an order among operators also
-        # where they do nothing but hand on.
-        self.note(())
         self.stack.pop()
         self.calls[index].end = len(self.operators)
         self.calls[index].after = len(self.calls)
@@ -271,21 +268,17 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def spread(self, seeds: Collection[int], over: Collection[int] = ()) -> Spread:
         """Follow a change of the storages `seeds` through the log, the calls `over` left out.
 
-        What such a call did to memory, and what it returned, is then other than it was.
+        What such a call wrote is then other than it was.
         """
         since = dict.fromkeys((*seeds, *self.unknown), -1)
         left_out = {at for i in over for at in range(self.calls[i].start, self.calls[i].end)}
-        returned = {self.calls[i].end - 1: self.calls[i].leaves for i in over}
         reached = []
         for position, op in enumerate(self.operators):
-            if position in left_out:
+            gone = position in left_out
+            if gone or op.random or not since.keys().isdisjoint(op.reads):
                 reached.append(position)
-                forms = [leaf for leaf in returned.get(position, ()) if isinstance(leaf, Form)]
-                for key in (*op.writes, *(form.key for form in forms)):
-                    since.setdefault(key, position)
-            elif op.random or not since.keys().isdisjoint(op.reads):
-                reached.append(position)
-                if op.leaks:
+                # In a call that is left out, a leak steers nothing.
+                if op.leaks and not gone:
                     return Spread(reached, since, position)
                 for key in op.writes:
                     since.setdefault(key, position)

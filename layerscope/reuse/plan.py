@@ -12,7 +12,8 @@ def plan_for(log: Log, group: Group) -> Plan:
     """Work out what a replay of this group may skip."""
     if group not in log.plans:
         over = _passed_over(log, group.skipped)
-        log.plans[group] = _plan(log, group.changed, over) if over is not None else Plan([])
+        refusals = [why for index in over if (why := _steers(log, log.calls[index]))]
+        log.plans[group] = Plan([], refusals[0]) if refusals else _plan(log, group.changed, over)
     return log.plans[group]
 
 
@@ -28,21 +29,30 @@ def _plan(log: Log, changed: frozenset[str], over: list[int]) -> Plan:
         barred |= wrong
 
 
-def _passed_over(log: Log, names: frozenset[str]) -> list[int] | None:
-    """List the outermost calls of these modules; None where leaving them out can't be followed."""
+def _passed_over(log: Log, names: frozenset[str]) -> list[int]:
+    """List the outermost calls of these modules."""
     over: list[int] = []
     index = 0
     while index < len(log.calls):
         call = log.calls[index]
-        if call.name not in names:
-            index += 1
-            continue
-        whole = len(call.leaves) == 1 and isinstance(call.leaves[0], Form)
-        if call.steers or call.obstacle or not whole:
-            return None
-        over.append(index)
-        index = call.after
+        if call.name in names:
+            over.append(index)
+        index = call.after if call.name in names else index + 1
     return over
+
+
+def _steers(log: Log, call: Call) -> str:
+    """Say how the program may see, without an operator, that a call was passed over."""
+    if call.steers or call.obstacle:
+        return f"passes over {call.name!r}, which {call.obstacle or call.reason}"
+    (form,) = call.leaves
+    (given,) = call.given
+    if not isinstance(form, Form) or given is None or not form.is_clone_of(given):
+        return f"passes over {call.name!r}, whose output lies in memory otherwise than its input"
+    # Such as its input: for Python the copy is another object, and shares no memory.
+    if log.born[form.key] < call.start:
+        return f"passes over {call.name!r}, which returns memory that was there before"
+    return ""
 
 
 def _skips(log: Log, spread: Spread, barred: set[int], over: list[int]) -> list[int]:

@@ -273,6 +273,8 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         sizes: dict[tuple[int, int], int] = {}
         for group in self._wanted:
             plan = plan_for(log, group)
+            if plan.refusal:
+                self.plain_groups[_named(group)] = plan.refusal
             together = sizes | plan.sizes
             if self.budget is not None and sum(together.values()) > self.budget:
                 needed = sum(plan.sizes.values())
