@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torchvision
 import xarray as xr
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -574,3 +575,45 @@ def test_parametrised_layers_equal_the_plain_way(pair, normalise):
     drawn = ds.draw_distance.sel(layer="2", norm="l2")
     assert (drawn > 0).all()
     assert drawn[0] != drawn[1]
+
+
+def test_skipped_blocks_equal_a_network_without_them():
+    torch.manual_seed(0)
+    data = torch.randn(20, 3, 16, 16), torch.arange(20) % 4
+
+    def network(seed):
+        torch.manual_seed(seed)
+        return torchvision.models.resnet18(num_classes=4)
+
+    states = {epoch: network(epoch).state_dict() for epoch in (0, 1)}
+    ds = layerscope.sweep(
+        network(2),
+        data,
+        checkpoints=states,
+        view="block",
+        layers=["layer1.*", "layer2.*"],
+        perturbations=["skip", "zero"],
+        metrics=["loss"],
+    )
+    skipped = ds.value.sel(perturbation="skip", epoch=results.NO_EPOCH, draw=0, metric="loss")
+    for name in ("layer1.0", "layer1.1", "layer2.1"):
+        other = network(2)
+        other.load_state_dict(states[1])
+        parent, _, child = name.rpartition(".")
+        other.get_submodule(parent)[int(child)] = nn.Identity()
+        expected = layerscope.evaluate(other, data, ["loss"], device="cpu")["loss"].mean
+        assert skipped.sel(layer=name).item() == expected
+    # The block that halves the picture can't be passed over, and says why.
+    assert skipped.sel(layer=["layer2.0", "fullmodel"]).isnull().all()
+    refused = results.settings(ds)["refused"]
+    assert "(n, 64, 4, 4)" in refused["layer2.0 skip"]
+    assert ds.value.sel(perturbation="zero", epoch=results.NO_EPOCH, draw=0).notnull().all()
+    with pytest.raises(LayerError, match=r"'skip' fits no layer; layer2\.0, for example"):
+        layerscope.sweep(
+            network(2),
+            data,
+            checkpoints=states,
+            view="block",
+            layers=["layer2.0"],
+            perturbations=["skip"],
+        )

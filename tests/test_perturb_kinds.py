@@ -18,6 +18,7 @@ from layerscope.checkpoints import open_series
 from layerscope.data import Held
 from layerscope.engine.plan import Plan, rows
 from layerscope.errors import CheckpointError, LayerError, OptionError
+from layerscope.layers import Norms
 from layerscope.perturb import Fresh, Perturbation, Site
 
 pytestmark = pytest.mark.usefixtures("same_global_generator")
@@ -151,9 +152,11 @@ def test_zero_and_skip_leave_buffers_alone():
     assert values.keys() == {"norm.weight", "norm.bias"}
     assert not any(t.any() for t in values.values())
     assert perturb.skip().apply(site) == {}
-    assert perturb.skip().skips(site.layer) == ["norm"]
-    assert perturb.skip().skips(site_of(Net).layer) == ["conv1", "norm", "fc"]
-    assert perturb.skip().skips(site_of(lambda: Root(), "(root)").layer) == [""]
+    assert perturb.skip().skips(site.layer) == ("norm",)
+    assert perturb.skip().skips(site_of(lambda: Root(), "(root)").layer) == ("",)
+    alone = dataclasses.replace(site.layer, modules=())
+    with pytest.raises(LayerError, match="no module stands for it alone"):
+        perturb.skip().skips(alone)
 
 
 class Root(nn.Module):
@@ -548,7 +551,8 @@ def plan_of(perturbations, **more):
     series = open_series({0: start.state_dict(), 5: model.state_dict()}).fit(model)
     pair = torch.ones(4, 2, 5, 5), torch.zeros(4, dtype=torch.long)
     parts = {
-        "model": model, "series": series, "rows": rows(model, None), "metrics": [],
+        "model": model, "series": series, "metrics": [],
+        "rows": rows(model, None, "leaf", Norms(), network=True), "device": torch.device("cpu"),
         "perturbations": perturb.chosen(perturbations), "epochs": [0, 5], "draws": 2,
         "fresh": Fresh(model, series), "seed": 0, "data": Held(pair, 4, torch.device("cpu")),
     }  # fmt: skip

@@ -200,7 +200,9 @@ def sweep(
 
     def described(measured: Measured) -> xr.Dataset:
         spent = {"wall_time_s": round(time.monotonic() - began, 3)}
-        actual = {"batch_size": plan.data.size}
+        actual: dict[str, Any] = {"batch_size": plan.data.size}
+        if measured.refused:
+            actual["refused"] = {" ".join(at): why for at, why in measured.refused.items()}
         return assemble(plan, measured, identity | measured.about | spent | actual)
 
     while True:

@@ -110,6 +110,7 @@ def measure(
         If the network does not repeat itself on the same batch.
     """
     # Everything that may be wrong with the input is found before the first cell.
+    plan.check()
     distances, origins = plan.distances(show_progress), plan.origins()
     cells = list(plan.cells())
     drawn = {
@@ -126,7 +127,7 @@ def measure(
 
         _check_repeats(call)
         rows = _in_order(plan, call)
-        refused = _refused(recorder, call, cells)
+        refused = _refused(plan, recorder, call, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
         work = _Work(plan, recorder, _by_group(plan, rows, cells), parts)
         measured = Measured(rows, cells, refused, work.sums, distances, drawn, origins)
@@ -352,19 +353,13 @@ def _by_group(
         owners = {layers.owner(name) for name in row.tensors}
         changed = frozenset(names[plan.model.get_submodule(owner)] for owner in owners)
         for cell in by_row[row.name]:
-            skipped = frozenset(
-                names[plan.model.get_submodule(name)] for name in _skipped(cell, row)
-            )
+            skipped = frozenset(names[plan.model.get_submodule(name)] for name in plan.skips(cell))
             gathered.setdefault(Group(changed, skipped), []).append(cell)
     return list(gathered.items())
 
 
-def _skipped(cell: Cell, layer: Layer) -> Sequence[str]:
-    return cell.perturbation.skips(layer) if cell.perturbation.skips else ()
-
-
 def _refused(
-    recorder: Recorder, call: Callable[[], Any], cells: Sequence[Cell]
+    plan: Plan, recorder: Recorder, call: Callable[[], Any], cells: Sequence[Cell]
 ) -> dict[tuple[str, str], str]:
     """Find the cells that can't be, such as one that skips a layer which changes the shape.
 
@@ -373,28 +368,30 @@ def _refused(
     LayerError
         If nothing is left of a perturbation.
     """
-    skipping = {
-        (cell.layer.name, cell.perturbation.name): _skipped(cell, cell.layer) for cell in cells
-    }
+    refused: dict[tuple[str, str], str] = {}
+    skipping: dict[tuple[str, str], tuple[str, ...]] = {}
+    for cell in cells:
+        at = cell.layer.name, cell.perturbation.name
+        try:
+            skipping[at] = plan.skips(cell)
+        except LayerError as error:
+            refused[at] = str(error)
+        if at[0] == FULL_MODEL and skipping.get(at):
+            refused[at] = "nothing would be left of the network"
     names = {name for skipped in skipping.values() for name in skipped}
-    if not names:
-        return {}
-    reasons = recorder.unskippable(call, names)
-    refused = {
-        at: "; ".join(f"{name} {reasons[name]}" for name in skipped if reasons[name])
-        for at, skipped in skipping.items()
-    }
-    whole = [at for at, skipped in skipping.items() if at[0] == FULL_MODEL and skipped]
-    refused |= dict.fromkeys(whole, "nothing would be left of the network")
-    refused = {at: why for at, why in refused.items() if why}
-    for perturbation in {cell.perturbation.name for cell in cells}:
-        of_it = [at for at in skipping if at[1] == perturbation]
-        if all(at in refused for at in of_it):
-            row, why = of_it[0][0], refused[of_it[0]]
+    reasons = recorder.unskippable(call, names) if names else {}
+    for at, skipped in skipping.items():
+        if why := "; ".join(f"{name} {reasons[name]}" for name in skipped if reasons[name]):
+            refused.setdefault(at, why)
+    for perturbation in plan.perturbations:
+        of_it = {(c.layer.name, perturbation.name) for c in cells if c.perturbation is perturbation}
+        if of_it <= refused.keys():
+            # The whole network last, which is never worth saying.
+            row, why = min((at[0] == FULL_MODEL, at[0], refused[at]) for at in of_it)[1:]
             raise LayerError(
-                f"{perturbation!r} fits no layer; {row}, for example: {why}. A layer can be "
+                f"{perturbation.name!r} fits no layer; {row}, for example: {why}. A layer can be "
                 "skipped if it returns one tensor of the shape and type of the one it gets; "
-                "try view='block'."
+                "view='block' may have some."
             )
     return refused
 

@@ -186,7 +186,6 @@ class Plan:
             if pair not in tried:
                 tried.add(pair)
                 self.values(cell)
-                self.skips(cell)
 
     def draw_distance(self, cell: Cell) -> dict[str, float]:
         """Measure how far a re-randomised layer is from the first checkpoint."""

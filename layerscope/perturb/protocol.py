@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from layerscope import layers as layers_
 from layerscope import seeds
+from layerscope.errors import LayerError
 from layerscope.layers import Layer
 from layerscope.perturb.code import digest
 
@@ -117,9 +118,16 @@ def skipped(parts: Sequence[Perturbation], layer: Layer) -> list[str]:
 
 
 def modules_of(layer: Layer) -> Sequence[str]:
-    """Names of the modules that stand for a layer as a whole."""
-    known = getattr(layer, "modules", None)
-    return known or ["" if name == ROOT else name for name in layer.members]
+    """Names of the modules that stand for a layer as a whole.
+
+    Raises
+    ------
+    LayerError
+        If none does, as for parameters that a block holds itself.
+    """
+    if not layer.modules:
+        raise LayerError("no module stands for it alone")
+    return layer.modules
 
 
 def part_site(perturbation: Perturbation, site: Site, base: int, *purpose: str | int) -> Site:
