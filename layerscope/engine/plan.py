@@ -21,6 +21,7 @@ from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer, Norms, Wanted
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation, Site
+from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.sequential import Decision, Tolerance
 
@@ -100,6 +101,12 @@ class Plan:
                 p.name: dict(p.settings) for p in self.perturbations if p.settings
             },
             "metrics": [m.name for m in self.metrics],
+            # So that a run whose metric was edited meanwhile is not gone on with.
+            "metric_code": {
+                m.name: digest(m.per_example)
+                for m in self.metrics
+                if metrics.METRICS.get(m.name) is not m
+            },
             "draws": self.draws,
             "seed": self.seed,
             "device": str(self.device),
