@@ -202,8 +202,10 @@ def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]
             raise OptionError(
                 f"{what} {name} of shape {tuple(value.shape)}, expected {tuple(own.shape)}."
             )
-        # Another precision is converted, as from a checkpoint that was saved in it.
-        if _number_kind(value) != _number_kind(own):
+        # Another precision is converted, as from a checkpoint that was saved in it; so are counters
+        # among the buffers, which a function of one's own may have scaled with all the rest.
+        is_parameter = name in cell.layer.parameters
+        if is_parameter and _number_kind(value) != _number_kind(own):
             raise OptionError(
                 f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
                 f".to({own.dtype})."
