@@ -304,6 +304,14 @@ def test_a_buffer_that_a_skipped_module_counts_in_stays_as_it_was():
     assert reused(model, torch.randn(3, 4), skipped=["1"]) == {"0"}
 
 
+def test_nothing_is_kept_for_what_does_not_run():
+    model = nn.Sequential(lin(), nn.Sequential(nn.Identity(), lin()), lin()).eval()
+    x = torch.randn(3, 4)
+    with Recorder(model) as recorder:
+        recorder.record(lambda: model(x), [group(["1"])])
+        assert len(recorder._memory) == 1
+
+
 def test_a_group_without_skips_is_the_plain_collection():
     model = nn.Sequential(lin(), lin()).eval()
     x = torch.randn(3, 4)

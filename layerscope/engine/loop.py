@@ -35,6 +35,9 @@ _MOST_PARTS = 8
 
 Show = Callable[["Measured"], object]
 
+Changed = frozenset[str] | Group
+"""The modules that a replay changes, and where it passes some over, those too."""
+
 
 class FinishedElsewhere(Exception):  # noqa: N818 - not an error
     """Another process has finished the sweep."""
@@ -146,7 +149,7 @@ def measure(
 class _Part:
     """Cells that are computed and recorded together, by the modules they change."""
 
-    groups: list[tuple[Group, list[Cell]]]
+    groups: list[tuple[Changed, list[Cell]]]
 
     @property
     def keys(self) -> list[str]:
@@ -160,7 +163,7 @@ class _Work:
         self,
         plan: Plan,
         recorder: Recorder,
-        groups: Sequence[tuple[Group, list[Cell]]],
+        groups: Sequence[tuple[Changed, list[Cell]]],
         store: Parts | None,
     ) -> None:
         self._plan, self._recorder, self._store = plan, recorder, store
@@ -310,11 +313,11 @@ class _Work:
             # Another process may have finished it a moment ago.
             yield mine and not self._store.has(name)
 
-    def _outputs(self, cell: Cell, group: Group, call: Callable[[], Any], reference: Any) -> Any:
+    def _outputs(self, cell: Cell, group: Changed, call: Callable[[], Any], reference: Any) -> Any:
         if self._store is not None:
             self._store.beat()
         values = self._weights.of(cell)
-        if not values and not group.skipped:
+        if not values and not isinstance(group, Group):
             return reference
         with swapped(self._plan.model, values):
             return self._recorder.replay(call, group)
@@ -325,7 +328,7 @@ def part_name(index: int, part: int) -> str:
     return f"batch-{index:06d}-part-{part}"
 
 
-def _cut(groups: Sequence[tuple[Group, list[Cell]]], lengths: Sequence[int]) -> list[_Part]:
+def _cut(groups: Sequence[tuple[Changed, list[Cell]]], lengths: Sequence[int]) -> list[_Part]:
     """Cut the cells into parts of about equal size; fewer where there are many batches."""
     count = max(1, min(len(groups), _MOST_PARTS, 128 // len(lengths)))
     share = sum(len(cells) for _, cells in groups) / count
@@ -341,20 +344,21 @@ def _cut(groups: Sequence[tuple[Group, list[Cell]]], lengths: Sequence[int]) -> 
 
 def _by_group(
     plan: Plan, rows: Sequence[Layer], cells: Sequence[Cell]
-) -> list[tuple[Group, list[Cell]]]:
+) -> list[tuple[Changed, list[Cell]]]:
     """Gather cells by the modules they change and pass over, in execution order."""
     # A module that stands in several places goes by the first of its names.
     names = {module: name for name, module in plan.model.named_modules()}
     by_row: dict[str, list[Cell]] = {row.name: [] for row in rows}
     for cell in cells:
         by_row[cell.layer.name].append(cell)
-    gathered: dict[Group, list[Cell]] = {}
+    gathered: dict[Changed, list[Cell]] = {}
     for row in rows:
         owners = {layers.owner(name) for name in row.tensors}
         changed = frozenset(names[plan.model.get_submodule(owner)] for owner in owners)
         for cell in by_row[row.name]:
             skipped = frozenset(names[plan.model.get_submodule(name)] for name in plan.skips(cell))
-            gathered.setdefault(Group(changed, skipped), []).append(cell)
+            key = Group(changed, skipped) if skipped else changed
+            gathered.setdefault(key, []).append(cell)
     return list(gathered.items())
 
 
@@ -400,11 +404,17 @@ def _about(recorder: Recorder, parts: Parts | None) -> dict[str, Any]:
     reuse = {
         "passes": dict(recorder.passes),
         "plain_modules": recorder.plain_modules,
-        "plain_groups": {str(group): why for group, why in recorder.plain_groups.items()},
+        "plain_groups": {_told(group): why for group, why in recorder.plain_groups.items()},
         "refusal": recorder.refusal,
     }
     damaged = {"damaged_parts": parts.damaged} if parts is not None and parts.damaged else {}
     return {"reuse": reuse} | damaged
+
+
+def _told(group: Changed) -> str:
+    if isinstance(group, Group):
+        return f"{_told(group.changed)} without {_told(group.skipped)}"
+    return "+".join(sorted(group))
 
 
 def _check_repeats(call: Callable[[], Any]) -> None:

@@ -280,17 +280,17 @@ def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]
             raise OptionError(
                 f"{what} {name} of shape {tuple(value.shape)}, expected {tuple(own.shape)}."
             )
-        # Another precision is converted, as from a checkpoint that was saved in it; and what a
-        # perturbation of all tensors made of a counter.
-        counter = value.is_floating_point() and not own.is_floating_point()
-        if _kind(value) != _kind(own) and not (counter and own.dtype != torch.bool):
+        # Another precision is converted, as from a checkpoint that was saved in it; so are counters
+        # among the buffers, which a function of one's own may have scaled with all the rest.
+        is_parameter = name in cell.layer.parameters
+        if is_parameter and _number_kind(value) != _number_kind(own):
             raise OptionError(
                 f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
                 f".to({own.dtype})."
             )
 
 
-def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:
     """Tell truth values, complex, real and whole numbers apart."""
     return tensor.dtype == torch.bool, tensor.is_complex(), tensor.is_floating_point()
 

@@ -67,7 +67,7 @@ class Passes:
                 for tensor, copy in self._inputs:
                     if not torch.equal(bytes_of(tensor), bytes_of(copy)):
                         tensor.copy_(copy)
-            self._inputs, self._fresh, self._over = [], {}, frozenset()
+            self._inputs, self._fresh = [], {}
 
     def _own(self, out: T) -> T:
         """Take outputs out of the memory of inputs that will be put back."""
