@@ -14,13 +14,23 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
     Mean difference from the unperturbed network over the same examples, from example to example.
     NaN for metrics that are no means, such as perplexity.
 ``n_examples`` (layer, epoch, perturbation, draw), or () where every cell has the same
-    Examples that each value averages over.
+    Examples that each value averages over; cells that were stopped early have fewer.
+``verdict`` (layer, epoch, perturbation, draw)
+    Where cells were stopped once they were settled: "robust", "intermediate" or "critical".
+``lower``, ``upper`` (layer, epoch, perturbation, draw)
+    Where cells were stopped once they were known well enough: what encloses the mean over all
+    examples, however often one looked.
 ``chance`` ()
     Error of always naming the commonest class.
 ``distance`` (layer, epoch, norm)
     Of a layer's parameters at each checkpoint from those at the first.
 ``draw_distance`` (layer, draw, norm)
     Of each re-randomised draw from the first checkpoint.
+
+Along ``layer`` stand ``depth`` (index in execution order), ``kind``, ``module_type``,
+``parameters``, ``initializer``, and ``component``, ``block`` and ``stage``, which say what the row
+lies in. The attributes hold what is needed to compute the Dataset again (`settings` reads them),
+and under ``refused`` why cells are not there that were asked for.
 
 The Dataset opens with plain xarray:
 
