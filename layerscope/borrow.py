@@ -6,8 +6,8 @@ giving them back is an assignment which can't fail half-way and restores every b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from layerscope import layers, metrics
 from layerscope.errors import LayerError
 
-__all__ = ["borrowed", "like", "swapped"]
+__all__ = ["Swapper", "borrowed", "like", "swapped"]
 
 _ALIGNMENT = 64
 """Bytes at whose multiples PyTorch's own memory begins."""
@@ -50,38 +50,124 @@ def borrowed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
             module._buffers.update(own)
 
 
-@contextmanager
-def swapped(
-    model: nn.Module, values: Mapping[str, Tensor], *, owned: bool = False
-) -> Iterator[None]:
-    """Let tensors of the network stand for `values`; afterwards for their own again.
+class Swapper:
+    """Lets tensors of a network stand for other values, again and again.
 
-    Tensors tied to one of them see the change too, whether they are the same object or another
-    view of the memory. A tensor that already holds its value, bit for bit, is left alone.
+    What is tied to what is found out once, so that a swap looks at nothing but the tensors that
+    change. Swaps may nest; they end in the reverse order.
 
     Parameters
     ----------
     model : nn.Module
-    values : mapping of str to Tensor
-        By name in the state dict. Of two for the same memory the later counts.
-    owned : bool
-        True gives the values away: those that lie in memory as the network's tensors do are used
-        as they are instead of copied. The caller then neither reads them again nor shares them.
+        Between swaps it may replace its tensors by others, as some networks do with buffers.
 
-    Raises
-    ------
-    LayerError
-        If a value has another shape than the tensor that it stands for.
+    Examples
+    --------
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> swapper = Swapper(net)
+    >>> with swapper.swapped({"weight": torch.ones(1, 2)}):
+    ...     net.weight.tolist()
+    [[1.0, 1.0]]
     """
-    changed = [(tensor, tensor.data, new) for tensor, new in _changed(model, values, owned=owned)]
-    del values  # so that those which were copied, or left aside as equal, take no memory
-    try:
-        for tensor, _, new in changed:
-            tensor.data = new
-        yield
-    finally:
-        for tensor, data, _ in changed:
-            tensor.data = data
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._index()
+
+    @contextmanager
+    def swapped(self, values: Mapping[str, Tensor], *, owned: bool = False) -> Iterator[None]:
+        """Let tensors stand for `values`; afterwards for their own again.
+
+        Tensors tied to one of them see the change too, whether they are the same object or another
+        view of the memory.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            By name in the state dict. Of two for the same memory the later counts.
+        owned : bool
+            True gives the values away, to take as little memory as can be: those that lie in
+            memory as the network's tensors do are used as they are instead of copied, and a tensor
+            that already holds its value, bit for bit, is left alone. The caller then neither reads
+            them again nor shares them.
+
+        Raises
+        ------
+        LayerError
+            If a value has another shape than the tensor that it stands for.
+        """
+        changed = [(t, t.data, new) for t, new in self._changed(values, owned=owned)]
+        del values  # so that those which were copied, or left aside as equal, take no memory
+        storages = {layers.storage_of(new) for _, _, new in changed}
+        self._storages |= storages
+        try:
+            for tensor, _, new in changed:
+                tensor.data = new
+            yield
+        finally:
+            for tensor, data, _ in changed:
+                tensor.data = data
+            self._storages -= storages
+
+    def _index(self) -> None:
+        """Find all tensors by name, where each is held, and which are tied."""
+        self._named = layers.tensors(self._model)
+        self._places = dict(_places(self._model))
+        held = list({id(t): t for t in (*_held(self._model), *self._named.values())}.values())
+        self._storages = set(map(layers.storage_of, held))
+        self._tied: dict[int, list[Tensor]] = {}
+        for cluster in layers.clusters(held):
+            together = [held[index] for index in cluster]
+            self._tied |= {id(tensor): together for tensor in together}
+
+    def _current(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Find tensors by name, and index the network anew if it has replaced one meanwhile."""
+        names = list(names)
+        for name in names:
+            holder, key = self._places.get(name, ({}, ""))
+            if (
+                name not in self._named
+                or holder.get(key, self._named[name]) is not self._named[name]
+            ):
+                self._index()
+                break
+        return {name: self._named[name] for name in names}
+
+    def _changed(
+        self, values: Mapping[str, Tensor], *, owned: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pair every tensor that changes, or is tied to one that does, with its new data."""
+        current = self._current(values)
+        wanted: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for name, value in values.items():
+            own = current[name]
+            # copy_ would stretch a smaller tensor to fit.
+            if value.shape != own.shape:
+                raise LayerError(
+                    f"{name} has the shape {tuple(own.shape)} and can't hold a tensor of shape "
+                    f"{tuple(value.shape)}."
+                )
+            first = self._tied[id(own)][0]
+            wanted.setdefault(id(first), []).append((own, value.detach()))
+        taken = set(self._storages) if owned else None
+        for pairs in wanted.values():
+            together = self._tied[id(pairs[0][0])]
+            if len(together) == 1:
+                made = [_taken_over(together[0].data, pairs[-1][1], taken)]
+            else:
+                made = _laid_out([t.data for t in together], together[0].device)
+                for own, value in pairs:
+                    made[next(i for i, t in enumerate(together) if t is own)].copy_(value)
+            # Comparing waits for the accelerator, so only where it saves memory.
+            if not owned or not all(map(_same_bits, made, (t.data for t in together))):
+                yield from zip(together, made, strict=True)
+
+
+def swapped(
+    model: nn.Module, values: Mapping[str, Tensor], *, owned: bool = False
+) -> AbstractContextManager[None]:
+    """Let tensors of the network stand for `values` once; see `Swapper.swapped`."""
+    return Swapper(model).swapped(values, owned=owned)
 
 
 def like(model_tensor: Tensor, value: Tensor) -> Tensor:
@@ -114,43 +200,12 @@ def _lent(model: nn.Module, device: torch.device) -> dict[int, Tensor]:
     return lent
 
 
-def _changed(
-    model: nn.Module, values: Mapping[str, Tensor], *, owned: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """Pair every tensor that changes, or is tied to one that does, with its new data."""
-    current = layers.tensors(model)
-    held = list({id(t): t for t in (*_held(model), *current.values())}.values())
-    storages = [layers.storage_of(t) for t in held]
-    wanted: dict[int, list[Tensor]] = {}
-    for name, value in values.items():
-        # copy_ would stretch a smaller tensor to fit.
-        if value.shape != current[name].shape:
-            raise LayerError(
-                f"{name} has the shape {tuple(current[name].shape)} and can't hold a tensor of "
-                f"shape {tuple(value.shape)}."
-            )
-        wanted.setdefault(id(current[name]), []).append(value.detach())
-    # Tensors that are alone in their storage, as most are, need no closer look.
-    touched = {storage for t, storage in zip(held, storages, strict=True) if id(t) in wanted}
-    near = [t for t, storage in zip(held, storages, strict=True) if storage in touched]
-    taken = set(storages) if owned else None
-    found: list[tuple[Tensor, Tensor]] = []
-    for cluster in layers.clusters(near):
-        together = [near[index] for index in cluster]
-        if len(together) == 1:
-            for value in wanted.get(id(together[0]), [])[-1:]:
-                new = _taken_over(together[0].data, value, taken)
-                if not _same_bits(new, together[0].data):
-                    found.append((together[0], new))
-        elif any(id(t) in wanted for t in together):
-            made = _laid_out([t.data for t in together], together[0].device)
-            of = {id(t): new for t, new in zip(together, made, strict=True)}
-            for name, value in values.items():
-                if id(current[name]) in of:
-                    of[id(current[name])].copy_(value.detach())
-            if not all(_same_bits(of[id(t)], t.data) for t in together):
-                found += [(t, of[id(t)]) for t in together]
-    return found
+def _places(model: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Tensor | None], str]]]:
+    """Yield the name of every parameter and buffer with the dictionary and key that hold it."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for holder in (module._parameters, module._buffers):
+            for key in holder:
+                yield f"{path}.{key}" if path else key, (holder, key)
 
 
 def _taken_over(data: Tensor, value: Tensor, taken: set[int] | None) -> Tensor:

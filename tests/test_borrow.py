@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from layerscope import devices, layers
-from layerscope.borrow import borrowed, like, swapped
+from layerscope.borrow import Swapper, borrowed, like, swapped
 from layerscope.errors import LayerError
 
 CPU = torch.device("cpu")
@@ -250,15 +250,15 @@ def test_what_is_there_already_is_left_alone_bit_for_bit():
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.0, torch.nan], [1, 2]]))
     there = model.weight.data_ptr(), model.bias.data_ptr()
-    with swapped(model, copy.deepcopy(model.state_dict())):
+    with swapped(model, copy.deepcopy(model.state_dict()), owned=True):
         assert (model.weight.data_ptr(), model.bias.data_ptr()) == there
     minus = torch.tensor([[-0.0, torch.nan], [1, 2]])
-    with swapped(model, {"weight": minus}):
+    with swapped(model, {"weight": minus}, owned=True):
         assert model.weight.data_ptr() != there[0]
         assert torch.signbit(model.weight[0, 0])
     views = Views()
     there = views.head.weight.data_ptr()
-    with swapped(views, copy.deepcopy(views.state_dict())):
+    with swapped(views, copy.deepcopy(views.state_dict()), owned=True):
         assert views.head.weight.data_ptr() == there
 
 
@@ -299,3 +299,54 @@ def test_given_values_are_copied_where_their_memory_does_not_fit():
         assert all(t.data_ptr() % 64 == 0 for t in state.values())
         assert all(t.is_contiguous() for t in state.values())
         assert state["1.weight"].data_ptr() == one.data_ptr()
+
+
+@pytest.mark.parametrize("outer", [{}, {"row": torch.full((3,), 3.0)}, {"left": torch.ones(4, 2)}])
+def test_one_swapper_does_what_swaps_that_look_anew_do(outer):
+    model = Views()
+    before = picture_of_views(model)
+    swapper = Swapper(model)
+    values = {
+        "table.weight": torch.randn(5, 3),
+        "row": torch.zeros(3),
+        "out.bias": torch.ones(5),
+        "right": torch.randn(4, 1),
+    }
+    with swapper.swapped(outer):
+        around = picture_of_views(model)
+        for name, value in values.items():
+            with swapped(model, {name: value}):
+                expected = {n: t.clone() for n, t in model.state_dict().items()}
+                ties = layers.tied(model)
+            with swapper.swapped({name: value}):
+                assert all(torch.equal(t, expected[n]) for n, t in model.state_dict().items())
+                assert layers.tied(model) == ties
+            assert picture_of_views(model) == around
+    assert picture_of_views(model) == before
+
+
+def test_a_swapper_follows_a_network_that_replaces_its_buffers():
+    model = Restless()
+    model.cache = torch.zeros(3, 4)
+    swapper = Swapper(model)
+    model(torch.ones(3, 4))  # puts other tensors in place of some
+    cache, new = model.cache, model.new
+    with swapper.swapped({"cache": torch.full((3, 4), 5.0)}):
+        assert model.cache is cache
+        assert model.cache.eq(5).all()
+        assert model.new.eq(5).all()  # the same object
+    with swapper.swapped({"new": torch.zeros(3, 4)}):
+        assert model.new is new
+        assert not model.cache.any()
+    assert model.cache.eq(1).all()
+
+
+def test_a_swapper_looks_at_nothing_but_what_changes(monkeypatch):
+    model = Views()
+    swapper = Swapper(model)
+    monkeypatch.setattr(nn.Module, "modules", None)
+    monkeypatch.setattr(nn.Module, "state_dict", None)
+    monkeypatch.setattr(torch, "equal", None)  # would wait for an accelerator
+    with swapper.swapped({"out.bias": torch.ones(5), "head.weight": torch.zeros(3, 5)}):
+        assert model.out.bias.tolist() == [1] * 5
+        assert not model.table.weight.any()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from layerscope import devices, layers, metrics, progress
-from layerscope.borrow import borrowed, swapped
+from layerscope.borrow import Swapper, borrowed
 from layerscope.data import Batch
 from layerscope.engine.plan import Cell, Plan
 from layerscope.engine.sums import Found, Gathering, Sums
@@ -77,16 +77,17 @@ class Measured:
 
 
 @contextmanager
-def lent(plan: Plan) -> Iterator[Recorder]:
+def lent(plan: Plan) -> Iterator[tuple[Recorder, Swapper]]:
     """Lend the network with its trained weights on the device; afterwards it is as before."""
     budget = devices.spare_bytes(plan.device)
     with borrowed(plan.model, plan.device), ExitStack() as stack:
+        swapper = Swapper(plan.model)
         # Piece by piece: a network that holds these weights already takes no more memory.
         for names in plan.pieces():
             values = plan.series.read(plan.series.last, names)
-            stack.enter_context(swapped(plan.model, values, owned=True))
+            stack.enter_context(swapper.swapped(values, owned=True))
             del values
-        yield stack.enter_context(Recorder(plan.model, budget=budget))
+        yield stack.enter_context(Recorder(plan.model, budget=budget)), swapper
 
 
 def measure(
@@ -122,7 +123,7 @@ def measure(
         if cell.perturbation.name == "rerandomize"
     }
     with ExitStack() as stack:
-        recorder = stack.enter_context(lent(plan))
+        recorder, swapper = stack.enter_context(lent(plan))
         inputs, _ = plan.data.first
 
         def call() -> Any:
@@ -132,7 +133,7 @@ def measure(
         rows = _in_order(plan, call)
         refused = _refused(plan, recorder, call, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
-        work = _Work(plan, recorder, _by_group(plan, rows, cells), parts)
+        work = _Work(plan, recorder, swapper, _by_group(plan, rows, cells), parts)
         measured = Measured(rows, cells, refused, work.sums, distances, drawn, origins)
 
         def report(how: Show | None) -> None:
@@ -163,10 +164,11 @@ class _Work:
         self,
         plan: Plan,
         recorder: Recorder,
+        swapper: Swapper,
         groups: Sequence[tuple[Changed, list[Cell]]],
         store: Parts | None,
     ) -> None:
-        self._plan, self._recorder, self._store = plan, recorder, store
+        self._plan, self._recorder, self._swapper, self._store = plan, recorder, swapper, store
         whole = [_Part(list(groups))]
         self._parts = whole if store is None else _cut(groups, plan.data.lengths)
         self._weights = Weights(plan)
@@ -319,7 +321,7 @@ class _Work:
         values = self._weights.of(cell)
         if not values and not isinstance(group, Group):
             return reference
-        with swapped(self._plan.model, values):
+        with self._swapper.swapped(values):
             return self._recorder.replay(call, group)
 
 

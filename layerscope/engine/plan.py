@@ -164,13 +164,15 @@ class Plan:
     def values(self, cell: Cell) -> dict[str, Tensor]:
         """Return what the cell's layer holds instead of its trained tensors, on the CPU.
 
-        Tensors equal to the trained ones are left out: a cell with none is the baseline.
+        They have the trained tensors' types. Those equal to them are left out: a cell with none is
+        the baseline.
         """
         names = cell.layer.tensors
         trained = self.series.read(self.series.last, names)
         values = self._perturbed(cell, trained)
         _fit(cell, values, trained)
-        return {name: t for name, t in values.items() if not _equal(t, trained[name])}
+        values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
+        return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
 
     def skips(self, cell: Cell) -> tuple[str, ...]:
         """Name the modules that are passed over in this cell."""
@@ -313,7 +315,3 @@ def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:
         raise OptionError("epochs is empty; leave it out to take every recorded epoch.")
     series.require(wanted)
     return sorted(set(wanted))
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)

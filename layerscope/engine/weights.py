@@ -25,12 +25,14 @@ class Weights:
         self._left = _KEPT_BYTES
 
     def of(self, cell: Cell) -> dict[str, Tensor]:
-        """Return the tensors of one cell, on the CPU."""
+        """Return the tensors of one cell; on the device if they are kept, else on the CPU."""
         if cell.key in self._kept:
             return self._kept[cell.key]
         values = self._plan.values(cell)
         size = sum(t.numel() * t.element_size() for t in values.values())
         if size <= self._left:
+            # Moved once, not for every batch.
+            values = {name: t.to(self._plan.device) for name, t in values.items()}
             self._kept[cell.key] = values
             self._left -= size
         return values
