@@ -10,8 +10,8 @@ Images stay ``uint8`` in memory; each batch is normalised on the device it is us
 
 from __future__ import annotations
 
-from layerscope.data.augment import Augment
-from layerscope.data.examples import Batch, Examples, ImageData, digest
+from layerscope.data.augment import AUGMENTATIONS, Augment, changes
+from layerscope.data.examples import Batch, Examples, ImageData, digest, label_range
 from layerscope.data.forms import batches, move
 from layerscope.data.held import Held
 from layerscope.data.pictures import ImageStream, Pictures, RandomResizedCrop
@@ -20,6 +20,7 @@ from layerscope.data.text import TextData
 from layerscope.data.tokens import Tokenizer
 
 __all__ = [
+    "AUGMENTATIONS",
     "ROOT_VARIABLE",
     "SOURCES",
     "Augment",
@@ -35,8 +36,10 @@ __all__ = [
     "TextData",
     "Tokenizer",
     "batches",
+    "changes",
     "digest",
     "find_root",
+    "label_range",
     "load",
     "move",
 ]
