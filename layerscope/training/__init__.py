@@ -34,7 +34,7 @@ from layerscope.training.given import Data, steps_of
 from layerscope.training.loop import Loop
 from layerscope.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
-__all__ = ["OPTIMIZERS", "PAPER_EPOCHS", "SCHEDULES", "Data", "Recipe", "train"]
+__all__ = ["OPTIMIZERS", "PAPER_EPOCHS", "SCHEDULES", "Data", "Recipe", "steps_of", "train"]
 
 TOKENIZER = "tokenizer.json"
 
