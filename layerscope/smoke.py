@@ -37,7 +37,7 @@ from layerscope.layers import Norms
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.training import Recipe
 
-__all__ = ["PAIRS", "Given", "Pair", "Row", "chosen", "run"]
+__all__ = ["COLUMNS", "PAIRS", "Given", "Pair", "Row", "chosen", "run"]
 
 _PERTURBATIONS = ("reinitialize", "rerandomize", "noise(0.1)")
 _SWEPT, _BATCH = 48, 32  # two batches, the last one shorter
@@ -144,6 +144,21 @@ class Row:
     cells: int
     exact: bool
     seconds: float
+
+    def cells_of_table(self) -> tuple[str, ...]:
+        """In words, in the order of `COLUMNS`."""
+        return (
+            self.network,
+            self.data,
+            f"{self.parameters:,}",
+            self.score,
+            f"{self.checkpoints} recorded, {'same' if self.resumed else 'OTHER'} when resumed",
+            f"{self.cells} cells, {'exact' if self.exact else 'NOT EXACT'}",
+            f"{self.seconds:.0f}",
+        )
+
+
+COLUMNS = ("network", "data", "parameters", "test", "checkpoints", "sweep", "seconds")
 
 
 def chosen(names: Sequence[str] = ()) -> list[Pair]:

@@ -30,11 +30,21 @@ from layerscope._version import __version__
 from layerscope.checkpoints import MANIFEST, Series, Writer, open_series
 from layerscope.errors import OptionError, choose
 from layerscope.results import write_bytes
-from layerscope.training.given import Data, steps_of
+from layerscope.training.given import Data, scored_in, steps_of
 from layerscope.training.loop import Loop
 from layerscope.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
-__all__ = ["OPTIMIZERS", "PAPER_EPOCHS", "SCHEDULES", "Data", "Recipe", "steps_of", "train"]
+__all__ = [
+    "OPTIMIZERS",
+    "PAPER_EPOCHS",
+    "SCHEDULES",
+    "TOKENIZER",
+    "Data",
+    "Recipe",
+    "scored_in",
+    "steps_of",
+    "train",
+]
 
 TOKENIZER = "tokenizer.json"
 

@@ -91,11 +91,11 @@ def measured(part: Any) -> tuple[str, ...]:
     return metrics.usual(positions=torch.is_tensor(targets) and targets.ndim > 1)
 
 
-def scored_in(part: Any, recipe: Recipe) -> int:
+def scored_in(part: Any, batch_size: int) -> int:
     """Examples in a batch when a checkpoint is scored.
 
     What an example takes in memory is small for images of a few pixels, and not for large pictures
     or for a guess at each of many tokens: these come in the batches that were trained in.
     """
     small = isinstance(part, Examples) and part.targets.ndim == 1
-    return _SCORED_IN if small else min(_SCORED_IN, recipe.batch_size)
+    return _SCORED_IN if small else min(_SCORED_IN, batch_size)

@@ -227,7 +227,7 @@ class Loop:
             self.model,
             self.test,
             measured(self.test),
-            batch_size=scored_in(self.test, self.recipe),
+            batch_size=scored_in(self.test, self.recipe.batch_size),
             device=self.device,
         )
         scores = {f"test_{name}": tally.mean for name, tally in tallies.items()}
