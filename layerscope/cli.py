@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layerscope import arguments
 from layerscope._version import __version__
-from layerscope.errors import LayerscopeError, OptionError, choose
+from layerscope.errors import LayerscopeError, choose
 
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(command: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 for an error with its message, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(command)
     try:
         options.run(options)
     except LayerscopeError as error:
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"layerscope {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_experiments, _data, _train, _sweep, _show, _reproduce):
+    for add in (_experiments, _models, _data, _train, _sweep, _show, _reproduce, _smoke):
         add(commands)
     return parser
 
@@ -75,6 +75,21 @@ def _run_experiments(_: argparse.Namespace) -> None:
                 what.data,
                 what.expected,
             )
+    _print(table)
+
+
+def _models(commands: Any) -> None:
+    parser = commands.add_parser("models", help="list the networks that go by name")
+    parser.set_defaults(run=_run_models)
+
+
+def _run_models(_: argparse.Namespace) -> None:
+    from layerscope import models
+
+    table = _table("Networks", "such as", "what", "parameters", "name")
+    for family in models.FAMILIES.values():
+        size = f"{models.count_parameters(family.example):,}"
+        _add_row(table, family.example, family.about, size, family.form)
     _print(table)
 
 
@@ -125,54 +140,59 @@ def _train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a network and record its checkpoints")
     parser.add_argument("network", help="such as fcn-3x256 (3 hidden layers of 256 units)")
     parser.add_argument("--data", default="mnist-5k", help="data set (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=100, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, help="initial learning rate (default: 0.01)")
-    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--record", type=int, nargs="+", metavar="EPOCH", help="epochs to record")
+    parser.add_argument(
+        "--record-steps", type=int, nargs="+", metavar="STEP", help="steps to record as well"
+    )
     parser.add_argument("--out", default="series", help="folder of series (default: %(default)s)")
+    arguments.add_recipe(parser)
     _data_root(parser)
+    _data_option(parser)
     _device(parser)
     parser.set_defaults(run=_run_train)
 
 
 def _run_train(options: argparse.Namespace) -> None:
-    from layerscope import data, training
+    from layerscope import data, models, training
 
-    recipe = training.Recipe(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        **({"lr": options.lr} if options.lr is not None else {}),
-    )
-    # Which kinds can be trained on, training says itself.
-    found: Any = data.load(options.data, options.data_root)
+    network = models.configure(options.network, **arguments.given(options.option, "--option"))
+    recipe = training.Recipe(**arguments.recipe(options))
+    more = arguments.given(options.data_option, "--data-option")
     series = training.train(
-        options.network,
-        found,
+        network,
+        data.load(options.data, options.data_root, **more),
         recipe,
         seed=options.seed,
         out=options.out,
         record=options.record or training.PAPER_EPOCHS,
+        record_steps=options.record_steps or (),
+        augment=options.augment,
         device=options.device,
     )
     scores = series.manifest["epochs"][str(series.last)]["metrics"]
     print(f"{series.folder}")
     print(
-        f"epochs {', '.join(map(str, series.epochs))}; test error {scores['test_error']:.4f}, "
+        f"{series.unit}s {', '.join(map(str, series.epochs))}; {_told(scores)}, "
         f"trained in {series.manifest['seconds']:.0f} s"
     )
+
+
+def _told(scores: Mapping[str, float]) -> str:
+    """The test error, and the perplexity where it was measured."""
+    perplexity = scores.get("test_perplexity")
+    also = "" if perplexity is None else f", perplexity {perplexity:.2f}"
+    return f"test error {scores['test_error']:.4f}{also}"
 
 
 def _sweep(commands: Any) -> None:
     parser = commands.add_parser("sweep", help="reset each layer of a trained series and evaluate")
     parser.add_argument("series", help="folder that layerscope train printed")
     parser.add_argument("--data", help="data set (default: the one it was trained on)")
-    parser.add_argument("--layers", nargs="+", metavar="PATTERN", help="default: every layer")
-    parser.add_argument("--epochs", type=int, nargs="+", metavar="EPOCH", help="default: all")
-    parser.add_argument("--draws", type=int, default=3, help="random draws (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--out", help="folder for the result (default: SERIES/sweep)")
+    arguments.add_sweep(parser)
     _data_root(parser)
+    _data_option(parser)
     _device(parser)
     parser.set_defaults(run=_run_sweep)
 
@@ -180,25 +200,30 @@ def _sweep(commands: Any) -> None:
 def _run_sweep(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from layerscope import checkpoints, data, engine, store
+    from layerscope import checkpoints, engine, store, training
 
     series = checkpoints.open_series(options.series)
     model = series.build()
-    known = options.data or series.manifest["data"]["name"]
+    more = arguments.given(options.data_option, "--data-option")
+    test = arguments.data_of(series, options.data, options.data_root, more).test
     out = Path(options.out) if options.out else Path(options.series) / "sweep"
+    size = training.scored_in(test, series.manifest["recipe"]["batch_size"])
     ds = engine.sweep(
         model,
-        data.load(known, options.data_root).test,
+        test,
         checkpoints=series,
-        layers=options.layers,
-        epochs=options.epochs,
-        draws=options.draws,
-        batch_size=options.batch_size,
         device=options.device,
         out=out,
+        **{"batch_size": size} | arguments.sweep_options(options),
     )
     print(out / store.DATASET)
-    _print(_result_table(ds, "error"))
+    _print(_result_table(ds, _shown(ds)))
+
+
+def _shown(ds: Any) -> str:
+    """The metric to be shown: the error where it was measured."""
+    names = [str(name) for name in ds["metric"].values]
+    return "error" if "error" in names else names[0]
 
 
 def _show(commands: Any) -> None:
@@ -253,7 +278,7 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         data_root=options.data_root,
         device=options.device,
         out=options.out,
-        overrides=dict(map(_parameter, options.parameters)),
+        overrides=arguments.given(options.parameters, "-p"),
     )
     spent = f"{done.manifest['seconds']:.0f} s"
     if done.reused:
@@ -264,18 +289,43 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         print(f"  {path}")
 
 
-def _parameter(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise OptionError(f"-p {text!r} has no value; write -p name=value.")
-    try:
-        return name.strip(), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name.strip(), value
+def _smoke(commands: Any) -> None:
+    parser = commands.add_parser("smoke", help="try every network with its data, seconds each")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="such as vgg (default: all)")
+    _data_root(parser)
+    _device(parser)
+    parser.set_defaults(run=_run_smoke)
+
+
+def _run_smoke(options: argparse.Namespace) -> None:
+    from layerscope import progress, smoke
+
+    table = _table("Trained, killed and resumed, swept", *smoke.COLUMNS)
+    wrong = []
+    pairs = smoke.chosen(options.networks)
+    with progress.bar(len(pairs), "smoke", "network") as advance:
+        for row in smoke.run(options.networks, root=options.data_root, device=options.device):
+            _add_row(table, *row.cells_of_table())
+            advance(1)
+            if not (row.resumed and row.exact):
+                wrong.append(f"{row.network} on {row.data}")
+    _print(table)
+    if wrong:
+        raise LayerscopeError(f"not the same to the last bit: {'; '.join(wrong)}.")
 
 
 def _data_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="folder with the data sets")
+
+
+def _data_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="of the data set, such as image_size=64 or encoding=latin-1; may be repeated",
+    )
 
 
 def _device(parser: argparse.ArgumentParser) -> None:

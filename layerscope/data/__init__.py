@@ -10,16 +10,19 @@ Images stay ``uint8`` in memory; each batch is normalised on the device it is us
 
 from __future__ import annotations
 
-from layerscope.data.augment import Augment
-from layerscope.data.examples import Batch, Examples, ImageData, digest
+from layerscope.data.augment import AUGMENTATIONS, Augment, changes
+from layerscope.data.examples import Batch, Examples, ImageData, digest, label_range
 from layerscope.data.forms import batches, move
 from layerscope.data.held import Held
+from layerscope.data.modify import apply as changed
+from layerscope.data.modify import split
 from layerscope.data.pictures import ImageStream, Pictures, RandomResizedCrop
 from layerscope.data.sources import ROOT_VARIABLE, SOURCES, DataSet, Source, find_root, load
 from layerscope.data.text import TextData
 from layerscope.data.tokens import Tokenizer
 
 __all__ = [
+    "AUGMENTATIONS",
     "ROOT_VARIABLE",
     "SOURCES",
     "Augment",
@@ -35,8 +38,12 @@ __all__ = [
     "TextData",
     "Tokenizer",
     "batches",
+    "changed",
+    "changes",
     "digest",
     "find_root",
+    "label_range",
     "load",
     "move",
+    "split",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from layerscope import seeds
+from layerscope.data.examples import Examples, by_batch
+from layerscope.data.pictures import Pictures, RandomResizedCrop, by_picture
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Augment"]
+__all__ = ["AUGMENTATIONS", "Augment", "changes"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,7 @@ class Augment:
         They follow from seed, epoch and the number of the batch alone, so a training that was
         stopped sees the same images when it goes on.
         """
-
-        def augment(inputs: Tensor, batch: int) -> Tensor:
-            return self(inputs, seeds.generator("augment", seed, epoch, batch))
-
-        return augment
+        return by_batch(self, seed, epoch)
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Change a batch of images on whatever device it is.
@@ -91,3 +89,51 @@ class Augment:
         )
         # Indices around the channels' slice put the channels last.
         return bordered[which, :, rows, columns].permute(0, 3, 1, 2).contiguous()
+
+
+AUGMENTATIONS: Mapping[str, Augment | RandomResizedCrop] = {
+    "shift": Augment(flip=False),
+    "shift-flip": Augment(),
+    "resized-crop": RandomResizedCrop(),
+}
+"""By name: the last for pictures in files, the others for images in memory."""
+
+
+def changes(
+    augment: Callable[..., Any], part: Examples | Pictures, seed: int, epoch: int, first: int = 0
+) -> Callable[..., Any]:
+    """What `part.batches` takes to change its inputs as they are changed in an epoch.
+
+    Parameters
+    ----------
+    augment : callable
+        Of examples in memory, ``augment(inputs, generator)`` takes a batch as it is stored, and
+        `Augment` is one; of pictures in files, ``augment(picture, size, generator)`` takes an
+        image of Pillow, and `RandomResizedCrop` is one.
+    part : Examples or Pictures
+    seed, epoch : int
+    first : int
+        Batches of the epoch that were seen before.
+
+    Raises
+    ------
+    OptionError
+        If `augment` is for the other kind of data.
+
+    Examples
+    --------
+    >>> from layerscope import data
+    >>> train = data.load("mnist-5k").train
+    >>> shifted = changes(data.Augment(flip=False), train, seed=0, epoch=2)
+    >>> len(next(train.batches(100, augment=shifted))[0])
+    100
+    """
+    in_files = isinstance(part, Pictures)
+    if isinstance(augment, Augment if in_files else RandomResizedCrop):
+        there = ("images in memory", "pictures in files")
+        other = RandomResizedCrop.__name__ if in_files else Augment.__name__
+        raise OptionError(
+            f"augment is {augment!r}, for {there[not in_files]}; these are {there[in_files]}: use "
+            f"{other}()."
+        )
+    return by_picture(augment, seed, epoch) if in_files else by_batch(augment, seed, epoch, first)

@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from layerscope import seeds
 from layerscope.data.modify import Modifiers
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Batch", "Examples", "ImageData", "digest"]
+__all__ = ["Batch", "Examples", "ImageData", "by_batch", "digest", "label_range"]
 
 Batch: TypeAlias = tuple[Any, Any]
 """Inputs (a tensor, or a tuple or mapping of them), and targets: a tensor of shape ``(n, …)``, or
@@ -124,6 +125,29 @@ class Examples:
         digest(seen, self.targets)
         seen.update(self.about.encode())
         return seen.hexdigest()
+
+
+def label_range(targets: Tensor | None) -> tuple[int, int] | None:
+    """The lowest and the highest class index that counts; None where there is none.
+
+    >>> label_range(torch.tensor([[2, 7], [5, -100]]))
+    (2, 7)
+    """
+    if targets is None or targets.is_floating_point() or targets.is_complex():
+        return None
+    counted = targets[targets != NO_TARGET]
+    return (int(counted.min()), int(counted.max())) if counted.numel() else None
+
+
+def by_batch(
+    augment: Callable[[Tensor, torch.Generator], Tensor], seed: int, epoch: int, first: int = 0
+) -> Callable[[Tensor, int], Tensor]:
+    """Give every batch of an epoch, counted from `first`, chance of its own."""
+
+    def change(inputs: Tensor, batch: int) -> Tensor:
+        return augment(inputs, seeds.generator("augment", seed, epoch, first + batch))
+
+    return change
 
 
 def normalise(

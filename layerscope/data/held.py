@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from layerscope import seeds
-from layerscope.data.examples import Batch, Examples, digest
+from layerscope.data.examples import Batch, Examples, digest, label_range
 from layerscope.data.forms import batches, count, move, parts
 from layerscope.data.pictures import Pictures
 from layerscope.errors import DataError, OptionError
@@ -58,6 +58,10 @@ class Held:
     chance : float
         Error of always naming the commonest class; NaN where targets are not one class index for
         each input.
+    labels : pair of int, or None
+        The lowest and the highest class index; None where there is none.
+    positions : bool
+        Whether an input has a target at each of several positions, as in text.
 
     Raises
     ------
@@ -121,20 +125,29 @@ class Held:
         if self.count == 0:
             raise DataError(_EMPTY)
         self._seen: str | None = seen.hexdigest()
-        self.chance = _chance(labels)
+        self._know(labels)
 
     def _take_pictures(self, pictures: Pictures) -> None:
         """Hold pictures where they fit; what there is to know is known without decoding them."""
         if len(pictures) == 0:
             raise DataError(_EMPTY)
         self._seen, self._held = None, None
-        self.count, self.chance = len(pictures), _chance([pictures.targets])
+        self.count = len(pictures)
+        self._know([pictures.targets])
         starts = range(0, self.count, self.size)
         self.lengths = [min(self.size, self.count - start) for start in starts]
         if pictures.bytes <= self._limit:
             self._held = [
                 self._moved(*batch) for batch in batches(pictures, self.size, self._order)
             ]
+
+    def _know(self, labels: list[Tensor | None]) -> None:
+        """Learn what there is to know of the targets of all batches."""
+        self.chance = _chance(labels)
+        ranges = [found for found in map(label_range, labels) if found is not None]
+        lows, highs = zip(*ranges, strict=True) if ranges else ((), ())
+        self.labels = (min(lows), max(highs)) if ranges else None
+        self.positions = any(targets is not None and targets.ndim > 1 for targets in labels)
 
     def resized(self, size: int) -> Held:
         """The same data in the same order in batches of another size, as after memory ran out.

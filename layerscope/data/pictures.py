@@ -62,11 +62,7 @@ class RandomResizedCrop:
 
         They follow from seed, epoch and the number of the picture alone.
         """
-
-        def augment(picture: Any, number: int, size: int) -> Any:
-            return self(picture, size, seeds.generator("crop", seed, epoch, number))
-
-        return augment
+        return by_picture(self, seed, epoch)
 
     def __call__(self, picture: Any, size: int, generator: torch.Generator) -> Any:
         """Return a piece of a Pillow image, `size` pixels square."""
@@ -345,6 +341,17 @@ class ImageStream(Modifiers):
     def shape(self) -> tuple[int, ...]:
         """Shape of one image: channels, height, width."""
         return 3, self.train.size, self.train.size
+
+
+def by_picture(
+    augment: Callable[[Any, int, torch.Generator], Any], seed: int, epoch: int
+) -> Callable[[Any, int, int], Any]:
+    """Give every picture of an epoch chance of its own."""
+
+    def change(picture: Any, number: int, size: int) -> Any:
+        return augment(picture, size, seeds.generator("crop", seed, epoch, number))
+
+    return change
 
 
 def decode(source: Any) -> Any | None:

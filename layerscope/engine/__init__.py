@@ -51,7 +51,7 @@ def sweep(
     view: str = "leaf",
     norms: Norms | str | Mapping[str, str] = "own",
     perturbations: Sequence[str | Perturbation] = ("reinitialize", "rerandomize"),
-    metrics: Sequence[str | Metric] = ("error", "loss"),
+    metrics: Sequence[str | Metric] | None = None,
     draws: int = 3,
     batch_size: int = 1000,
     device: str | torch.device = "auto",
@@ -93,8 +93,9 @@ def sweep(
         ``"parameters"`` and running ``"statistics"`` apart.
     perturbations : sequence of str or Perturbation
         ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), or your own.
-    metrics : sequence of str or Metric
-        ``"error"``, ``"accuracy"``, ``"loss"``, or your own.
+    metrics : sequence of str or Metric, optional
+        ``"error"``, ``"accuracy"``, ``"loss"``, … of `metrics.METRICS`, or your own; by default
+        error and loss, and perplexity where an example has several targets, as text has.
     draws : int
         Random draws of each stochastic perturbation.
     batch_size : int
@@ -172,8 +173,12 @@ def sweep(
     place = devices.resolve(device)
     kept = Norms.of(norms)
     series = checkpoints_.open_series(checkpoints).fit(model)
-    wanted = metrics_.chosen(metrics)
     rule = _rule(decide, tolerance)
+    if metrics is not None:
+        # Before the data are read, which may take long.
+        judged(metrics_.chosen(metrics), rule)
+    held = data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None)
+    wanted = metrics_.chosen(metrics or metrics_.usual(positions=held.positions))
     judged(wanted, rule)
     plan = Plan(
         model=model,
@@ -185,7 +190,7 @@ def sweep(
         draws=draws,
         fresh=Fresh(model, series, fresh),
         seed=seed,
-        data=data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None),
+        data=held,
         device=place,
         dtype=devices.precision(dtype),
         rule=rule,

@@ -129,7 +129,7 @@ def measure(
         def call() -> Any:
             return plan.call(inputs)
 
-        _check_repeats(call)
+        metrics.check_labels(plan.metrics, _repeated(call), plan.data.labels)
         rows = _in_order(plan, call)
         refused = _refused(plan, recorder, call, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
@@ -419,13 +419,15 @@ def _told(group: Changed) -> str:
     return "+".join(sorted(group))
 
 
-def _check_repeats(call: Callable[[], Any]) -> None:
+def _repeated(call: Callable[[], Any]) -> torch.Tensor:
+    """Logits of a batch, if they are the same twice."""
     once, again = (metrics.logits(call()) for _ in range(2))
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise LayerscopeError(
             "the network gives different outputs for the same batch in evaluation mode, so no "
             "cell could be compared with another. Does it use dropout as a function, or sample?"
         )
+    return once
 
 
 def _in_order(plan: Plan, call: Callable[[], Any]) -> list[Layer]:

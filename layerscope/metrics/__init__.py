@@ -15,8 +15,8 @@ tensor([2., 3.], dtype=torch.float64)
 
 from __future__ import annotations
 
-from layerscope.metrics.named import METRICS, Metric, chosen
-from layerscope.metrics.per_example import Outcome, logits, outcomes
+from layerscope.metrics.named import METRICS, Metric, chosen, usual
+from layerscope.metrics.per_example import Outcome, check_labels, logits, outcomes
 from layerscope.metrics.running import add_batch, call, evaluate, evaluating
 from layerscope.metrics.tally import Tally
 
@@ -27,9 +27,11 @@ __all__ = [
     "Tally",
     "add_batch",
     "call",
+    "check_labels",
     "chosen",
     "evaluate",
     "evaluating",
     "logits",
     "outcomes",
+    "usual",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import DataError, choose
 
-__all__ = ["METRICS", "NOT_COUNTED", "Metric", "chosen"]
+__all__ = ["METRICS", "NOT_COUNTED", "Metric", "chosen", "usual"]
 
 NOT_COUNTED = -100
 """The target of a position that no metric counts, as torch's losses have it."""
@@ -87,6 +87,22 @@ def chosen(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     """
     wanted = [names] if isinstance(names, (str, Metric)) else names
     return [metric if isinstance(metric, Metric) else _named(metric) for metric in wanted]
+
+
+def usual(*, positions: bool = False) -> tuple[str, ...]:
+    """Names of the metrics that are measured where none are asked for.
+
+    Parameters
+    ----------
+    positions : bool
+        Whether an example has a target at each of several positions, as in text.
+
+    Examples
+    --------
+    >>> usual(), usual(positions=True)
+    (('error', 'loss'), ('error', 'loss', 'perplexity'))
+    """
+    return ("error", "loss", "perplexity") if positions else ("error", "loss")
 
 
 def _named(name: str) -> Metric:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import DataError, OptionError
-from layerscope.metrics.named import NOT_COUNTED, Metric
+from layerscope.metrics.named import METRICS, NOT_COUNTED, Metric
 
-__all__ = ["Outcome", "logits", "outcomes"]
+__all__ = ["Outcome", "check_labels", "logits", "outcomes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +110,35 @@ def outcomes(
         rows[metric.name] = _rows(metric, metric.per_example(*given), found)
     counted, held = _together(_counted(found, targets), rows)
     return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
+
+
+def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int] | None) -> None:
+    """Refuse class indices that the network has no output for.
+
+    Parameters
+    ----------
+    wanted : sequence of Metric
+        Where none of layerscope's own needs targets, these may mean something else.
+    outputs : as for `outcomes`
+    labels : pair of int, or None
+        The lowest and the highest class index, as `data.label_range` finds them.
+
+    Raises
+    ------
+    DataError
+        If one is negative, or beyond the last output.
+    """
+    ours = any(m.needs_targets and m == METRICS.get(m.name) for m in wanted)
+    if labels is None or not ours:
+        return
+    count = logits(outputs).shape[-1]
+    wrong = [label for label in labels if not 0 <= label < count]
+    if wrong:
+        raise DataError(
+            f"a target is class {wrong[-1]}, and the network has {count:,} outputs, classes "
+            f"0…{count - 1}. Build it with as many outputs as there are classes, or choose the "
+            "classes that it knows."
+        )
 
 
 def exact(values: Tensor) -> Tensor:

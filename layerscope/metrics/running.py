@@ -11,18 +11,33 @@ from torch import Tensor, nn
 
 from layerscope import data as data_module
 from layerscope import devices
+from layerscope.errors import DataError
 from layerscope.metrics.named import Metric, chosen
-from layerscope.metrics.per_example import outcomes
+from layerscope.metrics.per_example import check_labels, outcomes
 from layerscope.metrics.tally import Tally
 
 __all__ = ["add_batch", "call", "evaluate", "evaluating"]
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Run the network on a tensor, a tuple of arguments or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    """Run the network on a tensor, a tuple of arguments or a mapping of keyword arguments.
+
+    Raises
+    ------
+    DataError
+        If a token is beyond the network's vocabulary.
+    """
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    except IndexError as error:
+        if "index out of range in self" not in str(error):  # torch's words of an embedding
+            raise
+        raise DataError(
+            "a batch holds a token that is beyond the network's vocabulary; use the tokenizer that "
+            "the network was trained with: tokenizer='RUN/tokenizer.json' for texts by name."
+        ) from error
 
 
 def add_batch(
@@ -103,5 +118,8 @@ def evaluate(
         for inputs, targets in data_module.batches(data, batch_size):
             moved = data_module.move(inputs, place)
             against = None if reference is None else call(reference, moved)
-            add_batch(tallies, wanted, call(model, moved), targets.to(place), against)
+            outputs = call(model, moved)
+            check_labels(wanted, outputs, data_module.label_range(targets))
+            known = None if targets is None else targets.to(place)
+            add_batch(tallies, wanted, outputs, known, against)
     return tallies

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,27 @@ from layerscope import data as data_module
 from layerscope import devices, models
 from layerscope._version import __version__
 from layerscope.checkpoints import MANIFEST, Series, Writer, open_series
-from layerscope.errors import OptionError
-from layerscope.training.loop import Augmentation, Data, Loop, steps_of
+from layerscope.errors import OptionError, choose
+from layerscope.results import write_bytes
+from layerscope.training.given import Data, scored_in, steps_of
+from layerscope.training.loop import Loop
 from layerscope.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
-__all__ = ["OPTIMIZERS", "PAPER_EPOCHS", "SCHEDULES", "Augmentation", "Data", "Recipe", "train"]
+__all__ = [
+    "OPTIMIZERS",
+    "PAPER_EPOCHS",
+    "SCHEDULES",
+    "TOKENIZER",
+    "Data",
+    "Recipe",
+    "scored_in",
+    "steps_of",
+    "train",
+]
+
+TOKENIZER = "tokenizer.json"
+
+_LONGEST = 60  # of the data's name in a folder's
 
 PAPER_EPOCHS = (0, 1, 2, 3, 8, 40, 90, 100)
 """The checkpoints in the paper's first figure."""
@@ -47,7 +63,7 @@ def train(
     out: str | os.PathLike[str],
     record: Sequence[int] = PAPER_EPOCHS,
     record_steps: Sequence[int] = (),
-    augment: Augmentation | None = None,
+    augment: str | Callable[..., Any] | None = None,
     device: str | torch.device = "auto",
     show_progress: bool = True,
 ) -> Series:
@@ -58,9 +74,10 @@ def train(
     network : str, configuration, mapping or nn.Module
         As `models.build` takes it; the shape of the inputs and the number of classes come from
         `data`. A module of your own is copied and trained from the weights that it has.
-    data : ImageData, or anything with the attributes of `Data`
+    data : ImageData, ImageStream, TextData, or anything with the attributes of `Data`
         Trained on its training part, scored on its test part. Outputs of shape ``(n, T, classes)``
-        go with targets of shape ``(n, T)``, of which −100 count for nothing.
+        go with targets of shape ``(n, T)``, of which −100 count for nothing. The tokenizer of a
+        text is kept in the series' folder, as ``tokenizer.json``.
     recipe : Recipe, optional
         The paper's by default.
     seed : int
@@ -73,9 +90,11 @@ def train(
     record_steps : sequence of int
         Numbers of optimiser steps after which to record as well. The series is then counted in
         steps throughout (``series.unit`` is ``"step"``): epoch e is step e · steps per epoch.
-    augment : callable, optional
-        ``augment(inputs, generator)`` changes the normalised inputs of each training batch; its
-        ``repr`` says what it does, as that of a dataclass. Chance depends on seed, epoch and step.
+    augment : str or callable, optional
+        One of `data.AUGMENTATIONS` by name, or ``augment(inputs, generator)``, which changes each
+        training batch: examples as they are stored, ``uint8`` images before they are normalised;
+        for pictures in files see `data.changes`. Its ``repr`` says what it does, as that of a
+        dataclass. Chance depends on seed, epoch and step.
     device : str or torch.device
         ``"auto"`` takes the first of cuda, mps and cpu that is present.
     show_progress : bool
@@ -90,6 +109,8 @@ def train(
         If the loss is no longer finite. What was recorded until then is kept.
     OptionError
         If the data are not of a form that can be trained on, or an option can't work.
+    DataError
+        If the data have more classes than the network has outputs.
 
     Examples
     --------
@@ -113,6 +134,9 @@ def train(
     }
     if record_steps:
         identity |= {"unit": "step", "steps_per_epoch": steps}
+    if isinstance(augment, str):
+        known = data_module.AUGMENTATIONS
+        augment = known[choose(augment, known, "augmentation")]
     if augment is not None:
         identity["augment"] = _described(augment)
     name = _short(model)
@@ -127,6 +151,8 @@ def train(
         "device": devices.describe(place),
     }
     writer = Writer(folder, identity | about)
+    if isinstance(data, data_module.TextData):
+        write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
     what = f"train {name}, seed {seed}"
     loop = Loop(model.to(place), data, recipe, seed, place, writer, augment, what)
     try:
@@ -169,7 +195,7 @@ def _wanted(record: Sequence[int], by_step: Sequence[int], epochs: int, steps: i
     return sorted({0, last, *kept, *by_step})
 
 
-def _described(augment: Augmentation) -> str:
+def _described(augment: Callable[..., Any]) -> str:
     """What an augmentation does, in a form that is the same the next time."""
     said = repr(augment)
     if " at 0x" in said:
@@ -182,4 +208,7 @@ def _described(augment: Augmentation) -> str:
 
 def _name(network: str, data: str, seed: int, identity: Mapping[str, Any]) -> str:
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    if len(data) > _LONGEST:
+        # The key stands for all of it; file systems take no name of more than 255 bytes.
+        data = data[:_LONGEST].rstrip("+=@.,-")
     return f"{network}-{data}-seed{seed}-{key}"

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from layerscope import devices, layers, metrics, progress, seeds
 from layerscope.checkpoints import Writer
-from layerscope.data import Batch, Examples, move
+from layerscope.data import Batch, Examples, Pictures, changes, label_range, move
 from layerscope.errors import OptionError, TrainingError
 from layerscope.training import state
+from layerscope.training.given import Data, measured, scored_in, steps_of
 from layerscope.training.recipe import Recipe
 
-__all__ = ["Augmentation", "Data", "Loop"]
+__all__ = ["Loop"]
 
 IGNORED = -100
 """Targets that count for nothing, in sequences."""
@@ -28,56 +28,6 @@ _SAVE_EVERY_S = 5.0
 _SAVE_SHARE = 0.05  # of the time may go into keeping where training stands
 _SHOW_EVERY_S = 0.2
 _CHECK_EVERY = 50  # steps; a look at the loss makes an accelerator wait
-
-
-class Augmentation(Protocol):
-    """Changes the inputs of a training batch at random."""
-
-    def __call__(self, inputs: Tensor, generator: Generator) -> Tensor:
-        """Return changed inputs of shape ``(n, …)``; chance comes from `generator` alone."""
-        ...
-
-
-class Data(Protocol):
-    """What can be trained on: `layerscope.data.ImageData`, or anything with these attributes.
-
-    Attributes
-    ----------
-    name : str
-    train : Examples, or stream of batches
-        A stream is iterated once per epoch after its ``set_epoch(epoch)`` was called, which fixes
-        the order; has a length, in batches, and a ``fingerprint``.
-    test : Examples, or anything that `layerscope.evaluate` takes
-    shape : tuple of int
-        Of one input; for networks by name.
-    classes : int
-        Outputs; for networks by name.
-    """
-
-    @property
-    def name(self) -> str:
-        """What series are named after, and results are labelled with."""
-        ...
-
-    @property
-    def train(self) -> Any:
-        """What is trained on."""
-        ...
-
-    @property
-    def test(self) -> Any:
-        """What is scored on."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        ...
-
-    @property
-    def classes(self) -> int:
-        """Number of outputs."""
-        ...
 
 
 class Loop:
@@ -93,7 +43,7 @@ class Loop:
         Of the order of the data, the augmentation, and everything random in the network.
     device : torch.device
     writer : Writer
-    augment : Augmentation, optional
+    augment : callable, optional
     what : str
         What progress is shown under.
     """
@@ -106,13 +56,15 @@ class Loop:
         seed: int,
         device: torch.device,
         writer: Writer,
-        augment: Augmentation | None = None,
+        augment: Callable[..., Any] | None = None,
         what: str = "train",
     ) -> None:
         self.model, self.recipe, self.seed, self.writer = model, recipe, seed, writer
         self.device, self.augment, self.what = device, augment, what
+        targets = getattr(data.train, "targets", None)
+        self.labels = label_range(targets) if torch.is_tensor(targets) else None
         self.train, self.test = (
-            part.to(device) if isinstance(part, Examples) else part
+            part.to(device) if isinstance(part, (Examples, Pictures)) else part
             for part in (data.train, data.test)
         )
         self.steps = steps_of(data, recipe)
@@ -175,11 +127,14 @@ class Loop:
     def _batches(self, epoch: int, seed: Callable[[int], None]) -> Iterator[Batch]:
         """Yield the batches that are left of an epoch, each with its own state of chance."""
         start, size = self.position.step, self.recipe.batch_size
-        if isinstance(self.train, Examples):
+        if isinstance(self.train, (Examples, Pictures)):
             shuffle = seeds.generator("order", self.seed, epoch)
-            order = torch.randperm(len(self.train), generator=shuffle).to(self.device)
-            rest = self.train.batches(size, order[start * size :])
-            batches, skipped = islice(rest, self.steps - start), 0
+            order = torch.randperm(len(self.train), generator=shuffle)[start * size :]
+            # An index on the device for what lies there; a list of files is no such thing.
+            order = order.to(self.device) if isinstance(self.train, Examples) else order
+            change = self.augment and changes(self.augment, self.train, self.seed, epoch, start)
+            batches = islice(self.train.batches(size, order, change), self.steps - start)
+            skipped = 0
         else:
             self.train.set_epoch(epoch)
             seed(seeds.generator("stream", self.seed, epoch).initial_seed())
@@ -198,14 +153,16 @@ class Loop:
         step = self.position.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr_at(epoch, step, self.steps)
+        labels = self.labels or label_range(targets)  # of a stream, while they are on the CPU
         inputs, targets = move(inputs, self.device), targets.to(self.device)
-        if self.augment is not None:
+        if self.augment is not None and not isinstance(self.train, (Examples, Pictures)):
             inputs = self.augment(inputs, seeds.generator("augment", self.seed, epoch, step))
         if self.layout is torch.channels_last and torch.is_tensor(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self.layout)
         low = torch.autocast(self.device.type, torch.bfloat16)
         with low if self.recipe.autocast == "bfloat16" else nullcontext():
             outputs = metrics.logits(metrics.call(self.model, inputs))
+        metrics.check_labels(metrics.chosen("loss"), outputs, labels)
         loss = loss_of(outputs, targets, self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -266,7 +223,13 @@ class Loop:
         )
 
     def _record(self, step: int) -> None:
-        tallies = metrics.evaluate(self.model, self.test, device=self.device)
+        tallies = metrics.evaluate(
+            self.model,
+            self.test,
+            measured(self.test),
+            batch_size=scored_in(self.test, self.recipe.batch_size),
+            device=self.device,
+        )
         scores = {f"test_{name}": tally.mean for name, tally in tallies.items()}
         counted = int(self.sums["counts"][1])
         if counted:
@@ -369,29 +332,3 @@ def freeze(model: nn.Module, patterns: Collection[str]) -> list[nn.Module]:
         )
     owners = {layers.owner(name) for layer in frozen for name in layer.buffers}
     return [model.get_submodule(name) for name in sorted(owners)]
-
-
-def steps_of(data: Data, recipe: Recipe) -> int:
-    """Steps in an epoch.
-
-    Raises
-    ------
-    OptionError
-        If the training part is neither examples nor a stream whose order is known.
-    """
-    if isinstance(data.train, Examples):
-        if len(data.train) == 0:
-            raise OptionError(f"{data.name} has no training examples; there must be at least one.")
-        return math.ceil(len(data.train) / recipe.batch_size)
-    lacking = [
-        name
-        for name in ("__iter__", "__len__", "set_epoch", "fingerprint")
-        if not hasattr(data.train, name)
-    ]
-    if lacking:
-        raise OptionError(
-            f"the training data are a {type(data.train).__name__} without {', '.join(lacking)}; "
-            "give Examples, or a stream of batches with a length, a fingerprint, and "
-            "set_epoch(epoch), which makes its order depend on the epoch alone."
-        )
-    return len(data.train)
