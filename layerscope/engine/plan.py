@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -22,6 +23,7 @@ from layerscope.layers import Layer, Norms, Wanted
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation, Site
 from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
 
 __all__ = ["Cell", "Plan", "recorded_epochs", "rows"]
@@ -169,6 +171,19 @@ class Plan:
         """Name the modules that are passed over in this cell."""
         skips = cell.perturbation.skips
         return tuple(skips(cell.layer)) if skips else ()
+
+    def group(self, cells: Iterable[Cell]) -> Group:
+        """Name the modules that cells change and pass over, all of them at once."""
+        # A module that stands in several places goes by the first of its names.
+        names, find = self._names, self.model.get_submodule
+        known = list(cells)
+        owners = {layers.owner(tensor) for cell in known for tensor in cell.layer.tensors}
+        skipped = {name for cell in known for name in self.skips(cell)}
+        return Group(*(frozenset(names[find(name)] for name in each) for each in (owners, skipped)))
+
+    @cached_property
+    def _names(self) -> dict[nn.Module, str]:
+        return {module: name for name, module in self.model.named_modules()}
 
     def check(self) -> None:
         """Try every perturbation on every row once, for what is wrong to be found beforehand.
