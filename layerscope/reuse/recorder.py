@@ -61,6 +61,11 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         How many passes were "watched", "recorded", "replayed" and "plain".
     """
 
+    remembered: list[frozenset[str] | Group]
+    _loaded: dict[Group, Plan]
+    _uses: Counter[Item]
+    _memory: dict[Item, Any]
+
     def __init__(self, model: nn.Module, *, budget: int | None = None) -> None:
         super().__init__(model)
         self.budget = budget
@@ -240,10 +245,10 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     def _clear(self) -> None:
         self._log = None
-        self.remembered: list[frozenset[str] | Group] = []
-        self._loaded: dict[Group, Plan] = {}
-        self._uses: Counter[Item] = Counter()
-        self._memory: dict[Item, Any] = {}
+        self.remembered = []
+        self._loaded = {}
+        self._uses = Counter()
+        self._memory = {}
         self._scratch: dict[torch.device, torch.UntypedStorage] = {}
         self._stand_ins: dict[Form, Tensor] = {}
         self._fresh = {}

@@ -1,4 +1,4 @@
-"""A trained network that one can ask: what if these layers were others?
+"""A trained network that one can ask what it would say if some layers were others.
 
 Where a sweep goes through all cells, a session answers one question after the other, each at once
 and then better with every batch:
