@@ -17,7 +17,8 @@ batches.
 from __future__ import annotations
 
 from layerscope.session.estimate import Estimate
+from layerscope.session.scenarios import with_scenario
 from layerscope.session.session import Session
 from layerscope.session.states import Change, as_call, changes
 
-__all__ = ["Change", "Estimate", "Session", "as_call", "changes"]
+__all__ = ["Change", "Estimate", "Session", "as_call", "changes", "with_scenario"]

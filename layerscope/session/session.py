@@ -202,9 +202,19 @@ class Session:
             return "nothing would be left of the network"
         return "; ".join(f"{name} {why}" for name in names if (why := self._unskippable(name)))
 
-    def origins(self) -> str:
-        """Say where re-randomised values are drawn from."""
-        return self.plan.fresh.origin(self.rows()[0])
+    def inputs(self, places: Sequence[int]) -> list[Any]:
+        """Give the inputs at these places, in the order that examples are seen in.
+
+        Of a batch whose inputs are no plain tensor, None.
+        """
+        wanted, found, start = set(places), {}, 0
+        for length, (inputs, _) in zip(self.data.lengths, self.data, strict=True):
+            for place in wanted & set(range(start, start + length)):
+                found[place] = inputs[place - start] if torch.is_tensor(inputs) else None
+            start += length
+            if len(found) == len(wanted):
+                break
+        return [found[place] for place in places]
 
     # What the public methods are made of.
 
