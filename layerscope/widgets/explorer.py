@@ -157,12 +157,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     def code(self) -> str:
         """Python that measures the present state again."""
         scene, options = self._history.now, self._options
-        run = self._source.series.folder if self._source.series else None
         more = f"batch_size={options['batch_size']}, seed={options['seed']}"
         return (
-            "from layerscope.session import Session\n\n"
-            f"with Session(model, data, checkpoints={str(run) if run else 'checkpoints'!r}, "
-            f"{more}) as session:\n    estimate = {as_call(scene.state, scene.view)}"
+            f"import layerscope\nfrom layerscope.session import Session\n\n{self._source.code}"
+            f"with Session(model, data, checkpoints=checkpoints, {more}) as session:\n"
+            f"    estimate = {as_call(scene.state, scene.view)}"
         )
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -349,6 +348,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _opened(self) -> Session:
         source, options = self._source, self._options
+        assert source.model is not None
         return Session(source.model, source.data, checkpoints=source.series, **options)
 
     def _ask(self) -> None:
@@ -411,7 +411,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             engine.sweep(
                 copy.deepcopy(session.plan.model),
                 self._source.data,
-                checkpoints=self._source.series,
+                checkpoints=session.plan.series,
                 view=view,
                 draws=draws,
                 callback=show,

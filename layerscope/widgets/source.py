@@ -33,6 +33,8 @@ class Source:
     dataset : Dataset or None
     name : str
         What to call it.
+    code : str
+        Python that gives ``model``, ``data`` and ``checkpoints``; empty where they are the user's.
     """
 
     model: nn.Module | None
@@ -40,6 +42,7 @@ class Source:
     series: Series | None
     dataset: xr.Dataset | None
     name: str
+    code: str = ""
 
 
 def resolve(
@@ -81,14 +84,18 @@ def resolve(
 def _of_run(series: Series, data: Any, dataset: xr.Dataset | None, root: Any) -> Source:
     model = series.build()
     name = _short(series.folder.name if series.folder else type(model).__name__)
+    code = f"checkpoints = layerscope.open_series({str(series.folder)!r})\n"
+    code += "model = checkpoints.build()\n"
     if data is None:
         if "data" not in series.manifest:
             raise CheckpointError("the run does not say what it was trained on; pass data=.")
-        data = data_.load(series.manifest["data"]["name"], root).test
+        kind = series.manifest["data"]["name"]
+        data = data_.load(kind, root).test
+        code += f"data = layerscope.load_data({kind!r}).test\n"
     kept = series.folder and Path(series.folder) / "sweep" / store.DATASET
     if dataset is None and kept and kept.is_file():
         dataset = results.open_dataset(kept)
-    return Source(model, data, series, dataset, name)
+    return Source(model, data, series, dataset, name, code if series.folder else "")
 
 
 def _own(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable
 
@@ -88,10 +89,13 @@ class Worker:
                 if self._closed:
                     return
                 self._busy = True
-                task = None
-                if self._question is None:
-                    task, self._task = self._task, None
-            self._guarded(lambda task=task: task(self._between) if task else self._answer())
+                task = self._task
+                work: Callable[[], object]
+                if self._question is not None or task is None:
+                    work = self._answer
+                else:
+                    work, self._task = functools.partial(task, self._between), None
+            self._guarded(work)
 
     def _guarded(self, work: Callable[[], object]) -> None:
         try:
