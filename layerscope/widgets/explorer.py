@@ -146,6 +146,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._set(Scene(self._history.now.view, changes(state)))
 
     @property
+    def layers(self) -> list[str]:
+        """Names of the rows of the present view, in execution order."""
+        return self._names()
+
+    @property
     def dataset(self) -> xr.Dataset | None:
         """What was swept in this view, with the scenarios that were kept; None without any."""
         ds = self._swept.get(self._history.now.view)
