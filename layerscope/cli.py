@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"layerscope {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_experiments, _models, _data, _train, _sweep, _show, _reproduce, _smoke):
+    for add in (_experiments, _models, _data, _train, _sweep, _show, _explore, _reproduce, _smoke):
         add(commands)
     return parser
 
@@ -247,6 +247,29 @@ def _run_show(options: argparse.Namespace) -> None:
         figure = plots.overview(ds, options.metric)
         for target in targets:
             print(plots.save(figure, target))
+
+
+def _explore(commands: Any) -> None:
+    parser = commands.add_parser("explore", help="toggle layers in JupyterLab, and watch")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        metavar="RUN",
+        help="folder that layerscope train printed (default: a small example)",
+    )
+    parser.add_argument("--out", default=".", help="folder for the notebook (default: this one)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    _data_root(parser)
+    _device(parser)
+    parser.set_defaults(run=_run_explore)
+
+
+def _run_explore(options: argparse.Namespace) -> None:
+    from layerscope import explore
+
+    book = explore.prepare(options.folder, options.out, options.device, options.data_root)
+    print(book)
+    explore.serve(book, browser=not options.no_browser)
 
 
 def _reproduce(commands: Any) -> None:

@@ -23,12 +23,20 @@ __all__ = [
     "describe",
     "exhausted",
     "precision",
+    "present",
     "release",
     "resolve",
     "spare_bytes",
 ]
 
 _SPARE_BYTES = 4 * 2**30
+
+
+def present() -> list[str]:
+    """List the devices of this machine, the one that ``"auto"`` takes first."""
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    found = ["cuda"] if len(found) == 1 else found
+    return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
 
 def resolve(device: str | torch.device = "auto") -> torch.device:

@@ -160,13 +160,14 @@ def run(
     return Done(folder, False, about)
 
 
-def notebook(experiment: Experiment) -> Path:
-    """Find the notebook of an experiment: beside the package in a checkout, else inside it."""
+def notebook(experiment: Experiment | str) -> Path:
+    """Find the notebook of an experiment, or of a name: beside the package, else inside it."""
+    name = experiment if isinstance(experiment, str) else experiment.notebook
     package = Path(__file__).parent
     for folder in (package.parent / "notebooks", package / "notebooks"):
-        if (folder / experiment.notebook).is_file():
-            return folder / experiment.notebook
-    raise ResultError(f"the notebook {experiment.notebook} is not installed; reinstall layerscope.")
+        if (folder / name).is_file():
+            return folder / name
+    raise ResultError(f"the notebook {name} is not installed; reinstall layerscope.")
 
 
 def parameters(source: Path) -> dict[str, Any]:

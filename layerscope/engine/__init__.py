@@ -65,6 +65,7 @@ def sweep(
     tolerance: Tolerance | Mapping[str, Any] | float | None = None,
     outcomes: bool = False,
     callback: Callable[[xr.Dataset], object] | None = None,
+    between: Callable[[], object] | None = None,
     show_progress: bool = True,
 ) -> xr.Dataset:
     """Perturb each layer of a trained network, evaluate, and return what came out.
@@ -130,6 +131,9 @@ def sweep(
     callback : callable
         Called after the first batch, and then at most twice a second, with the Dataset as far as
         it is known; for plots that sharpen while the sweep runs. What it raises stops the sweep.
+    between : callable, optional
+        Called before every cell, for what must not wait until a batch is through, such as a
+        button that stops the sweep by raising.
     show_progress : bool
 
     Returns
@@ -219,6 +223,7 @@ def sweep(
                 show=(lambda known: callback(described(known))) if callback else None,
                 save=(lambda known: store.show(described(known))) if store else None,
                 show_progress=show_progress,
+                between=between,
             )
             break
         except FinishedElsewhere:

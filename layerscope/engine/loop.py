@@ -17,7 +17,7 @@ import torch
 from layerscope import devices, layers, metrics, progress
 from layerscope.borrow import Swapper, borrowed
 from layerscope.data import Batch
-from layerscope.engine.plan import Cell, Plan
+from layerscope.engine.plan import Cell, Changed, Plan
 from layerscope.engine.sums import Found, Gathering, Sums
 from layerscope.engine.weights import Weights
 from layerscope.errors import LayerError, LayerscopeError
@@ -26,7 +26,15 @@ from layerscope.results import FULL_MODEL
 from layerscope.reuse import Group, Recorder
 from layerscope.store import Parts
 
-__all__ = ["FinishedElsewhere", "Measured", "lent", "measure", "part_name"]
+__all__ = [
+    "FinishedElsewhere",
+    "Measured",
+    "in_order",
+    "lent",
+    "measure",
+    "part_name",
+    "repeated",
+]
 
 _SAVE_EVERY_S = 30.0
 _SHOW_EVERY_S = 0.5
@@ -34,9 +42,6 @@ _WAIT_S = 0.2
 _MOST_PARTS = 8
 
 Show = Callable[["Measured"], object]
-
-Changed = frozenset[str] | Group
-"""The modules that a replay changes, and where it passes some over, those too."""
 
 
 class FinishedElsewhere(Exception):  # noqa: N818 - not an error
@@ -96,6 +101,7 @@ def measure(
     show: Show | None = None,
     save: Show | None = None,
     show_progress: bool = True,
+    between: Callable[[], object] | None = None,
 ) -> Measured:
     """Evaluate every cell of a plan.
 
@@ -107,6 +113,8 @@ def measure(
     show, save : callable, optional
         Called at times with what is known so far; `save` also when the sweep is stopped.
     show_progress : bool
+    between : callable, optional
+        Called before every cell; what it raises stops the sweep.
 
     Raises
     ------
@@ -129,11 +137,11 @@ def measure(
         def call() -> Any:
             return plan.call(inputs)
 
-        metrics.check_labels(plan.metrics, _repeated(call), plan.data.labels)
-        rows = _in_order(plan, call)
+        metrics.check_labels(plan.metrics, repeated(call), plan.data.labels)
+        rows = in_order(plan, call)
         refused = _refused(plan, recorder, call, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
-        work = _Work(plan, recorder, swapper, _by_group(plan, rows, cells), parts)
+        work = _Work(plan, recorder, swapper, _by_group(plan, rows, cells), parts, between)
         measured = Measured(rows, cells, refused, work.sums, distances, drawn, origins)
 
         def report(how: Show | None) -> None:
@@ -167,8 +175,10 @@ class _Work:
         swapper: Swapper,
         groups: Sequence[tuple[Changed, list[Cell]]],
         store: Parts | None,
+        between: Callable[[], object] | None = None,
     ) -> None:
         self._plan, self._recorder, self._swapper, self._store = plan, recorder, swapper, store
+        self._between = between or (lambda: None)
         whole = [_Part(list(groups))]
         self._parts = whole if store is None else _cut(groups, plan.data.lengths)
         self._weights = Weights(plan)
@@ -316,6 +326,7 @@ class _Work:
             yield mine and not self._store.has(name)
 
     def _outputs(self, cell: Cell, group: Changed, call: Callable[[], Any], reference: Any) -> Any:
+        self._between()
         if self._store is not None:
             self._store.beat()
         values = self._weights.of(cell)
@@ -348,19 +359,13 @@ def _by_group(
     plan: Plan, rows: Sequence[Layer], cells: Sequence[Cell]
 ) -> list[tuple[Changed, list[Cell]]]:
     """Gather cells by the modules they change and pass over, in execution order."""
-    # A module that stands in several places goes by the first of its names.
-    names = {module: name for name, module in plan.model.named_modules()}
     by_row: dict[str, list[Cell]] = {row.name: [] for row in rows}
     for cell in cells:
         by_row[cell.layer.name].append(cell)
     gathered: dict[Changed, list[Cell]] = {}
     for row in rows:
-        owners = {layers.owner(name) for name in row.tensors}
-        changed = frozenset(names[plan.model.get_submodule(owner)] for owner in owners)
         for cell in by_row[row.name]:
-            skipped = frozenset(names[plan.model.get_submodule(name)] for name in plan.skips(cell))
-            key = Group(changed, skipped) if skipped else changed
-            gathered.setdefault(key, []).append(cell)
+            gathered.setdefault(plan.group([cell]), []).append(cell)
     return list(gathered.items())
 
 
@@ -419,8 +424,13 @@ def _told(group: Changed) -> str:
     return "+".join(sorted(group))
 
 
-def _repeated(call: Callable[[], Any]) -> torch.Tensor:
-    """Logits of a batch, if they are the same twice."""
+def repeated(call: Callable[[], Any]) -> torch.Tensor:
+    """Logits of a batch; refuse a network that does not repeat itself on the same batch.
+
+    Raises
+    ------
+    LayerscopeError
+    """
     once, again = (metrics.logits(call()) for _ in range(2))
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise LayerscopeError(
@@ -430,7 +440,8 @@ def _repeated(call: Callable[[], Any]) -> torch.Tensor:
     return once
 
 
-def _in_order(plan: Plan, call: Callable[[], Any]) -> list[Layer]:
+def in_order(plan: Plan, call: Callable[[], Any]) -> list[Layer]:
+    """Sort the rows of a plan as they are executed, the whole network last."""
     leaves = layers.execution_order(plan.model, layers.find(plan.model), call)
     place = {leaf.name: index for index, leaf in enumerate(leaves)}
     whole = [row for row in plan.rows if row.name == FULL_MODEL]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -23,9 +24,14 @@ from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation, Site
 from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
 
-__all__ = ["Cell", "Plan", "recorded_epochs", "rows"]
+__all__ = ["Cell", "Changed", "Plan", "recorded_epochs", "rows"]
+
+
+Changed = frozenset[str] | Group
+"""The modules that a replay changes, and where it passes some over, those too."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,22 @@ class Plan:
         """Name the modules that are passed over in this cell."""
         skips = cell.perturbation.skips
         return tuple(skips(cell.layer)) if skips else ()
+
+    def group(self, cells: Iterable[Cell]) -> Changed:
+        """Name the modules that cells change and pass over, all of them at once."""
+        # A module that stands in several places goes by the first of its names.
+        names, find = self._names, self.model.get_submodule
+        known = list(cells)
+        owners = {layers.owner(tensor) for cell in known for tensor in cell.layer.tensors}
+        skipped = {name for cell in known for name in self.skips(cell)}
+        changed = frozenset(names[find(name)] for name in owners)
+        if not skipped:
+            return changed
+        return Group(changed, frozenset(names[find(name)] for name in skipped))
+
+    @cached_property
+    def _names(self) -> dict[nn.Module, str]:
+        return {module: name for name, module in self.model.named_modules()}
 
     def check(self) -> None:
         """Try every perturbation on every row once, for what is wrong to be found beforehand.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -103,6 +103,17 @@ class Plan:
     copies: dict[int, Item] = field(default_factory=dict)
     sources: set[Item] = field(default_factory=set)
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Recording:
+    """What a recorder remembers of one batch: the log, plans by group, and the kept tensors."""
+
+    log: Any
+    remembered: list[frozenset[str] | Group]
+    loaded: dict[Group, Plan]
+    uses: Counter[Item]
+    memory: dict[Item, Any]
 
 
 def tensors_in(tree: object) -> list[Tensor]:

@@ -20,6 +20,7 @@ from layerscope.reuse.forms import (
     Group,
     Item,
     Plan,
+    Recording,
     RefusedError,
     given_in,
     obstacle,
@@ -59,6 +60,11 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
     passes : Counter of str
         How many passes were "watched", "recorded", "replayed" and "plain".
     """
+
+    remembered: list[frozenset[str] | Group]
+    _loaded: dict[Group, Plan]
+    _uses: Counter[Item]
+    _memory: dict[Item, Any]
 
     def __init__(self, model: nn.Module, *, budget: int | None = None) -> None:
         super().__init__(model)
@@ -117,8 +123,9 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         call : callable
             As it was for `record`.
         group : collection of str, or Group
-            One of those given to `record`. The weights of its changed modules are others by now;
-            what it says to pass over is passed over here.
+            One of those given to `record`, or any other: what is remembered may serve it too, as
+            what comes before one layer serves all groups that begin there. The weights of its
+            changed modules are others by now; what it says to pass over is passed over here.
 
         Returns
         -------
@@ -131,7 +138,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             If a module that is to be passed over is called with no tensor or with several.
         """
         group = self._group(group)
-        plan = self._loaded.get(group)
+        plan = self._loaded.get(group) or self._covered(group)
         if plan is None or not plan.skips:
             return self._plain(call, group.skipped)
         if self._intact(plan):
@@ -147,6 +154,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         # What is remembered may be spoilt, so it is not used again.
         self.plain_groups[_named(group)] = "a replay did not follow the recorded pass"
         self._loaded.clear()
+        self._memory.clear()
         return self._plain(call, group.skipped)
 
     def forget(self, group: Collection[str] | Group) -> None:
@@ -156,6 +164,19 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             self._uses[item] -= 1
             if not self._uses[item]:
                 self._memory.pop(item, None)
+
+    def set_aside(self) -> Recording:
+        """Hand out what is remembered of a batch, so that another can be recorded meanwhile."""
+        recording = Recording(self._log, self.remembered, self._loaded, self._uses, self._memory)
+        self._clear()
+        return recording
+
+    def take_up(self, recording: Recording) -> None:
+        """Go on with a batch that was set aside; what is remembered now is forgotten."""
+        self._clear()
+        self._log, self.remembered = recording.log, recording.remembered
+        self._loaded, self._uses = recording.loaded, recording.uses
+        self._memory = recording.memory
 
     def walk(
         self, call: Callable[[], object], groups: Iterable[Collection[str] | Group]
@@ -224,10 +245,10 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     def _clear(self) -> None:
         self._log = None
-        self.remembered: list[frozenset[str] | Group] = []
-        self._loaded: dict[Group, Plan] = {}
-        self._uses: Counter[Item] = Counter()
-        self._memory: dict[Item, Any] = {}
+        self.remembered = []
+        self._loaded = {}
+        self._uses = Counter()
+        self._memory = {}
         self._scratch: dict[torch.device, torch.UntypedStorage] = {}
         self._stand_ins: dict[Form, Tensor] = {}
         self._fresh = {}
@@ -292,6 +313,17 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 self._wants.setdefault(index, [])
         for item in self._uses:
             self._wants[item.call].append(item)
+
+    def _covered(self, group: Group) -> Plan | None:
+        """Plan a replay of a group that was not recorded, if all that it needs is remembered."""
+        if self._log is None or not self._memory:
+            return None
+        plan = plan_for(self._log, group)
+        if plan.refusal or not all(item in self._memory for item in plan.sources):
+            return None
+        self._loaded[group] = plan
+        self._uses.update(plan.sources)
+        return plan
 
     def _intact(self, plan: Plan) -> bool:
         """Tell whether the remembered tensors are what they were when the recording ended."""

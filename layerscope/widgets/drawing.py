@@ -1,0 +1,164 @@
+"""What the strip and the heat map show, from a Dataset and the present scene."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from layerscope import stats
+from layerscope.errors import LayerscopeError
+from layerscope.layers import Layer
+from layerscope.plots.scales import ink, scale_of
+from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.session import Change
+
+__all__ = ["blocks", "cells", "change_of", "column_of", "presets", "verdicts"]
+
+_UNKNOWN = "#e9ecef"
+_BADGES = {"rerandomize": "R", "zero": "0", "skip": "–"}
+
+
+def column_of(change: Change) -> str:
+    """Name the column of the heat map that a change stands in."""
+    if change.epoch != NO_EPOCH:
+        return str(change.epoch)
+    return "rand" if change.perturbation == "rerandomize" else change.perturbation
+
+
+def change_of(column: str) -> Change:
+    """Say what the cells of a column do to their layer."""
+    if column.isdecimal():
+        return Change("reinitialize", int(column))
+    return Change("rerandomize" if column == "rand" else column)
+
+
+def blocks(
+    layers: Sequence[Layer],
+    state: Mapping[str, Change],
+    table: pd.DataFrame | None,
+    found: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Draw every layer as a block of the strip.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        In execution order.
+    state : mapping of str to Change
+    table : DataFrame or None
+        As `stats.summary` gives.
+    found : mapping of str to str
+        Verdicts by layer.
+    """
+    critical = _criticality(table)
+    scale = scale_of(table["value"], "error") if table is not None else None
+    largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
+    drawn = []
+    for layer in layers:
+        value = critical.get(layer.name, math.nan)
+        unknown = scale is None or math.isnan(value)
+        colour = _UNKNOWN if unknown or scale is None else scale.colour(value)
+        change = state.get(layer.name)
+        reset = "" if unknown else f"\nreset: {value:.4g}"
+        told = f"\n{found[layer.name]}" if layer.name in found else ""
+        tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{told}"
+        drawn.append(
+            {
+                "name": layer.name,
+                "stage": layer.stage,
+                "block": layer.block,
+                "colour": colour,
+                "ink": ink(colour),
+                "share": math.log1p(layer.size) / largest,
+                "state": change.words if change else "trained",
+                "badge": _badge(change, found.get(layer.name, "")),
+                "tip": f"{tip}\nnow: {change.words if change else 'trained'}",
+            }
+        )
+    return drawn
+
+
+def _badge(change: Change | None, verdict: str) -> str:
+    if change is None:
+        return {"critical": "●", "robust": "○"}.get(verdict, "")
+    if change.epoch != NO_EPOCH:
+        return f"e{change.epoch}"
+    return _BADGES.get(change.perturbation, "≠")
+
+
+def _criticality(table: pd.DataFrame | None) -> dict[str, float]:
+    """Each layer's value when it is put back to the first checkpoint, else to random values."""
+    if table is None:
+        return {}
+    columns = stats.column_order(table)
+    first = next((column for column in columns if column.isdecimal()), columns[0])
+    chosen = table[table["column"] == first]
+    return dict(zip(chosen["layer"], chosen["value"].astype(float), strict=True))
+
+
+def cells(
+    ds: xr.Dataset, table: pd.DataFrame, metric: str, layers: Sequence[str]
+) -> tuple[list[str], list[str], list[list[dict[str, str]]]]:
+    """Draw the heat map: rows, columns, and cells; empty where nothing is known."""
+    scale = scale_of(table["value"], metric)
+    columns = stats.column_order(table)
+    rows = [*layers, *([FULL_MODEL] if FULL_MODEL in set(table["layer"]) else [])]
+    known: dict[tuple[str, str], dict[str, str]] = {}
+    distance = _distances(ds)
+    sizes = (
+        dict(zip(ds["layer"].values, ds["parameters"].values, strict=True))
+        if ("parameters" in ds.coords)
+        else {}
+    )
+    for cell in table.to_dict("records"):
+        value = float(cell["value"])
+        colour = scale.colour(value)
+        at = str(cell["layer"]), str(cell["column"])
+        lines = [f"{at[0]}, {at[1]}: {metric} {value:.4g}"]
+        if not math.isnan(cell["lower"]):
+            lines.append(f"95 %: {cell['lower']:.4g} to {cell['upper']:.4g}")
+        if at in distance:
+            lines.append(f"distance from the start: {distance[at]:.4g}")
+        if at[0] in sizes:
+            lines.append(f"{int(sizes[at[0]]):,} parameters")
+        known[at] = {
+            "colour": colour, "ink": ink(colour), "text": scale.text(value), "tip": "\n".join(lines)
+        }  # fmt: skip
+    return rows, columns, [[known.get((row, column), {}) for column in columns] for row in rows]
+
+
+def _distances(ds: xr.Dataset) -> dict[tuple[str, str], float]:
+    try:
+        table = stats.distances(ds)
+    except LayerscopeError:
+        return {}  # a Dataset made by hand may have none
+    pairs = zip(table["layer"], table["column"], strict=True)
+    return dict(zip(pairs, table["value"].astype(float), strict=True))
+
+
+def verdicts(ds: xr.Dataset | None, metric: str) -> dict[str, str]:
+    """Which layers are robust and which critical, as far as the Dataset tells."""
+    if ds is None:
+        return {}
+    try:
+        epochs = [int(epoch) for epoch in ds["epoch"].values if epoch != NO_EPOCH]
+        table = stats.classify(ds, metric, epoch=min(epochs))
+    except (LayerscopeError, ValueError):
+        return {}
+    return dict(zip(table["layer"], table["verdict"], strict=True))
+
+
+def presets(layers: Sequence[Layer]) -> list[str]:
+    """Name the states that can be set at once."""
+    stages = dict.fromkeys(layer.stage for layer in layers if layer.stage)
+    return [
+        "all trained",
+        "reset all robust layers",
+        "reset all but the critical ones",
+        "reset all layers",
+        *(f"reset {stage}" for stage in stages),
+    ]

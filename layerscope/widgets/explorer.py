@@ -1,0 +1,493 @@
+"""The explorer itself: what is set, who is asked, and where the answers go."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import html
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ipywidgets as widgets
+import xarray as xr
+
+from layerscope import engine, plots, results, stats
+from layerscope.errors import LayerscopeError, OptionError
+from layerscope.layers import Layer
+from layerscope.results import FULL_MODEL
+from layerscope.session import Change, Estimate, Session, as_call, changes, with_scenario
+from layerscope.widgets import drawing, words
+from layerscope.widgets.controls import Controls
+from layerscope.widgets.history import History, Scene
+from layerscope.widgets.source import resolve
+from layerscope.widgets.still import bundle
+from layerscope.widgets.worker import Worker
+
+__all__ = ["LayerExplorer"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_DRAWN_EVERY_S = 0.25
+
+
+def _told(method: F) -> F:
+    """Show what a method raises in the status line; Jupyter would drop it silently."""
+
+    @functools.wraps(method)
+    def guarded(self: LayerExplorer, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - shown to the user
+            self._fail(error)
+            return None
+
+    return guarded  # type: ignore[return-value]
+
+
+class LayerExplorer(widgets.VBox):  # type: ignore[misc]
+    """A trained network as a strip of layers: click one, and see what is lost without it.
+
+    Parameters
+    ----------
+    source : path, Series, Dataset or nn.Module
+        The folder of a run that layerscope trained; a Dataset, which is shown as it is; or a
+        network, with `data` and `checkpoints`. The network is copied and never touched.
+    data : pair of tensors, Examples, or iterable of batches, optional
+        By default the test part of what a run was trained on.
+    checkpoints : Series, mapping or folder, optional
+    dataset : Dataset or path, optional
+        A sweep of this network; colours the strip. Computed on demand otherwise.
+    view : {"leaf", "component", "block", "stage"}
+    metric : str
+        What the strip and the heat map show.
+    metrics : sequence of str or Metric
+        What is measured.
+    batch_size : int
+        The first estimate comes after one batch.
+    device, seed, fresh
+        As for `layerscope.sweep`.
+    data_root : path, optional
+        Folder with the data sets.
+
+    Attributes
+    ----------
+    state : dict
+        What is done to each row, as `layerscope.session` takes it; can be set.
+    dataset : Dataset or None
+        What was swept, and the scenarios that were kept.
+    estimate : Estimate or None
+        The last answer.
+
+    Raises
+    ------
+    CheckpointError, DataError, LayerError, OptionError, ResultError
+        If what came can't be opened.
+
+    Examples
+    --------
+    >>> explorer = LayerExplorer("series/fcn-3x256-mnist-5k-seed0")         # doctest: +SKIP
+    >>> explorer.state = {"layer1": ("reinitialize", 0)}                    # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        data: Any = None,
+        checkpoints: Any = None,
+        *,
+        dataset: xr.Dataset | str | os.PathLike[str] | None = None,
+        view: str = "leaf",
+        metric: str = "error",
+        metrics: Sequence[Any] = ("error", "loss"),
+        batch_size: int = 500,
+        device: str = "auto",
+        seed: int = 0,
+        fresh: Any = None,
+        data_root: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._source = resolve(source, data, checkpoints, dataset, data_root)
+        self._metric = metric
+        self._options: dict[str, Any] = {"metrics": metrics, "batch_size": batch_size}
+        self._options |= {"device": device, "seed": seed, "fresh": fresh}
+        self._given = source
+        self._scenarios: list[tuple[str, Scene, Estimate]] = []
+        self._swept: dict[str, xr.Dataset] = {}
+        if self._source.dataset is not None:
+            known = results.settings(self._source.dataset).get("view", "leaf")
+            self._swept[str(known)] = self._source.dataset
+            view = str(known) if self._source.model is None else view
+        self.estimate: Estimate | None = None
+        self._seq = 0
+        self._session: Session | None = None
+        if self._source.model is not None:
+            self._session = self._opened()
+        self._history = History(Scene(view))
+        epochs = self._session.epochs if self._session else _epochs(self._source.dataset)
+        unit = self._source.series.unit if self._source.series else "epoch"
+        place = str(self._session.device) if self._session else ""
+        self.controls = Controls(epochs, unit, place, self._session is not None)
+        self._worker = Worker(self._fail)
+        super().__init__(self.controls.laid_out(), _dom_classes=("ls-explorer",))
+        self._wire()
+        self._say("Click a layer; arrow keys and Enter do the same.")
+        self._refresh()
+
+    # What others may use.
+
+    @property
+    def state(self) -> dict[str, str | tuple[str, int]]:
+        """What is done to each row at present."""
+        return {row: change.plain for row, change in self._history.now.state.items()}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        self._set(Scene(self._history.now.view, changes(state)))
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the rows of the present view, in execution order."""
+        return self._names()
+
+    @property
+    def dataset(self) -> xr.Dataset | None:
+        """What was swept in this view, with the scenarios that were kept; None without any."""
+        ds = self._swept.get(self._history.now.view)
+        for name, scene, estimate in self._scenarios:
+            ds = with_scenario(ds, name, scene.state, estimate, scene.view)
+        return ds
+
+    @property
+    def code(self) -> str:
+        """Python that measures the present state again."""
+        scene, options = self._history.now, self._options
+        more = f"batch_size={options['batch_size']}, seed={options['seed']}"
+        return (
+            f"import layerscope\nfrom layerscope.session import Session\n\n{self._source.code}"
+            f"with Session(model, data, checkpoints=checkpoints, {more}) as session:\n"
+            f"    estimate = {as_call(scene.state, scene.view)}"
+        )
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until everything that was asked is answered; whether it was in time (seconds)."""
+        return self._worker.wait(timeout)
+
+    def close(self) -> None:
+        """End the thread, free the memory and take the explorer off the page."""
+        self._worker.close()
+        if self._session is not None:
+            self._session.close()
+        for part in self.controls.parts():
+            part.close()
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """Give Jupyter the live explorer, and a still picture for where there is no kernel."""
+        live = super()._repr_mimebundle_(**kwargs)
+        ds = self._swept.get(self._history.now.view)
+        return bundle(live, self._source.name, self.state, self.estimate, ds, self._metric)
+
+    # What is pressed.
+
+    def _wire(self) -> None:
+        parts = self.controls
+        parts.strip.on_pick(self._on_strip)
+        parts.grid.on_pick(self._on_cell)
+        for button, pressed in [
+            (parts.undo, lambda: self._back(self._history.undo)),
+            (parts.redo, lambda: self._back(self._history.redo)),
+            (parts.start, self._sweep),
+            (parts.cancel, self._cancel),
+            (parts.keep, lambda: self.keep(self.controls.name.value)),
+            (parts.copy, self._show_code),
+            (parts.save, lambda: self.save_figure(self.controls.path.value)),
+        ]:
+            button.on_click(lambda _, pressed=pressed: self._do(pressed))
+        for part, changed in [
+            (parts.epoch, self._on_tool),
+            (parts.kind, self._on_tool),
+            (parts.preset, self._on_preset),
+            (parts.view, self._on_view),
+            (parts.device, self._on_device),
+        ]:
+            part.observe(lambda _, changed=changed: self._do(changed), "value")
+
+    @_told
+    def _do(self, action: Callable[[], object]) -> None:
+        action()
+
+    @_told
+    def _on_strip(self, picked: dict[str, Any]) -> None:
+        name, scene, strip = str(picked["name"]), self._history.now, self.controls.strip
+        if picked["kind"] == "select":
+            chosen = set(strip.selected) ^ {name}
+            strip.selected = [row for row in self._names() if row in chosen]
+            return
+        rows = [name]
+        if picked["kind"] == "range" and strip.selected:
+            names = self._names()
+            ends = sorted((names.index(strip.selected[-1]), names.index(name)))
+            rows = names[ends[0] : ends[1] + 1]
+        strip.selected = rows
+        clear = picked["kind"] == "clear" or (picked["kind"] == "toggle" and name in scene.state)
+        self._set(scene.having(dict.fromkeys(rows, None if clear else self._tool())))
+
+    @_told
+    def _on_cell(self, picked: dict[str, Any]) -> None:
+        row, change = str(picked["row"]), drawing.change_of(str(picked["column"]))
+        rows = self._names() if row == FULL_MODEL else [row]
+        self.controls.strip.selected = rows
+        self._set(Scene(self._history.now.view, dict.fromkeys(rows, change)))
+
+    def _on_tool(self) -> None:
+        chosen = self.controls.strip.selected
+        rows = [row for row in chosen if row in self._history.now.state]
+        # Dragging the slider over trained layers does something, too.
+        rows = rows or list(chosen)
+        if rows:
+            self._set(self._history.now.having(dict.fromkeys(rows, self._tool())))
+
+    def _on_preset(self) -> None:
+        preset = str(self.controls.preset.value)
+        if preset == "–":
+            return
+        self.controls.preset.value = "–"
+        found = drawing.verdicts(self._swept.get(self._history.now.view), self._metric)
+        if not found and ("robust" in preset or "critical" in preset):
+            raise OptionError(
+                "which layers are robust and which critical is not known yet; start a sweep first."
+            )
+        rows = {
+            "all trained": [],
+            "reset all robust layers": [n for n in self._names() if found.get(n) == "robust"],
+            "reset all but the critical ones": [
+                n for n in self._names() if found.get(n) != "critical"
+            ],
+            "reset all layers": self._names(),
+        }.get(preset)
+        if rows is None:
+            stage = preset.removeprefix("reset ")
+            rows = [layer.name for layer in self._layers() if layer.stage == stage]
+        first = Change("reinitialize", self.controls.epoch.options[0][1])
+        self._set(Scene(self._history.now.view, dict.fromkeys(rows, first)))
+
+    def _on_view(self) -> None:
+        if (view := self.controls.view.value) != self._history.now.view:
+            self.controls.strip.selected = []
+            self._set(self._carried(view))
+
+    def _on_device(self) -> None:
+        if self._session and self.controls.device.value != str(self._session.device):
+            self._options["device"] = self.controls.device.value
+            self._ask()
+
+    def _back(self, move: Callable[[], Scene]) -> None:
+        move()
+        self._refresh()
+
+    def _cancel(self) -> None:
+        self._worker.cancel()
+
+    def keep(self, name: str) -> None:
+        """Keep the present state under a name, as a scenario in `dataset`."""
+        if self.estimate is None or not self.estimate.final:
+            raise OptionError("this state is not measured yet; wait until all examples are seen.")
+        kept = [each for each in self._scenarios if each[0] != name.strip()]
+        with_scenario(None, name, self._history.now.state, self.estimate)  # refuses a bad name
+        self._scenarios = [*kept, (name.strip(), self._history.now, self.estimate)]
+        self._say(f"Kept as {name.strip()!r}; explorer.dataset has {len(self._scenarios)} so far.")
+
+    def save_figure(self, path: str | os.PathLike[str]) -> None:
+        """Write the heat map as a page (.html) or figure (.png, .svg, .pdf)."""
+        ds = self._swept.get(self._history.now.view)
+        if ds is None:
+            raise OptionError("there is no heat map yet to save; start a sweep first.")
+        self._say(f"Saved {plots.save(plots.heatmap(ds, self._metric), path)}.")
+
+    def _show_code(self) -> None:
+        self.controls.code.value = f'<pre class="ls-code">{html.escape(self.code)}</pre>'
+
+    # What is shown.
+
+    def _set(self, scene: Scene) -> None:
+        self._history.add(scene)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Draw the present scene and ask about it."""
+        parts, scene = self.controls, self._history.now
+        parts.undo.disabled = not self._history.can_undo
+        parts.redo.disabled = not self._history.can_redo
+        parts.view.value = scene.view
+        parts.preset.options = ["–", *drawing.presets(self._layers())]
+        parts.code.value = ""
+        name, count = html.escape(self._source.name), len(self._layers())
+        about = f"{self._session.data.count:,} examples" if self._session else "from a Dataset"
+        parts.title.value = (
+            f'<div class="ls-title">{name}<small>{count} rows, {about}</small></div>'
+        )
+        self._draw()
+        self._ask()
+
+    def _draw(self) -> None:
+        parts, scene = self.controls, self._history.now
+        ds = self._swept.get(scene.view)
+        table = stats.summary(ds, self._metric) if ds is not None else None
+        found = drawing.verdicts(ds, self._metric)
+        parts.strip.blocks = drawing.blocks(self._layers(), scene.state, table, found)
+        if ds is not None and table is not None:
+            rows, columns, cells = drawing.cells(ds, table, self._metric, self._names())
+            with parts.grid.hold_sync():
+                parts.grid.rows, parts.grid.columns, parts.grid.cells = rows, columns, cells
+        parts.grid.marked = [[r, drawing.column_of(c)] for r, c in scene.state.items()]
+
+    def _say(self, text: str, kind: str = "info") -> None:
+        self.controls.status.value = words.status(text, kind)
+
+    def _fail(self, error: BaseException) -> None:
+        known = isinstance(error, LayerscopeError)
+        self._say(str(error) if known else f"{type(error).__name__}: {error}", "error")
+
+    # Who is asked.
+
+    def _opened(self) -> Session:
+        source, options = self._source, self._options
+        assert source.model is not None
+        return Session(source.model, source.data, checkpoints=source.series, **options)
+
+    def _ask(self) -> None:
+        self._seq += 1
+        if self._session is not None:
+            self._worker.ask(functools.partial(self._answers, self._history.now, self._seq))
+
+    def _answers(self, scene: Scene, seq: int) -> Iterator[None]:
+        assert self._session is not None
+        if self._options["device"] not in ("auto", str(self._session.device)):
+            self._session.close()
+            self._session = self._opened()
+        began = time.monotonic()
+        for estimate in self._session.evaluate(scene.state, scene.view):
+            if seq != self._seq:
+                return
+            self.estimate = estimate
+            self.controls.cards.value = words.cards(estimate, seq)
+            if estimate.final:
+                self._say(_described(scene, estimate, time.monotonic() - began))
+                self._detail(estimate)
+            yield
+
+    def _detail(self, estimate: Estimate) -> None:
+        assert self._session is not None
+        inputs = self._session.inputs(estimate.changed()[:12].tolist())
+        self.controls.changed.value = words.changed(estimate, inputs)
+        self.controls.classes.value = words.classes(estimate)
+        self.controls.confusion.value = words.confusion(estimate)
+
+    def _sweep(self) -> None:
+        if self._session is None:
+            raise OptionError("a Dataset alone can't be swept; give the network, too.")
+        self.controls.start.disabled, self.controls.cancel.disabled = True, False
+        self._worker.start(functools.partial(self._swept_in_background, self._history.now.view))
+
+    def _swept_in_background(self, view: str, between: Callable[[], None]) -> None:
+        session, parts, began = self._session, self.controls, time.monotonic()
+        assert session is not None
+        rows, draws = len(session.rows(view)), 3
+        total = rows * (len(session.epochs) + draws) * len(session.data.lengths)
+        done, drawn = 0, 0.0
+
+        def count() -> None:
+            nonlocal done, drawn
+            between()
+            done, now = done + 1, time.monotonic()
+            if now - drawn > _DRAWN_EVERY_S:
+                drawn, share = now, min(done / total, 1.0)
+                parts.progress.value = share
+                parts.left.value = f"{share:.0%}, {(now - began) * (1 / share - 1):.0f} s left"
+
+        def show(ds: xr.Dataset) -> None:
+            self._swept[view] = ds
+            with suppress(LayerscopeError):  # nothing is known yet
+                self._draw()
+
+        try:
+            # Its own copy, for in between others ask about this one.
+            engine.sweep(
+                copy.deepcopy(session.plan.model),
+                self._source.data,
+                checkpoints=session.plan.series,
+                view=view,
+                draws=draws,
+                callback=show,
+                between=count,
+                show_progress=False,
+                **self._options | {"device": session.device},
+            )
+            parts.progress.value, parts.left.value = 1.0, f"{time.monotonic() - began:.1f} s"
+        except BaseException:
+            parts.left.value = "stopped"
+            raise
+        finally:
+            parts.start.disabled, parts.cancel.disabled = False, True
+
+    # What there is.
+
+    def _layers(self) -> list[Layer]:
+        view = self._history.now.view
+        if self._session is not None:
+            return [row for row in self._session.rows(view) if row.name != FULL_MODEL]
+        return _layers_of(self._source.dataset)
+
+    def _names(self) -> list[str]:
+        return [layer.name for layer in self._layers()]
+
+    def _tool(self) -> Change:
+        kind = self.controls.kind.value
+        if kind == "checkpoint":
+            return Change("reinitialize", int(self.controls.epoch.value))
+        return Change({"re-randomised": "rerandomize", "skipped": "skip"}.get(kind, kind))
+
+    def _carried(self, view: str) -> Scene:
+        """The present state in another view: rows all of whose leaves are changed alike."""
+        if self._session is None:
+            raise OptionError("a Dataset alone has one view; give the network to see others.")
+        now = self._history.now
+        leaves: dict[str, Change] = {}
+        for row in self._session.rows(now.view):
+            if row.name in now.state:
+                leaves |= dict.fromkeys(row.members, now.state[row.name])
+        state = {}
+        for row in self._session.rows(view):
+            alike = {leaves.get(leaf) for leaf in row.members}
+            if row.name != FULL_MODEL and len(alike) == 1 and (change := alike.pop()):
+                state[row.name] = change
+        return Scene(view, state)
+
+
+def _described(scene: Scene, estimate: Estimate, seconds: float) -> str:
+    what = ", ".join(f"{row} {change.words}" for row, change in list(scene.state.items())[:4])
+    more = f" and {len(scene.state) - 4} more" if len(scene.state) > 4 else ""
+    return f"{what or 'as trained'}{more}: {estimate.total:,} examples in {seconds:.2f} s."
+
+
+def _epochs(ds: xr.Dataset | None) -> list[int]:
+    assert ds is not None
+    return [int(epoch) for epoch in ds["epoch"].values if epoch != results.NO_EPOCH]
+
+
+def _layers_of(ds: xr.Dataset | None) -> list[Layer]:
+    """What a Dataset says of its layers."""
+    assert ds is not None
+
+    def held(name: str, at: int, otherwise: Any) -> Any:
+        return ds[name].values[at] if name in ds.coords else otherwise
+
+    return [
+        Layer(
+            str(name), (), (), str(held("module_type", at, "")), int(held("parameters", at, 0)),
+            (str(name),), stage=str(held("stage", at, "")), block=str(held("block", at, "")),
+        )
+        for at, name in enumerate(ds["layer"].values)
+        if name != FULL_MODEL
+    ]  # fmt: skip

@@ -1,0 +1,113 @@
+"""What the explorer is opened on, in any of the forms in which a user may hold it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from torch import nn
+
+from layerscope import checkpoints as checkpoints_
+from layerscope import data as data_
+from layerscope import results, store
+from layerscope.checkpoints import Series
+from layerscope.errors import CheckpointError, OptionError
+
+__all__ = ["Source", "resolve"]
+
+
+@dataclass
+class Source:
+    """A network with data and checkpoints, what was swept of it, or both.
+
+    Attributes
+    ----------
+    model : nn.Module or None
+        Nobody else's: it may be lent for as long as the explorer is open.
+    data, series
+        As for a sweep; None without a network.
+    dataset : Dataset or None
+    name : str
+        What to call it.
+    code : str
+        Python that gives ``model``, ``data`` and ``checkpoints``; empty where they are the user's.
+    """
+
+    model: nn.Module | None
+    data: Any
+    series: Series | None
+    dataset: xr.Dataset | None
+    name: str
+    code: str = ""
+
+
+def resolve(
+    source: Any,
+    data: Any = None,
+    checkpoints: Any = None,
+    dataset: xr.Dataset | str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Find network, data, checkpoints and results of what the user gave.
+
+    Raises
+    ------
+    OptionError
+        If it is nothing of that kind, or something is missing.
+    """
+    known = results.open_dataset(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
+    if isinstance(source, xr.Dataset) or str(source).endswith(".nc"):
+        if not isinstance(source, xr.Dataset):
+            source = results.open_dataset(source)
+        results.require(source, "layer", "epoch", "perturbation", "draw", "metric")
+        about = results.settings(source).get("network", {})
+        return Source(None, None, None, source, _short(about.get("class", "")) or "Dataset")
+    if isinstance(source, nn.Module):
+        if data is None or checkpoints is None:
+            raise OptionError(
+                "a network came alone; pass LayerExplorer(network, data, checkpoints)."
+            )
+        series = checkpoints_.open_series(checkpoints)
+        return Source(_own(source), data, series, known, type(source).__name__)
+    if isinstance(source, (str, os.PathLike, Series)):
+        return _of_run(checkpoints_.open_series(source), data, known, data_root)
+    raise OptionError(
+        f"a {type(source).__name__} can't be explored; give the folder of a run, a Dataset, or "
+        "network, data and checkpoints."
+    )
+
+
+def _of_run(series: Series, data: Any, dataset: xr.Dataset | None, root: Any) -> Source:
+    model = series.build()
+    name = _short(series.folder.name if series.folder else type(model).__name__)
+    code = f"checkpoints = layerscope.open_series({str(series.folder)!r})\n"
+    code += "model = checkpoints.build()\n"
+    if data is None:
+        if "data" not in series.manifest:
+            raise CheckpointError("the run does not say what it was trained on; pass data=.")
+        kind = series.manifest["data"]["name"]
+        data = data_.load(kind, root).test
+        code += f"data = layerscope.load_data({kind!r}).test\n"
+    kept = series.folder and Path(series.folder) / "sweep" / store.DATASET
+    if dataset is None and kept and kept.is_file():
+        dataset = results.open_dataset(kept)
+    return Source(model, data, series, dataset, name, code if series.folder else "")
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """Copy a network, so that its owner may go on with it while the explorer is open."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise OptionError(
+            f"this {type(model).__name__} can't be copied ({error}); call it once under "
+            "torch.no_grad(), or pass the folder of its run."
+        ) from None
+
+
+def _short(name: str) -> str:
+    return str(name).rpartition(".")[2]
