@@ -13,6 +13,7 @@ from layerscope import results, stats
 from layerscope.errors import ResultError
 from layerscope.plots.backends import FONT_SIZES, both, literal, quieten, unformatted
 from layerscope.plots.hover import VALUE_HOVER, tooltips, with_hover
+from layerscope.plots.names import shortened
 from layerscope.plots.scales import Scale, label_of, scale_of, shades
 
 _MANY_LAYERS = 12
@@ -70,9 +71,10 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
     table = table.assign(place=table["epoch"].map(epochs.index))
     looks = _looks(stats.layer_order(ds, network=False))
     parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
+    names = shortened(stats.layer_order(ds))
     for name, of_layer in table.groupby("layer", sort=False):
         look = looks.get(str(name), _NETWORK_LOOK)
-        parts += _curve(of_layer, str(name), look) if look.named else []
+        parts += _curve(of_layer, names[str(name)], look) if look.named else []
     heading = f"Test {metric} with one layer reset" if title is None else title
     return _framed(hv.Overlay(parts), epochs, scale_of(table["value"], metric), heading, metric)
 
