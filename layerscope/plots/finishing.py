@@ -152,7 +152,7 @@ def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -
         axes.tick_params("x", labelrotation=90)
     if plot.yaxis is None:
         axes.tick_params(labelleft=False)
-    _add_colour_bar(plot, label)
+    add_colour_bar(plot, label)
     for drawn in plot.handles.pop("cell_extras", ()):
         drawn.remove()
     plot.handles["cell_extras"] = _draw_matplotlib(axes, element, size)
@@ -198,7 +198,7 @@ def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
     return drawn
 
 
-def _add_colour_bar(plot: Any, label: str) -> None:
+def add_colour_bar(plot: Any, label: str) -> None:
     """Add the colour bar at a distance in inches, so that it fits alone and within a layout.
 
     HoloViews' own is placed in shares of the figure, and draws the figure anew for each.

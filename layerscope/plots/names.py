@@ -11,8 +11,8 @@ def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
     """Cut names that are too long, each to one that none of the others is cut to.
 
     What they all begin with goes first, in whole components; then the middle, since the front
-    says where a layer is and the end what it is. Where two would become the same, no name is
-    cut.
+    says where a layer is and the end what it is. Where two would become the same, all are given
+    more room.
 
     Examples
     --------
@@ -24,7 +24,10 @@ def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
         return {name: name for name in names}
     front = _shared(names)
     cut = {name: _cut(name, front, longest) for name in names}
-    return cut if len(set(cut.values())) == len(cut) else {name: name for name in names}
+    while len(set(cut.values())) < len(cut):
+        longest += 4
+        cut = {name: _cut(name, front, longest) for name in names}
+    return cut
 
 
 def _shared(names: Sequence[str]) -> str:

@@ -9,6 +9,10 @@ import pandas as pd
 
 from layerscope import stats
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Okabe & Ito's palette without black, which is the whole network's, and without its yellow,
+which is too pale for a thin line on white."""
+
 
 class Scale(NamedTuple):
     """Which values the colours stand for, and how the values are written."""
