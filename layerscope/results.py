@@ -61,6 +61,7 @@ __all__ = [
     "build",
     "concat",
     "open_dataset",
+    "refused",
     "require",
     "save",
     "settings",
@@ -175,6 +176,29 @@ def require(ds: xr.Dataset, *dims: str, variable: str = "value") -> xr.DataArray
 def settings(ds: xr.Dataset) -> dict[str, Any]:
     """The attributes of a Dataset, with those that hold JSON read back."""
     return {str(name): _parsed(value) for name, value in ds.attrs.items()}
+
+
+def refused(ds: xr.Dataset) -> dict[tuple[str, str], str]:
+    """Why some cells can't be computed, from (layer, perturbation) to the reason.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> refused(testing.dataset().assign_attrs(refused='{"layer1 zero": "no weights"}'))
+    {('layer1', 'zero'): 'no weights'}
+    """
+    about = settings(ds)
+    runs = about["runs"] if isinstance(about.get("runs"), list) else []
+    kept = [each["refused"] for each in (about, *runs) if isinstance(each.get("refused"), dict)]
+    # A perturbation that nothing could be done with has no cell; a layer's name may hold blanks.
+    names = [str(name) for name in ds["layer"].values] if "layer" in ds.coords else []
+    return {
+        (name, key[len(name) + 1 :]): str(why)
+        for reasons in kept
+        for key, why in reasons.items()
+        for name in names
+        if key.startswith(f"{name} ")
+    }
 
 
 def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from layerscope import plots, results, stats, testing
 from layerscope.errors import OptionError, ResultError
-from layerscope.plots import lines, output, scales
+from layerscope.plots import embedding, lines, scales
 
 ODD = ["<script>alert(1)</script>", r"$\frac{1$ and $x$", "{x} & 'y'", 'a"b', "fullmodel"]
 MAKERS = [plots.heatmap, plots.distances, plots.overview, plots.curves]
@@ -196,7 +196,7 @@ def test_loss_has_a_range_of_its_own_logarithmic_if_wide(ds):
     np.testing.assert_allclose(mesh.get_clim()[1], 1e6)
     assert not mesh.get_array().mask.any()  # infinite is not "not computed"
     assert "inf" in {text.get_text() for text in figure.axes[0].texts}
-    output._page(plots.curves(ds, "loss"), "t")
+    embedding.page(plots.curves(ds, "loss"), "t")
 
 
 def test_accuracy_is_dark_where_it_is_bad(ds):

@@ -10,6 +10,8 @@ Nothing is computed here: the numbers come from `layerscope.stats`.
 
 from __future__ import annotations
 
+from layerscope.plots.comparing import compare
+from layerscope.plots.embedding import embed, library
 from layerscope.plots.grids import FORMULAS, distances, heatmap, overview
 from layerscope.plots.lines import curves
 from layerscope.plots.output import Shown, save, show
@@ -17,9 +19,12 @@ from layerscope.plots.output import Shown, save, show
 __all__ = [
     "FORMULAS",
     "Shown",
+    "compare",
     "curves",
     "distances",
+    "embed",
     "heatmap",
+    "library",
     "overview",
     "save",
     "show",

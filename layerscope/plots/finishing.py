@@ -1,4 +1,4 @@
-"""What HoloViews has no option for in a heat map: printed values, hatching, a colour bar."""
+"""What HoloViews has no option for in a heat map: values, marks, hatching, a colour bar."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ from typing import Any, NamedTuple
 
 import holoviews as hv
 import numpy as np
+import pandas as pd
 from bokeh.models import ColumnDataSource, NoOverlap
+from bokeh.transform import dodge
 
 from layerscope.plots.backends import FONT_SIZES, literal, quieten
+from layerscope.plots.names import shortened
 
 _MOST_PRINTED = 400
-# Names along an axis that there is room for.
-_ROOM = {"column": 24, "layer": 120}
+_MOST_COLUMN_NAMES = 24
+_LONGEST = {"column": 24, "layer": 40}
+# Of paper, and of a screen that one scrolls: beyond it rows get thinner, and some go unnamed.
+_HIGHEST_INCHES, _HIGHEST_PIXELS = 9.5, 1500
+
+# What can be the matter with a cell that has no value, and how it looks.
+BLANK = {"open": "hatched: not computed", "refused": "grey: can't be computed"}
+_REFUSED = "#cfcfcf"
+
+# How a settled cell is marked: in words, as Bokeh names it, as matplotlib does, whether filled.
+MARKS = {
+    "critical": ("●", "circle", "o", True),
+    "intermediate": ("×", "x", "x", True),
+    "robust": ("○", "circle", "o", False),
+}
 
 
 class _Size(NamedTuple):
@@ -32,44 +48,77 @@ def grid_size(plot: hv.HeatMap) -> _Size:
 def _size(rows: int, columns: int) -> _Size:
     wide = float(np.clip(7 / columns, 0.1, 0.42))
     high = float(np.clip(6.5 / rows, 0.125, max(0.3, 1.0 / rows)))
+    high = min(high, _HIGHEST_INCHES / rows)
+    pixels = min(max(14, round(96 * high)), max(4, _HIGHEST_PIXELS // rows))
     return _Size(
         (wide * columns, high * rows),
-        (round(110 * wide) * columns, max(14, round(96 * high)) * rows),
+        (round(110 * wide) * columns, pixels * rows),
         min(8.0, 72 * high * 0.62),
         wide > 0.3 and rows * columns <= _MOST_PRINTED,
     )
 
 
+def name_size(size: _Size) -> float:
+    """Choose the size of the rows' names, in points."""
+    return float(np.clip(size.points + 1, 6, 8))
+
+
 def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
-    """Print the values and hatch what is blank; HoloViews has no option for either."""
+    """Print values and marks, hatch what is blank; HoloViews has no option for these."""
     figure = plot.state
     quieten(plot)
     figure.grid.visible = False
     figure.outline_line_color = None
-    for axis in (*figure.xaxis, *figure.yaxis):
+    for axis, name in ((figure.xaxis, "column"), (figure.yaxis, "layer")):
         axis.major_label_policy = NoOverlap(min_distance=0)
-        axis.update(major_tick_line_color=None, axis_line_color=None)
+        axis.major_tick_line_color = axis.axis_line_color = None
+        axis.major_label_overrides = _names(element, name)
     if _crowded(element):
         figure.xaxis.major_label_orientation = "vertical"
-    figure.yaxis.major_label_text_font_size = f"{min(11, round(size.points * 1.6))}px"
-    cells = element.dframe()
-    blank = cells.loc[cells["value"].isna(), ["column", "layer"]].to_dict("list")
-    # The hook runs again when a DynamicMap changes; the printed values follow their source.
+    figure.yaxis.major_label_text_font_size = f"{int(np.clip(size.points * 1.6, 9, 11))}px"
+    sources = _sources(element.dframe())
+    # The hook runs again when a DynamicMap changes; what it drew follows its source.
     if "blank" in plot.handles:
-        plot.handles["blank"].data = blank
+        for name, data in sources.items():
+            plot.handles[name].data = data
         return
-    plot.handles["blank"] = ColumnDataSource(blank)
-    at = {"x": "column", "y": "layer"}
-    figure.rect(
-        **at,
-        **dict.fromkeys(("width", "height"), 1),
-        **dict.fromkeys(("fill_color", "line_color"), "white"),
-        hatch_pattern="/",
-        hatch_color="#b0b0b0",
-        hatch_scale=8,
-        level="underlay",
-        source=plot.handles["blank"],
-    )
+    plot.handles.update({name: ColumnDataSource(data) for name, data in sources.items()})
+    _draw_bokeh(plot, size)
+    plot.handles["hover"].renderers = [plot.handles["glyph_renderer"]]
+
+
+def _sources(cells: pd.DataFrame) -> dict[str, dict[Any, Any]]:
+    """Where there is something to draw beside the values."""
+    blank = {"blank": cells["blank"] == "open", "refused": cells["blank"] == "refused"}
+    marked = {name: cells["settled"] == name for name in MARKS}
+    at = ["column", "layer"]
+    return {name: cells.loc[there, at].to_dict("list") for name, there in blank.items()} | {
+        name: cells.loc[there, [*at, "ink"]].to_dict("list") for name, there in marked.items()
+    }
+
+
+def _draw_bokeh(plot: Any, size: _Size) -> None:
+    figure, at = plot.state, {"x": "column", "y": "layer"}
+    hatching = {"hatch_pattern": "/", "hatch_color": "#b0b0b0", "hatch_scale": 8}
+    for name, look in (
+        ("blank", {"fill_color": "white", **hatching}),
+        ("refused", {"fill_color": _REFUSED}),
+    ):
+        box = {"width": 1, "height": 1, "line_color": "white", "level": "underlay"}
+        figure.rect(**at, **box, **look, source=plot.handles[name])
+    corner = {
+        "x": dodge("column", 0.36, range=figure.x_range),
+        "y": dodge("layer", 0.28, range=figure.y_range),
+    }
+    for name, (_, marker, _, filled) in MARKS.items():
+        figure.scatter(
+            **(corner if size.printed else at),
+            marker=marker,
+            size=min(5.0, 0.5 * size.points + 1.5),
+            fill_color="ink" if filled else None,
+            line_color="ink",
+            source=plot.handles[name],
+        )
     if size.printed:
         figure.text(
             **at,
@@ -80,11 +129,10 @@ def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
             text_font_size=f"{round(size.points * 1.5)}px",
             source=plot.handles["cds"],
         )
-    plot.handles["hover"].renderers = [plot.handles["glyph_renderer"]]
 
 
 def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -> None:
-    """Print the values, hatch the ground, take every name as it is."""
+    """Print values and marks, hatch the ground, take every name as it is."""
     axes, mesh = plot.handles["axis"], plot.handles["artist"]
     # HoloViews leaves infinite cells blank here, which would read as "not computed".
     largest = np.finfo(float).max
@@ -94,41 +142,63 @@ def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     for axis, name in ((axes.xaxis, "column"), (axes.yaxis, "layer")):
-        names = element.dimension_values(name, expanded=False)
+        names = list(_names(element, name).values())
         # Every so many where there is no room for each.
-        step = -(-len(names) // _ROOM[name])
+        step = max(1, -(-len(names) // _MOST_COLUMN_NAMES))
+        if name == "layer":
+            step = int(np.ceil(name_size(size) * 1.25 / 72 / (size.inches[1] / len(names)) - 0.2))
         axis.set_ticks(range(0, len(names), step), [literal(each) for each in names[::step]])
     if _crowded(element):
         axes.tick_params("x", labelrotation=90)
     if plot.yaxis is None:
         axes.tick_params(labelleft=False)
-    _add_colour_bar(plot, label)
-    for text in plot.handles.pop("cell_texts", ()):
-        text.remove()
-    if size.printed:
-        plot.handles["cell_texts"] = _print_values(axes, element, size.points)
+    add_colour_bar(plot, label)
+    for drawn in plot.handles.pop("cell_extras", ()):
+        drawn.remove()
+    plot.handles["cell_extras"] = _draw_matplotlib(axes, element, size)
+
+
+def _names(element: hv.HeatMap, name: str) -> dict[str, str]:
+    """How each name along an axis is written, in the order of the axis."""
+    return shortened(list(element.dimension_values(name, expanded=False)), _LONGEST[name])
 
 
 def _crowded(element: hv.HeatMap) -> bool:
     """Whether the columns' names are too long to stand side by side."""
-    return max(len(str(name)) for name in element.dimension_values("column", False)) > 6
+    return max(len(name) for name in _names(element, "column").values()) > 6
 
 
-def _print_values(axes: Any, element: hv.HeatMap, points: float) -> list[Any]:
+def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
+    """Draw values, marks and what can't be computed."""
+    from matplotlib.patches import Rectangle
+
     columns, rows = (
         list(element.dimension_values(name, expanded=False)) for name in ("column", "layer")
     )
-    look = {"ha": "center", "va": "center_baseline", "fontsize": points}
-    return [
-        axes.text(
-            columns.index(cell.column), rows.index(cell.layer), cell.shown, color=cell.ink, **look
-        )
-        for cell in element.dframe().itertuples()
-        if cell.shown
-    ]
+    drawn: list[Any] = []
+    look = {"ha": "center", "va": "center_baseline", "fontsize": size.points}
+    for cell in element.dframe().itertuples():
+        x, y = columns.index(cell.column), rows.index(cell.layer)
+        if cell.blank == "refused":
+            box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_REFUSED, edgecolor="white")
+            drawn.append(axes.add_patch(box))
+        if cell.shown and size.printed:
+            drawn.append(axes.text(x, y, cell.shown, color=cell.ink, **look))
+        if cell.settled:
+            _, _, marker, filled = MARKS[cell.settled]
+            points = min(3.2, 0.4 * size.points)
+            drawn += axes.plot(
+                *((x + 0.37, y + 0.3) if size.printed else (x, y)),
+                marker,
+                markersize=points,
+                markeredgewidth=0.2 * points,
+                markeredgecolor=cell.ink,
+                markerfacecolor=cell.ink if filled else "none",
+            )
+    return drawn
 
 
-def _add_colour_bar(plot: Any, label: str) -> None:
+def add_colour_bar(plot: Any, label: str) -> None:
     """Add the colour bar at a distance in inches, so that it fits alone and within a layout.
 
     HoloViews' own is placed in shares of the figure, and draws the figure anew for each.

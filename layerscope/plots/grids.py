@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,17 @@ import holoviews as hv
 import pandas as pd
 import xarray as xr
 
-from layerscope import stats
+from layerscope import results, stats
 from layerscope.errors import OptionError
 from layerscope.plots.backends import FONT_SIZES, both, unformatted
-from layerscope.plots.finishing import finish_bokeh, finish_matplotlib, grid_size
+from layerscope.plots.finishing import (
+    BLANK,
+    MARKS,
+    finish_bokeh,
+    finish_matplotlib,
+    grid_size,
+    name_size,
+)
 from layerscope.plots.hover import DISTANCE_HOVER, VALUE_HOVER, tooltips, with_hover
 from layerscope.plots.scales import Scale, ink, label_of, scale_of
 
@@ -28,6 +35,7 @@ FORMULAS = {
 
 # The hover line that says "not computed" in a blank cell.
 _MEASURED = ("hover value", "hover distance")
+_TEXTS = ("shown", "ink", "settled")
 
 
 def heatmap(
@@ -40,7 +48,9 @@ def heatmap(
 
     Light is good and dark is bad. Error and accuracy are coloured over 0…1, so that figures
     compare; any other metric from its lowest to its highest value, on a logarithmic scale where
-    these are more than a hundredfold apart. A hatched cell was not computed.
+    these are more than a hundredfold apart (perplexity: tenfold). A hatched cell was not computed,
+    a grey one can't be; where the sweep stopped cells once they were settled, a mark says to what.
+    A line below the axis explains what of this there is.
 
     Parameters
     ----------
@@ -76,7 +86,8 @@ def heatmap(
     table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
     heading = f"Test {metric} with one layer reset" if title is None else title
     rows = stats.layer_order(ds)
-    return _grid(table, rows, columns, scale_of(table["value"], metric), heading, label_of(metric))
+    scale = scale_of(table["value"], metric)
+    return _grid(table, rows, columns, scale, heading, label_of(metric), results.refused(ds))
 
 
 def distances(
@@ -161,7 +172,7 @@ def overview(ds: xr.Dataset, metric: str = "error") -> hv.Layout:
     ]
     rows = len(parts[0].dimension_values("layer", False))
     width, height = grid_size(parts[0]).inches
-    width, height = max(width, 2.2), max(height, 0.2 * rows if rows > 12 else 0.0)
+    width, height = max(width, 2.2), max(height, min(9.5, 0.2 * rows) if rows > 12 else 0.0)
     # The rows are the same, so their names stand once.
     parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
     narrow = round(0.75 * grid_size(parts[0]).pixels[0])
@@ -185,6 +196,7 @@ def _grid(
     scale: Scale,
     title: str,
     label: str,
+    refused: Mapping[tuple[str, str], str] | None = None,
 ) -> hv.HeatMap:
     """Lay a long table out as a heat map with both backends' options set."""
     table = table.assign(
@@ -196,11 +208,14 @@ def _grid(
         [rows[::-1], _chosen(table, columns)], names=["layer", "column"]
     )
     cells = table.set_index(["layer", "column"]).reindex(grid).reset_index()
-    texts = [n for n in map(str, cells) if n in ("shown", "ink") or n.startswith("hover ")]
+    cells["settled"] = cells.get("verdict", "")
+    texts = [n for n in map(str, cells) if n in _TEXTS or n.startswith("hover ")]
     cells = cells.assign(**cells[texts].fillna(""))
     cells["hover layer"], cells["hover reset to"] = cells["layer"], cells["column"]
-    blank = cells["value"].isna()
-    cells.loc[blank, next(name for name in texts if name in _MEASURED)] = "not computed"
+    cells["blank"], cells[next(name for name in texts if name in _MEASURED)] = _blanks(
+        cells, table, refused or {}
+    )
+    texts.append("blank")
     # With pyarrow installed, pandas keeps text in a form that HoloViews can't lay out as a grid.
     cells = cells.astype(dict.fromkeys([*texts, "layer", "column"], object))
     plot = hv.HeatMap(cells, ["column", "layer"], ["value", *texts])
@@ -210,7 +225,7 @@ def _grid(
         "clim": (scale.low, scale.high),
         "logz": scale.log,
         "clipping_colors": {"NaN": "#00000000"},  # lets the hatching behind show
-        "xlabel": "checkpoint the layer is reset to",
+        "xlabel": _axis_label(cells),
         "ylabel": "",
     }
     return both(
@@ -233,12 +248,44 @@ def _grid(
             "fig_inches": size.inches,
             "fig_bounds": (0, 0, 1, 1),
             "edgecolors": "white",
-            "linewidths": 0.8,
+            # Thinner where rows are thin, or the gaps would be all there is to see.
+            "linewidths": min(0.8, 0.1 * size.points),
             "show_values": False,
-            "fontsize": FONT_SIZES | {"yticks": min(8, size.points + 1)},
+            "fontsize": FONT_SIZES | {"yticks": name_size(size)},
             "hooks": [partial(finish_matplotlib, size=size, label=label)],
         },
     )
+
+
+def _blanks(
+    cells: pd.DataFrame, table: pd.DataFrame, refused: Mapping[tuple[str, str], str]
+) -> tuple[list[str], list[str]]:
+    """What is the matter with each cell, and what it says of its value on hovering."""
+    done = dict(zip(table["column"], table["perturbation"], strict=True))
+    kinds, said = [], []
+    measured = next(name for name in _MEASURED if name in cells)
+    for layer, column, value, text in cells[["layer", "column", "value", measured]].itertuples(
+        index=False
+    ):
+        why = refused.get((layer, done[column]))
+        blank = pd.isna(value)
+        kinds.append("" if not blank else "open" if why is None else "refused")
+        said.append(
+            text if not blank else "not computed" if why is None else f"can't be computed: {why}"
+        )
+    return kinds, said
+
+
+def _axis_label(cells: pd.DataFrame) -> str:
+    """Say what the columns are, and what the marks mean that there are."""
+    columns = cells["column"].unique()
+    label = "checkpoint the layer is reset to"
+    if any(name != "rand" and not name.isdigit() for name in columns):
+        label = "what is done to the layer\n(a number: reset to that checkpoint)"
+    told = [text for kind, text in BLANK.items() if kind in set(cells["blank"])]
+    marks = [f"{look[0]} {name}" for name, look in MARKS.items() if name in set(cells["settled"])]
+    told += [f"settled: {', '.join(marks)}"] if marks else []
+    return "\n".join([label, *told])
 
 
 def _chosen(table: pd.DataFrame, columns: Sequence[int | str] | None) -> list[str]:

@@ -22,6 +22,7 @@ VALUE_HOVER = {
     "examples": "{n_examples:,.0f}",
     "draws, seeds": "{n_draws}, {n_seeds}",
 }
+SETTLED_HOVER = {"settled": "{verdict}"}
 DISTANCE_HOVER = {
     "layer": "{layer}",
     "reset to": "{column}",
@@ -41,6 +42,9 @@ def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd
     if table.empty:
         raise ResultError("every cell of this Dataset is NaN: nothing was computed yet.")
     told = table
+    if "verdict" in table:
+        forms = forms | SETTLED_HOVER
+        told = told.assign(verdict=table["verdict"].replace("", "not yet"))
     if all(name in ds.coords and ds[name].dims == ("layer",) for name in _LAYER_COORDINATES):
         forms = forms | _LAYER_HOVER
         for name in _LAYER_COORDINATES:

@@ -13,12 +13,10 @@ from layerscope import results, stats
 from layerscope.errors import ResultError
 from layerscope.plots.backends import FONT_SIZES, both, literal, quieten, unformatted
 from layerscope.plots.hover import VALUE_HOVER, tooltips, with_hover
-from layerscope.plots.scales import Scale, label_of, scale_of, shades
+from layerscope.plots.names import shortened
+from layerscope.plots.scales import COLOURS, Scale, label_of, scale_of, shades
 
 _MANY_LAYERS = 12
-# Okabe & Ito's palette without black, which is the whole network's, and without its yellow,
-# which is too pale for a thin line on white.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 # Curves differ without colour, too. Each pair holds Bokeh's name and matplotlib's.
 _DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
 _MARKERS = (
@@ -70,9 +68,10 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
     table = table.assign(place=table["epoch"].map(epochs.index))
     looks = _looks(stats.layer_order(ds, network=False))
     parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
+    names = shortened(stats.layer_order(ds))
     for name, of_layer in table.groupby("layer", sort=False):
         look = looks.get(str(name), _NETWORK_LOOK)
-        parts += _curve(of_layer, str(name), look) if look.named else []
+        parts += _curve(of_layer, names[str(name)], look) if look.named else []
     heading = f"Test {metric} with one layer reset" if title is None else title
     return _framed(hv.Overlay(parts), epochs, scale_of(table["value"], metric), heading, metric)
 
@@ -96,8 +95,8 @@ def _looks(layers: list[str]) -> dict[str, _Look]:
     if len(layers) <= _MANY_LAYERS:
         return {
             name: _Look(
-                _COLOURS[index % len(_COLOURS)],
-                _DASHES[(index + index // len(_COLOURS)) % len(_DASHES)],
+                COLOURS[index % len(COLOURS)],
+                _DASHES[(index + index // len(COLOURS)) % len(_DASHES)],
                 _MARKERS[index % len(_MARKERS)],
             )
             for index, name in enumerate(layers)

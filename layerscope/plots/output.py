@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import base64
-import html
-import io
 import os
 from pathlib import Path
 from typing import Any
 
-import holoviews as hv
-from bokeh.models import Toolbar
-
 from layerscope import results
-from layerscope.errors import choose
-from layerscope.plots.backends import load_backends
+from layerscope.errors import OptionError, choose
+from layerscope.plots.embedding import frame, page
+from layerscope.plots.stills import description, fewer_colours, still
+
+WIDTHS = {"column": 3.25, "page": 6.75}
+"""Widths of paper, in inches."""
 
 _SUFFIXES = (".html", ".pdf", ".png", ".svg")
 
 
-def save(plot: Any, path: str | os.PathLike[str], title: str | None = None) -> Path:
+def save(
+    plot: Any,
+    path: str | os.PathLike[str],
+    title: str | None = None,
+    width: float | str | None = None,
+) -> Path:
     """Write a figure, in the form that the suffix names.
 
     Parameters
@@ -32,6 +36,10 @@ def save(plot: Any, path: str | os.PathLike[str], title: str | None = None) -> P
         except in HTML.
     title : str, optional
         Of the document; the plot's description if not given.
+    width : float or {"column", "page"}, optional
+        Of the picture on paper, in inches: all is scaled, type and lines included. "column" is
+        3.25, of a page with two columns, and "page" 6.75. As it comes if not given; pages (HTML)
+        have no width.
 
     Returns
     -------
@@ -40,20 +48,30 @@ def save(plot: Any, path: str | os.PathLike[str], title: str | None = None) -> P
     Raises
     ------
     OptionError
-        If the suffix is none of these.
+        If the suffix is none of these, or the width is not one, or would make type too small to
+        read.
     ResultError
         If the place is not writable.
 
     Examples
     --------
     >>> from layerscope import plots, testing
-    >>> save(plots.heatmap(testing.dataset()), "heatmap.svg")               # doctest: +SKIP
+    >>> figure = plots.heatmap(testing.dataset())
+    >>> save(figure, "heatmap.svg", width="column")                         # doctest: +SKIP
     """
     path = Path(path)
     suffix = choose(path.suffix.lower(), _SUFFIXES, "kind of figure with the suffix")
     if suffix == ".html":
-        return results.write_bytes(path, _page(plot, title or _description(plot)).encode())
-    return results.write_bytes(path, _still(plot, suffix[1:], 300, title))
+        return results.write_bytes(path, page(plot, title or description(plot)).encode())
+    return results.write_bytes(path, still(plot, suffix[1:], 300, title, _inches(width)))
+
+
+def _inches(width: float | str | None) -> float | None:
+    if isinstance(width, str):
+        return WIDTHS[choose(width, WIDTHS, "width of paper called")]
+    if width is not None and not 1 <= width <= 50:
+        raise OptionError(f"width is {width!r}; give inches between 1 and 50, or 'column', 'page'.")
+    return width
 
 
 def show(plot: Any, live: bool | None = None) -> Shown:
@@ -91,116 +109,20 @@ class Shown:
         self.live = live
 
     def __repr__(self) -> str:
-        return _description(self.plot)
+        return description(self.plot)
 
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
     ) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
         """Give Jupyter a picture, its description and, if live, a page in a frame."""
         del include, exclude  # Jupyter passes them; every form is cheap enough to give.
-        picture = _fewer_colours(_still(self.plot, "png", 144, None))
+        picture = fewer_colours(still(self.plot, "png", 144, None))
         bundle = {"text/plain": repr(self), "image/png": base64.b64encode(picture).decode()}
         if self.live:
-            bundle["text/html"] = _frame(self.plot)
+            bundle["text/html"] = frame(self.plot)
         # 144 dots per inch are sharp on fine screens; shown at 96 they keep the figure's size.
         size = int(int.from_bytes(picture[16:20], "big") * 96 / 144)
         return bundle, {"image/png": {"width": size, "alt": repr(self)}}
-
-
-def _still(plot: Any, form: str, dots: int, title: str | None) -> bytes:
-    """Draw with matplotlib; the same plot gives the same bytes."""
-    import matplotlib as mpl
-
-    load_backends()
-    words = _description(plot)
-    metadata: dict[str, dict[str, str | None]] = {
-        "png": {"Title": title or words, "Software": None},
-        "svg": {"Title": title or words, "Date": None},
-        "pdf": {"Title": title or words, "CreationDate": None},
-    }
-    settings: dict[Any, Any] = {
-        "svg.hashsalt": "layerscope",
-        "svg.fonttype": "path",
-        "pdf.fonttype": 42,
-    }
-    content = io.BytesIO()
-    with mpl.rc_context(settings):
-        figure = hv.renderer("matplotlib").get_plot(plot).state
-        figure.savefig(
-            content,
-            format=form,
-            dpi=dots,
-            bbox_inches="tight",
-            pad_inches=0.05,
-            metadata=metadata[form],
-        )
-    return content.getvalue()
-
-
-def _fewer_colours(picture: bytes) -> bytes:
-    """Shrink a PNG to a third with a palette of 256 colours, to keep notebooks small."""
-    from PIL import Image
-
-    content = io.BytesIO()
-    with Image.open(io.BytesIO(picture)) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            content, "png", optimize=True
-        )
-    return content.getvalue()
-
-
-def _page(plot: Any, title: str) -> str:
-    """Draw with Bokeh, into a page that asks nothing of the network.
-
-    Bokeh's own INLINE pages also ask for a script of panel's, which holoviews imports.
-    """
-    from bokeh.embed import components
-    from bokeh.settings import settings
-
-    load_backends()
-    figure = hv.render(plot, backend="bokeh")
-    for toolbar in figure.select({"type": Toolbar}):
-        toolbar.logo = None
-    script, place = components(figure)
-    library = (Path(settings.bokehjs_path()) / "js" / "bokeh.min.js").read_text("utf-8")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{html.escape(title)}</title>\n<script>{library}</script>\n</head>\n"
-        f"<body>\n{place}\n{script}\n</body>\n</html>\n"
-    )
-
-
-def _frame(plot: Any) -> str:
-    """Put the page into a frame, where it can't disturb other output, nor that it."""
-    words = _description(plot)
-    heights = plot.traverse(lambda part: _option(part, "frame_height") or 0)
-    return (
-        f'<iframe title="{html.escape(words)}" srcdoc="{html.escape(_page(plot, words))}" '
-        f'width="100%" height="{170 + (max(heights) or 400)}" style="border: 0"></iframe>'
-    )
-
-
-def _description(plot: Any) -> str:
-    """Say in words what a figure shows."""
-    if isinstance(plot, hv.Layout):
-        return " ".join(_description(part) for part in plot)
-    title = str(_option(plot, "title") or plot.label or type(plot).__name__)
-    title = title.replace("{{", "{").replace("}}", "}")
-    if isinstance(plot, hv.HeatMap) and "shown" in plot:
-        cells = plot.dframe().dropna(subset=["value"])[::-1]  # the first layer comes last
-        rows, columns = (len(plot.dimension_values(name, False)) for name in ("layer", "column"))
-        ends = cells.loc[[cells["value"].idxmin(), cells["value"].idxmax()]]
-        low, high = (f"{end.shown} ({end.layer}, {end.column})" for end in ends.itertuples())
-        return f"{title}: {rows} rows × {columns} columns, from {low} to {high}."
-    if isinstance(plot, hv.Overlay):
-        names = dict.fromkeys(part.label for part in plot if part.label)
-        return f"{title}: {', '.join(names)}."
-    return f"{title}."
-
-
-def _option(plot: Any, name: str) -> Any:
-    load_backends()
-    return hv.Store.lookup_options("bokeh", plot, "plot").kwargs.get(name)
 
 
 def _is_interactive() -> bool:

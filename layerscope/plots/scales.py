@@ -9,6 +9,10 @@ import pandas as pd
 
 from layerscope import stats
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Okabe & Ito's palette without black, which is the whole network's, and without its yellow,
+which is too pale for a thin line on white."""
+
 
 class Scale(NamedTuple):
     """Which values the colours stand for, and how the values are written."""
@@ -32,7 +36,7 @@ class Scale(NamedTuple):
         if value == 0:
             return "0"
         if self.decimals is None or not np.isfinite(value):
-            return f"{value:.2g}"
+            return _brief(value)
         text = f"{value:.{self.decimals}f}"
         return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
@@ -48,9 +52,26 @@ def scale_of(values: pd.Series, metric: str) -> Scale:
         low = 0.0
     if high <= low:
         high = low + 1.0
-    log = low > 0 and high / low > 100
+    # Perplexity is the exponential of the loss.
+    log = low > 0 and high / low > (10 if metric == "perplexity" else 100)
     decimals = int(np.clip(2 - np.floor(np.log10(max(-low, high))), 0, 4))
     return Scale(low, high, log, None if log else decimals, colours)
+
+
+def _brief(value: float) -> str:
+    """Write a number of any size in about four signs: 38, 2.5k, 1e12, .012."""
+    if not np.isfinite(value):
+        return f"{value:g}"
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999.5 would be rounded up to a thousand.
+        if unit <= abs(value) * 1.0005 < 1000 * unit:
+            share = value / unit
+            return f"{share:.0f}{name}" if abs(share) >= 9.95 else f"{share:.1f}{name}"
+    if abs(value) >= 1e12 or 0 < abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e+", "e").replace("e-0", "e-")
+    if abs(value) >= 99.5:
+        return f"{value:.0f}"
+    return f"{value:.2g}".replace("0.", ".", 1)
 
 
 def shades(reverse: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,12 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     -------
     DataFrame
         Of the computed cells, layers in execution order (the whole network last), columns in
-        the order rand, 0, 1, 2, …:
+        the order rand, what else takes nothing from a checkpoint, 0, 1, 2, …, what else does:
 
         ``layer``, ``column`` (str), ``epoch`` (int), ``perturbation`` (str)
-            ``column`` is "rand" for re-randomised layers, else the epoch.
+            ``column`` is "rand" for re-randomised layers, the epoch for re-initialised ones, else
+            the perturbation's name, with the epoch behind it where it takes one: "noise(0.1)",
+            "interpolate(0.5) 0".
         ``value``, ``lower``, ``upper``
             Mean over draws, then over seeds, in the metric's unit. Bounds of error and accuracy
             are clipped to [0, 1].
@@ -55,6 +58,9 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
             seed; it does not cover another test set) or "examples".
         ``degradation``
             ``value − baseline``, over the same examples; NaN without a baseline.
+        ``verdict``
+            Only where the sweep stopped cells once they were settled: "robust", "intermediate" or
+            "critical" if every draw and seed was settled to be that, else "".
 
     Raises
     ------
@@ -81,6 +87,8 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     moved = moments(moments(difference_of(ds, metric, samples).values, -1)[0], -1)[0]
     cells = {name: array for name, array in found._asdict().items() if name != "kind"}
     cells |= {"interval_kind": found.kind, "degradation": moved, "n_examples": _fewest(ds, samples)}
+    if "verdict" in ds:
+        cells["verdict"] = _settled(ds, samples)
     frame = _long(samples, cells)
     counts = frame.pop("n_examples")
     counts = counts if counts.isna().any() else counts.astype(int)
@@ -155,6 +163,16 @@ def _fewest(ds: xr.Dataset, samples: xr.DataArray) -> Array:
     return np.asarray(n.min(("seed", "draw")).values)
 
 
+def _settled(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:
+    """What every computed draw and seed was settled to be, (layer, epoch, perturbation)."""
+    verdict = with_seed(ds["verdict"]).sel(layer=samples["layer"].values)
+    verdict, computed = xr.broadcast(verdict, samples.notnull())
+    verdict, computed = (each.transpose(*samples.dims) for each in (verdict, computed))
+    names = ("robust", "intermediate", "critical")
+    agreed = [((verdict == name) | ~computed).all(("seed", "draw")).values for name in names]
+    return np.select(agreed, names, "")
+
+
 def _long(samples: xr.DataArray, cells: dict[str, npt.NDArray[Any]]) -> pd.DataFrame:
     """Put (layer, epoch, perturbation) arrays into one table of the computed cells."""
     names = ("layer", "epoch", "perturbation")
@@ -183,15 +201,22 @@ def _column(perturbation: str, epoch: int) -> str:
 
 
 def _in_order(frame: pd.DataFrame, layers: list[Any]) -> pd.DataFrame:
-    """Sort by layer, then rand, 0, 1, …, then what the paper has not."""
+    """Sort by layer, then rand, what takes no epoch, 0, 1, …, then what else takes one."""
     ours = {"rerandomize": 0, "reinitialize": 1}
     keys = pd.DataFrame(
         {
             "layer": frame["layer"].map({name: place for place, name in enumerate(layers)}),
             "from": frame["epoch"] != results.NO_EPOCH,
             "perturbation": frame["perturbation"].map(lambda name: ours.get(name, 2)),
-            "name": frame["perturbation"],
+            "name": frame["perturbation"].map(_by_number),
             "epoch": frame["epoch"],
         }
     )
     return frame.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
+
+
+def _by_number(name: str) -> tuple[tuple[float, str], ...]:
+    """Sort names with numbers by the numbers: noise(2) before noise(10)."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", name)
+    # Numbers stand at the odd places, whatever the name.
+    return tuple((float(part), "") if at % 2 else (0.0, part) for at, part in enumerate(parts))

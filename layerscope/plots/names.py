@@ -1,0 +1,50 @@
+"""How long names are written where there is little room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["shortened"]
+
+
+def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
+    """Cut names that are too long, each to one that none of the others is cut to.
+
+    What they all begin with goes first, in whole components; then the middle, since the front
+    says where a layer is and the end what it is. Where two would become the same, all are given
+    more room.
+
+    Examples
+    --------
+    >>> shortened(["encoder.layer.0.attention.query", "encoder.layer.1.output", "all"], 20)
+    {'encoder.layer.0.attention.query': '…0.attention.query', \
+'encoder.layer.1.output': '…1.output', 'all': 'all'}
+    """
+    if all(len(name) <= longest for name in names):
+        return {name: name for name in names}
+    front = _shared(names)
+    cut = {name: _cut(name, front, longest) for name in names}
+    while len(set(cut.values())) < len(cut):
+        longest += 4
+        cut = {name: _cut(name, front, longest) for name in names}
+    return cut
+
+
+def _shared(names: Sequence[str]) -> str:
+    """The components, with their dots, that every name with a dot in it begins with."""
+    parts = [name.split(".")[:-1] for name in names if "." in name]
+    if len(parts) < 2:
+        return ""
+    same = 0
+    while all(len(part) > same and part[same] == parts[0][same] for part in parts):
+        same += 1
+    return "".join(f"{part}." for part in parts[0][:same])
+
+
+def _cut(name: str, front: str, longest: int) -> str:
+    if front and name.startswith(front):
+        name = "…" + name.removeprefix(front)
+    if len(name) <= longest:
+        return name
+    head = (longest - 1) // 3
+    return name[:head] + "…" + name[len(name) - (longest - 1 - head) :]
