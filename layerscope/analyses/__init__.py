@@ -15,6 +15,7 @@ from layerscope.analyses.claims import (
     distance_tells_little,
     not_jointly_robust,
     random_fails,
+    some_survive,
     stage_starts_matter,
     upper_robust,
 )
@@ -30,6 +31,7 @@ from layerscope.analyses.findings import (
     DISAGREES,
     UNDECIDED,
     Finding,
+    about,
     finding,
     findings_table,
 )
@@ -51,6 +53,7 @@ from layerscope.analyses.per_run import (
     limits,
     robust_rows,
     runs_of,
+    tables_of,
     untrained,
     verdict_counts,
 )
@@ -64,6 +67,7 @@ __all__ = [
     "VERDICTS",
     "Finding",
     "LargestSet",
+    "about",
     "alternating",
     "bottom_critical",
     "criticality",
@@ -86,9 +90,11 @@ __all__ = [
     "random_fails",
     "robust_rows",
     "runs_of",
+    "some_survive",
     "stage_starts_matter",
     "stages",
     "suffixes",
+    "tables_of",
     "untrained",
     "upper_robust",
     "verdict_counts",

@@ -25,6 +25,7 @@ __all__ = [
     "distance_tells_little",
     "not_jointly_robust",
     "random_fails",
+    "some_survive",
     "stage_starts_matter",
     "upper_robust",
 ]
@@ -148,7 +149,29 @@ def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> 
     shares = damage(ds)
     more = shares.sel(layer=together) - shares.sel(layer=list(single)).max("layer")
     claim = "layers that are robust one by one are not robust together"
-    return finding(claim, "damage of all at once less the largest of one", more.values, above=0)
+    measured = "damage of all at once less the largest of one"
+    # One layer alone says nothing about several.
+    return finding(claim, measured, more.values if len(single) > 1 else [], above=0)
+
+
+def some_survive(ds: xr.Dataset, together: str) -> Finding:
+    """Whether every second of the rows can be reset where all of them can't.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of a sweep over groups, see `joint`; with fewer than 3 rows the finding is undecided.
+    together : str
+        The row in which all are reset.
+    """
+    shares = damage(ds)
+    halves = [row for row in ("odd rows", "even rows") if row in shares["layer"].values]
+    if halves:
+        less = (shares.sel(layer=halves).min("layer") - shares.sel(layer=together)).values
+    else:
+        less = np.array([])
+    claim = "every second of them can be reset together, all of them can't"
+    return finding(claim, "damage of every second row less that of all", less, below=0)
 
 
 def differs(

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import pandas as pd
 from layerscope import stats
 from layerscope.errors import OptionError
 
-__all__ = ["AGREES", "DISAGREES", "UNDECIDED", "Finding", "finding", "findings_table"]
+__all__ = ["AGREES", "DISAGREES", "UNDECIDED", "Finding", "about", "finding", "findings_table"]
 
 AGREES, DISAGREES, UNDECIDED = "agrees", "disagrees", "undecided"
 
@@ -112,6 +112,17 @@ def finding(
         condition, holds, fails = f"below {below:g}", upper < below, lower >= below
     verdict = AGREES if holds else DISAGREES if fails else UNDECIDED
     return Finding(claim, measured, condition, value, lower, upper, len(known), verdict)
+
+
+def about(what: str, findings: Iterable[Finding]) -> list[Finding]:
+    """Say of which network or setting findings are.
+
+    Examples
+    --------
+    >>> about("vgg11", [finding("a", "b", [1.0, 2.0], above=0)])[0].claim
+    'vgg11: a'
+    """
+    return [replace(found, claim=f"{what}: {found.claim}") for found in findings]
 
 
 def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:

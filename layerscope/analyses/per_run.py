@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "limits",
     "robust_rows",
     "runs_of",
+    "tables_of",
     "untrained",
     "verdict_counts",
 ]
@@ -164,6 +166,36 @@ def verdict_counts(
             | {"layers": len(found), "baseline": float(run["baseline"].sel(metric=metric))}
         )
     return pd.DataFrame(rows)
+
+
+def tables_of(
+    runs: Mapping[Any, xr.Dataset], name: str = "network", metric: str = "error"
+) -> pd.DataFrame:
+    """Count verdicts of several settings, under each other.
+
+    Parameters
+    ----------
+    runs : mapping to Dataset
+        By setting, such as a network's name or width.
+    name : str
+        Of the column that holds the setting.
+    metric : str
+
+    Returns
+    -------
+    DataFrame
+        As `verdict_counts`, with the setting, ``damage`` (its mean over layers), and the shares
+        ``robust_share`` and ``critical_share`` of the layers.
+    """
+    tables = []
+    for setting, ds in runs.items():
+        table = verdict_counts(ds, metric)
+        table.insert(0, name, [setting] * len(table))
+        table["damage"] = damage(ds, metric=metric).mean("layer").values
+        for verdict in ("robust", "critical"):
+            table[f"{verdict}_share"] = table[verdict] / table["layers"]
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def robust_rows(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from layerscope.plots.grids import FORMULAS, distances, heatmap, overview
 from layerscope.plots.lines import curves
 from layerscope.plots.output import Shown, save, show
+from layerscope.plots.points import points
 
 __all__ = [
     "FORMULAS",
@@ -21,6 +22,7 @@ __all__ = [
     "distances",
     "heatmap",
     "overview",
+    "points",
     "save",
     "show",
 ]
