@@ -13,6 +13,7 @@ from layerscope.analyses.claims import (
     bottom_critical,
     differs,
     distance_tells_little,
+    first_epoch_worse,
     not_jointly_robust,
     random_fails,
     some_survive,
@@ -45,7 +46,7 @@ from layerscope.analyses.groups import (
     suffixes,
 )
 from layerscope.analyses.largest import LargestSet, largest_set
-from layerscope.analyses.measures import gap, weight_measures
+from layerscope.analyses.measures import gap, rank_with, weight_measures
 from layerscope.analyses.per_run import (
     VERDICTS,
     damage,
@@ -79,6 +80,7 @@ __all__ = [
     "everything",
     "finding",
     "findings_table",
+    "first_epoch_worse",
     "gap",
     "joint",
     "largest_set",
@@ -88,6 +90,7 @@ __all__ = [
     "not_jointly_robust",
     "prefixes",
     "random_fails",
+    "rank_with",
     "robust_rows",
     "runs_of",
     "some_survive",

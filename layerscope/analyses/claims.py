@@ -23,6 +23,7 @@ __all__ = [
     "bottom_critical",
     "differs",
     "distance_tells_little",
+    "first_epoch_worse",
     "not_jointly_robust",
     "random_fails",
     "some_survive",
@@ -172,6 +173,20 @@ def some_survive(ds: xr.Dataset, together: str) -> Finding:
         less = np.array([])
     claim = "every second of them can be reset together, all of them can't"
     return finding(claim, "damage of every second row less that of all", less, below=0)
+
+
+def first_epoch_worse(ds: xr.Dataset) -> Finding:
+    """Whether some layer is worse off at checkpoint 1 than at its initialisation.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> first_epoch_worse(testing.dataset()).value < 0
+    True
+    """
+    more = (damage(ds, epoch=1) - damage(ds, epoch=0)).max("layer")
+    claim = "going back to checkpoint 1 can hurt a layer more than going back to checkpoint 0"
+    return finding(claim, "largest difference of the damages over layers", more.values, above=0)
 
 
 def differs(

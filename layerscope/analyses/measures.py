@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from layerscope import devices, metrics
 from layerscope.checkpoints import Series
 
-__all__ = ["gap", "weight_measures"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["gap", "rank_with", "weight_measures"]
 
 
 def weight_measures(series: Series) -> dict[str, float]:
@@ -70,6 +73,51 @@ def gap(
         for part in (data.train, data.test)
     )
     return {"train": train, "test": test, "gap": test - train}
+
+
+def rank_with(table: pd.DataFrame, target: str, by: str = "seed") -> pd.DataFrame:
+    """Spearman's rank correlation of every measure with one of them, run by run.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per network and run.
+    target : str
+        The column to correlate with, such as ``"gap"``.
+    by : str
+        The column that holds the run.
+
+    Returns
+    -------
+    DataFrame
+        One row per run: the column `by`, and the correlation for every other numeric column,
+        in [-1, 1]. NaN where a column or the target does not vary. Infinite values rank last.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"seed": [0, 0, 0], "gap": [1, 2, 3], "size": [4, 9, 16]})
+    >>> rank_with(table, "gap")
+       seed  size
+    0     0   1.0
+    """
+    import pandas as pd
+
+    numbers = [c for c in table.select_dtypes("number").columns if c not in (by, target)]
+    rows = []
+    for run, part in table.groupby(by, sort=True):
+        ranks = part[[*numbers, target]].rank()
+        varied = ranks.std() > 0
+        rows.append(
+            {by: run}
+            | {
+                name: ranks[name].corr(ranks[target])
+                if varied[name] and varied[target]
+                else float("nan")
+                for name in numbers
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _norm(tensors: list[Tensor]) -> float:

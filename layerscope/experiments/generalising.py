@@ -58,7 +58,10 @@ def generalisation(
     wanted = list(seeds)
     rows = []
     part = data.train.take(torch.arange(min(examples, len(data.train))))
-    for seed, series in zip(wanted, trained(network, data, recipe, wanted, **options), strict=True):
+    runs = trained(
+        network, data, recipe, wanted, device=device, folder=folder, record=tuple(record)
+    )
+    for seed, series in zip(wanted, runs, strict=True):
         swept = sweep_series([series], data, [seed], part="train", epochs=[0], device=device)
         found = analyses.criticality(
             analyses.criticality_grid(
