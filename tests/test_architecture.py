@@ -16,7 +16,7 @@ ORDER = [
     "errors", "seeds", "progress", "devices", "data", "models", "layers", "results", "files",
     "checkpoints", "distances", "metrics", "borrow", "recorders", "training", "perturb", "store",
     "reuse", "sequential", "engine", "testing", "stats", "analyses", "reference", "plots",
-    "experiments", "reproduce", "cli",
+    "experiments", "reproduce", "batch", "cli",
 ]  # fmt: skip
 
 # May be imported by anything; imports nothing of the package.

@@ -12,7 +12,7 @@ and the network's criticality is the sum over its modules.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from torch import nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import engine, perturb
+from layerscope import layers as layers_
+from layerscope.checkpoints import Series
 from layerscope.errors import OptionError
 
 __all__ = ["ALPHAS", "SIGMAS", "criticality", "criticality_grid", "module_criticality"]
@@ -30,6 +32,7 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SIGMAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 Array = npt.NDArray[np.float64]
+_Key = tuple[str, float, float]
 
 
 def module_criticality(
@@ -122,43 +125,33 @@ def criticality_grid(
         If α, σ or a number of draws is outside its range.
     """
     _check(alphas, sigmas, within, draws, most)
-    series = checkpoints_.open_series(checkpoints)
-    found: dict[tuple[str, float, float], list[float]] = {}
-    base = distance = None
-    open_cells: list[tuple[str, float, float]] | None = None
+    series = checkpoints_.open_series(checkpoints).fit(model)
+    start, wanted = series.epochs[0], sweep.pop("layers", None)
+    points = [(a, s) for a in alphas for s in sigmas]
+    rows, found, base = wanted, dict[_Key, list[float]](), math.nan
     for number in range(math.ceil(most / draws)):
-        rows = None if open_cells is None else list(dict.fromkeys(c[0] for c in open_cells))
-        points = [(a, s) for a in alphas for s in sigmas]
-        if open_cells is not None:
-            points = [p for p in points if any(cell[1:] == p for cell in open_cells)]
         ds = engine.sweep(
             model,
             train,
             checkpoints=series,
             layers=rows,
             whole=False,
-            perturbations=[_point(a, s) for a, s in points],
+            perturbations=[_point(*point) for point in points],
             metrics=["error"],
-            epochs=[series.epochs[0]],
+            epochs=[start],
             draws=draws,
             seed=seed + number,
             **sweep,
         )
-        if base is None:
-            base = float(ds["baseline"].sel(metric="error"))
-            distance = ds["distance"].sel(norm="l2", epoch=series.last, drop=True) ** 2
-        wanted = None if open_cells is None else set(open_cells)
-        for layer in map(str, ds["layer"].values):
-            for point in points:
-                if wanted is None or (layer, *point) in wanted:
-                    cell = ds["value"].sel(
-                        layer=layer, perturbation=_point(*point).name, epoch=series.epochs[0]
-                    )
-                    found.setdefault((layer, *point), []).extend(cell.values.ravel().tolist())
-        open_cells = [key for key, each in found.items() if _error(each) > within]
-        if not open_cells:
+        base = float(ds["baseline"].sel(metric="error"))
+        _add(found, ds["value"].sel(metric="error", epoch=start), points, within)
+        left = [key for key, values in found.items() if _error(values) > within]
+        if not left:
             break
-    assert distance is not None
+        names = dict.fromkeys(key[0] for key in left)
+        rows = {n: wanted[n] for n in names} if isinstance(wanted, Mapping) else list(names)
+        points = list(dict.fromkeys(key[1:] for key in left))
+    distance = _squared(model, series, {**sweep, "layers": wanted})
     return _gathered(found, distance, alphas, sigmas).assign_attrs(within=within, baseline=base)
 
 
@@ -206,23 +199,51 @@ def _error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
+def _add(
+    found: dict[_Key, list[float]],
+    values: xr.DataArray,
+    points: Sequence[tuple[float, float]],
+    within: float,
+) -> None:
+    """Add a round's draws to the cells that need them: whole rows are swept, not single cells."""
+    for layer in map(str, values["layer"].values):
+        for point in points:
+            known = found.setdefault((layer, *point), [])
+            if len(known) < 2 or _error(known) > within:
+                cell = values.sel(layer=layer, perturbation=_point(*point).name)
+                known.extend(cell.values.ravel().tolist())
+
+
+def _squared(model: nn.Module, series: Series, sweep: Mapping[str, Any]) -> dict[str, float]:
+    """‖θᵀ − θ⁰‖²_F of the rows that were swept."""
+    options = {name: sweep[name] for name in ("view", "norms") if name in sweep}
+    rows = layers_.rows(model, sweep["layers"], **options)
+    first, last = (series.read(epoch) for epoch in (series.epochs[0], series.last))
+    return {
+        row.name: sum(
+            float((last[name].double() - first[name].double()).square().sum())
+            for name in row.parameters
+        )
+        for row in rows
+    }
+
+
 def _gathered(
-    found: dict[tuple[str, float, float], list[float]],
-    distance: xr.DataArray,
+    found: Mapping[_Key, Sequence[float]],
+    distance: Mapping[str, float],
     alphas: Sequence[float],
     sigmas: Sequence[float],
 ) -> xr.Dataset:
-    layers = [str(name) for name in distance["layer"].values]
-    keys = [[[found[row, a, s] for s in sigmas] for a in alphas] for row in layers]
+    keys = [[[found[row, a, s] for s in sigmas] for a in alphas] for row in distance]
     dims = ("layer", "alpha", "sigma")
     grid = xr.Dataset(
         {
             "error": (dims, [[[np.mean(x) for x in b] for b in a] for a in keys]),
             "error_standard_error": (dims, [[[_error(x) for x in b] for b in a] for a in keys]),
             "n_draws": (dims, [[[len(x) for x in b] for b in a] for a in keys]),
-            "squared_distance": ("layer", distance.values),
+            "squared_distance": ("layer", list(distance.values())),
         },
-        coords={"layer": layers, "alpha": list(alphas), "sigma": list(sigmas)},
+        coords={"layer": list(distance), "alpha": list(alphas), "sigma": list(sigmas)},
     )
     return grid.assign_attrs(reached=float(grid["error_standard_error"].max()))
 
