@@ -16,6 +16,7 @@ from layerscope._version import __version__
 
 if TYPE_CHECKING:
     from layerscope import (
+        analyses,
         checkpoints,
         data,
         experiments,
@@ -40,6 +41,7 @@ __all__ = [
     "Recipe",
     "Series",
     "__version__",
+    "analyses",
     "checkpoints",
     "concat",
     "data",

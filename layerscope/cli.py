@@ -9,7 +9,7 @@ from typing import Any
 
 from layerscope import arguments
 from layerscope._version import __version__
-from layerscope.errors import LayerscopeError, choose
+from layerscope.errors import LayerscopeError, OptionError, ResultError, choose
 
 __all__ = ["main"]
 
@@ -273,8 +273,16 @@ def _run_explore(options: argparse.Namespace) -> None:
 
 
 def _reproduce(commands: Any) -> None:
-    parser = commands.add_parser("reproduce", help="run one of the paper's experiments")
-    parser.add_argument("name", help="as layerscope experiments lists it")
+    parser = commands.add_parser("reproduce", help="run the paper's experiments, one or all")
+    parser.add_argument("name", nargs="?", help="as layerscope experiments lists it")
+    parser.add_argument("--all", action="store_true", help="the paper's fifteen, by a plan")
+    parser.add_argument("--jobs", type=int, default=1, help="with --all: how many at once")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave runs that are finished as they are (default), or run them again",
+    )
     parser.add_argument("--scale", default="small", help="smoke, small or paper (default: small)")
     parser.add_argument("--seeds", type=int, help="number of training runs")
     parser.add_argument("--out", default="papermill_runs", help="default: %(default)s")
@@ -292,6 +300,11 @@ def _reproduce(commands: Any) -> None:
 
 
 def _run_reproduce(options: argparse.Namespace) -> None:
+    if options.all == (options.name is not None):
+        raise OptionError("give the name of one experiment, or --all.")
+    if options.all:
+        _run_all(options)
+        return
     from layerscope import reproduce
 
     done = reproduce.run(
@@ -302,6 +315,7 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         device=options.device,
         out=options.out,
         overrides=arguments.given(options.parameters, "-p"),
+        resume=options.resume,
     )
     spent = f"{done.manifest['seconds']:.0f} s"
     if done.reused:
@@ -310,6 +324,45 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         print(f"finished in {spent}; it is in {done.folder}:")
     for path in done.files:
         print(f"  {path}")
+
+
+def _run_all(options: argparse.Namespace) -> None:
+    from layerscope import batch
+
+    if options.seeds is not None or options.parameters:
+        raise OptionError("--seeds and -p are for one experiment; leave them out with --all.")
+    planned = batch.plan(options.scale, out=options.out)
+    table = _table(f"Plan, scale {options.scale}", "experiment", "minutes", "expected", "")
+    for each in planned:
+        _add_row(
+            table, each.name, f"{each.minutes:g}", each.expected, "there" if each.there else ""
+        )
+    open_minutes = sum(each.minutes for each in planned if not each.there) / options.jobs
+    table.caption = f"about {open_minutes:.0f} minutes with {options.jobs} at a time"
+    _print(table)
+    ended: list[batch.Outcome] = []
+
+    def report(outcome: batch.Outcome) -> None:
+        ended.append(outcome)
+        how = "failed" if outcome.error else "there" if outcome.reused else "done"
+        left = f"{len(ended)} of {len(planned)}"
+        print(f"{outcome.name}: {how} after {outcome.seconds:.0f} s ({left})", flush=True)
+
+    outcomes = batch.run_all(
+        options.scale,
+        jobs=options.jobs,
+        out=options.out,
+        data_root=options.data_root,
+        device=options.device,
+        resume=options.resume,
+        started=lambda name: print(f"{name}: started", flush=True),
+        ended=report,
+    )
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        told = "\n".join(f"  {outcome.name}: {outcome.error}" for outcome in failed)
+        raise ResultError(f"{len(failed)} of {len(outcomes)} experiments failed:\n{told}")
+    print(f"all {len(outcomes)} are in {options.out}")
 
 
 def _smoke(commands: Any) -> None:

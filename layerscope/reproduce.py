@@ -33,7 +33,7 @@ from layerscope.errors import LayerscopeError, OptionError, ResultError, choose
 from layerscope.experiments import Experiment
 from layerscope.results import write_bytes
 
-__all__ = ["Done", "NotebookError", "notebook", "parameters", "run"]
+__all__ = ["MANIFEST", "Done", "NotebookError", "notebook", "parameters", "run"]
 
 MANIFEST = "manifest.json"
 
@@ -82,6 +82,7 @@ def run(
     device: str = "auto",
     out: str | os.PathLike[str] = "papermill_runs",
     overrides: Mapping[str, Any] | None = None,
+    resume: bool = True,
     show_progress: bool = True,
 ) -> Done:
     """Run one experiment of the paper and keep what it leaves.
@@ -102,6 +103,8 @@ def run(
         part of the folder's name. Trained series go to ``out/series`` and are shared.
     overrides : mapping, optional
         Parameters of the notebook.
+    resume : bool
+        Take a finished run as it is; else run again, with the trained series that are there.
     show_progress : bool
 
     Returns
@@ -137,7 +140,7 @@ def run(
         "notebook_sha256": _notebook_hash(source),
         "layerscope": __version__,
     }
-    found = _finished(folder, identity)
+    found = _finished(folder, identity) if resume else None
     if found is not None:
         return Done(folder, True, found)
     command = _command(name, scale, changed)

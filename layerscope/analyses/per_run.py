@@ -1,0 +1,230 @@
+"""One number per training run, for statements that are judged over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from layerscope import results, stats
+from layerscope.errors import ResultError, choose
+
+__all__ = [
+    "VERDICTS",
+    "damage",
+    "depth_correlation",
+    "limits",
+    "robust_rows",
+    "runs_of",
+    "tables_of",
+    "untrained",
+    "verdict_counts",
+]
+
+VERDICTS = ("robust", "intermediate", "critical", "undecided")
+
+
+def runs_of(ds: xr.Dataset) -> list[xr.Dataset]:
+    """The Dataset of each training run; of one without ``seed``, itself."""
+    return [ds.sel(seed=seed) for seed in ds["seed"].values] if "seed" in ds.dims else [ds]
+
+
+def untrained(ds: xr.Dataset, metric: str = "error") -> xr.DataArray:
+    """What the metric is without training: by chance where that is known, else measured.
+
+    For error and accuracy of single labels, from ``chance``; for all else the whole network put
+    back to its initialisation, which needs the row ``fullmodel``. Along ``seed`` where `ds` has it.
+
+    Raises
+    ------
+    ResultError
+        If neither is known.
+    """
+    choose(metric, map(str, ds["metric"].values), "metric")
+    base = ds["baseline"].sel(metric=metric, drop=True)
+    if _by_chance(ds, metric):
+        return (ds["chance"] if metric == "error" else 1 - ds["chance"]) + 0 * base
+    if results.FULL_MODEL not in ds["layer"].values or 0 not in ds["epoch"].values:
+        raise ResultError(
+            f"what {metric} is without training is not known; sweep with whole=True and epoch 0."
+        )
+    cell = ds["value"].sel(metric=metric, layer=results.FULL_MODEL, epoch=0, drop=True)
+    return cell.sel(perturbation="reinitialize", draw=0, drop=True)
+
+
+def damage(
+    ds: xr.Dataset,
+    perturbation: str = "reinitialize",
+    epoch: int = 0,
+    metric: str = "error",
+) -> xr.DataArray:
+    """How far a perturbed layer takes the network from trained to untrained.
+
+    0 where the metric stays as it was, 1 where it is as without training; draws are averaged.
+
+    Parameters
+    ----------
+    ds : Dataset
+    perturbation : str
+        One of ``ds.perturbation``.
+    epoch : int
+        Without effect for a perturbation that takes nothing from a checkpoint.
+    metric : str
+
+    Returns
+    -------
+    DataArray
+        Dimensions ``seed`` and ``layer``, the whole network left out.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> damage(testing.dataset()).round(2).values
+    array([[1.02, 0.34, 0.18, 0.11]])
+    """
+    names = [str(name) for name in ds["perturbation"].values]
+    cell = ds["value"].sel(
+        metric=metric, perturbation=choose(perturbation, names, "perturbation"), drop=True
+    )
+    drawn = results.NO_EPOCH in cell["epoch"].values and bool(
+        cell.sel(epoch=results.NO_EPOCH).notnull().any()
+    )
+    cell = cell.sel(epoch=results.NO_EPOCH if drawn else epoch, drop=True).mean("draw")
+    base = ds["baseline"].sel(metric=metric, drop=True)
+    share = (cell - base) / (untrained(ds, metric) - base)
+    if "seed" not in share.dims:
+        share = share.expand_dims("seed")
+    return share.sel(layer=stats.layer_order(ds, network=False)).transpose("seed", "layer")
+
+
+def depth_correlation(ds: xr.Dataset, metric: str = "error") -> npt.NDArray[np.float64]:
+    """Spearman's rank correlation between a layer's depth and the damage of resetting it.
+
+    Below 0 where upper layers are the robust ones. One number per run; NaN below 3 layers.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> depth_correlation(testing.dataset())
+    array([-1.])
+    """
+    from scipy.stats import spearmanr
+
+    shares = damage(ds, metric=metric).values
+    depth = np.arange(shares.shape[1])
+    if len(depth) < 3:
+        return np.full(len(shares), np.nan)
+    flat = np.ptp(shares, axis=1) == 0
+    return np.array(
+        [
+            np.nan if still else float(spearmanr(depth, row).statistic)
+            for row, still in zip(shares, flat, strict=True)
+        ]
+    )
+
+
+def limits(ds: xr.Dataset, metric: str = "error", share: float = 0.05) -> dict[str, Any]:
+    """The limits of robust and critical for `stats.classify`, in the unit of any metric.
+
+    Robust: within `share` of the way from the trained to the untrained network. Critical: from a
+    quarter of it on. Error and accuracy keep the defaults of `stats.classify`.
+    """
+    if _by_chance(ds, metric):
+        return {"metric": metric}
+    way = float((untrained(ds, metric) - ds["baseline"].sel(metric=metric, drop=True)).mean())
+    return {"metric": metric, "tolerance": share * way, "critical": 0.25 * way}
+
+
+def verdict_counts(
+    ds: xr.Dataset, metric: str = "error", perturbation: str = "reinitialize"
+) -> pd.DataFrame:
+    """Count the layers of each verdict, run by run.
+
+    Returns
+    -------
+    DataFrame
+        One row per run: ``seed``, one column for each of `VERDICTS`, ``layers``, and ``baseline``,
+        the metric of the trained network. Intervals are over draws or examples, within the run.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> int(verdict_counts(testing.dataset()).critical[0])
+    2
+    """
+    rows = []
+    for number, run in enumerate(runs_of(ds)):
+        found = stats.classify(run, perturbation=perturbation, **limits(run, metric))
+        count = found["verdict"].value_counts()
+        rows.append(
+            {"seed": int(run["seed"]) if "seed" in run.coords else number}
+            | {verdict: int(count.get(verdict, 0)) for verdict in VERDICTS}
+            | {"layers": len(found), "baseline": float(run["baseline"].sel(metric=metric))}
+        )
+    return pd.DataFrame(rows)
+
+
+def tables_of(
+    runs: Mapping[Any, xr.Dataset], name: str = "network", metric: str = "error"
+) -> pd.DataFrame:
+    """Count verdicts of several settings, under each other.
+
+    Parameters
+    ----------
+    runs : mapping to Dataset
+        By setting, such as a network's name or width.
+    name : str
+        Of the column that holds the setting.
+    metric : str
+
+    Returns
+    -------
+    DataFrame
+        As `verdict_counts`, with the setting, ``damage`` (its mean over layers), and the shares
+        ``robust_share`` and ``critical_share`` of the layers.
+    """
+    tables = []
+    for setting, ds in runs.items():
+        table = verdict_counts(ds, metric)
+        table.insert(0, name, [setting] * len(table))
+        table["damage"] = damage(ds, metric=metric).mean("layer").values
+        for verdict in ("robust", "critical"):
+            table[f"{verdict}_share"] = table[verdict] / table["layers"]
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def robust_rows(
+    ds: xr.Dataset, metric: str = "error", *, lenient: bool = True, **options: Any
+) -> list[str]:
+    """The rows that re-initialisation does not hurt, in the order of the network.
+
+    Parameters
+    ----------
+    ds : Dataset
+    metric : str
+    lenient : bool
+        Go by the measured degradation; else by the verdict, for which the whole interval counts.
+    **options
+        Of `stats.classify`, such as `tolerance`.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> robust_rows(testing.dataset(), tolerance=0.2)
+    ['layer3', 'layer4']
+    """
+    table = stats.classify(ds, **{**limits(ds, metric), **options})
+    if lenient:
+        return list(table["layer"][table["degradation"] <= table.attrs["tolerance"]])
+    return list(table["layer"][table["verdict"] == "robust"])
+
+
+def _by_chance(ds: xr.Dataset, metric: str) -> bool:
+    """Whether chance is known in this metric; of sequences it is not."""
+    known = "chance" in ds and bool(ds["chance"].notnull().all())
+    return known and metric in ("error", "accuracy")

@@ -1,0 +1,56 @@
+"""The paper's experiments as data: networks, data, training and sweep, at three scales.
+
+>>> from layerscope import experiments
+>>> experiments.EXPERIMENTS["fcn-mnist"].scales["paper"].parameters["seeds"]
+5
+>>> len(experiments.PAPER)
+15
+
+Scale ``smoke`` shows that the path works, on data that need no download; ``small`` is for two
+cores; ``paper`` has the paper's networks, data and epochs, for a GPU.
+"""
+
+from __future__ import annotations
+
+from layerscope.experiments.catalogue import EXPERIMENTS, PAPER
+from layerscope.experiments.cost import EXAMPLES, GPU, Cost, GPUs, cost
+from layerscope.experiments.generalising import generalisation
+from layerscope.experiments.keeping import SUMMARY, keep
+from layerscope.experiments.kinds import Experiment, Scale
+from layerscope.experiments.probing import (
+    SERIES_VARIABLE,
+    caption,
+    probe,
+    series_folder,
+    sweep_series,
+    trained,
+    trainings,
+)
+from layerscope.experiments.recipes import RECIPES, variants
+from layerscope.experiments.retraining import removable, retrain
+
+__all__ = [
+    "EXAMPLES",
+    "EXPERIMENTS",
+    "GPU",
+    "PAPER",
+    "RECIPES",
+    "SERIES_VARIABLE",
+    "SUMMARY",
+    "Cost",
+    "Experiment",
+    "GPUs",
+    "Scale",
+    "caption",
+    "cost",
+    "generalisation",
+    "keep",
+    "probe",
+    "removable",
+    "retrain",
+    "series_folder",
+    "sweep_series",
+    "trained",
+    "trainings",
+    "variants",
+]

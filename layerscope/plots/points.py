@@ -1,0 +1,61 @@
+"""Numbers of several runs against a setting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import holoviews as hv
+import numpy as np
+
+from layerscope.errors import choose
+from layerscope.plots.backends import both
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["points"]
+
+
+def points(
+    table: pd.DataFrame, x: str, y: str, title: str = "", ylabel: str | None = None
+) -> hv.Overlay:
+    """Draw one point per run, and the mean of every setting as a line.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per run.
+    x, y : str
+        Columns: the setting, a number or a name, and what was measured.
+    title : str
+    ylabel : str, optional
+        The name of the column if not given.
+
+    Returns
+    -------
+    holoviews.Overlay
+
+    Raises
+    ------
+    OptionError
+        If there is no such column.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"width": [8, 8, 16], "robust": [1, 2, 3]})
+    >>> len(points(table, "width", "robust"))
+    2
+    """
+    for name in (x, y):
+        choose(name, map(str, table.columns), "column")
+    # Names along the axis keep their order, and numbers stand at equal distances like names do.
+    shown = table.assign(**{x: table[x].astype(str)})
+    mean = shown.groupby(x, sort=False, as_index=False)[y].mean()
+    known = np.isfinite(shown[y].astype(float))
+    runs = hv.Scatter(shown[known], kdims=[x], vdims=[(y, ylabel or y)])
+    line = hv.Curve(mean[np.isfinite(mean[y].astype(float))], kdims=[x], vdims=[(y, ylabel or y)])
+    line = both(line, {"color": "#4477aa"}, {}, {})
+    runs = both(runs, {"color": "#222222"}, {"size": 6}, {"s": 20})
+    whole = line * runs
+    return whole.opts(title=title, backend="bokeh").opts(title=title, backend="matplotlib")
