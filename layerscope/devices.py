@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -27,6 +28,7 @@ __all__ = [
     "release",
     "resolve",
     "spare_bytes",
+    "trim",
 ]
 
 _SPARE_BYTES = 4 * 2**30
@@ -132,9 +134,19 @@ def spare_bytes(device: torch.device) -> int:
     return _SPARE_BYTES
 
 
+def trim() -> None:
+    """Give memory of freed tensors back to the system, where the C library keeps it for later.
+
+    glibc keeps pieces of up to 32 MiB, which adds up to several times of what is in use.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # other C libraries have nothing like it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def release(device: torch.device) -> None:
     """Give memory that is free back to the device, so that larger pieces fit again."""
     gc.collect()
+    trim()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

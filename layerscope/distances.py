@@ -14,11 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from layerscope import layers
 
 __all__ = ["NORMS", "Moved", "moved"]
+
+_PIECE = 2**16
+"""Elements that are looked at together: in double precision they fit a processor's cache."""
 
 NORMS: Mapping[str, str] = {
     "l2": "‖θ − θ⁰‖₂",
@@ -90,13 +94,20 @@ def moved(now: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Moved:
     fans = {layers.owner(name): math.prod(t.shape[1:]) for name, t in start.items() if t.ndim > 1}
     total = Moved()
     for name, before in start.items():
-        change = now[name].double() - before.double()
-        square = float((change * change).sum())
-        total += Moved(
-            squares=square,
-            scaled=square / fans.get(layers.owner(name), 1),
-            start=float(before.double().square().sum()),
-            largest=float(change.abs().max()) if change.numel() else 0.0,
-            count=change.numel(),
-        )
+        fan = fans.get(layers.owner(name), 1)
+        pieces = (torch.split(t.flatten(), _PIECE) for t in (now[name], before))
+        for after, start_piece in zip(*pieces, strict=True):
+            total += _moved(after.double(), start_piece.double(), fan)
     return total
+
+
+def _moved(now: Tensor, start: Tensor, fan: int) -> Moved:
+    change = now - start
+    square = float(change.square().sum())
+    return Moved(
+        squares=square,
+        scaled=square / fan,
+        start=float(start.square().sum()),
+        largest=float(change.abs().max()) if change.numel() else 0.0,
+        count=change.numel(),
+    )

@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from layerscope import files, layers, models
+from layerscope import devices, files, layers, models
 from layerscope.checkpoints.matching import matched, spare_names
 from layerscope.errors import CheckpointError, choose
 
 __all__ = ["UNITS", "Series"]
+
+_LARGE = 2**20
+"""Elements that are worth giving back the memory of what was read before."""
 
 UNITS = ("epoch", "step")
 """What checkpoints are counted in."""
@@ -62,6 +65,7 @@ class Series:
             for epoch in sorted(sources)
         }
         self._names: dict[int, dict[str, str]] = {}
+        self._sizes: dict[str, int] = {}
         _apart(self._sources)
         self.folder = folder
         self.manifest = dict(manifest or {})
@@ -120,6 +124,7 @@ class Series:
             mismatched tensors.
         """
         wanted, spare = layers.tensors(model), spare_names(model)
+        self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
         for epoch, checkpoint in self._sources.items():
             self._names[epoch] = matched(wanted, checkpoint, spare)
         return self
@@ -145,6 +150,8 @@ class Series:
         absent = [name for name in wanted if name not in stored]
         if absent:
             raise CheckpointError(f"{checkpoint.where} holds no tensor {absent[0]}.")
+        if sum(self._sizes.get(name, 0) for name in wanted) > _LARGE:
+            devices.trim()
         found = checkpoint.read(sorted({stored[name] for name in wanted}))
         return {name: found[stored[name]] for name in wanted}
 

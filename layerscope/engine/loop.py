@@ -333,6 +333,7 @@ class _Work:
         if not values and not isinstance(group, Group):
             return reference
         with self._swapper.swapped(values):
+            del values  # of a large layer: the network holds a copy of its own
             return self._recorder.replay(call, group)
 
 

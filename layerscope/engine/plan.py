@@ -173,8 +173,7 @@ class Plan:
         They have the trained tensors' types. Those equal to them are left out: a cell with none is
         the baseline.
         """
-        names = cell.layer.tensors
-        trained = self.series.read(self.series.last, names)
+        trained = self.series.read(self.series.last, cell.layer.tensors)
         values = self._perturbed(cell, trained)
         _fit(cell, values, trained)
         values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
@@ -220,13 +219,14 @@ class Plan:
 
     def draw_distance(self, cell: Cell) -> dict[str, float]:
         """Measure how far a re-randomised layer is from the first checkpoint."""
-        start = self.series.read(self.series.epochs[0], cell.layer.parameters)
         drawn = self._perturbed(cell, self.series.read(self.series.last, cell.layer.tensors))
         total = distances.Moved()
         # Module by module, since a vector's fan-in is that of the matrix beside it.
-        for module in {layers.owner(name): None for name in start}:
-            before = {name: t for name, t in start.items() if layers.owner(name) == module}
-            total += distances.moved({name: drawn[name] for name in before}, before)
+        by_module: dict[str, list[str]] = {}
+        for name in cell.layer.parameters:
+            by_module.setdefault(layers.owner(name), []).append(name)
+        for names in by_module.values():
+            total += distances.moved(drawn, self.series.read(self.series.epochs[0], names))
         return total.norms()
 
     def distances(self, show_progress: bool = False) -> dict[tuple[str, int], dict[str, float]]:
@@ -249,6 +249,7 @@ class Plan:
                     now = self.series.read(epoch, leaf.tensors)
                     finite(now, f"the checkpoint of epoch {epoch}")
                     moved[leaf.name, epoch] = distances.moved(now, start)
+                    del now  # before the next is read
                     advance(1)
         return {
             (row.name, epoch): sum(

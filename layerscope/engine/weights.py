@@ -8,7 +8,7 @@ from layerscope.engine.plan import Cell, Plan
 
 __all__ = ["Weights"]
 
-_KEPT_BYTES = 32 * 2**20
+_KEPT_BYTES = 16 * 2**20
 
 
 class Weights:

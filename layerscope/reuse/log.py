@@ -123,6 +123,12 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in loose_tensors(module):
                 self._existing(tensor)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else PyTorch loads its compiler for the first operator: seconds, and 150 MB. Nothing is
+        # compiled under a log: compiled modules run outside of it.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
