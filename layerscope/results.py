@@ -18,9 +18,12 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 ``chance`` ()
     Error of always naming the commonest class.
 ``distance`` (layer, epoch, norm)
-    Of a layer's parameters at each checkpoint from those at the first.
+    Of a layer's parameters at each checkpoint from those at the first one recorded, which is that
+    before training unless ``attrs["distance_from"]`` says otherwise.
 ``draw_distance`` (layer, draw, norm)
-    Of each re-randomised draw from the first checkpoint.
+    Of each re-randomised draw from the same.
+
+Checkpoints are counted in epochs, or in steps of the optimiser: ``ds.epoch.units`` says.
 
 The Dataset opens with plain xarray:
 
@@ -109,6 +112,7 @@ def build(
     variables: Mapping[str, tuple[Sequence[str], Any]],
     coords: Mapping[str, Any],
     attrs: Mapping[str, Any],
+    described: Mapping[str, tuple[str, str]] | None = None,
 ) -> xr.Dataset:
     """Put arrays together into a Dataset, with names and units stamped on each.
 
@@ -119,6 +123,8 @@ def build(
     attrs : mapping
         Everything needed to compute the Dataset again. Nested values are kept as JSON, since
         netCDF attributes hold plain ones only; `settings` reads them back.
+    described : mapping of str to (long name, units), optional
+        Of variables that have others than usual.
     """
     ds = xr.Dataset(
         {name: (tuple(dims), np.asarray(values)) for name, (dims, values) in variables.items()},
@@ -126,7 +132,7 @@ def build(
         attrs={name: _plain(value) for name, value in attrs.items()},
     )
     for name in ds.variables:
-        long_name, units = _DESCRIBED[str(name)]
+        long_name, units = {**_DESCRIBED, **(described or {})}[str(name)]
         ds[name].attrs |= {"long_name": long_name} | ({"units": units} if units else {})
     if "epoch" in ds.coords and NO_EPOCH in ds["epoch"].values:
         ds["epoch"].attrs |= {"flag_values": NO_EPOCH, "flag_meanings": "from_no_checkpoint"}

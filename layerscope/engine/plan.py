@@ -188,7 +188,7 @@ class Plan:
                 self.values(cell)
 
     def draw_distance(self, cell: Cell) -> dict[str, float]:
-        """Measure how far a re-randomised layer is from the first checkpoint."""
+        """Measure how far a re-randomised layer is from the first checkpoint recorded."""
         start = self.series.read(self.series.epochs[0], cell.layer.parameters)
         drawn = self._perturbed(cell, self.series.read(self.series.last, cell.layer.tensors))
         total = distances.Moved()
@@ -200,6 +200,8 @@ class Plan:
 
     def distances(self, show_progress: bool = False) -> dict[tuple[str, int], dict[str, float]]:
         """Measure how far every row moved at every epoch, reading one leaf at a time.
+
+        From the first checkpoint recorded, which need not be that before training.
 
         Raises
         ------
