@@ -51,6 +51,7 @@ from layerscope.errors import ResultError
 __all__ = [
     "FULL_MODEL",
     "NO_EPOCH",
+    "OUTCOMES",
     "build",
     "concat",
     "open_dataset",
@@ -59,6 +60,9 @@ __all__ = [
     "settings",
     "write_bytes",
 ]
+
+OUTCOMES = "outcomes.nc"
+"""The file below a sweep's folder that holds what every example gave."""
 
 NO_EPOCH = -1
 """Stands in the ``epoch`` coordinate for weights that come from no checkpoint."""
@@ -250,7 +254,8 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob("*.nc"))
+        # What every example gave lies beside the Dataset of a sweep.
+        found = sorted(each for each in path.glob("*.nc") if each.name != OUTCOMES)
         if len(found) != 1:
             raise ResultError(f"{path} holds {len(found)} Datasets (*.nc); name one of them.")
         path = found[0]
