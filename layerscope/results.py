@@ -23,9 +23,12 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 ``chance`` ()
     Error of always naming the commonest class.
 ``distance`` (layer, epoch, norm)
-    Of a layer's parameters at each checkpoint from those at the first.
+    Of a layer's parameters at each checkpoint from those at the first one recorded, which is that
+    before training unless ``attrs["distance_from"]`` says otherwise.
 ``draw_distance`` (layer, draw, norm)
-    Of each re-randomised draw from the first checkpoint.
+    Of each re-randomised draw from the same.
+
+Checkpoints are counted in epochs, or in steps of the optimiser: ``ds.epoch.units`` says.
 
 Along ``layer`` stand ``depth`` (index in execution order), ``kind``, ``module_type``,
 ``parameters``, ``initializer``, and ``component``, ``block`` and ``stage``, which say what the row
@@ -58,6 +61,7 @@ from layerscope.errors import ResultError
 __all__ = [
     "FULL_MODEL",
     "NO_EPOCH",
+    "OUTCOMES",
     "build",
     "concat",
     "open_dataset",
@@ -67,6 +71,9 @@ __all__ = [
     "settings",
     "write_bytes",
 ]
+
+OUTCOMES = "outcomes.nc"
+"""The file below a sweep's folder that holds what every example gave."""
 
 NO_EPOCH = -1
 """Stands in the ``epoch`` coordinate for weights that come from no checkpoint."""
@@ -125,6 +132,7 @@ def build(
     variables: Mapping[str, tuple[Sequence[str], Any]],
     coords: Mapping[str, Any],
     attrs: Mapping[str, Any],
+    described: Mapping[str, tuple[str, str]] | None = None,
 ) -> xr.Dataset:
     """Put arrays together into a Dataset, with names and units stamped on each.
 
@@ -135,6 +143,8 @@ def build(
     attrs : mapping
         Everything needed to compute the Dataset again. Nested values are kept as JSON, since
         netCDF attributes hold plain ones only; `settings` reads them back.
+    described : mapping of str to (long name, units), optional
+        Of variables that have others than usual.
     """
     ds = xr.Dataset(
         {name: (tuple(dims), np.asarray(values)) for name, (dims, values) in variables.items()},
@@ -142,7 +152,7 @@ def build(
         attrs={name: _plain(value) for name, value in attrs.items()},
     )
     for name in ds.variables:
-        long_name, units = _DESCRIBED[str(name)]
+        long_name, units = {**_DESCRIBED, **(described or {})}[str(name)]
         ds[name].attrs |= {"long_name": long_name} | ({"units": units} if units else {})
     if "epoch" in ds.coords and NO_EPOCH in ds["epoch"].values:
         ds["epoch"].attrs |= {"flag_values": NO_EPOCH, "flag_meanings": "from_no_checkpoint"}
@@ -283,7 +293,8 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob("*.nc"))
+        # What every example gave lies beside the Dataset of a sweep.
+        found = sorted(each for each in path.glob("*.nc") if each.name != OUTCOMES)
         if len(found) != 1:
             raise ResultError(f"{path} holds {len(found)} Datasets (*.nc); name one of them.")
         path = found[0]

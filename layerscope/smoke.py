@@ -267,7 +267,7 @@ def _made_up(train: int, test: int, side: int = 32) -> ImageData:
 
 def _drawn(folder: Path) -> Path:
     """The made-up images as files."""
-    from torchvision.io import write_png
+    from PIL import Image
 
     images = _made_up(64, 32, side=72)
     for part, examples in (("train", images.train), ("val", images.test)):
@@ -277,7 +277,7 @@ def _drawn(folder: Path) -> Path:
             path = folder / part / f"class{target}" / f"{number}.png"
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_png(pixels, str(path))
+                Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
     return folder
 
 

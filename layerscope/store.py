@@ -34,7 +34,7 @@ __all__ = ["DATASET", "OUTCOMES", "PARTIAL", "Parts", "Store"]
 
 DATASET = "sweep.nc"
 PARTIAL = "partial.nc"
-OUTCOMES = "outcomes.nc"
+OUTCOMES = results.OUTCOMES
 _LONGEST_CHUNK = 2**16
 _IDENTITY = "sweep.json"
 _PARTS = "parts-"

@@ -39,8 +39,20 @@ def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dat
             "draw_distance": (["layer", "draw", "norm"], draw_distance),
         },
         coords | _described(measured),
-        attrs,
+        {**attrs, "distance_from": plan.series.epochs[0]},
+        _counted(plan),
     )
+
+
+def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
+    """Say in what checkpoints are counted, and from which one distances are."""
+    unit, first = plan.series.unit, plan.series.epochs[0]
+    start = f"{unit} {first}, the first checkpoint" + (" recorded" if first else "")
+    return {
+        "epoch": ("checkpoint the layer's weights come from", unit),
+        "distance": (f"distance of the layer's parameters from {start}", "1"),
+        "draw_distance": (f"distance of re-randomised parameters from {start}", "1"),
+    }
 
 
 def _coords(plan: Plan, measured: Measured) -> dict[str, list[Any]]:

@@ -218,7 +218,7 @@ class Plan:
                 self.values(cell)
 
     def draw_distance(self, cell: Cell) -> dict[str, float]:
-        """Measure how far a re-randomised layer is from the first checkpoint."""
+        """Measure how far a re-randomised layer is from the first checkpoint recorded."""
         drawn = self._perturbed(cell, self.series.read(self.series.last, cell.layer.tensors))
         total = distances.Moved()
         # Module by module, since a vector's fan-in is that of the matrix beside it.
@@ -231,6 +231,8 @@ class Plan:
 
     def distances(self, show_progress: bool = False) -> dict[tuple[str, int], dict[str, float]]:
         """Measure how far every row moved at every epoch, reading one leaf at a time.
+
+        From the first checkpoint recorded, which need not be that before training.
 
         Raises
         ------

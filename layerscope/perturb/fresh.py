@@ -34,6 +34,10 @@ class Fresh:
         Values drawn with replacement from the same tensor at the first checkpoint. Right for
         independent, identically distributed elements, whatever the distribution.
 
+    The third is checked, and the last known, only where epoch 0 was recorded. Buffers, such as
+    running statistics, start as they were at epoch 0; without it as their module resets them, or
+    as they are where they never change.
+
     Parameters
     ----------
     model : nn.Module
@@ -87,7 +91,7 @@ class Fresh:
             drawn |= {n: t for n, t in own(leaf, generator).items() if n in layer.tensors}
         # What belongs to no leaf is a buffer, and those start where they started.
         rest = [name for name in layer.tensors if name not in drawn]
-        return drawn | (self._series.read(self._series.epochs[0], rest) if rest else {})
+        return drawn | self._start(rest)
 
     def _origin(self, leaf: Layer) -> str:
         if leaf.name not in self._origins:
@@ -109,8 +113,8 @@ class Fresh:
             return "empirical"
         raise LayerError(
             f"nothing says how {leaf.name} was initialised: its {leaf.module_type} has no "
-            "reset_parameters, and epoch 0 was not recorded. Pass fresh=, a function that returns "
-            "a freshly initialised network."
+            f"reset_parameters, and {self._series.unit} 0 was not recorded. Pass fresh=, a "
+            "function that returns a freshly initialised network."
         )
 
     def _resets(self, leaf: Layer) -> bool:
@@ -158,7 +162,47 @@ class Fresh:
 
     def _buffers(self, leaf: Layer) -> dict[str, Tensor]:
         # Running statistics and the like are not drawn: they start where they started.
-        return self._series.read(self._series.epochs[0], leaf.buffers) if leaf.buffers else {}
+        return self._start(leaf.buffers)
+
+    def _start(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Buffers as they were before training.
+
+        Raises
+        ------
+        LayerError
+            If epoch 0 was not recorded, and nothing else says what one of them was.
+        """
+        if not names:
+            return {}
+        first = self._series.read(self._series.epochs[0], names)
+        if self._series.epochs[0] == 0:
+            return first
+        reset = {name: value for name in names if (value := self._statistic(name)) is not None}
+        last = self._series.read(self._series.last, names)
+        for name in names:
+            # Constants are in every checkpoint the same; whole numbers, such as positions and
+            # masks, are taken for such.
+            several = len(self._series.epochs) > 1 or not first[name].is_floating_point()
+            constant = several and torch.equal(first[name], last[name])
+            if name not in reset and not constant:
+                raise LayerError(
+                    f"nothing says what the buffer {name} was before training: "
+                    f"{self._series.unit} 0 was not recorded, and its module has no "
+                    "reset_running_stats. Pass fresh=, a function that returns a freshly "
+                    "initialised network."
+                )
+        return first | reset
+
+    def _statistic(self, name: str) -> Tensor | None:
+        """A running statistic as its module resets it; None of other buffers."""
+        module = self._model.get_submodule(layers_module.owner(name))
+        reset = getattr(module, "reset_running_stats", None)
+        own = name.rpartition(".")[2]
+        if not callable(reset) or own not in ("running_mean", "running_var", "num_batches_tracked"):
+            return None
+        blank = copy.deepcopy(module).cpu()
+        blank.reset_running_stats()  # type: ignore[operator]
+        return blank._buffers[own]
 
     def _reset(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
         module = copy.deepcopy(_module(self._model, leaf)).cpu()
