@@ -34,7 +34,7 @@ class Controls:
         self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
         self.strip, self.grid = Strip(label="Layers"), Grid(label="Heat map")
         self.kind = widgets.ToggleButtons(
-            options=KINDS, description="click sets", style={"button_width": "auto"}
+            options=KINDS, style={"button_width": "auto"}, layout=widgets.Layout(width="auto")
         )
         self.epoch = widgets.SelectionSlider(
             options=[(str(epoch), epoch) for epoch in epochs],
@@ -93,7 +93,7 @@ class Controls:
         return [
             widgets.HBox([self.title, widgets.HBox([self.view, self.device])], layout=spread),
             self.strip,
-            widgets.HBox([self.kind, self.epoch], layout=row),
+            widgets.HBox([widgets.Label("a click sets"), self.kind, self.epoch], layout=row),
             widgets.HBox([self.preset, self.undo, self.redo], layout=row),
             self.status,
             widgets.HBox([left, right], layout=columns),

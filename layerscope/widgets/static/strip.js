@@ -64,7 +64,9 @@ function render({ model, el }) {
     let stage, inside, row, last = null;
     for (const layer of layers) {
       if (!last || last.stage !== layer.stage) {
-        [stage, inside] = group(layer.stage, "stage");
+        // A caption over a single layer would only say its name again.
+        const several = layers.filter((each) => each.stage === layer.stage).length > 1;
+        [stage, inside] = group(several ? layer.stage : "", "stage");
         boxes.push(stage);
         last = null;
       }
