@@ -78,7 +78,7 @@ class Controls:
 
     def laid_out(self) -> list[Any]:
         """Give the rows of the explorer from top to bottom."""
-        row = widgets.Layout(flex_flow="row wrap", align_items="center", gap="4px 8px")
+        row = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 8px")
         spread = widgets.Layout(
             flex_flow="row wrap", align_items="center", justify_content="space-between"
         )
@@ -89,7 +89,9 @@ class Controls:
         right = widgets.VBox(
             [sweep, self.grid, self.confusion], layout=widgets.Layout(flex="1 1 380px")
         )
-        columns = widgets.Layout(flex_flow="row wrap", align_items="flex-start", gap="8px 20px")
+        columns = widgets.Layout(
+            flex_flow="row wrap", align_items="flex-start", grid_gap="8px 20px"
+        )
         return [
             widgets.HBox([self.title, widgets.HBox([self.view, self.device])], layout=spread),
             self.strip,

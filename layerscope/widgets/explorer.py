@@ -14,7 +14,7 @@ import ipywidgets as widgets
 import xarray as xr
 
 from layerscope import plots, results, stats
-from layerscope.errors import LayerscopeError, OptionError
+from layerscope.errors import CheckpointError, LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.results import FULL_MODEL
 from layerscope.session import Change, Estimate, Session, as_call, changes, with_scenario
@@ -90,6 +90,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     >>> explorer.state = {"layer1": ("reinitialize", 0)}                    # doctest: +SKIP
     """
 
+    # Jupyter closes also what could not be made.
+    _worker: Worker = None  # type: ignore[assignment]
+    _session: Session | None = None
+    controls: Controls = None  # type: ignore[assignment]
+
     def __init__(
         self,
         source: Any,
@@ -119,7 +124,6 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             view = str(known) if self._source.model is None else view
         self.estimate: Estimate | None = None
         self._seq = 0
-        self._session: Session | None = None
         if self._source.model is not None:
             self._session = self._opened()
         self._history = History(Scene(view))
@@ -174,10 +178,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def close(self) -> None:
         """End the thread, free the memory and take the explorer off the page."""
-        self._worker.close()
+        if self._worker is not None:
+            self._worker.close()
         if self._session is not None:
             self._session.close()
-        for part in self.controls.parts():
+        for part in self.controls.parts() if self.controls is not None else ():
             part.close()
         super().close()
 
@@ -333,7 +338,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _fail(self, error: BaseException) -> None:
         known = isinstance(error, LayerscopeError)
-        self._say(str(error) if known else f"{type(error).__name__}: {error}", "error")
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        if isinstance(error, CheckpointError):
+            text += " Put it right, or choose another checkpoint; Undo goes back."
+        self._say(text, "error")
 
     # Who is asked.
 
@@ -344,6 +352,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _ask(self) -> None:
         self._seq += 1
+        self.estimate = None
         if self._session is not None:
             self._worker.ask(functools.partial(self._answers, self._history.now, self._seq))
 
@@ -353,15 +362,22 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._session.close()
             self._session = self._opened()
         began = time.monotonic()
-        for estimate in self._session.evaluate(scene.state, scene.view):
-            if seq != self._seq:
-                return
-            self.estimate = estimate
-            self.controls.cards.value = words.cards(estimate, seq)
-            if estimate.final:
-                self._say(rows.described(scene, estimate, time.monotonic() - began))
-                self._detail(estimate)
-            yield
+        try:
+            for estimate in self._session.evaluate(scene.state, scene.view):
+                if seq != self._seq:
+                    return
+                self.estimate = estimate
+                self.controls.cards.value = words.cards(estimate, seq)
+                if estimate.final:
+                    self._say(rows.described(scene, estimate, time.monotonic() - began))
+                    self._detail(estimate)
+                yield
+        except Exception:
+            # Numbers of another state must not stay beside this one.
+            self.estimate, parts = None, self.controls
+            parts.cards.value = words.unmeasured(seq)
+            parts.changed.value = parts.classes.value = parts.confusion.value = ""
+            raise
 
     def _detail(self, estimate: Estimate) -> None:
         assert self._session is not None

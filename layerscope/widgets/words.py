@@ -16,7 +16,7 @@ from torch import Tensor
 from layerscope import stats
 from layerscope.session import Estimate
 
-__all__ = ["cards", "changed", "chosen", "classes", "confusion", "status"]
+__all__ = ["cards", "changed", "chosen", "classes", "confusion", "status", "unmeasured"]
 
 _MOST_CLASSES = 12
 _MOST_PICTURES = 12
@@ -39,6 +39,14 @@ def cards(estimate: Estimate, seq: int) -> str:
     return (
         f'<div class="ls-cards" data-seq="{seq}" data-final="{str(estimate.final).lower()}" '
         f'data-value="{estimate.mean(first)!r}">{"".join(boxes)}</div>'
+    )
+
+
+def unmeasured(seq: int) -> str:
+    """What stands in place of the numbers of a state that can't be measured."""
+    told = _box("this state", "–", "could not be measured; the line above says why")
+    return (
+        f'<div class="ls-cards" data-seq="{seq}" data-final="false" data-value="nan">{told}</div>'
     )
 
 
