@@ -37,6 +37,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/reuse.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python -m pytest -m slow
 
 clean:

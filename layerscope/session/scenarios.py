@@ -67,7 +67,7 @@ def with_scenario(
         return fresh
     if "scenario" in ds.dims:
         kept = ds[list(_NAMES)].sel(scenario=ds["scenario"] != name.strip())
-        fresh = xr.concat([kept, fresh], "scenario", combine_attrs="drop")
+        fresh = xr.concat([kept, fresh], "scenario", combine_attrs="drop_conflicts")
         ds = ds.drop_dims("scenario")
     joined: xr.Dataset = ds.merge(fresh, combine_attrs="override")
     return joined

@@ -34,7 +34,7 @@ class Controls:
         self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
         self.strip, self.grid = Strip(label="Layers"), Grid(label="Heat map")
         self.kind = widgets.ToggleButtons(
-            options=KINDS, description="click sets", style={"button_width": "auto"}
+            options=KINDS, style={"button_width": "auto"}, layout=widgets.Layout(width="auto")
         )
         self.epoch = widgets.SelectionSlider(
             options=[(str(epoch), epoch) for epoch in epochs],
@@ -78,7 +78,7 @@ class Controls:
 
     def laid_out(self) -> list[Any]:
         """Give the rows of the explorer from top to bottom."""
-        row = widgets.Layout(flex_flow="row wrap", align_items="center", gap="4px 8px")
+        row = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 8px")
         spread = widgets.Layout(
             flex_flow="row wrap", align_items="center", justify_content="space-between"
         )
@@ -89,11 +89,13 @@ class Controls:
         right = widgets.VBox(
             [sweep, self.grid, self.confusion], layout=widgets.Layout(flex="1 1 380px")
         )
-        columns = widgets.Layout(flex_flow="row wrap", align_items="flex-start", gap="8px 20px")
+        columns = widgets.Layout(
+            flex_flow="row wrap", align_items="flex-start", grid_gap="8px 20px"
+        )
         return [
             widgets.HBox([self.title, widgets.HBox([self.view, self.device])], layout=spread),
             self.strip,
-            widgets.HBox([self.kind, self.epoch], layout=row),
+            widgets.HBox([widgets.Label("a click sets"), self.kind, self.epoch], layout=row),
             widgets.HBox([self.preset, self.undo, self.redo], layout=row),
             self.status,
             widgets.HBox([left, right], layout=columns),

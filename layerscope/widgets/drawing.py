@@ -10,15 +10,17 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import stats
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.plots.scales import ink, scale_of
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.session import Change
 
-__all__ = ["blocks", "cells", "change_of", "column_of", "presets", "verdicts"]
+__all__ = ["blocks", "cells", "change_of", "column_of", "preset_rows", "presets", "verdicts"]
 
 _UNKNOWN = "#e9ecef"
+_TRAINED, _ALL = "all trained", "reset all layers"
+_ROBUST, _UNCRITICAL = "reset all robust layers", "reset all but the critical ones"
 _BADGES = {"rerandomize": "R", "zero": "0", "skip": "–"}
 
 
@@ -156,9 +158,40 @@ def presets(layers: Sequence[Layer]) -> list[str]:
     """Name the states that can be set at once."""
     stages = dict.fromkeys(layer.stage for layer in layers if layer.stage)
     return [
-        "all trained",
-        "reset all robust layers",
-        "reset all but the critical ones",
-        "reset all layers",
+        _TRAINED,
+        _ROBUST,
+        _UNCRITICAL,
+        _ALL,
         *(f"reset {stage}" for stage in stages),
     ]
+
+
+def preset_rows(preset: str, layers: Sequence[Layer], found: Mapping[str, str]) -> list[str]:
+    """Name the rows that a preset resets.
+
+    Parameters
+    ----------
+    preset : str
+        One of `presets`.
+    layers : sequence of Layer
+    found : mapping of str to str
+        Verdicts by layer.
+
+    Raises
+    ------
+    OptionError
+        If it needs verdicts and there are none.
+    """
+    names = [layer.name for layer in layers]
+    if preset in (_ROBUST, _UNCRITICAL) and not found:
+        raise OptionError(
+            "which layers are robust and which critical is not known yet; start a sweep first."
+        )
+    known = {
+        _TRAINED: [],
+        _ROBUST: [name for name in names if found.get(name) == "robust"],
+        _UNCRITICAL: [name for name in names if found.get(name) != "critical"],
+        _ALL: names,
+    }
+    stage = preset.removeprefix("reset ")
+    return known.get(preset, [layer.name for layer in layers if layer.stage == stage])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import html
 import os
@@ -14,22 +13,22 @@ from typing import Any, TypeVar
 import ipywidgets as widgets
 import xarray as xr
 
-from layerscope import engine, plots, results, stats
-from layerscope.errors import LayerscopeError, OptionError
+from layerscope import plots, results, stats
+from layerscope.errors import CheckpointError, LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.results import FULL_MODEL
 from layerscope.session import Change, Estimate, Session, as_call, changes, with_scenario
-from layerscope.widgets import drawing, words
+from layerscope.widgets import drawing, rows, words
 from layerscope.widgets.controls import Controls
 from layerscope.widgets.history import History, Scene
 from layerscope.widgets.source import resolve
 from layerscope.widgets.still import bundle
+from layerscope.widgets.sweeping import shown_progress, sweep
 from layerscope.widgets.worker import Worker
 
 __all__ = ["LayerExplorer"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_DRAWN_EVERY_S = 0.25
 
 
 def _told(method: F) -> F:
@@ -91,6 +90,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     >>> explorer.state = {"layer1": ("reinitialize", 0)}                    # doctest: +SKIP
     """
 
+    # Jupyter closes also what could not be made.
+    _worker: Worker = None  # type: ignore[assignment]
+    _session: Session | None = None
+    controls: Controls = None  # type: ignore[assignment]
+
     def __init__(
         self,
         source: Any,
@@ -120,11 +124,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             view = str(known) if self._source.model is None else view
         self.estimate: Estimate | None = None
         self._seq = 0
-        self._session: Session | None = None
         if self._source.model is not None:
             self._session = self._opened()
         self._history = History(Scene(view))
-        epochs = self._session.epochs if self._session else _epochs(self._source.dataset)
+        epochs = self._session.epochs if self._session else rows.epochs_of(self._source.dataset)
         unit = self._source.series.unit if self._source.series else "epoch"
         place = str(self._session.device) if self._session else ""
         self.controls = Controls(epochs, unit, place, self._session is not None)
@@ -175,10 +178,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def close(self) -> None:
         """End the thread, free the memory and take the explorer off the page."""
-        self._worker.close()
+        if self._worker is not None:
+            self._worker.close()
         if self._session is not None:
             self._session.close()
-        for part in self.controls.parts():
+        for part in self.controls.parts() if self.controls is not None else ():
             part.close()
         super().close()
 
@@ -221,32 +225,31 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     def _on_strip(self, picked: dict[str, Any]) -> None:
         name, scene, strip = str(picked["name"]), self._history.now, self.controls.strip
         if picked["kind"] == "select":
-            chosen = set(strip.selected) ^ {name}
-            strip.selected = [row for row in self._names() if row in chosen]
+            kept = set(strip.selected) ^ {name}
+            strip.selected = [row for row in self._names() if row in kept]
             return
-        rows = [name]
+        chosen = [name]
         if picked["kind"] == "range" and strip.selected:
             names = self._names()
             ends = sorted((names.index(strip.selected[-1]), names.index(name)))
-            rows = names[ends[0] : ends[1] + 1]
-        strip.selected = rows
+            chosen = names[ends[0] : ends[1] + 1]
+        strip.selected = chosen
         clear = picked["kind"] == "clear" or (picked["kind"] == "toggle" and name in scene.state)
-        self._set(scene.having(dict.fromkeys(rows, None if clear else self._tool())))
+        self._set(scene.having(dict.fromkeys(chosen, None if clear else self._tool())))
 
     @_told
     def _on_cell(self, picked: dict[str, Any]) -> None:
         row, change = str(picked["row"]), drawing.change_of(str(picked["column"]))
-        rows = self._names() if row == FULL_MODEL else [row]
-        self.controls.strip.selected = rows
-        self._set(Scene(self._history.now.view, dict.fromkeys(rows, change)))
+        chosen = self._names() if row == FULL_MODEL else [row]
+        self.controls.strip.selected = chosen
+        self._set(Scene(self._history.now.view, dict.fromkeys(chosen, change)))
 
     def _on_tool(self) -> None:
         chosen = self.controls.strip.selected
-        rows = [row for row in chosen if row in self._history.now.state]
-        # Dragging the slider over trained layers does something, too.
-        rows = rows or list(chosen)
-        if rows:
-            self._set(self._history.now.having(dict.fromkeys(rows, self._tool())))
+        # Those that are changed already; if none is, the slider still does something.
+        changed = [row for row in chosen if row in self._history.now.state] or list(chosen)
+        if changed:
+            self._set(self._history.now.having(dict.fromkeys(changed, self._tool())))
 
     def _on_preset(self) -> None:
         preset = str(self.controls.preset.value)
@@ -254,28 +257,16 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             return
         self.controls.preset.value = "–"
         found = drawing.verdicts(self._swept.get(self._history.now.view), self._metric)
-        if not found and ("robust" in preset or "critical" in preset):
-            raise OptionError(
-                "which layers are robust and which critical is not known yet; start a sweep first."
-            )
-        rows = {
-            "all trained": [],
-            "reset all robust layers": [n for n in self._names() if found.get(n) == "robust"],
-            "reset all but the critical ones": [
-                n for n in self._names() if found.get(n) != "critical"
-            ],
-            "reset all layers": self._names(),
-        }.get(preset)
-        if rows is None:
-            stage = preset.removeprefix("reset ")
-            rows = [layer.name for layer in self._layers() if layer.stage == stage]
+        chosen = drawing.preset_rows(preset, self._layers(), found)
         first = Change("reinitialize", self.controls.epoch.options[0][1])
-        self._set(Scene(self._history.now.view, dict.fromkeys(rows, first)))
+        self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
 
     def _on_view(self) -> None:
         if (view := self.controls.view.value) != self._history.now.view:
             self.controls.strip.selected = []
-            self._set(self._carried(view))
+            if self._session is None:
+                raise OptionError("a Dataset alone has one view; give the network to see others.")
+            self._set(rows.carried(self._session, self._history.now, view))
 
     def _on_device(self) -> None:
         if self._session and self.controls.device.value != str(self._session.device):
@@ -347,7 +338,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _fail(self, error: BaseException) -> None:
         known = isinstance(error, LayerscopeError)
-        self._say(str(error) if known else f"{type(error).__name__}: {error}", "error")
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        if isinstance(error, CheckpointError):
+            text += " Put it right, or choose another checkpoint; Undo goes back."
+        self._say(text, "error")
 
     # Who is asked.
 
@@ -358,6 +352,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _ask(self) -> None:
         self._seq += 1
+        self.estimate = None
         if self._session is not None:
             self._worker.ask(functools.partial(self._answers, self._history.now, self._seq))
 
@@ -367,20 +362,28 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._session.close()
             self._session = self._opened()
         began = time.monotonic()
-        for estimate in self._session.evaluate(scene.state, scene.view):
-            if seq != self._seq:
-                return
-            self.estimate = estimate
-            self.controls.cards.value = words.cards(estimate, seq)
-            if estimate.final:
-                self._say(_described(scene, estimate, time.monotonic() - began))
-                self._detail(estimate)
-            yield
+        try:
+            for estimate in self._session.evaluate(scene.state, scene.view):
+                if seq != self._seq:
+                    return
+                self.estimate = estimate
+                self.controls.cards.value = words.cards(estimate, seq)
+                if estimate.final:
+                    self._say(rows.described(scene, estimate, time.monotonic() - began))
+                    self._detail(estimate)
+                yield
+        except Exception:
+            # Numbers of another state must not stay beside this one.
+            self.estimate, parts = None, self.controls
+            parts.cards.value = words.unmeasured(seq)
+            parts.changed.value = parts.classes.value = parts.confusion.value = ""
+            raise
 
     def _detail(self, estimate: Estimate) -> None:
         assert self._session is not None
-        inputs = self._session.inputs(estimate.changed()[:12].tolist())
-        self.controls.changed.value = words.changed(estimate, inputs)
+        places = words.chosen(estimate)
+        inputs = self._session.inputs(places)
+        self.controls.changed.value = words.changed(estimate, places, inputs)
         self.controls.classes.value = words.classes(estimate)
         self.controls.confusion.value = words.confusion(estimate)
 
@@ -391,45 +394,15 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._worker.start(functools.partial(self._swept_in_background, self._history.now.view))
 
     def _swept_in_background(self, view: str, between: Callable[[], None]) -> None:
-        session, parts, began = self._session, self.controls, time.monotonic()
-        assert session is not None
-        rows, draws = len(session.rows(view)), 3
-        total = rows * (len(session.epochs) + draws) * len(session.data.lengths)
-        done, drawn = 0, 0.0
-
-        def count() -> None:
-            nonlocal done, drawn
-            between()
-            done, now = done + 1, time.monotonic()
-            if now - drawn > _DRAWN_EVERY_S:
-                drawn, share = now, min(done / total, 1.0)
-                parts.progress.value = share
-                parts.left.value = f"{share:.0%}, {(now - began) * (1 / share - 1):.0f} s left"
-
         def show(ds: xr.Dataset) -> None:
             self._swept[view] = ds
             with suppress(LayerscopeError):  # nothing is known yet
                 self._draw()
 
-        try:
-            # Its own copy, for in between others ask about this one.
-            engine.sweep(
-                copy.deepcopy(session.plan.model),
-                self._source.data,
-                checkpoints=session.plan.series,
-                view=view,
-                draws=draws,
-                callback=show,
-                between=count,
-                show_progress=False,
-                **self._options | {"device": session.device},
-            )
-            parts.progress.value, parts.left.value = 1.0, f"{time.monotonic() - began:.1f} s"
-        except BaseException:
-            parts.left.value = "stopped"
-            raise
-        finally:
-            parts.start.disabled, parts.cancel.disabled = False, True
+        assert self._session is not None
+        with shown_progress(self.controls, self._session, view, between) as count:
+            options = self._options | {"device": self._session.device}
+            sweep(self._session, self._source.data, view, options, show, count)
 
     # What there is.
 
@@ -437,7 +410,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         view = self._history.now.view
         if self._session is not None:
             return [row for row in self._session.rows(view) if row.name != FULL_MODEL]
-        return _layers_of(self._source.dataset)
+        return rows.layers_of(self._source.dataset)
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self._layers()]
@@ -447,47 +420,3 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         if kind == "checkpoint":
             return Change("reinitialize", int(self.controls.epoch.value))
         return Change({"re-randomised": "rerandomize", "skipped": "skip"}.get(kind, kind))
-
-    def _carried(self, view: str) -> Scene:
-        """The present state in another view: rows all of whose leaves are changed alike."""
-        if self._session is None:
-            raise OptionError("a Dataset alone has one view; give the network to see others.")
-        now = self._history.now
-        leaves: dict[str, Change] = {}
-        for row in self._session.rows(now.view):
-            if row.name in now.state:
-                leaves |= dict.fromkeys(row.members, now.state[row.name])
-        state = {}
-        for row in self._session.rows(view):
-            alike = {leaves.get(leaf) for leaf in row.members}
-            if row.name != FULL_MODEL and len(alike) == 1 and (change := alike.pop()):
-                state[row.name] = change
-        return Scene(view, state)
-
-
-def _described(scene: Scene, estimate: Estimate, seconds: float) -> str:
-    what = ", ".join(f"{row} {change.words}" for row, change in list(scene.state.items())[:4])
-    more = f" and {len(scene.state) - 4} more" if len(scene.state) > 4 else ""
-    return f"{what or 'as trained'}{more}: {estimate.total:,} examples in {seconds:.2f} s."
-
-
-def _epochs(ds: xr.Dataset | None) -> list[int]:
-    assert ds is not None
-    return [int(epoch) for epoch in ds["epoch"].values if epoch != results.NO_EPOCH]
-
-
-def _layers_of(ds: xr.Dataset | None) -> list[Layer]:
-    """What a Dataset says of its layers."""
-    assert ds is not None
-
-    def held(name: str, at: int, otherwise: Any) -> Any:
-        return ds[name].values[at] if name in ds.coords else otherwise
-
-    return [
-        Layer(
-            str(name), (), (), str(held("module_type", at, "")), int(held("parameters", at, 0)),
-            (str(name),), stage=str(held("stage", at, "")), block=str(held("block", at, "")),
-        )
-        for at, name in enumerate(ds["layer"].values)
-        if name != FULL_MODEL
-    ]  # fmt: skip

@@ -7,6 +7,7 @@ import html
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from layerscope import stats
 from layerscope.session import Estimate
 
-__all__ = ["cards", "changed", "classes", "confusion", "status"]
+__all__ = ["cards", "changed", "chosen", "classes", "confusion", "status", "unmeasured"]
 
 _MOST_CLASSES = 12
 _MOST_PICTURES = 12
@@ -38,6 +39,14 @@ def cards(estimate: Estimate, seq: int) -> str:
     return (
         f'<div class="ls-cards" data-seq="{seq}" data-final="{str(estimate.final).lower()}" '
         f'data-value="{estimate.mean(first)!r}">{"".join(boxes)}</div>'
+    )
+
+
+def unmeasured(seq: int) -> str:
+    """What stands in place of the numbers of a state that can't be measured."""
+    told = _box("this state", "–", "could not be measured; the line above says why")
+    return (
+        f'<div class="ls-cards" data-seq="{seq}" data-final="false" data-value="nan">{told}</div>'
     )
 
 
@@ -102,20 +111,28 @@ def _count(count: int, most: int, right: bool) -> str:
     return f'<td style="background:rgba({colour},{strength:.2f})">{shown}</td>'
 
 
-def changed(estimate: Estimate, inputs: Sequence[Any]) -> str:
-    """The first pictures, or tokens, that are named otherwise now.
+def chosen(estimate: Estimate) -> list[int]:
+    """Pick some of the examples whose prediction changed, spread evenly over all that did."""
+    places = estimate.changed()
+    step = max(1, len(places) // _MOST_PICTURES)
+    return [int(place) for place in places[::step][:_MOST_PICTURES]]
+
+
+def changed(estimate: Estimate, places: Sequence[int], inputs: Sequence[Any]) -> str:
+    """Pictures, or tokens, that are named otherwise now.
 
     Parameters
     ----------
     estimate : Estimate
+    places : sequence of int
+        As `chosen` gives.
     inputs : sequence
-        Of those in ``estimate.changed()``, in order, at least the first few.
+        What the network was given at each.
     """
-    places = estimate.changed()[:_MOST_PICTURES]
-    told = [_one(estimate, int(at), given) for at, given in zip(places, inputs, strict=False)]
+    told = [_one(estimate, at, given) for at, given in zip(places, inputs, strict=True)]
     if not told:
         return '<div class="ls-head">no prediction changed</div>'
-    title = "predictions that changed: trained → now (right)"
+    title = "some predictions that changed: trained → now (right)"
     return f'<div class="ls-head">{title}</div><div class="ls-pictures">{"".join(told)}</div>'
 
 
@@ -157,8 +174,6 @@ def _png(picture: Tensor) -> bytes:
 
 
 def _as_trained(estimate: Estimate) -> Estimate:
-    from dataclasses import replace
-
     return replace(estimate, predicted=estimate.trained)
 
 

@@ -62,9 +62,13 @@ function render({ model, el }) {
     list.dataset.size = layers.length <= 12 ? "large" : layers.length <= 60 ? "medium" : "small";
     const boxes = [];
     let stage, inside, row, last = null;
+    const sizes = new Map();
+    for (const layer of layers) sizes.set(layer.stage, (sizes.get(layer.stage) || 0) + 1);
+    // A caption over a single layer would only say its name again.
+    const named = (layer) => (sizes.get(layer.stage) > 1 ? layer.stage : "");
     for (const layer of layers) {
-      if (!last || last.stage !== layer.stage) {
-        [stage, inside] = group(layer.stage, "stage");
+      if (!last || named(last) !== named(layer)) {
+        [stage, inside] = group(named(layer), "stage");
         boxes.push(stage);
         last = null;
       }

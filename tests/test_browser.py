@@ -1,0 +1,305 @@
+"""The explorer in a real browser: JupyterLab, clicked through."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import v4
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 90_000  # milliseconds that a page may take where other processes share the machine
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, train_few):
+    """JupyterLab in a home of its own, in a folder with a run."""
+    home = tmp_path_factory.mktemp("home")
+    root = tmp_path_factory.mktemp("root")
+    run = train_few(root / "series").folder
+    news = home / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
+    news.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    (news / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(8)
+    environment = os.environ | {
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "lab" / "user-settings"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "default",
+    }
+    log = (home / "log").open("w")
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+            "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root",
+            f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True",
+        ],
+        env=environment, stdout=log, stderr=log,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}/api/status?token={token}").close()
+                break
+            except OSError:
+                assert process.poll() is None, (home / "log").read_text()
+                time.sleep(0.1)
+        yield address, token, root, run
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Page:
+    """A notebook in JupyterLab, with what there is to see of the explorer in it."""
+
+    def __init__(self, page):
+        self.page = page
+        self.errors = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.set_default_timeout(PATIENCE)
+
+    def open(self, server, name, *sources):
+        address, token, root, _ = server
+        book = v4.new_notebook(cells=[v4.new_code_cell(source) for source in sources])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+        nbformat.write(book, root / f"{name}.ipynb")
+        self.page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?reset&token={token}")
+        self.page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
+        ran = self.page.evaluate(
+            """async () => {
+                await window.jupyterapp.shell.currentWidget.sessionContext.ready;
+                return window.jupyterapp.commands.execute("notebook:run-all-cells");
+            }"""
+        )
+        assert ran is not False, self.page.inner_text(".jp-NotebookPanel")
+        self.settled()
+
+    def layer(self, name):
+        return self.page.locator(f'.ls-block[data-name="{name}"]')
+
+    def state(self, name):
+        return self.layer(name).get_attribute("data-state")
+
+    def has_state(self, name, state):
+        sync_api.expect(self.layer(name)).to_have_attribute("data-state", state, timeout=PATIENCE)
+
+    def settled(self, after=0):
+        """Wait for the whole answer to a question later than this; return its number and value."""
+        self.page.wait_for_function(
+            """after => { const cards = document.querySelector(".ls-cards");
+            return cards && +cards.dataset.seq > after && cards.dataset.final === "true"; }""",
+            arg=after,
+        )
+        return self.seq, float(self.page.get_attribute(".ls-cards", "data-value"))
+
+    @property
+    def seq(self):
+        return int(self.page.get_attribute(".ls-cards", "data-seq"))
+
+    def asking(self, act):
+        """Do something that asks the network; return the value that is shown then."""
+        before = self.seq
+        act()
+        return self.settled(before)[1]
+
+    def press(self, text):
+        self.page.locator(".ls-explorer button.jupyter-button", has_text=text).click()
+
+    def tool(self, text):
+        self.page.locator(".widget-toggle-button", has_text=text).click()
+
+    def says(self, text, kind="info"):
+        line = self.page.locator(f'.ls-status[data-kind="{kind}"]')
+        sync_api.expect(line).to_contain_text(text, timeout=PATIENCE)
+
+
+@pytest.fixture
+def lab(browser):
+    context = browser.new_context(viewport={"width": 1400, "height": 1250})
+    context.route(
+        "**/*",
+        lambda route: (
+            route.continue_() if route.request.url.startswith("http://127.0.0.1") else route.abort()
+        ),
+    )
+    page = Page(context.new_page())
+    yield page
+    context.close()
+    assert page.errors == []
+
+
+OPEN = """
+from layerscope.widgets import LayerExplorer
+explorer = LayerExplorer({run!r}, device="cpu", batch_size=20)
+explorer
+"""
+
+
+def picture(lab, name):
+    """Keep a picture of the page where somebody wants to look at it."""
+    if folder := os.environ.get("LAYERSCOPE_PICTURES"):
+        lab.page.locator(".ls-explorer").first.screenshot(path=f"{folder}/{name}.png")
+
+
+def test_clicking_through_a_run(server, lab):
+    run = Path(server[3])
+    lab.open(server, "run", OPEN.format(run=str(run)))
+    trained = lab.settled()[1]
+
+    # One layer, several, and back.
+    one = lab.asking(lambda: lab.layer("layer1").click())
+    lab.has_state("layer1", "initial")
+    assert one > trained
+    two = lab.asking(lambda: lab.layer("layer2").click())
+    lab.has_state("layer2", "initial")
+    assert two != one
+    assert lab.asking(lambda: lab.press("Undo")) == one
+    assert lab.asking(lambda: lab.press("Redo")) == two
+    lab.asking(lambda: lab.layer("layer1").click())
+    assert lab.asking(lambda: lab.layer("layer2").click()) == trained
+
+    # The keyboard.
+    lab.layer("layer1").focus()
+    lab.page.keyboard.press("ArrowRight")
+    lab.asking(lambda: lab.page.keyboard.press("Enter"))
+    lab.has_state("layer2", "initial")
+    assert lab.asking(lambda: lab.page.keyboard.press("Delete")) == trained
+
+    # Dragging through the checkpoints, to the trained weights at the end.
+    lab.asking(lambda: lab.layer("layer1").click())
+    handle = lab.page.locator(".ls-explorer .noUi-handle").first
+    track = lab.page.locator(".ls-explorer .noUi-target").first.bounding_box()
+    handle.hover()
+    before = lab.seq
+    lab.page.mouse.down()
+    middle = track["y"] + track["height"] / 2
+    lab.page.mouse.move(track["x"] + track["width"] / 2, middle, steps=4)
+    lab.has_state("layer1", "checkpoint 1")
+    lab.page.mouse.move(track["x"] + track["width"], middle, steps=4)
+    lab.page.mouse.up()
+    lab.has_state("layer1", "checkpoint 2")
+    assert lab.settled(before)[1] == trained
+
+    # What else can be done to a layer, and what can't.
+    lab.asking(lambda: lab.tool("zero"))
+    lab.has_state("layer1", "zero")
+    lab.tool("skipped")
+    lab.says("layer1 can't be skipped: layer1 turns", "error")
+    lab.asking(lambda: lab.press("Undo"))
+
+    # A sweep fills the heat map; a cell of it sets that state.
+    lab.press("Sweep")
+    cell = lab.page.locator(
+        '.ls-grid button[data-row="layer1"][data-column="0"][data-known="true"]'
+    )
+    cell.wait_for()
+    lab.page.wait_for_function(
+        """() => ![...document.querySelectorAll(".ls-explorer button.jupyter-button")]
+        .find(b => b.textContent.includes("Sweep")).disabled"""
+    )
+    assert lab.asking(cell.click) == one
+    lab.has_state("layer1", "initial")
+    assert "parameters" in cell.get_attribute("title")
+    sync_api.expect(cell).to_have_class("ls-marked")
+    picture(lab, "explorer")
+
+    # A scenario.
+    name = lab.page.locator(".ls-explorer input[type=text]").first
+    name.fill("without <b>the first</b>")
+    name.blur()
+    lab.press("Keep")
+    lab.says("Kept as 'without <b>the first</b>'")
+
+    # Python.
+    lab.press("Python")
+    sync_api.expect(lab.page.locator(".ls-code")).to_contain_text("'layer1': ('reinitialize', 0)")
+
+    # A file that goes missing meanwhile.
+    lab.asking(lambda: lab.layer("layer1").click())
+    lost = next(run.glob("*1.safetensors"))
+    kept = lost.read_bytes()
+    lost.unlink()
+    try:
+        lab.tool("checkpoint")
+        lab.asking(lambda: lab.layer("layer3").click())
+        lab.page.locator(".ls-explorer .noUi-handle").first.focus()
+        lab.page.keyboard.press("ArrowLeft")
+        lab.says(lost.name, "error")
+        picture(lab, "error")
+    finally:
+        lost.write_bytes(kept)
+    assert lab.asking(lambda: lab.layer("layer3").click()) == trained
+
+
+SLOW = """
+import torch
+from layerscope import models
+from layerscope.widgets import LayerExplorer
+net, start = (models.build("fcn-24x16", seed=n, inputs=(16,), classes=4) for n in (0, 1))
+states = {{0: start.state_dict(), 1: net.state_dict()}}
+pair = torch.randn(20_000, 16), torch.arange(20_000) % 4
+explorer = LayerExplorer(net, pair, states, device="cpu", batch_size=50)
+explorer
+"""
+
+
+def test_a_sweep_is_cancelled_and_clicks_come_first(server, lab):
+    lab.open(server, "slow", SLOW.format())
+    lab.press("Sweep")
+    lab.page.wait_for_function(
+        """() => [...document.querySelectorAll(".ls-explorer .widget-label")]
+        .some(label => label.textContent.includes("s left"))"""
+    )
+    lab.asking(lambda: lab.layer("layer3").click())  # answered while the sweep goes on
+    lab.page.locator(
+        ".ls-explorer button.jupyter-button:not([disabled])", has_text="Cancel"
+    ).click()
+    sync_api.expect(
+        lab.page.locator(".ls-explorer .widget-label", has_text="stopped")
+    ).to_be_visible(timeout=PATIENCE)
+    # Clicks faster than answers: the last one counts, none is lost.
+    before = lab.seq
+    for number in range(5, 11):
+        lab.layer(f"layer{number}").click()
+    lab.settled(before + 5)
+    assert [lab.state(f"layer{number}") for number in range(5, 11)] == ["initial"] * 6
+    picture(lab, "slow")

@@ -1,0 +1,317 @@
+"""The explorer without a browser: what it sets, asks, shows and leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import layerscope
+from layerscope import models, testing
+from layerscope.errors import LayerscopeError, OptionError
+from layerscope.session import Change, Session
+from layerscope.widgets import LayerExplorer, words
+from layerscope.widgets.history import History, Scene
+from layerscope.widgets.worker import Worker
+
+
+@pytest.fixture
+def explorer(trained, few_digits):
+    """On a run with three layers and the epochs 0, 1 and 2."""
+    made = LayerExplorer(trained, few_digits.test, device="cpu", batch_size=50)
+    made.wait(60)
+    yield made
+    made.close()
+    assert not [t for t in threading.enumerate() if t.name == "layerscope"]
+
+
+def status(explorer):
+    found = re.fullmatch(
+        r'<div class="ls-status" role="status" data-kind="(\w+)">(.*)</div>',
+        explorer.controls.status.value,
+    )
+    return found[1], found[2]
+
+
+def click(explorer, name, kind="toggle"):
+    explorer._on_strip({"kind": kind, "name": name, "seq": 1})
+    assert explorer.wait(60)
+
+
+def shown(explorer):
+    return {block["name"]: block["state"] for block in explorer.controls.strip.blocks}
+
+
+def test_a_click_shows_what_a_session_measures(explorer, trained, few_digits):
+    with Session(
+        trained.build(), few_digits.test, checkpoints=trained, batch_size=50, device="cpu"
+    ) as plain:
+        assert explorer.estimate.tallies == plain.measure({}).tallies
+        click(explorer, "layer1")
+        assert explorer.state == {"layer1": ("reinitialize", 0)}
+        assert explorer.estimate.tallies == plain.measure(explorer.state).tallies
+        assert f'data-value="{explorer.estimate.mean("error")!r}"' in explorer.controls.cards.value
+        explorer.controls.kind.value = "zero"  # goes to the selection
+        assert explorer.state == {"layer1": "zero"}
+        click(explorer, "layer3", "range")
+        assert shown(explorer) == dict.fromkeys(["layer1", "layer2", "layer3"], "zero")
+        assert explorer.estimate.tallies == plain.measure(explorer.state).tallies
+        click(explorer, "layer2")
+        assert explorer.state == {"layer1": "zero", "layer3": "zero"}
+
+
+def test_the_slider_moves_the_selection_and_undo_goes_back(explorer):
+    click(explorer, "layer2", "select")
+    assert explorer.state == {}
+    explorer.controls.epoch.value = 1
+    assert explorer.state == {"layer2": ("reinitialize", 1)}
+    explorer.controls.epoch.value = 2
+    explorer.controls.undo.click()
+    assert explorer.state == {"layer2": ("reinitialize", 1)}
+    explorer.controls.undo.click()
+    assert explorer.state == {}
+    assert explorer.controls.undo.disabled
+    explorer.controls.redo.click()
+    assert explorer.state == {"layer2": ("reinitialize", 1)}
+
+
+def test_a_sweep_in_the_background_is_the_sweep(explorer, trained, few_digits):
+    explorer.controls.start.click()
+    explorer.state = {"layer1": "zero"}
+    assert explorer.wait(120)
+    expected = layerscope.sweep(
+        trained.build(), few_digits.test, checkpoints=trained, batch_size=50, device="cpu",
+        show_progress=False,
+    )  # fmt: skip
+    assert explorer.dataset.drop_attrs().identical(expected.drop_attrs())
+    grid = explorer.controls.grid
+    assert (grid.rows[0], grid.columns) == ("layer1", ["rand", "0", "1", "2"])
+    assert "parameters" in grid.cells[0][1]["tip"]
+    assert "distance" in grid.cells[0][1]["tip"]
+    explorer._on_cell({"kind": "cell", "row": "layer2", "column": "0", "seq": 1})
+    explorer.wait(60)
+    assert explorer.state == {"layer2": ("reinitialize", 0)}
+    cell = expected.value.sel(layer="layer2", epoch=0, perturbation="reinitialize", draw=0)
+    assert explorer.estimate.mean("error") == float(cell.sel(metric="error"))
+    assert grid.marked == [["layer2", "0"]]
+    explorer._on_cell({"kind": "cell", "row": "fullmodel", "column": "rand", "seq": 2})
+    assert set(explorer.state.values()) == {"rerandomize"}
+    explorer.wait(60)
+    explorer.keep("random")
+    assert list(explorer.dataset.scenario.values) == ["random"]
+    assert explorer.dataset.drop_dims("scenario").drop_attrs().identical(expected.drop_attrs())
+
+
+def test_presets_need_a_sweep_and_follow_its_verdicts(trained, few_digits):
+    ds = testing.dataset(layers=4)
+    explorer = LayerExplorer(ds)
+    explorer.controls.preset.value = "reset all but the critical ones"
+    verdicts = layerscope.stats.classify(ds).set_index("layer").verdict
+    assert set(explorer.state) == {row for row in explorer.layers if verdicts[row] != "critical"}
+    explorer.controls.start.click()
+    assert status(explorer) == (
+        "error",
+        "a Dataset alone can&#x27;t be swept; give the network, too.",
+    )
+    explorer.close()
+    live = LayerExplorer(trained, few_digits.test, device="cpu")
+    live.controls.preset.value = "reset all robust layers"
+    assert "start a sweep first" in status(live)[1]
+    live.controls.preset.value = "reset all layers"
+    assert set(live.state) == {"layer1", "layer2", "layer3"}
+    live.close()
+
+
+def test_scenarios_are_kept_in_the_dataset(explorer):
+    with pytest.raises(OptionError, match="no name"):
+        explorer.keep(" ")
+    click(explorer, "layer1")
+    value = explorer.estimate.mean("error")
+    explorer.keep("first")
+    click(explorer, "layer2")
+    explorer.keep("two")
+    explorer.keep("two")
+    ds = explorer.dataset
+    assert list(ds.scenario.values) == ["first", "two"]
+    assert float(ds.scenario_value.sel(scenario="first", metric="error")) == value
+    assert "layer1" in str(ds.scenario_state.sel(scenario="two").item())
+    assert ds.scenario_value.attrs["long_name"]
+
+
+def test_the_code_that_is_copied_gives_the_same(trained):
+    explorer = LayerExplorer(trained.folder, device="cpu")
+    click(explorer, "layer1")
+    click(explorer, "layer3")
+    names = {}
+    exec(explorer.code, names)
+    assert names["estimate"].tallies == explorer.estimate.tallies
+    explorer.close()
+
+
+def test_views_carry_what_is_changed(pair_of_networks):
+    net, states, pair = pair_of_networks
+    explorer = LayerExplorer(net, pair, states, device="cpu", batch_size=8)
+    block = next(row for row in explorer._session.rows("block") if len(row.members) > 1)
+    explorer.controls.view.value = "block"
+    assert block.name in explorer.layers
+    explorer.state = {block.name: "zero"}
+    explorer.wait(60)
+    value = explorer.estimate.tallies
+    explorer.controls.view.value = "leaf"
+    explorer.wait(60)
+    assert explorer.state == dict.fromkeys(block.members, "zero")
+    assert explorer.estimate.tallies == value
+    explorer.controls.view.value = "block"
+    assert explorer.state == {block.name: "zero"}
+    explorer.close()
+
+
+@pytest.fixture
+def pair_of_networks():
+    nets = [models.build("resnet18", seed=n, inputs=(3, 16, 16), classes=3) for n in (0, 1)]
+    states = {epoch: copy.deepcopy(net.state_dict()) for epoch, net in enumerate(nets)}
+    return nets[1], states, (torch.randn(8, 3, 16, 16), torch.arange(8) % 3)
+
+
+def test_the_users_network_is_never_touched(pair_of_networks):
+    net, states, pair = pair_of_networks
+    net.train()
+    before = {n: (t, t._version, t.data_ptr()) for n, t in net.state_dict(keep_vars=True).items()}
+    explorer = LayerExplorer(net, pair, states, device="cpu")
+    explorer.state = {explorer.layers[0]: "zero"}
+    explorer.wait(60)
+    now = net.state_dict(keep_vars=True)
+    assert before == {n: (t, t._version, t.data_ptr()) for n, t in now.items()}
+    assert all(module.training for module in net.modules())
+    explorer.close()
+
+
+def test_names_from_files_are_shown_as_text():
+    evil = "<img src=x onerror=alert(1)>"
+    net = nn.Sequential()
+    net.add_module(evil, nn.Linear(4, 2))
+    states = {
+        0: copy.deepcopy(net.state_dict()),
+        1: {n: t + 1 for n, t in net.state_dict().items()},
+    }
+    pair = torch.randn(8, 4), torch.arange(8) % 2
+    explorer = LayerExplorer(net, pair, states, device="cpu")
+    click(explorer, evil)
+    explorer.controls.copy.click()
+    told = [part.value for part in explorer.controls.parts() if hasattr(part, "value")]
+    page = explorer._repr_mimebundle_()
+    told.append((page[0] if isinstance(page, tuple) else page)["text/html"])
+    assert "&lt;img src=x" in "".join(map(str, told))
+    assert not [text for text in told if "<img src=x" in str(text)]
+    explorer.state = {"</div><b>": "zero"}
+    explorer.close()
+    assert "<b>" not in words.status("</div><b>")
+
+
+def test_errors_are_told_and_the_numbers_of_another_state_go(explorer):
+    explorer.state = {"layer1": "skip"}
+    explorer.wait(60)
+    kind, text = status(explorer)
+    assert kind == "error"
+    assert "layer1 turns" in text
+    assert explorer.estimate is None
+    assert 'data-value="nan"' in explorer.controls.cards.value
+    with pytest.raises(OptionError, match="not measured yet"):
+        explorer.keep("x")
+    explorer.controls.save.click()
+    assert "start a sweep first" in status(explorer)[1]
+    click(explorer, "layer1")
+    assert status(explorer)[0] == "info"
+
+
+def test_what_stands_in_place_of_the_explorer_asks_for_nothing_outside(explorer):
+    click(explorer, "layer1")
+    explorer.controls.start.click()
+    explorer.wait(120)
+    bundle = explorer._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "application/vnd.jupyter.widget-view+json" in data
+    page = data["text/html"]
+    assert "data:image/png;base64," in page
+    assert not re.search(r"https?://|<svg|<script", page)
+    assert f"{explorer.estimate.mean('error'):.4g}" in page
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [(nn.Linear(2, 2), "came alone"), (3, "can't be explored"), ("nowhere.nc", "no Dataset")],
+)
+def test_what_cannot_be_opened_is_refused(source, match):
+    with pytest.raises(LayerscopeError, match=match):
+        LayerExplorer(source)
+
+
+def test_history():
+    history = History(Scene())
+    zero = Change("zero")
+    history.add(Scene().having({"a": zero}))
+    history.add(history.now.having({"b": zero, "a": None}))
+    history.add(history.now)
+    assert history.now.state == {"b": zero}
+    assert history.undo().state == {"a": zero}
+    history.add(Scene("block"))
+    assert not history.can_redo
+    assert [history.undo().state, history.undo().state, history.undo().state] == [
+        {"a": zero},
+        {},
+        {},
+    ]
+
+
+def test_a_worker_answers_the_last_question_and_goes_on_with_its_task():
+    log, failed, gate = [], [], threading.Event()
+    worker = Worker(failed.append)
+
+    def question(name, steps=2):
+        def ask():
+            for step in range(steps):
+                log.append(f"{name}{step}")
+                yield
+
+        return ask
+
+    def first():
+        log.append("first")
+        gate.wait(30)
+        yield
+        log.append("never")
+
+    def task(between):
+        between()
+        log.append("task")
+        worker.ask(question("mid", 1))
+        between()
+        worker.cancel()
+        between()
+        log.append("never")
+
+    def broken():
+        raise ValueError("broken")
+
+    worker.ask(first)
+    while not log:
+        pass
+    worker.ask(question("b"))
+    worker.ask(question("c"))
+    gate.set()
+    assert worker.wait(30)
+    assert log == ["first", "c0", "c1"]
+    worker.start(task)
+    assert worker.wait(30)
+    assert log[3:] == ["task", "mid0"]
+    worker.ask(broken)
+    assert worker.wait(30)
+    assert [str(error) for error in failed] == ["broken"]
+    worker.close()
+    worker.close()
+    worker.ask(broken)
+    assert not [t for t in threading.enumerate() if t.name == "layerscope"]
