@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "layerscope"
 ORDER = [
     "errors", "seeds", "progress", "devices", "data", "models", "layers", "results", "files",
     "checkpoints", "distances", "metrics", "borrow", "recorders", "training", "perturb", "store",
-    "reuse", "sequential", "engine", "testing", "stats", "reference", "plots", "experiments",
-    "reproduce", "cli",
+    "reuse", "sequential", "engine", "testing", "stats", "reference", "plots", "report",
+    "experiments", "reproduce", "gallery", "cli",
 ]  # fmt: skip
 
 # May be imported by anything; imports nothing of the package.
