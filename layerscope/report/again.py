@@ -110,19 +110,17 @@ def _call(about: Mapping[str, Any]) -> str:
     network, data = (about.get(name) for name in ("network", "data"))
     network = network if isinstance(network, dict) else {}
     data = data if isinstance(data, dict) else {}
-    layers = about.get("layers")
-    asked = {"layers": [name for name in layers if name != results.FULL_MODEL]} if layers else {}
-    asked |= {"groups": about["groups"]} if about.get("groups") else {}
     lines = [
         "import layerscope",
         "",
         "ds = layerscope.sweep(",
-        f"    network,  # {network.get('class', 'your own')}, {network.get('parameters', '?')} parameters",
-        f"    data,  # {data.get('name') or 'your own'}, {data.get('examples', '?')} examples, {_hash(data)}",
+        f"    network,  # {_of(network, 'class')}, {network.get('parameters', '?')} parameters",
+        f"    data,  # {_of(data, 'name')}, {data.get('examples', '?')} examples, {_hash(data)}",
         f"    checkpoints=checkpoints,  # epochs {_epochs(about)}; their SHA-256 are listed above",
     ]
-    if "groups" in asked:
-        lines.append(f"    layers={asked['groups']!r},")
+    # Groups of the user's own have the names of no view.
+    if about.get("groups") and about.get("view", "leaf") == "leaf":
+        lines.append(f"    layers={about['groups']!r},")
     lines += [
         f"    {name}={about[name]!r},"
         for name, default in _ARGUMENTS.items()
@@ -132,6 +130,10 @@ def _call(about: Mapping[str, Any]) -> str:
         lines.append(f"    {_rule(stopping)}={stopping!r},")
     lines = [line.replace("\n", " ") for line in lines]
     return "\n".join([*lines, ")"])
+
+
+def _of(about: Mapping[str, Any], key: str) -> str:
+    return str(about.get(key) or "your own")
 
 
 def _rule(stopping: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def judged(
 
 
 def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None) -> str:
-    """Say in a few sentences which layers are critical.
+    r"""Say in a few sentences which layers are critical.
 
     Parameters
     ----------
@@ -57,11 +57,12 @@ def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None
     --------
     >>> from layerscope import testing
     >>> finding(testing.dataset(layers=2))
-    '1 of 2 layers is critical when reset to checkpoint 0: layer1 (test error +88.0 points, 95 % \\
-interval +87.3 to +88.6 over examples). 1 is intermediate. The unperturbed network has 0.02.'
+    '1 of 2 layers is critical when reset to checkpoint 0: layer1 (test error +88.0 points, 95 % \
+interval +87.3 to +88.6 over examples). 1 is intermediate. Of the unperturbed network the test \
+error is 0.02.'
     """
     level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
-    rest = f"The unperturbed network has {level:.4g}."
+    rest = f"Of the unperturbed network the test {metric} is {level:.4g}."
     table = judged(ds, metric, critical)
     if table is None:
         return f"No verdicts: what chance gives is not known for {metric}. {rest}"
@@ -70,7 +71,7 @@ interval +87.3 to +88.6 over examples). 1 is intermediate. The unperturbed netwo
     first = f"{count or 'None'} of {total} layers {'is' if count < 2 else 'are'} critical "
     first += f"when {_done(table.attrs['column'])}"
     if count:
-        named = [_measured(row, metric, at == 0) for at, row in enumerate(worst.itertuples())]
+        named = [_measured(row, metric, at == 0) for at, row in enumerate(_rows(worst))]
         more = f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else ""
         first += f": {', '.join(named[:_MOST_NAMED])}{more}"
     others = [
@@ -105,15 +106,15 @@ def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> str:
 
 
 _NO_LIMIT = (
-    "There are no verdicts, since what chance gives is not known for {}. Say from which degradation "
-    "on a layer is critical: critical=…."
+    "There are no verdicts, since what chance gives is not known for {}. Say from which rise on a "
+    "layer is critical: critical=… (--critical)."
 )
 
 
 def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: str) -> str:
     facts, refused = _facts(ds), results.refused(ds)
     rows = []
-    for row in table.itertuples():
+    for row in _rows(table):
         why = refused.get((row.layer, table.attrs["perturbation"]))
         chip = f'<span class="verdict {row.verdict}">{markup.text(row.verdict)}</span>'
         measured = f"can't be computed: {why}" if why else _number(row.degradation, metric)
@@ -134,7 +135,7 @@ def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> str:
     heads = ["layer", *facts["names"], f"test {metric} when {_done(done['column'].iloc[0])}"]
     rows = [
         list(map(markup.text, [row.layer, *facts[row.layer], f"{row.value:.4g}", _range(row, "")]))
-        for row in done.itertuples()
+        for row in _rows(done)
         if row.layer in facts
     ]
     return markup.table([*heads, "95 % interval"], rows)
@@ -178,12 +179,19 @@ def _facts(ds: xr.Dataset) -> dict[str, list[str]]:
     return facts | {"names": list(columns)}
 
 
+def _rows(table: pd.DataFrame) -> list[Any]:
+    return list(table.itertuples())
+
+
 def _done(column: str) -> str:
     if column == "rand":
         return "re-randomised"
     if column.isdigit():
         return f"reset to checkpoint {column}"
-    return {"zero": "set to zero", "skip": "skipped"}.get(column, f"under {column}")
+    name, _, epoch = column.rpartition(" ")
+    if name and epoch.isdigit():
+        return f"perturbed by {name} at checkpoint {epoch}"
+    return {"zero": "set to zero", "skip": "skipped"}.get(column, f"perturbed by {column}")
 
 
 def _number(value: float, metric: str) -> str:

@@ -16,7 +16,7 @@ __all__ = ["read"]
 
 
 def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
-    """Open results, each under the shortest end of its path that no other has.
+    """Open results, each under an end of its path that no other has.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def _names(places: Sequence[Path]) -> list[str]:
     parts = [
         place.with_suffix("").parts if place.suffix == ".nc" else place.parts for place in places
     ]
-    for count in range(1, max(map(len, parts)) + 1):
+    for count in range(2, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
             return names
