@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"layerscope {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_experiments, _data, _train, _sweep, _show, _reproduce):
+    for add in (_experiments, _data, _train, _sweep, _show, _report, _reproduce, _gallery):
         add(commands)
     return parser
 
@@ -224,6 +224,31 @@ def _run_show(options: argparse.Namespace) -> None:
             print(plots.save(figure, target))
 
 
+def _report(commands: Any) -> None:
+    parser = commands.add_parser("report", help="write one HTML file about one or more results")
+    parser.add_argument("result", nargs="+", help="a Dataset (.nc), or a folder with one")
+    parser.add_argument("-o", "--out", default="report.html", help="default: %(default)s")
+    parser.add_argument("--metric", help="default: error, where the results have it")
+    parser.add_argument(
+        "--critical", type=float, help="rise of the metric from which a layer is critical"
+    )
+    parser.add_argument("--title", default="Which layers matter?", help="default: %(default)s")
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(options: argparse.Namespace) -> None:
+    from layerscope import report
+
+    path = report.write(
+        report.read(options.result),
+        options.out,
+        metric=options.metric,
+        critical=options.critical,
+        title=options.title,
+    )
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
 def _reproduce(commands: Any) -> None:
     parser = commands.add_parser("reproduce", help="run one of the paper's experiments")
     parser.add_argument("name", help="as layerscope experiments lists it")
@@ -262,6 +287,30 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         print(f"finished in {spent}; it is in {done.folder}:")
     for path in done.files:
         print(f"  {path}")
+
+
+def _gallery(commands: Any) -> None:
+    parser = commands.add_parser("gallery", help="make a page of what the experiments gave")
+    parser.add_argument(
+        "runs", nargs="?", default="papermill_runs", help="folder of runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        *("-o", "--out"),
+        metavar="FILE",
+        action="append",
+        help=".html or .md; may be repeated (default: gallery.html and GALLERY.md in RUNS)",
+    )
+    parser.set_defaults(run=_run_gallery)
+
+
+def _run_gallery(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from layerscope import gallery
+
+    runs = Path(options.runs)
+    for path in options.out or (runs / "gallery.html", runs / "GALLERY.md"):
+        print(gallery.write(runs, path))
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from layerscope.data import ImageData
     from layerscope.training import Recipe
 
-__all__ = ["EXPERIMENTS", "Experiment", "Scale", "probe", "series_folder"]
+__all__ = ["EXPERIMENTS", "Claim", "Experiment", "Scale", "probe", "series_folder", "summarise"]
 
 SERIES_VARIABLE = "LAYERSCOPE_SERIES"
+
+SUMMARY = "summary.json"
+"""File that `summarise` writes, and that goes into a run's manifest."""
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,61 @@ def probe(
         ds.attrs["training"] = json.dumps({key: series.manifest[key] for key in known})
         runs.append(ds)
     return results.concat(runs, wanted)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of one thing, what was measured, and whether the two agree.
+
+    Parameters
+    ----------
+    paper, measured : str
+        In words and numbers, with the interval of what was measured.
+    agrees : bool or None
+        None where the run can't decide it.
+    """
+
+    paper: str
+    measured: str
+    agrees: bool | None
+
+
+def summarise(
+    out: str | os.PathLike[str] | None,
+    finding: str,
+    claims: Sequence[Claim] = (),
+    figure: str | None = None,
+) -> None:
+    """Leave what a run found, for its manifest and for the gallery.
+
+    Parameters
+    ----------
+    out : path, optional
+        The notebook's parameter: folder of the run; None keeps nothing.
+    finding : str
+        What came out, in a sentence or two.
+    claims : sequence of Claim
+        The table "the paper says, we measured, agrees?".
+    figure : str, optional
+        File in `out`, PNG or SVG, that shows it.
+
+    Raises
+    ------
+    ResultError
+        If there is no such figure.
+
+    Examples
+    --------
+    >>> summarise(None, "layer1 is critical", [Claim("layer1 alone", "layer1 alone", True)])
+    """
+    if out is None:
+        return
+    from layerscope import results
+    from layerscope.errors import ResultError
+
+    folder = Path(out)
+    if figure is not None and not (folder / figure).is_file():
+        raise ResultError(f"there is no figure {figure} in {folder}; save it before summarise.")
+    told = {"finding": finding, "figure": figure, "claims": [asdict(claim) for claim in claims]}
+    content = json.dumps(told, indent=1, ensure_ascii=False)
+    results.write_bytes(folder / SUMMARY, content.encode())
