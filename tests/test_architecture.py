@@ -16,7 +16,8 @@ ORDER = [
     "errors", "seeds", "progress", "devices", "data", "models", "layers", "results", "files",
     "checkpoints", "distances", "metrics", "borrow", "recorders", "training", "perturb", "store",
     "reuse", "sequential", "engine", "testing", "stats", "session", "analyses", "reference",
-    "plots", "widgets", "experiments", "reproduce", "explore", "batch", "smoke", "arguments", "cli",
+    "plots", "report", "widgets", "experiments", "reproduce", "explore", "batch", "gallery",
+    "smoke", "arguments", "cli",
 ]  # fmt: skip
 
 # May be imported by anything; imports nothing of the package.

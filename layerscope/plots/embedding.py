@@ -11,9 +11,12 @@ import holoviews as hv
 from bokeh.models import Toolbar
 
 from layerscope.plots.backends import load_backends
-from layerscope.plots.stills import description, option, still
+from layerscope.plots.stills import description, fewer_colours, option, still
 
 __all__ = ["embed", "frame", "library", "page"]
+
+# Bytes. Hundreds of layers make more, which no paper shows any better.
+_LARGEST_SVG = 300_000
 
 # Where scripts run, the figure that hovers; on paper and without scripts, its picture.
 _STYLE = """
@@ -58,8 +61,8 @@ def embed(plot: Any) -> str:
     Returns
     -------
     str
-        With hover where scripts run; on paper and without scripts a picture (SVG). Asks nothing
-        of the network. Names are escaped.
+        With hover where scripts run; on paper and without scripts a picture: SVG, or PNG where
+        that is much smaller. Asks nothing of the network. Names are escaped.
 
     Examples
     --------
@@ -70,12 +73,14 @@ def embed(plot: Any) -> str:
     1
     """
     script, place = _live(plot)
-    picture = base64.b64encode(still(plot, "svg", 300)).decode()
-    alt = html.escape(description(plot))
+    picture, form = still(plot, "svg", 300), "svg+xml"
+    if len(picture) > _LARGEST_SVG:
+        picture, form = fewer_colours(still(plot, "png", 200)), "png"
+    alt, content = html.escape(description(plot)), base64.b64encode(picture).decode()
     return (
         f'<figure class="layerscope-figure"><div class="layerscope-live">{place}</div>'
         f'<div class="layerscope-still"><img alt="{alt}" '
-        f'src="data:image/svg+xml;base64,{picture}"></div></figure>\n{script}\n'
+        f'src="data:image/{form};base64,{content}"></div></figure>\n{script}\n'
     )
 
 

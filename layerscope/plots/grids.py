@@ -175,8 +175,11 @@ def overview(ds: xr.Dataset, metric: str = "error") -> hv.Layout:
     width, height = max(width, 2.2), max(height, min(9.5, 0.2 * rows) if rows > 12 else 0.0)
     # The rows are the same, so their names stand once.
     parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
-    narrow = round(0.75 * grid_size(parts[0]).pixels[0])
-    parts = [part.opts(backend="bokeh", frame_width=narrow) for part in parts]
+    wide = [max(160, round(0.75 * grid_size(part).pixels[0])) for part in parts]
+    parts = [
+        part.opts(backend="bokeh", frame_width=pixels)
+        for part, pixels in zip(parts, wide, strict=True)
+    ]
     gap = 0.85 / width  # room for a colour bar between the panels, in shares of a panel
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=False)
     return layout.opts(

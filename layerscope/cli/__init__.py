@@ -1,0 +1,68 @@
+"""The command line: thin, and quick to say what it can do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from layerscope._version import __version__
+from layerscope.cli import listing, reproducing, sweeping
+from layerscope.errors import LayerscopeError
+
+__all__ = ["main"]
+
+_COMMANDS = (
+    listing.add_experiments,
+    listing.add_models,
+    listing.add_data,
+    sweeping.add_train,
+    sweeping.add_sweep,
+    sweeping.add_show_result,
+    sweeping.add_report,
+    sweeping.add_explore,
+    reproducing.add_reproduce,
+    reproducing.add_gallery,
+    reproducing.add_smoke,
+)
+
+
+def main(command: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, 1 for an error with its message, 130 for Ctrl-C."""
+    options = _parser().parse_args(command)
+    try:
+        options.run(options)
+    except LayerscopeError as error:
+        print(f"layerscope: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        for note in getattr(stop, "__notes__", ["stopped; what is finished is kept."]):
+            print(f"layerscope: {note}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough.
+        sys.stderr.close()
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers a misspelt command with those there are."""
+
+    def error(self, message: str) -> Any:
+        print(f"layerscope: {message}", file=sys.stderr)
+        print(f"Try: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="layerscope",
+        description="Which layers of a trained network matter? Reset them and see.",
+        epilog="layerscope COMMAND --help says more of one command.",
+    )
+    parser.add_argument("--version", action="version", version=f"layerscope {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in _COMMANDS:
+        add(commands)
+    return parser

@@ -1,0 +1,269 @@
+"""Finished runs, with what each says that it found."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from layerscope import experiments, reference, report, results, stats
+from layerscope.errors import LayerscopeError, ResultError
+
+__all__ = ["Claim", "Run", "read"]
+
+_MANIFEST = "manifest.json"
+# What a run without a summary may have saved, the best first.
+_FIGURES = ("heatmap.png", "figure1.png")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of one thing, what was measured, and whether the two agree.
+
+    Attributes
+    ----------
+    paper, measured : str
+        In words and numbers, with the interval of what was measured.
+    agrees : bool or None
+        None where the run can't decide it.
+    """
+
+    paper: str
+    measured: str
+    agrees: bool | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes
+    ----------
+    folder : Path
+    name, title, scale : str
+        Of the experiment; `title` is its question.
+    finding : str
+    claims : tuple of Claim
+    figure, notebook : Path or None
+    facts : mapping of str to str
+        Data, seeds, time, machine, command.
+    rows : tuple of tuple of str
+        Of a table that the run left, its header first; empty where `claims` say it all.
+    """
+
+    folder: Path
+    name: str
+    title: str
+    scale: str
+    finding: str
+    claims: tuple[Claim, ...]
+    figure: Path | None
+    notebook: Path | None
+    facts: Mapping[str, str]
+    rows: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def agreement(self) -> str:
+        """How many claims agree, in words."""
+        if not self.claims:
+            return "nothing compared"
+        count = {answer: sum(c.agrees is answer for c in self.claims) for answer in (True, False)}
+        said = [f"{count[True]} of {len(self.claims)} agree"]
+        said += [f"{count[False]} disagree"] if count[False] else []
+        still = len(self.claims) - sum(count.values())
+        return ", ".join([*said, *([f"{still} undecided"] if still else [])])
+
+
+def read(folder: str | os.PathLike[str]) -> list[Run]:
+    """Read every finished run below a folder, in the order of the paper's experiments.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    ResultError
+        If there is none, or a manifest is damaged.
+    """
+    found = sorted(Path(folder).glob(f"*/*/{_MANIFEST}"))
+    # Drafts of runs that are on their way begin with a dot.
+    found = [path for path in found if not path.parent.name.startswith(".")]
+    if not found:
+        raise ResultError(
+            f"there is no finished run in {folder}; layerscope reproduce NAME makes one."
+        )
+    order = list(experiments.EXPERIMENTS)
+    runs = [_run(path) for path in found]
+    return sorted(
+        runs,
+        key=lambda run: (
+            order.index(run.name) if run.name in order else len(order),
+            run.name,
+            run.scale,
+        ),
+    )
+
+
+def _run(path: Path) -> Run:
+    about, folder = _manifest(path), path.parent
+    name, scale = str(about["experiment"]), folder.name
+    known = experiments.EXPERIMENTS.get(name)
+    files = [folder / str(each) for each in about["files"]]
+    files = [
+        each for each in files if each.is_file() and each.resolve().is_relative_to(folder.resolve())
+    ]
+    kept = about.get("summary")
+    summary = _told(kept) if isinstance(kept, dict) else _derived(about, files)
+    figure = next((each for each in files if each.name == summary.get("figure")), None)
+    return Run(
+        folder=folder,
+        name=name,
+        title=known.title if known else name,
+        scale=scale,
+        finding=str(summary.get("finding", "")),
+        claims=tuple(summary.get("claims", ())),
+        figure=figure,
+        notebook=next((each for each in files if each.suffix == ".ipynb"), None),
+        facts=_facts(about),
+        rows=tuple(summary.get("rows", ())),
+    )
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        about = dict(json.loads(path.read_text("utf-8")))
+        missing = [
+            key for key in ("experiment", "parameters", "files", "seconds") if key not in about
+        ]
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultError(f"{path} is no manifest of a run: {error}") from None
+    if missing:
+        raise ResultError(f"{path} is no manifest of a run: it lacks {', '.join(missing)}.")
+    return about
+
+
+def _told(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a notebook said that it found, through `experiments.keep`."""
+    figures = summary.get("figures") or [None]
+    return {
+        "finding": summary.get("title", ""),
+        "figure": figures[0],
+        "claims": [_claim(found) for found in summary.get("findings", ())],
+    }
+
+
+def _claim(found: Mapping[str, Any]) -> Claim:
+    value, lower, upper = (found.get(key) for key in ("value", "lower", "upper"))
+    number = "not known" if value is None else f"{value:.3g}"
+    if lower is not None and upper is not None:
+        number += f" (95 % interval {lower:.3g} to {upper:.3g})"
+    measured = f"{found.get('measured', '')}: {number}; expected {found.get('condition', '')}"
+    answers = {"agrees": True, "disagrees": False}
+    return Claim(str(found.get("claim", "")), measured, answers.get(str(found.get("verdict"))))
+
+
+def _facts(about: Mapping[str, Any]) -> dict[str, str]:
+    parameters = about["parameters"]
+    trained = [float(seconds) for seconds in about.get("training_seconds", ())]
+    data = about.get("data", {})
+    facts = {
+        "network": str(parameters.get("network", "")),
+        "data": str(data.get("name", "") if isinstance(data, dict) else data),
+        "epochs": str(parameters.get("epochs", "")),
+        "seeds": str(parameters.get("seeds", "")),
+        "training": f"{_time(sum(trained))} in all" if trained else "",
+        "notebook": f"{_time(float(about['seconds']))} with trained networks at hand"
+        if trained
+        else _time(float(about["seconds"])),
+        "device": str(about.get("machine", {}).get("device", "")),
+        "again": str(about.get("command", "")),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _derived(about: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
+    """What can be said of a run whose notebook says nothing itself."""
+    names = [each.name for each in files]
+    figure = next((name for name in _FIGURES if name in names), None)
+    figure = figure or next((name for name in names if name.endswith(".png")), None)
+    sets = [each for each in files if each.suffix == ".nc"]
+    if len(sets) == 1:
+        ds = results.open_dataset(sets[0])
+        network = str(about["parameters"].get("network", ""))
+        try:
+            said = report.finding(ds)
+        except LayerscopeError as error:
+            said = f"No finding: {error}"
+        return {"finding": said, "figure": figure, "claims": list(_claims(ds, network))}
+    tables = [each for each in files if each.suffix == ".csv"]
+    said = "This run left no summary; its notebook says what came out."
+    rows = _rows(tables[0]) if len(tables) == 1 else ()
+    return {"finding": said, "figure": figure, "claims": (), "rows": rows}
+
+
+def _rows(path: Path) -> tuple[tuple[str, ...], ...]:
+    table = pd.read_csv(path).round(3)
+    cells = table.astype(object).where(table.notna(), "")
+    return (tuple(map(str, table)), *(tuple(map(str, row)) for row in cells.to_numpy().tolist()))
+
+
+def _claims(ds: xr.Dataset, network: str) -> Iterator[Claim]:
+    """Set what the paper says and prints beside the run's."""
+    if network in reference.ERROR:
+        yield _pattern(ds)
+    compared = {"test errors": reference.errors(ds, network)}
+    for norm in reference.norms(network):
+        compared[f"distances from the initial values ({norm})"] = reference.distances(
+            ds, network, norm
+        )
+    for what, table in compared.items():
+        if table.empty:
+            continue
+        outside = table[~table["agrees"].astype(bool)]
+        said = reference.verdict(table) + "."
+        expected = _by_chance(len(outside), len(table))
+        if len(outside):
+            cells = [
+                f"{row.layer} at {row.column} (paper {row.paper}, measured {row.measured:.3g}, "
+                f"{row.lower:.3g} to {row.upper:.3g})"
+                for row in outside.itertuples()
+            ]
+            said += f" Outside: {'; '.join(cells)}."
+            said += " Intervals of 95 % leave as many outside by chance." if expected else ""
+        yield Claim(f"{len(table)} {what} of {network}", said, expected)
+
+
+def _pattern(ds: xr.Dataset) -> Claim:
+    """Set the paper's finding on fully connected networks beside the verdicts."""
+    verdicts = list(stats.classify(ds)["verdict"])
+    expected = ["critical", *["robust"] * (len(verdicts) - 1)]
+    known = all(
+        found in (wanted, "undecided") for found, wanted in zip(verdicts, expected, strict=True)
+    )
+    agrees = None if known and "undecided" in verdicts else known
+    says = "Back at its initial values the lowest layer hurts; the others are hardly missed."
+    return Claim(says, f"From the input: {', '.join(verdicts)}.", agrees)
+
+
+def _by_chance(outside: int, count: int) -> bool:
+    """Whether intervals that hold 95 % leave so many outside in at least one case of twenty."""
+    from scipy.stats import binom
+
+    return bool(binom.sf(outside - 1, count, 0.05) >= 0.05)

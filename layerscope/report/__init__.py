@@ -1,0 +1,169 @@
+"""One self-contained HTML file that says what came out, how sure that is, and how to get it again.
+
+>>> from layerscope import report, testing
+>>> report.write({"fcn": testing.dataset()}, "report.html")                 # doctest: +SKIP
+PosixPath('report.html')
+
+The file asks nothing of the network, hovers where scripts run, and prints. What comes from a
+Dataset, such as the names of layers, is escaped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import xarray as xr
+
+from layerscope import plots, results
+from layerscope.errors import OptionError, choose
+from layerscope.report import markup
+from layerscope.report.again import again, settings_table
+from layerscope.report.findings import finding, judged, verdict_table
+from layerscope.report.reading import read
+
+__all__ = ["finding", "page", "read", "write"]
+
+
+def write(
+    runs: Mapping[str, xr.Dataset],
+    path: str | os.PathLike[str],
+    *,
+    metric: str | None = None,
+    critical: float | None = None,
+    title: str = "Which layers matter?",
+) -> Path:
+    """Write a report of one or several results.
+
+    Parameters
+    ----------
+    runs : mapping of str to Dataset
+        From a name to what a sweep returned; `read` makes one from files.
+    path : path
+        Of the HTML file.
+    metric, critical, title
+        As for `page`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    OptionError
+        As for `page`.
+    ResultError
+        As for `page`, or if the place is not writable.
+    """
+    return results.write_bytes(
+        Path(path), page(runs, metric=metric, critical=critical, title=title).encode()
+    )
+
+
+def page(
+    runs: Mapping[str, xr.Dataset],
+    *,
+    metric: str | None = None,
+    critical: float | None = None,
+    title: str = "Which layers matter?",
+) -> str:
+    """Make the report: for each result a finding, figures, verdicts, settings; then a comparison.
+
+    Parameters
+    ----------
+    runs : mapping of str to Dataset
+    metric : str, optional
+        What to judge by; the first that all results have if not given.
+    critical : float, optional
+        Degradation from which a layer counts as critical, as `stats.classify` takes it; without
+        it only error and accuracy can be judged.
+    title : str
+
+    Returns
+    -------
+    str
+        HTML, some 1.5 MB, most of it BokehJS.
+
+    Raises
+    ------
+    OptionError
+        If there is no result, or not all have the metric.
+    ResultError
+        If a Dataset lacks a dimension or variable, or nothing in it was computed.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> "1 of 2 layers is critical" in page({"fcn": testing.dataset(layers=2)})
+    True
+    """
+    if not isinstance(runs, Mapping) or not runs:
+        raise OptionError(
+            f"a report takes a mapping from names to Datasets, such as {{'fcn': ds}}; got "
+            f"{'an empty one' if isinstance(runs, Mapping) else f'a {type(runs).__name__}'}."
+        )
+    metric = _metric(runs.values(), metric)
+    body = [markup.element("h1", title)]
+    if len(runs) > 1:
+        body += _comparison(runs, metric, critical)
+    for number, (name, ds) in enumerate(runs.items()):
+        body += _section(str(name), ds, metric, critical, f"run{number}")
+    return markup.document(title, plots.library(), "\n".join(body))
+
+
+def _metric(runs: Iterable[xr.Dataset], wanted: str | None) -> str:
+    there = [[str(name) for name in ds["metric"].values] for ds in runs if "metric" in ds.coords]
+    shared = [name for name in (there or [[]])[0] if all(name in each for each in there)]
+    if wanted is not None:
+        return choose(wanted, shared, "metric in all of these results")
+    if not shared:
+        raise OptionError("these results have no metric in common; report them one by one.")
+    return "error" if "error" in shared else shared[0]
+
+
+def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | None) -> list[str]:
+    rows = []
+    for number, (name, ds) in enumerate(runs.items()):
+        table = judged(ds, metric, critical)
+        counts = {} if table is None else table["verdict"].value_counts().to_dict()
+        level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
+        names = [] if table is None else list(table.loc[table["verdict"] == "critical", "layer"])
+        cells = [f"{len(names)}: {', '.join(names)}" if names else "0"]
+        cells += [str(counts.get(each, 0)) for each in ("intermediate", "robust", "undecided")]
+        link = markup.link(f"#run{number}", str(name))
+        rows.append([link, f"{level:.4g}", *map(markup.text, cells if counts else ["–"] * 4)])
+    columns = ["run", f"{metric}, unperturbed", "critical", "intermediate", "robust", "undecided"]
+    figure = plots.embed(plots.compare({str(name): ds for name, ds in runs.items()}, metric))
+    return [
+        markup.element("h2", "Side by side"),
+        markup.table(columns, rows),
+        markup.element(
+            "p",
+            "Each layer has an equal share of the height of its network, from the input at the "
+            "top to the output at the bottom. Zooming in one panel zooms all.",
+        ),
+        figure,
+    ]
+
+
+def _section(
+    name: str, ds: xr.Dataset, metric: str, critical: float | None, anchor: str
+) -> list[str]:
+    """All about one result."""
+    heading = f'<h2 id="{anchor}">{markup.text(name)}</h2>'
+    figures = [plots.overview(ds, metric) if "distance" in ds else plots.heatmap(ds, metric)]
+    if "reinitialize" in ds["perturbation"].values:
+        figures.append(plots.curves(ds, metric))
+    return [
+        "<section>",
+        heading,
+        f'<p class="finding">{markup.text(finding(ds, metric, critical))}</p>',
+        *map(plots.embed, figures),
+        verdict_table(ds, metric, critical),
+        markup.element("h3", "How it was computed"),
+        settings_table(ds),
+        markup.element("h3", "How to compute it again"),
+        markup.element("pre", again(ds)),
+        "</section>",
+    ]

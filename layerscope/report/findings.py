@@ -1,0 +1,218 @@
+"""What came out, in a sentence and in a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from layerscope import results, stats
+from layerscope.errors import ResultError
+from layerscope.report import markup
+
+__all__ = ["finding", "judged", "verdict_table"]
+
+_NORM = "l2_fan_in"
+_MOST_NAMED = 6
+
+
+def judged(
+    ds: xr.Dataset,
+    metric: str,
+    critical: float | None = None,
+    perturbation: str | None = None,
+) -> pd.DataFrame | None:
+    """Classify the layers at the first checkpoint; None where no limit for "critical" is known.
+
+    ``attrs`` also holds "column", what was done to the layers.
+    """
+    if critical is None and metric not in ("error", "accuracy"):
+        return None
+    cells = stats.summary(ds, metric)
+    chosen = perturbation or _first(cells)
+    done = cells[cells["perturbation"] == chosen]
+    epoch = int(done["epoch"].min())
+    table = stats.classify(ds, metric, critical=critical, epoch=epoch, perturbation=chosen)
+    table.attrs |= {"column": str(done.loc[done["epoch"] == epoch, "column"].iloc[0])}
+    table.attrs |= {"perturbation": chosen, "epoch": epoch}
+    return table
+
+
+def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None) -> str:
+    r"""Say in a few sentences which layers are critical.
+
+    Parameters
+    ----------
+    ds : Dataset
+    metric : str
+    critical : float, optional
+        As `stats.classify` takes it.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> finding(testing.dataset(layers=2))
+    '1 of 2 layers is critical when reset to checkpoint 0: layer1 (test error +88.0 points, 95 % \
+interval +87.3 to +88.6 over examples). 1 is intermediate. Of the unperturbed network the test \
+error is 0.02.'
+    """
+    level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
+    rest = f"Of the unperturbed network the test {metric} is {level:.4g}."
+    table = judged(ds, metric, critical)
+    if table is None:
+        return f"No verdicts: what chance gives is not known for {metric}. {rest}"
+    worst = table[table["verdict"] == "critical"].sort_values("degradation", ascending=False)
+    count, total = len(worst), len(table)
+    first = f"{count or 'None'} of {total} layers {'is' if count < 2 else 'are'} critical "
+    first += f"when {_done(table.attrs['column'])}"
+    if count:
+        named = [_measured(row, metric, at == 0) for at, row in enumerate(_rows(worst))]
+        more = f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else ""
+        first += f": {', '.join(named[:_MOST_NAMED])}{more}"
+    others = [
+        f"{n} {'is' if n == 1 else 'are'} {name}"
+        for name in ("intermediate", "robust", "undecided")
+        if (n := int((table["verdict"] == name).sum()))
+    ]
+    second = f" {', '.join(others)}." if others else ""
+    return f"{first}.{second} {rest}"
+
+
+def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> str:
+    """Make the tables of verdicts, one for each perturbation; all but the first folded away."""
+    cells = stats.summary(ds, metric)
+    first = _first(cells)
+    others = [str(name) for name in cells["perturbation"].unique() if name != first]
+    parts = [markup.element("h3", "Layer by layer")]
+    table = judged(ds, metric, critical, first)
+    if table is None:
+        parts += [_values(ds, cells, metric)]
+        return "\n".join([*parts, markup.element("p", _NO_LIMIT.format(metric), "note")])
+    parts += [_judged_rows(ds, table, metric), _limits(table, metric)]
+    for name in others:
+        more = judged(ds, metric, critical, name)
+        assert more is not None
+        parts.append(
+            markup.fold(
+                f"The same when {_done(more.attrs['column'])}", _judged_rows(ds, more, metric)
+            )
+        )
+    return "\n".join(parts)
+
+
+_NO_LIMIT = (
+    "There are no verdicts, since what chance gives is not known for {}. Say from which rise on a "
+    "layer is critical: critical=… (--critical)."
+)
+
+
+def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: str) -> str:
+    facts, refused = _facts(ds), results.refused(ds)
+    rows = []
+    for row in _rows(table):
+        why = refused.get((row.layer, table.attrs["perturbation"]))
+        chip = f'<span class="verdict {row.verdict}">{markup.text(row.verdict)}</span>'
+        measured = f"can't be computed: {why}" if why else _number(row.degradation, metric)
+        about = _range(row, metric)
+        rows.append([*map(markup.text, [row.layer, *facts[row.layer], measured, about]), chip])
+    what = f"rise of test {metric} when {_done(table.attrs['column'])}"
+    if metric in stats.HIGHER_IS_BETTER:
+        what = f"fall of test {metric} when {_done(table.attrs['column'])}"
+    heads = ["layer", *facts["names"], what, "95 % interval", "verdict"]
+    return markup.table(heads, rows)
+
+
+def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> str:
+    """Without verdicts: the values at the first checkpoint."""
+    facts = _facts(ds)
+    done = cells[cells["perturbation"] == _first(cells)]
+    done = done[done["epoch"] == done["epoch"].min()]
+    heads = ["layer", *facts["names"], f"test {metric} when {_done(done['column'].iloc[0])}"]
+    rows = [
+        list(map(markup.text, [row.layer, *facts[row.layer], f"{row.value:.4g}", _range(row, "")]))
+        for row in _rows(done)
+        if row.layer in facts
+    ]
+    return markup.table([*heads, "95 % interval"], rows)
+
+
+def _limits(table: pd.DataFrame, metric: str) -> str:
+    unit = " points" if metric in stats.FRACTIONS else ""
+    share = 100 if metric in stats.FRACTIONS else 1
+    said = (
+        f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
+        f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
+        "the two. Else undecided. An interval over seeds covers other training runs, over draws "
+        "other random values, over examples another test set."
+    )
+    return markup.element("p", said, "note")
+
+
+def _first(cells: pd.DataFrame) -> str:
+    """The perturbation to judge by: to the first checkpoint where there is that."""
+    if cells.empty:
+        raise ResultError("every cell of this Dataset is NaN: nothing was computed yet.")
+    names = [str(name) for name in cells["perturbation"].unique()]
+    return "reinitialize" if "reinitialize" in names else names[0]
+
+
+def _facts(ds: xr.Dataset) -> dict[str, list[str]]:
+    """What is known of each layer beside its values; under "names" what that is."""
+    layers = stats.layer_order(ds)
+    columns: dict[str, list[str]] = {}
+    if "module_type" in ds.coords:
+        columns["module"] = [str(ds["module_type"].sel(layer=name).item()) for name in layers]
+    if "parameters" in ds.coords:
+        columns["parameters"] = [f"{int(ds['parameters'].sel(layer=name)):,}" for name in layers]
+    if "distance" in ds and _NORM in ds["norm"].values:
+        moved = stats.distances(ds, _NORM)
+        moved = moved[moved["epoch"] == moved["epoch"].max()].set_index("layer")["value"]
+        columns["distance, ‖Δ‖₂/√fan_in"] = [
+            f"{moved[name]:.3g}" if name in moved else "–" for name in layers
+        ]
+    facts = {name: [column[at] for column in columns.values()] for at, name in enumerate(layers)}
+    return facts | {"names": list(columns)}
+
+
+def _rows(table: pd.DataFrame) -> list[Any]:
+    return list(table.itertuples())
+
+
+def _done(column: str) -> str:
+    if column == "rand":
+        return "re-randomised"
+    if column.isdigit():
+        return f"reset to checkpoint {column}"
+    name, _, epoch = column.rpartition(" ")
+    if name and epoch.isdigit():
+        return f"perturbed by {name} at checkpoint {epoch}"
+    return {"zero": "set to zero", "skip": "skipped"}.get(column, f"perturbed by {column}")
+
+
+def _number(value: float, metric: str) -> str:
+    if pd.isna(value):
+        return "not computed"
+    return f"{100 * value:+.1f} points" if metric in stats.FRACTIONS else f"{value:+.4g}"
+
+
+def _range(row: Any, metric: str) -> str:
+    if pd.isna(row.lower) or pd.isna(row.upper):
+        return "–"
+    if metric in stats.FRACTIONS:
+        return f"{100 * row.lower:+.1f} to {100 * row.upper:+.1f}, over {row.interval_kind}"
+    return f"{row.lower:.4g} to {row.upper:.4g}, over {row.interval_kind}"
+
+
+def _measured(row: Any, metric: str, first: bool) -> str:
+    """Name a layer with its numbers; the first one says what the numbers are."""
+    what = f"test {metric} {_number(row.degradation, metric)}, 95 % interval "
+    where = f" over {row.interval_kind}" if first else ""
+    bounds = _range(row, metric).partition(", over")[0]
+    if not first:
+        return f"{row.layer} ({_number(row.degradation, metric)}, {bounds})"
+    return f"{row.layer} ({what}{bounds}{where})"
