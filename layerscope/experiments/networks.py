@@ -11,8 +11,13 @@ __all__ = ["NETWORKS"]
 _TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
 _TEXT: dict[str, Any] = {
     "dataset": "python-docs",
-    "vocab": 300, "length": 16, "lines": 200, "test_size": 100,
-    "epochs": 1, "seeds": 1, "draws": 1,
+    "vocab": 300,
+    "length": 16,
+    "lines": 200,
+    "test_size": 100,
+    "epochs": 1,
+    "seeds": 1,
+    "draws": 1,
 }
 _ALL: dict[str, Any] = {"size": None, "test_size": None}
 
@@ -35,8 +40,12 @@ _IMAGENET_PAPER: dict[str, Any] = {
 
 _LM_PAPER: dict[str, Any] = {
     "dataset": "lm1b",
-    "vocab": 32_768, "length": 128, "lines": None, "test_size": None,
-    "epochs": 1, "seeds": 3,
+    "vocab": 32_768,
+    "length": 128,
+    "lines": None,
+    "test_size": None,
+    "epochs": 1,
+    "seeds": 3,
 }
 
 NETWORKS: tuple[Experiment, ...] = (

@@ -15,7 +15,9 @@ _VGG_PAPER: dict[str, Any] = {
     "network": "vgg11",
     "dataset": "cifar10",
     **_ALL,
-    "epochs": 100, "seeds": 3, "augment": True,
+    "epochs": 100,
+    "seeds": 3,
+    "augment": True,
 }
 
 QUESTIONS: tuple[Experiment, ...] = (
