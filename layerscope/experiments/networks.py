@@ -8,14 +8,23 @@ from layerscope.experiments.kinds import Experiment, Scale
 
 __all__ = ["NETWORKS"]
 
-_TINY = "gratings+size=300@0+test_size=100@0"
-_CIFAR = "cifar10-jpeg+size=10000@0"
-_LITTLE_CIFAR = "cifar10-jpeg+size=5000@0+test_size=2000@0"
-_TEXT = "python-docs+vocab=300+length=16+lines=200"
+_TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
+_TEXT: dict[str, Any] = {
+    "dataset": "python-docs",
+    "vocab": 300,
+    "length": 16,
+    "lines": 200,
+    "test_size": 100,
+    "epochs": 1,
+    "seeds": 1,
+    "draws": 1,
+}
+_ALL: dict[str, Any] = {"size": None, "test_size": None}
 
 # What the paper's CIFAR-10 and ImageNet networks have in common.
 _CIFAR_PAPER: dict[str, Any] = {
     "dataset": "cifar10",
+    **_ALL,
     "epochs": 100,
     "seeds": 3,
     "augment": True,
@@ -23,9 +32,20 @@ _CIFAR_PAPER: dict[str, Any] = {
 }
 _IMAGENET_PAPER: dict[str, Any] = {
     "dataset": "imagenet",
+    **_ALL,
     "epochs": 100,
     "seeds": 1,
     "record": [0, 1, 10, 100],
+}
+
+_LM_PAPER: dict[str, Any] = {
+    "dataset": "lm1b",
+    "vocab": 32_768,
+    "length": 128,
+    "lines": None,
+    "test_size": None,
+    "epochs": 1,
+    "seeds": 3,
 }
 
 NETWORKS: tuple[Experiment, ...] = (
@@ -37,14 +57,14 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("fcn-3x256", "fcn-5x256"),
         scales={
             "smoke": Scale(
-                {"networks": ["fcn-2x16"], "dataset": _TINY, "epochs": 2, "seeds": 2},
-                _TINY,
+                {"networks": ["fcn-2x16"], **_TINY, "epochs": 2, "seeds": 2},
+                "gratings",
                 "15 s",
                 0.25,
             ),
             "small": Scale({}, "cifar10-jpeg", "20 min", 20),
             "paper": Scale(
-                {"dataset": "cifar10", "epochs": 100, "seeds": 5},
+                {"dataset": "cifar10", **_ALL, "epochs": 100, "seeds": 5},
                 "cifar10",
                 "estimated: 10 min on one A100",
                 10,
@@ -59,12 +79,12 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("vgg11", "vgg13", "vgg16", "vgg19", "vgg11-bn"),
         scales={
             "smoke": Scale(
-                {"networks": ["vgg11-w0.03125"], "dataset": _TINY, "epochs": 1, "seeds": 1},
-                _TINY,
+                {"networks": ["vgg11-w0.03125"], **_TINY, "seeds": 1},
+                "gratings",
                 "15 s",
                 0.25,
             ),
-            "small": Scale({}, _CIFAR, "50 min", 50),
+            "small": Scale({}, "cifar10-jpeg", "50 min", 50),
             "paper": Scale(
                 {
                     **_CIFAR_PAPER,
@@ -87,13 +107,13 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("resnet18-nonorm", "resnet50-nonorm", "resnet101-nonorm", "resnet152-nonorm"),
         scales={
             "smoke": Scale(
-                {"networks": ["resnet18-nonorm-w0.0625"], "dataset": _TINY, "epochs": 1}
+                {"networks": ["resnet18-nonorm-w0.0625"], **_TINY}
                 | {"seeds": 1, "draws": 2, "lr": 0.01},
-                _TINY,
+                "gratings",
                 "20 s",
                 0.3,
             ),
-            "small": Scale({}, _CIFAR, "55 min", 55),
+            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
             "paper": Scale(
                 {
                     **_CIFAR_PAPER,
@@ -113,13 +133,12 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("resnet18", "resnet50", "resnet101", "resnet152"),
         scales={
             "smoke": Scale(
-                {"networks": ["resnet18-w0.0625"], "dataset": _TINY, "epochs": 1}
-                | {"seeds": 1, "draws": 2},
-                _TINY,
+                {"networks": ["resnet18-w0.0625"], **_TINY} | {"seeds": 1, "draws": 2},
+                "gratings",
                 "20 s",
                 0.3,
             ),
-            "small": Scale({}, _LITTLE_CIFAR, "55 min", 55),
+            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
             "paper": Scale(
                 {
                     **_IMAGENET_PAPER,
@@ -139,15 +158,14 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("transformer-512x6",),
         scales={
             "smoke": Scale(
-                {"network": "transformer-16x2", "dataset": _TEXT, "epochs": 1, "seeds": 1}
-                | {"draws": 1},
-                _TEXT,
+                {"network": "transformer-16x2", **_TEXT},
+                "python-docs",
                 "20 s",
                 0.3,
             ),
-            "small": Scale({}, "news+vocab=2048+length=64", "55 min", 55),
+            "small": Scale({}, "news", "55 min", 55),
             "paper": Scale(
-                {"network": "transformer-512x6", "dataset": "lm1b", "epochs": 1, "seeds": 3},
+                {"network": "transformer-512x6", **_LM_PAPER},
                 "lm1b",
                 "estimated: 30 h on one A100",
                 1800,
@@ -162,14 +180,14 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("lstm-512x2",),
         scales={
             "smoke": Scale(
-                {"network": "lstm-16x2", "dataset": _TEXT, "epochs": 1, "seeds": 1, "draws": 1},
-                _TEXT,
+                {"network": "lstm-16x2", **_TEXT},
+                "python-docs",
                 "20 s",
                 0.3,
             ),
-            "small": Scale({}, "news+vocab=2048+length=64", "45 min", 45),
+            "small": Scale({}, "news", "45 min", 45),
             "paper": Scale(
-                {"network": "lstm-512x2", "dataset": "lm1b", "epochs": 1, "seeds": 3},
+                {"network": "lstm-512x2", **_LM_PAPER},
                 "lm1b",
                 "estimated: 20 h on one A100",
                 1200,
@@ -184,12 +202,12 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("vit-768x12-p16",),
         scales={
             "smoke": Scale(
-                {"network": "vit-16x2-p8", "dataset": _TINY, "epochs": 1, "seeds": 1, "draws": 1},
-                _TINY,
+                {"network": "vit-16x2-p8", **_TINY, "seeds": 1, "draws": 1},
+                "gratings",
                 "20 s",
                 0.3,
             ),
-            "small": Scale({}, _CIFAR, "55 min", 55),
+            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
             "paper": Scale(
                 {**_IMAGENET_PAPER, "network": "vit-768x12-p16", "epochs": 300},
                 "imagenet",
@@ -206,13 +224,12 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("mixer-768x12-p16",),
         scales={
             "smoke": Scale(
-                {"network": "mixer-16x2-p8", "dataset": _TINY, "epochs": 1, "seeds": 1}
-                | {"draws": 1},
-                _TINY,
+                {"network": "mixer-16x2-p8", **_TINY, "seeds": 1} | {"draws": 1},
+                "gratings",
                 "20 s",
                 0.3,
             ),
-            "small": Scale({}, _CIFAR, "55 min", 55),
+            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
             "paper": Scale(
                 {**_IMAGENET_PAPER, "network": "mixer-768x12-p16", "epochs": 300},
                 "imagenet",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,15 @@ def trained(
     from layerscope import training
 
     place = series_folder(folder)
-    return [
-        training.train(network, data, recipe, seed=seed, out=place, device=device, **options)
-        for seed in seeds
-    ]
+    found = []
+    for seed in seeds:
+        with _alone(place, f"{network!r} {data.name} {recipe!r} {seed}"):
+            found.append(
+                training.train(
+                    network, data, recipe, seed=seed, out=place, device=device, **options
+                )
+            )
+    return found
 
 
 def probe(
@@ -211,6 +217,25 @@ def caption(network: str, data: Any, meant: str) -> str:
     """
     plain = f"{network} on {data.name}"
     return plain if data.name == meant else f"{plain} (reduced; the paper: {meant})"
+
+
+@contextmanager
+def _alone(place: Path, what: str) -> Iterator[None]:
+    """Wait while another process trains the same, so that it is found afterwards.
+
+    Without file locks, as on Windows, both would train; the result is the same.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    locks = place / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    # The system lets go of it when the process ends, however it ends.
+    with open(locks / hashlib.sha256(what.encode()).hexdigest()[:16], "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _metrics(data: Any) -> tuple[str, ...]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from layerscope.experiments.kinds import Experiment, Scale
 
 __all__ = ["QUESTIONS"]
 
-_TINY = "gratings+size=300@0+test_size=100@0"
-_DIGITS = "mnist-5k+size=500@0+test_size=200@0"
-_CIFAR = "cifar10-jpeg+size=10000@0"
-_LITTLE_CIFAR = "cifar10-jpeg+size=5000@0+test_size=2000@0"
+_TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
+_DIGITS: dict[str, Any] = {"dataset": "mnist-5k", "size": 500, "test_size": 200}
+_ALL: dict[str, Any] = {"size": None, "test_size": None}
+_VGG_PAPER: dict[str, Any] = {
+    "network": "vgg11",
+    "dataset": "cifar10",
+    **_ALL,
+    "epochs": 100,
+    "seeds": 3,
+    "augment": True,
+}
 
 QUESTIONS: tuple[Experiment, ...] = (
     Experiment(
@@ -20,14 +29,14 @@ QUESTIONS: tuple[Experiment, ...] = (
         networks=("fcn-5x256", "vgg11", "resnet50-nonorm"),
         scales={
             "smoke": Scale(
-                {"network": "fcn-3x16", "dataset": _DIGITS, "epochs": 3, "seeds": 2},
-                _DIGITS,
+                {"network": "fcn-3x16", **_DIGITS, "epochs": 3, "seeds": 2},
+                "mnist-5k",
                 "15 s",
                 0.25,
             ),
-            "small": Scale({}, "mnist", "15 min", 15),
+            "small": Scale({}, "cifar10-jpeg", "5 min after vgg-cifar10, else 30 min", 30),
             "paper": Scale(
-                {"network": "vgg11", "dataset": "cifar10", "epochs": 100, "lr": 0.05, "seeds": 3},
+                _VGG_PAPER,
                 "cifar10",
                 "estimated: 20 min on one A100",
                 20,
@@ -42,14 +51,14 @@ QUESTIONS: tuple[Experiment, ...] = (
         networks=("fcn-5x256", "vgg11", "resnet50-nonorm"),
         scales={
             "smoke": Scale(
-                {"network": "fcn-3x16", "dataset": _DIGITS, "epochs": 3, "seeds": 2},
-                _DIGITS,
+                {"network": "fcn-3x16", **_DIGITS, "epochs": 3, "seeds": 2},
+                "mnist-5k",
                 "15 s",
                 0.25,
             ),
-            "small": Scale({}, "mnist", "30 min", 30),
+            "small": Scale({}, "cifar10-jpeg", "50 min after vgg-cifar10, else 75 min", 50),
             "paper": Scale(
-                {"network": "vgg11", "dataset": "cifar10", "epochs": 100, "lr": 0.05, "seeds": 3},
+                _VGG_PAPER,
                 "cifar10",
                 "estimated: 1 h on one A100",
                 60,
@@ -65,14 +74,14 @@ QUESTIONS: tuple[Experiment, ...] = (
         scales={
             "smoke": Scale(
                 {"widths": [8, 32], "depths": [2, 3], "width": 16, "depth": 2}
-                | {"dataset": _DIGITS, "epochs": 3, "seeds": 2},
-                _DIGITS,
+                | {**_DIGITS, "epochs": 3, "seeds": 2},
+                "mnist-5k",
                 "20 s",
                 0.3,
             ),
             "small": Scale({}, "mnist-5k", "20 min", 20),
             "paper": Scale(
-                {"dataset": "mnist", "epochs": 100, "seeds": 5},
+                {"dataset": "mnist", **_ALL, "seeds": 5},
                 "mnist",
                 "estimated: 1 h on one A100",
                 60,
@@ -87,15 +96,15 @@ QUESTIONS: tuple[Experiment, ...] = (
         networks=("fcn-3x256",),
         scales={
             "smoke": Scale(
-                {"network": "fcn-2x16", "dataset": _DIGITS, "shares": [0.0, 0.5]}
+                {"network": "fcn-2x16", **_DIGITS, "shares": [0.0, 0.5]}
                 | {"epochs": 3, "seeds": 2},
-                _DIGITS,
+                "mnist-5k",
                 "15 s",
                 0.25,
             ),
             "small": Scale({}, "mnist-5k", "10 min", 10),
             "paper": Scale(
-                {"dataset": "mnist", "epochs": 100, "seeds": 5},
+                {"dataset": "mnist", **_ALL, "seeds": 5},
                 "mnist",
                 "estimated: 30 min on one A100",
                 30,
@@ -110,15 +119,15 @@ QUESTIONS: tuple[Experiment, ...] = (
         networks=("vgg11", "resnet18"),
         scales={
             "smoke": Scale(
-                {"networks": ["vgg11-w0.03125"], "dataset": _TINY, "epochs": 1, "seeds": 1}
+                {"networks": ["vgg11-w0.03125"], **_TINY, "seeds": 1}
                 | {"recipes": ["plain", "BatchNorm"]},
-                _TINY,
+                "gratings",
                 "20 s",
                 0.3,
             ),
-            "small": Scale({}, _LITTLE_CIFAR, "60 min", 60),
+            "small": Scale({}, "cifar10-jpeg", "60 min", 60),
             "paper": Scale(
-                {"networks": ["vgg11", "resnet18-nonorm"], "dataset": "cifar10"}
+                {"networks": ["vgg11", "resnet18-nonorm"], "dataset": "cifar10", **_ALL}
                 | {"epochs": 100, "seeds": 3},
                 "cifar10",
                 "estimated: 15 h on one A100",
@@ -135,16 +144,16 @@ QUESTIONS: tuple[Experiment, ...] = (
         scales={
             "smoke": Scale(
                 {"networks": ["fcn-1x16", "fcn-2x16"], "shares": [0.0, 0.5], "seeds": 1}
-                | {"dataset": _DIGITS, "epochs": 2, "alphas": [0.5, 1.0], "sigmas": [0.01, 0.1]}
+                | {**_DIGITS, "epochs": 2, "alphas": [0.5, 1.0], "sigmas": [0.01, 0.1]}
                 | {"within": 0.1},
-                _DIGITS,
+                "mnist-5k",
                 "20 s",
                 0.3,
             ),
             "small": Scale({}, "mnist-5k", "30 min", 30),
             "paper": Scale(
                 {"networks": ["fcn-3x256", "fcn-5x256", "vgg11", "resnet18-nonorm"]}
-                | {"dataset": "cifar10", "epochs": 100, "seeds": 3, "examples": 50_000},
+                | {"dataset": "cifar10", **_ALL, "seeds": 3, "examples": 50_000},
                 "cifar10",
                 "estimated: 30 h on one A100",
                 1800,

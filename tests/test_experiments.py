@@ -1,0 +1,194 @@
+"""Every experiment of the paper runs at scale smoke, and the others are ready to."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import nbformat
+import pytest
+import torch
+import xarray as xr
+
+from layerscope import data, experiments, models, reproduce, training
+from layerscope.engine import sweep
+from layerscope.errors import OptionError
+from layerscope.experiments import EXPERIMENTS, PAPER
+
+VERDICTS = {"agrees", "disagrees", "undecided"}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """One folder for all experiments, which share trained series in it."""
+    return tmp_path_factory.mktemp("runs")
+
+
+# The first has a test of its own, in test_reproduce.
+@pytest.mark.parametrize("name", PAPER[1:])
+def test_an_experiment_at_scale_smoke(name, runs):
+    done = reproduce.run(name, "smoke", out=runs, show_progress=False)
+    summary = json.loads((done.folder / experiments.SUMMARY).read_text())
+    assert summary["findings"]
+    for found in summary["findings"]:
+        assert found["verdict"] in VERDICTS
+        assert found["runs"] >= 1 or found["value"] is None
+    names = set(done.manifest["files"])
+    assert summary["figures"]
+    assert {*summary["figures"], *summary["tables"]} <= names
+    for path in done.folder.glob("*.nc"):
+        _check(xr.open_dataset(path, engine="h5netcdf"))
+    book = nbformat.read(done.folder / EXPERIMENTS[name].notebook, as_version=4)
+    outputs = [o for cell in book.cells for o in cell.get("outputs", ())]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    assert any("agrees?" in str(o.get("data", "")) for o in outputs)
+
+
+def _check(ds):
+    """What every sweep must fulfil, whatever came out."""
+    again = ds.value.sel(perturbation="reinitialize", draw=0)
+    last = int(ds.epoch.max())
+    if last > 0:
+        # The trained layer put back where it is: the same network, bit for bit.
+        kept = again.sel(epoch=last)
+        same = (kept == ds.baseline) | kept.isnull()
+        assert bool(same.all())
+    error = ds.value.sel(metric="error")
+    assert bool(((error >= 0) & (error <= 1) | error.isnull()).all())
+    assert bool(again.sel(epoch=0).notnull().any())
+
+
+def test_there_are_fifteen_each_with_three_scales_and_a_numbered_notebook():
+    assert len(PAPER) == 15
+    for number, name in enumerate(PAPER, start=1):
+        known = EXPERIMENTS[name]
+        assert known.notebook.startswith(f"{number:02}_")
+        assert list(known.scales) == ["smoke", "small", "paper"]
+        for scale in known.scales.values():
+            assert scale.minutes > 0
+
+
+def test_smoke_needs_no_download():
+    for known in EXPERIMENTS.values():
+        assert data.SOURCES[known.scales["smoke"].data].embedded
+
+
+def _networks(name):
+    declared = reproduce.parameters(reproduce.notebook(EXPERIMENTS[name]))
+    values = {**declared, **EXPERIMENTS[name].scales["paper"].parameters}
+    found = values.get("networks") or [values["network"]] if "network" in values else None
+    if found is None:
+        found = values.get("networks") or [f"fcn-{values['depth']}x{max(values['widths'])}"]
+    return found, values
+
+
+# Networks of ImageNet's and LM1B's size take most of a minute each.
+QUICK = ("fcn-mnist", "fcn-cifar10", "vgg-cifar10", "joint", "capacity", "task-difficulty")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PAPER]
+)
+def test_scale_paper_builds_trains_a_step_and_sweeps_a_cell(name, tmp_path):
+    networks, values = _networks(name)
+    shape, classes, size = {
+        "mnist": ((1, 28, 28), 10, 8),
+        "cifar10": ((3, 32, 32), 10, 4),
+        "imagenet": ((3, 224, 224), 1000, 1),
+        "lm1b": ((128,), values.get("vocab"), 1),
+    }[values["dataset"]]
+    smallest = min(
+        networks, key=lambda n: models.count_parameters(n, inputs=shape, classes=classes)
+    )
+    model = models.build(smallest, inputs=shape, classes=classes)
+    draw = torch.Generator().manual_seed(0)
+    if len(shape) == 1:
+        inputs = torch.randint(classes, (size, *shape), generator=draw)
+        targets = inputs.roll(-1, 1)
+    else:
+        inputs = torch.randn(size, *shape, generator=draw)
+        targets = torch.randint(classes, (size,), generator=draw)
+    examples = data.Examples(inputs, targets, name="random")
+    little = data.ImageData("random", examples, examples, classes, "random numbers")
+    how = training.Recipe(epochs=1, lr=1e-4)
+    series = training.train(model, little, how, out=tmp_path, show_progress=False)
+    row = models.build(smallest, inputs=shape, classes=classes).layer_views["block"]
+    ds = sweep(
+        model,
+        (inputs, targets),
+        checkpoints=series,
+        view="block",
+        layers=[list(row)[-1]],
+        perturbations=["reinitialize"],
+        metrics=["loss"],
+        epochs=[0],
+        whole=False,
+        show_progress=False,
+    )
+    assert math.isfinite(float(ds.value.sel(epoch=0).squeeze()))
+
+
+def test_cost_counts_what_torch_would_do_and_allocates_nothing():
+    found = experiments.cost("fcn-3x256", "mnist", epochs=2, cells=10, seeds=3)
+    weights = 784 * 256 + 2 * 256 * 256 + 256 * 10
+    assert found.parameters == weights + 3 * 256 + 10
+    assert found.training_flops == 3 * 2 * weights * 60_000 * 2 * 3
+    assert found.sweep_flops == 2 * weights * 10_000 * 10 * 3
+    assert "estimated, not measured" in str(found)
+    huge = experiments.cost("vit-768x12-p16", "imagenet", epochs=1, cells=1, inputs=(3, 224, 224))
+    assert 80e6 < huge.parameters < 90e6
+    with pytest.raises(OptionError, match="no GPU 'A10'"):
+        experiments.cost("fcn-3x256", "mnist", epochs=1, cells=1, gpu="A10")
+
+
+def test_trained_series_are_shared_and_sweeps_go_on_from_what_is_there(
+    few_digits, tmp_path, monkeypatch
+):
+    given = {"draws": 1, "device": "cpu", "folder": tmp_path, "show_progress": False}
+    recipe = training.Recipe(epochs=1, batch_size=100)
+    first = _quiet(monkeypatch, "fcn-2x16", few_digits, recipe, given)
+    assert len([p for p in tmp_path.iterdir() if not p.name.startswith(".")]) == 2
+    monkeypatch.setattr(training.loop.Loop, "run", _must_not_run)
+    again = _quiet(monkeypatch, "fcn-2x16", few_digits, recipe, given)
+    xr.testing.assert_identical(first.value, again.value)
+    assert first.attrs["runs"] == again.attrs["runs"]
+
+
+def _quiet(monkeypatch, network, examples, recipe, given):
+    monkeypatch.setenv("LAYERSCOPE_PROGRESS", "off")
+    return experiments.probe(network, examples, recipe, range(2), **given)
+
+
+def _must_not_run(self, *_):
+    raise AssertionError("trained twice")
+
+
+def test_frozen_layers_stay_and_removed_ones_are_gone(few_digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAYERSCOPE_PROGRESS", "off")
+    recipe = training.Recipe(epochs=1, batch_size=100)
+    rows = ["layer1", "layer2"]
+    table = experiments.retrain(
+        "fcn-3x16", few_digits, recipe, [0], rows, device="cpu", folder=tmp_path
+    )
+    table = table.set_index("variant")
+    assert list(table.index) == ["full", "frozen", "removed"]
+    whole, middle = models.count_parameters("fcn-3x16"), 16 * 17
+    assert table.parameters["full"] == whole
+    assert table.parameters["frozen"] == whole - 785 * 16 - middle
+    assert table.parameters["removed"] == whole - middle
+    assert table.layers["removed"] == "layer2", "the first layer changes the shape"
+    # All layers frozen leaves nothing to train, so there is no such variant.
+    every = [f"layer{n}" for n in range(1, 5)]
+    left = experiments.retrain(
+        "fcn-3x16", few_digits, recipe, [0], every, device="cpu", folder=tmp_path
+    )
+    assert set(left.variant) == {"full", "removed"}
+
+
+def test_recipes_that_a_network_cant_have_are_left_out():
+    found = experiments.variants("resnet18-nonorm-w0.125", training.Recipe())
+    assert set(experiments.RECIPES) - set(found) == {"dropout"}
+    config, recipe, augment = found["BatchNorm, weight decay"]
+    assert (config.norm, recipe.weight_decay, augment) == ("batch", 5e-4, None)
+    with pytest.raises(OptionError, match="no change of a recipe 'Adm'.*'Adam'"):
+        experiments.variants("vgg11", training.Recipe(), ["Adm"])
