@@ -159,7 +159,7 @@ def _quiet(monkeypatch, network, examples, recipe, given):
     return experiments.probe(network, examples, recipe, range(2), **given)
 
 
-def _must_not_run(self, *_):
+def _must_not_run(*_):
     raise AssertionError("trained twice")
 
 
