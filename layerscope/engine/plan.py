@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -37,7 +38,7 @@ class Cell:
     epoch: int
     draw: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A file name that is the same whatever else is swept."""
         parts = (self.layer.name, self.perturbation.name, self.epoch, self.draw)
