@@ -34,7 +34,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/reuse.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/explorer.py

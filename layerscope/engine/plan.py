@@ -43,7 +43,7 @@ class Cell:
     epoch: int
     draw: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A file name that is the same whatever else is swept."""
         parts = (self.layer.name, self.perturbation.name, self.epoch, self.draw)
