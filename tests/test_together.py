@@ -418,6 +418,35 @@ def test_a_network_of_others_goes_the_same_way(make, tmp_path):
 # Without the initial checkpoint
 
 
+@pytest.mark.usefixtures("same_global_generator")
+@pytest.mark.parametrize("make", [of_bert, of_gpt2, of_timm])
+def test_without_the_start_a_network_draws_itself_as_its_library_does(make):
+    """Its parameters have the moments of a fresh one's, not those that torch's modules draw."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net, start = make()[0], make()[0]
+    late = copy.deepcopy(net.state_dict())
+    for tensor in late.values():
+        if tensor.is_floating_point():
+            tensor.mul_(3).add_(1)
+    fresh = perturb.Fresh(net, layerscope.Series({7: late}).fit(net))
+    whole = layers.whole(net, "all", layers.Norms())
+    assert fresh.origin(whole) == "init_weights"
+    drawn = fresh.draw(whole, torch.Generator().manual_seed(0))
+    again = fresh.draw(whole, torch.Generator().manual_seed(0))
+    for name, parameter in start.named_parameters():
+        tensor = parameter.detach()
+        assert torch.equal(drawn[name], again[name])
+        spread = float(tensor.std(correction=0))
+        if spread == 0:
+            assert torch.equal(drawn[name], tensor), name
+        elif tensor.numel() >= 64:
+            assert 0.75 < float(drawn[name].std(correction=0)) / spread < 1.33, name
+            assert not torch.equal(drawn[name], tensor)
+    leaf = next(each for each in layers.find(net) if each.members != whole.members)
+    assert fresh.draw(leaf, torch.Generator().manual_seed(0)).keys() == set(leaf.tensors)
+
+
 class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -27,6 +27,9 @@ class Fresh:
         `build`, where the user gave a function that makes a freshly initialised network.
     ``declared``
         ``model.initializers``, a mapping from parameter name to a function of (tensor, generator).
+    ``init_weights``
+        The network's own method, as those of transformers and timm have it, if it draws all of
+        the parameters; only where epoch 0 was not recorded, since it need not be what was called.
     ``reset_parameters``
         The module's own method, if what it draws and the first checkpoint look like samples of
         one distribution: many networks overwrite what their modules drew for themselves.
@@ -34,9 +37,9 @@ class Fresh:
         Values drawn with replacement from the same tensor at the first checkpoint. Right for
         independent, identically distributed elements, whatever the distribution.
 
-    The third is checked, and the last known, only where epoch 0 was recorded. Buffers, such as
-    running statistics, start as they were at epoch 0; without it as their module resets them, or
-    as they are where they never change.
+    ``reset_parameters`` is checked, and ``empirical`` known, only where epoch 0 was recorded.
+    Buffers, such as running statistics, start as they were at epoch 0; without it as their module
+    resets them, or as they are where they never change.
 
     Parameters
     ----------
@@ -57,6 +60,7 @@ class Fresh:
         self._build = build
         self._leaves = {layer.name: layer for layer in layers_module.find(model)}
         self._origins: dict[str, str] = {}
+        self._draws_itself: bool | None = None
 
     def origin(self, layer: Layer) -> str:
         """Say where the values of a layer are drawn from; of a group, all its members' origins.
@@ -79,10 +83,17 @@ class Fresh:
             Gives the seed; the global generators are left as they are.
         """
         if self._build is not None:
-            return self._from_network(layer.tensors, generator)
+            return self._from_network(layer.tensors, generator, self._build)
         drawn: dict[str, Tensor] = {}
+        own_way = [n for n in layer.members if self._origin(self._leaves[n]) == "init_weights"]
+        if own_way:  # all of them at once: each drawing is one of the whole network
+            names = [n for leaf in own_way for n in self._leaves[leaf].parameters]
+            drawn |= self._from_network(names, generator, self._redrawn)
         for name in layer.members:
             leaf = self._leaves[name]
+            if name in own_way:
+                drawn |= self._buffers(leaf)
+                continue
             own = {
                 "declared": self._declared,
                 "reset_parameters": self._reset,
@@ -107,6 +118,8 @@ class Fresh:
         if isinstance(declared, Mapping) and all(name in declared for name in leaf.parameters):
             return "declared"
         known = self._series.epochs[0] == 0
+        if not known and self._redraws():
+            return "init_weights"
         if self._resets(leaf) and (not known or self._looks_alike(leaf)):
             return "reset_parameters"
         if known:
@@ -139,6 +152,32 @@ class Fresh:
                     parameter.fill_(torch.nan)
             blank.reset_parameters()  # type: ignore[operator]
         return not any(bool(p.isnan().any()) for p in blank._parameters.values() if p is not None)
+
+    def _redraws(self) -> bool:
+        """Whether the network's own method draws every parameter."""
+        if self._draws_itself is None:
+            try:
+                with _seeded(seeds.generator("check", "init_weights")):
+                    parameters = list(self._redrawn().parameters())
+                self._draws_itself = not any(bool(p.isnan().any()) for p in parameters)
+            except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+                self._draws_itself = False  # there is none, or it takes more than it gets here
+        return self._draws_itself
+
+    def _redrawn(self) -> nn.Module:
+        """Copy the network and let it draw itself anew; what it does not draw is NaN."""
+        if not callable(getattr(self._model, "init_weights", None)):
+            raise AttributeError("init_weights")
+        blank = copy.deepcopy(self._model).cpu()
+        for module in blank.modules():
+            # transformers marks what was drawn, and would leave it as it is.
+            module.__dict__.pop("_is_hf_initialized", None)
+        with torch.no_grad():
+            for parameter in blank.parameters():
+                if parameter.is_floating_point():
+                    parameter.fill_(torch.nan)
+            blank.init_weights()  # type: ignore[operator]
+        return blank
 
     def _looks_alike(self, leaf: Layer) -> bool:
         drawn = self._reset(leaf, seeds.generator("check", leaf.name))
@@ -212,9 +251,11 @@ class Fresh:
         return {name: state[name.rpartition(".")[2]] for name in leaf.tensors}
 
     def _check_varies(self) -> None:
+        assert self._build is not None
         names = [name for leaf in self._leaves.values() for name in leaf.parameters]
         one, other = (
-            self._from_network(names, seeds.generator("check", draw)) for draw in range(2)
+            self._from_network(names, seeds.generator("check", draw), self._build)
+            for draw in range(2)
         )
         if all(torch.equal(one[name], other[name]) for name in names):
             raise LayerError(
@@ -222,10 +263,11 @@ class Fresh:
                 "draw from torch's global generator and not seed it."
             )
 
-    def _from_network(self, names: Sequence[str], generator: Generator) -> dict[str, Tensor]:
-        assert self._build is not None
+    def _from_network(
+        self, names: Sequence[str], generator: Generator, build: Callable[[], nn.Module]
+    ) -> dict[str, Tensor]:
         with _seeded(generator):
-            state = layers_module.tensors(self._build())
+            state = layers_module.tensors(build())
         lacking = [name for name in names if name not in state]
         if lacking:
             raise LayerError(
