@@ -28,19 +28,25 @@ if TYPE_CHECKING:
         report,
         reproduce,
         results,
+        session,
         stats,
         testing,
+        widgets,
     )
     from layerscope.checkpoints import Series, open_series
     from layerscope.data import load as load_data
     from layerscope.engine import sweep
     from layerscope.metrics import evaluate
     from layerscope.results import concat, open_dataset, save
+    from layerscope.session import Session
     from layerscope.training import Recipe, train
+    from layerscope.widgets import LayerExplorer
 
 __all__ = [
+    "LayerExplorer",
     "Recipe",
     "Series",
+    "Session",
     "__version__",
     "analyses",
     "checkpoints",
@@ -60,15 +66,19 @@ __all__ = [
     "reproduce",
     "results",
     "save",
+    "session",
     "stats",
     "sweep",
     "testing",
     "train",
+    "widgets",
 ]
 
 _FUNCTIONS = {
+    "LayerExplorer": ("widgets", "LayerExplorer"),
     "Recipe": ("training", "Recipe"),
     "Series": ("checkpoints", "Series"),
+    "Session": ("session", "Session"),
     "concat": ("results", "concat"),
     "evaluate": ("metrics", "evaluate"),
     "load_data": ("data", "load"),

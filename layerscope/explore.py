@@ -106,9 +106,18 @@ def serve(notebook: Path, *, browser: bool = True) -> None:
         settings.touch(mode=0o600)
         settings.write_text(json.dumps(_settings(notebook.resolve(), browser)))
         command = [sys.executable, "-m", "jupyterlab", f"--config={settings}"]
-        done = subprocess.run(command, check=False)  # noqa: S603 - our own interpreter
-    if done.returncode not in (0, 130, -2):
-        raise ResultError(f"JupyterLab ended with {done.returncode}; it says above why.")
+        code = _waited(subprocess.Popen(command))  # noqa: S603 - our own interpreter
+    if code:
+        raise ResultError(f"JupyterLab ended with {code}; it says above why.")
+
+
+def _waited(server: subprocess.Popen[bytes]) -> int:
+    """Wait for a server that ends by Ctrl-C itself, and closes its kernels first."""
+    while True:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _settings(notebook: Path, browser: bool) -> dict[str, Any]:
@@ -118,6 +127,7 @@ def _settings(notebook: Path, browser: bool) -> dict[str, Any]:
             "allow_remote_access": False,
             "open_browser": browser,
             "root_dir": str(notebook.parent),
+            "answer_yes": True,  # Ctrl-C stops it without asking again
             "allow_root": hasattr(os, "geteuid") and os.geteuid() == 0,
         },
         "LabApp": {

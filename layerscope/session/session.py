@@ -142,6 +142,7 @@ class Session:
         self._stack.close()
         if hasattr(self, "_recorder"):
             del self._recorder
+            devices.release(self.device)
 
     def rows(self, view: str = "leaf") -> list[Layer]:
         """List the rows of a view in execution order, the whole network last."""

@@ -43,6 +43,7 @@ def blocks(
     state: Mapping[str, Change],
     table: pd.DataFrame | None,
     found: Mapping[str, str],
+    metric: str = "error",
 ) -> list[dict[str, Any]]:
     """Draw every layer as a block of the strip.
 
@@ -55,9 +56,10 @@ def blocks(
         As `stats.summary` gives.
     found : mapping of str to str
         Verdicts by layer.
+    metric : str
     """
     critical = _criticality(table)
-    scale = scale_of(table["value"], "error") if table is not None else None
+    scale = scale_of(table["value"], metric) if table is not None else None
     largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
     drawn = []
     for layer in layers:

@@ -77,7 +77,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     dataset : Dataset or None
         What was swept, and the scenarios that were kept.
     estimate : Estimate or None
-        The last answer.
+        What is known of the present state.
 
     Raises
     ------
@@ -122,7 +122,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             known = results.settings(self._source.dataset).get("view", "leaf")
             self._swept[str(known)] = self._source.dataset
             view = str(known) if self._source.model is None else view
-        self.estimate: Estimate | None = None
+        self._answered: tuple[int, Estimate] | None = None
         self._seq = 0
         if self._source.model is not None:
             self._session = self._opened()
@@ -147,6 +147,12 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
         self._set(Scene(self._history.now.view, changes(state)))
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What is known of the present state; None before the first batch."""
+        seq, estimate = self._answered or (-1, None)
+        return estimate if seq == self._seq else None
 
     @property
     def layers(self) -> list[str]:
@@ -269,9 +275,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._set(rows.carried(self._session, self._history.now, view))
 
     def _on_device(self) -> None:
-        if self._session and self.controls.device.value != str(self._session.device):
-            self._options["device"] = self.controls.device.value
-            self._ask()
+        self._options["device"] = self.controls.device.value
+        self._ask()
 
     def _back(self, move: Callable[[], Scene]) -> None:
         move()
@@ -282,11 +287,12 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def keep(self, name: str) -> None:
         """Keep the present state under a name, as a scenario in `dataset`."""
-        if self.estimate is None or not self.estimate.final:
+        estimate = self.estimate
+        if estimate is None or not estimate.final:
             raise OptionError("this state is not measured yet; wait until all examples are seen.")
         kept = [each for each in self._scenarios if each[0] != name.strip()]
-        with_scenario(None, name, self._history.now.state, self.estimate)  # refuses a bad name
-        self._scenarios = [*kept, (name.strip(), self._history.now, self.estimate)]
+        with_scenario(None, name, self._history.now.state, estimate)  # refuses a bad name
+        self._scenarios = [*kept, (name.strip(), self._history.now, estimate)]
         self._say(f"Kept as {name.strip()!r}; explorer.dataset has {len(self._scenarios)} so far.")
 
     def save_figure(self, path: str | os.PathLike[str]) -> None:
@@ -326,7 +332,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         ds = self._swept.get(scene.view)
         table = stats.summary(ds, self._metric) if ds is not None else None
         found = drawing.verdicts(ds, self._metric)
-        parts.strip.blocks = drawing.blocks(self._layers(), scene.state, table, found)
+        parts.strip.blocks = drawing.blocks(self._layers(), scene.state, table, found, self._metric)
         if ds is not None and table is not None:
             rows, columns, cells = drawing.cells(ds, table, self._metric, self._names())
             with parts.grid.hold_sync():
@@ -352,13 +358,13 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _ask(self) -> None:
         self._seq += 1
-        self.estimate = None
         if self._session is not None:
             self._worker.ask(functools.partial(self._answers, self._history.now, self._seq))
 
     def _answers(self, scene: Scene, seq: int) -> Iterator[None]:
         assert self._session is not None
-        if self._options["device"] not in ("auto", str(self._session.device)):
+        known = ("auto", str(self._session.device))
+        if self._session.closed or self._options["device"] not in known:
             self._session.close()
             self._session = self._opened()
         began = time.monotonic()
@@ -366,7 +372,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             for estimate in self._session.evaluate(scene.state, scene.view):
                 if seq != self._seq:
                     return
-                self.estimate = estimate
+                self._answered = seq, estimate
                 self.controls.cards.value = words.cards(estimate, seq)
                 if estimate.final:
                     self._say(rows.described(scene, estimate, time.monotonic() - began))
@@ -374,7 +380,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
                 yield
         except Exception:
             # Numbers of another state must not stay beside this one.
-            self.estimate, parts = None, self.controls
+            self._answered, parts = None, self.controls
             parts.cards.value = words.unmeasured(seq)
             parts.changed.value = parts.classes.value = parts.confusion.value = ""
             raise
