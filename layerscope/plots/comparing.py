@@ -70,8 +70,9 @@ def compare(
     >>> len(plot)
     3
     """
-    if not isinstance(runs, Mapping) or len(runs) < 2:
-        came = f"{len(runs)}" if isinstance(runs, Mapping) else f"a {type(runs).__name__}"
+    # A Dataset is a mapping as well.
+    if isinstance(runs, xr.Dataset) or not isinstance(runs, Mapping) or len(runs) < 2:
+        came = f"{len(runs)}" if isinstance(runs, dict) else f"a {type(runs).__name__}"
         raise OptionError(
             f"compare takes a mapping from names to at least two Datasets; got {came}. "
             "One alone: heatmap(ds)."

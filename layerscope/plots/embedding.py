@@ -10,6 +10,7 @@ from typing import Any
 import holoviews as hv
 from bokeh.models import Toolbar
 
+from layerscope.errors import OptionError
 from layerscope.plots.backends import load_backends
 from layerscope.plots.stills import description, fewer_colours, option, still
 
@@ -17,6 +18,8 @@ __all__ = ["embed", "frame", "library", "page"]
 
 # Bytes. Hundreds of layers make more, which no paper shows any better.
 _LARGEST_SVG = 300_000
+# Inches between the margins of A4.
+_PAGE = 7.0
 
 # Where scripts run, the figure that hovers; on paper and without scripts, its picture.
 _STYLE = """
@@ -73,15 +76,25 @@ def embed(plot: Any) -> str:
     1
     """
     script, place = _live(plot)
-    picture, form = still(plot, "svg", 300), "svg+xml"
-    if len(picture) > _LARGEST_SVG:
-        picture, form = fewer_colours(still(plot, "png", 200)), "png"
+    picture, form = _picture(plot)
     alt, content = html.escape(description(plot)), base64.b64encode(picture).decode()
     return (
         f'<figure class="layerscope-figure"><div class="layerscope-live">{place}</div>'
         f'<div class="layerscope-still"><img alt="{alt}" '
         f'src="data:image/{form};base64,{content}"></div></figure>\n{script}\n'
     )
+
+
+def _picture(plot: Any) -> tuple[bytes, str]:
+    """Draw for paper, panels side by side as wide as a page: the picture, and its kind."""
+    width = _PAGE if isinstance(plot, hv.Layout) else None
+    try:
+        picture = still(plot, "svg", 300, width=width)
+    except OptionError:  # too many panels for one page: the reader zooms
+        picture, width = still(plot, "svg", 300), None
+    if len(picture) <= _LARGEST_SVG:
+        return picture, "svg+xml"
+    return fewer_colours(still(plot, "png", 200, width=width)), "png"
 
 
 def _bokeh() -> str:

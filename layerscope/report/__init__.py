@@ -98,10 +98,11 @@ def page(
     >>> "1 of 2 layers is critical" in page({"fcn": testing.dataset(layers=2)})
     True
     """
-    if not isinstance(runs, Mapping) or not runs:
+    # A Dataset is a mapping as well.
+    if isinstance(runs, xr.Dataset) or not isinstance(runs, Mapping) or not runs:
+        came = "an empty one" if isinstance(runs, dict) else f"a {type(runs).__name__}"
         raise OptionError(
-            f"a report takes a mapping from names to Datasets, such as {{'fcn': ds}}; got "
-            f"{'an empty one' if isinstance(runs, Mapping) else f'a {type(runs).__name__}'}."
+            f"a report takes a mapping from names to Datasets, such as {{'fcn': ds}}; got {came}."
         )
     metric = _metric(runs.values(), metric)
     body = [markup.element("h1", title)]

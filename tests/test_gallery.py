@@ -1,0 +1,202 @@
+"""The gallery: made from manifests alone, and plain about what disagrees."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+
+from layerscope import experiments, gallery, results, testing
+from layerscope.cli import main
+from layerscope.errors import OptionError, ResultError
+from layerscope.experiments import Claim
+
+EVIL = "<script>alert(1)</script> | `x` [a](javascript:b) *c* a_b $d$"
+CLAIMS = [
+    Claim("layer1 is critical", "it is: +40 points, 30 to 47", True),
+    Claim("0.07", "0.04, 0.03 to 0.05", False),
+    Claim(EVIL, EVIL, None),
+]
+PNG = b"\x89PNG\r\n\x1a\n not much of a picture"
+
+
+def run(root, name="fcn-mnist", scale="small", files=(), **about):
+    folder = root / name / scale
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_bytes(PNG)
+    manifest = {
+        "experiment": name,
+        "scale": scale,
+        "parameters": {"network": "fcn-3x256", "epochs": 3, "seeds": 2},
+        "data": {"name": "mnist-5k"},
+        "seconds": 100.0,
+        "training_seconds": [3600.0, 3600.0],
+        "command": f"layerscope reproduce {name}",
+        "machine": {"device": "cpu (2 threads)"},
+        "files": {file: {} for file in files},
+    } | about
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A run whose notebook said what it found."""
+    experiments.summarise(tmp_path, EVIL, CLAIMS)
+    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
+    summary["figure"] = "odd name.png"
+    run(tmp_path / "runs", files=["01.ipynb", "odd name.png"], summary=summary)
+    return tmp_path / "runs"
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_summary_stands_as_it_was_told(told):
+    (only,) = gallery.read(told)
+    assert (only.finding, only.claims) == (EVIL, tuple(CLAIMS))
+    assert only.agreement == "1 of 3 agree, 1 disagree, 1 undecided"
+    assert only.title == experiments.EXPERIMENTS["fcn-mnist"].title
+    assert only.facts["training"] == "2.0 h in all"
+    assert only.facts["seeds"] == "2"
+
+
+def test_html_answers_plainly_and_escapes_everything(told, tmp_path):
+    path = gallery.write(told, tmp_path / "out" / "gallery.html")
+    page = Page(path.read_text("utf-8"))
+    assert [tag for tag, _ in page.found if tag == "script"] == []
+    assert page.text.count(EVIL) == 4  # overview, finding, and both sides of a claim
+    kinds = [each.get("class") for tag, each in page.found if tag == "span"]
+    assert kinds == ["yes", "no", "open"]
+    (picture,) = (each["src"] for tag, each in page.found if tag == "img")
+    assert picture.startswith("data:image/png;base64,")
+    links = [each["href"] for tag, each in page.found if tag == "a"]
+    assert links[0] == "#run0"
+    assert (path.parent / unquote(links[1])).is_file()
+
+
+def test_markdown_shows_figures_beside_it_and_escapes_everything(told):
+    path = gallery.write(told, told / "GALLERY.md")
+    text = path.read_text("utf-8")
+    (picture,) = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert picture == "fcn-mnist/small/odd%20name.png"
+    assert (told / unquote(picture)).is_file()
+    assert "<script" not in text
+    assert r"\| \`x\` \[a\](javascript:b) \*c\* a\_b \$d\$" in text
+    # Every row of a table has as many cells as its header.
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+    assert [row.split(" | ")[-1] for row in text.splitlines() if row.endswith("** |")] == [
+        "**yes** |",
+        "**no** |",
+        "**undecided** |",
+    ]
+
+
+def test_a_run_without_a_summary_is_set_beside_the_papers_numbers(repository):
+    found = {run.scale: run for run in gallery.read(repository / "papermill_runs")}
+    main_run = next(run for run in found.values() if run.scale == "paper" and run.claims)
+    assert main_run.finding.startswith(
+        "1 of 4 layers is critical when reset to checkpoint 0: layer1"
+    )
+    assert [claim.agrees for claim in main_run.claims] == [True, True, False, False]
+    errors = main_run.claims[1]
+    assert "24 of 25 cells agree" in errors.measured
+    assert "layer2 at 0 (paper 0.07, measured 0.041, 0.03 to 0.0521)" in errors.measured
+    assert main_run.figure.name == "heatmap.png"
+    deep = found["paper+network=fcn-5x256+seeds=3"]
+    assert [claim.agrees for claim in deep.claims] == [True, False]
+
+
+def test_a_run_with_a_table_alone_shows_it(repository):
+    (recipes,) = (
+        each
+        for each in gallery.read(repository / "papermill_runs")
+        if each.name == "fcn-mnist-recipe"
+    )
+    assert "no summary" in recipes.finding
+    assert recipes.rows[0][:3] == ("lr", "initializer", "final")
+    assert recipes.rows[1][:2] == ("", "the paper")
+    assert recipes.agreement == "nothing compared"
+
+
+def test_the_committed_gallery_is_what_the_command_makes(repository, tmp_path):
+    runs = repository / "papermill_runs"
+    kept = (runs / "GALLERY.md").read_text("utf-8")
+    made = gallery.write(runs, tmp_path / "GALLERY.md").read_text("utf-8")
+    # Links are relative to the page, which lies elsewhere here.
+    plain = re.compile(r"\]\([^)#]*\)")
+    assert plain.sub("]()", made) == plain.sub("]()", kept), (
+        "runs have changed: layerscope gallery papermill_runs -o papermill_runs/GALLERY.md"
+    )
+
+
+def test_runs_come_in_the_papers_order_and_drafts_not_at_all(tmp_path):
+    for name, scale in (("zoo", "small"), ("fcn-mnist-recipe", "small"), ("fcn-mnist", "small")):
+        run(tmp_path, name, scale)
+    run(tmp_path, "fcn-mnist", ".small.12.tmp")
+    names = [each.name for each in gallery.read(tmp_path)]
+    assert names == ["fcn-mnist", "fcn-mnist-recipe", "zoo"]
+
+
+def test_an_undecided_layer_leaves_the_papers_finding_undecided(tmp_path):
+    folder = run(tmp_path, files=["sweep.nc"], parameters={"network": "fcn-3x256"})
+    ds = testing.dataset(layers=4)
+    ds["value"].loc[{"layer": "layer3", "epoch": 0}] = float("nan")
+    ds["difference"].loc[{"layer": ["layer2", "layer4"], "epoch": 0}] = 0.0
+    ds["difference_standard_error"].loc[{"layer": ["layer2", "layer4"], "epoch": 0}] = 0.0
+    results.save(ds, folder / "sweep.nc")
+    (only,) = gallery.read(tmp_path)
+    assert only.claims[0].measured == "From the input: critical, robust, undecided, robust."
+    assert only.claims[0].agrees is None
+
+
+def test_files_outside_the_run_are_left_alone(tmp_path):
+    (tmp_path / "secret.png").write_bytes(PNG)
+    summary = {"finding": "x", "figure": "secret.png", "claims": []}
+    folder = run(tmp_path / "runs", summary=summary, files=[])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {"../../../secret.png": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (only,) = gallery.read(tmp_path / "runs")
+    assert only.figure is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"experiment": "x"}'])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    (run(tmp_path) / "manifest.json").write_text(content)
+    with pytest.raises(ResultError, match=r"manifest\.json is no manifest of a run"):
+        gallery.read(tmp_path)
+
+
+def test_no_runs_and_other_kinds_of_page_are_refused(tmp_path, told, capsys):
+    with pytest.raises(ResultError, match="there is no finished run.*layerscope reproduce NAME"):
+        gallery.read(tmp_path / "none")
+    with pytest.raises(OptionError, match=r"\.html, \.md"):
+        gallery.write(told, tmp_path / "gallery.pdf")
+    assert main(["gallery", str(told)]) == 0
+    assert capsys.readouterr().out.split() == [
+        str(told / "gallery.html"),
+        str(told / "GALLERY.md"),
+    ]
+
+
+def test_a_summary_names_a_figure_that_is_there(tmp_path):
+    with pytest.raises(ResultError, match=r"no figure figure\.png"):
+        experiments.summarise(tmp_path, "x", figure="figure.png")
+    assert not (tmp_path / "summary.json").exists()
+    experiments.summarise(None, "x", figure="figure.png")
