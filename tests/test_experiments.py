@@ -159,7 +159,7 @@ def _quiet(monkeypatch, network, examples, recipe, given):
     return experiments.probe(network, examples, recipe, range(2), **given)
 
 
-def _must_not_run(self, *_):
+def _must_not_run(*_):
     raise AssertionError("trained twice")
 
 
@@ -190,5 +190,5 @@ def test_recipes_that_a_network_cant_have_are_left_out():
     assert set(experiments.RECIPES) - set(found) == {"dropout"}
     config, recipe, augment = found["BatchNorm, weight decay"]
     assert (config.norm, recipe.weight_decay, augment) == ("batch", 5e-4, None)
-    with pytest.raises(OptionError, match="no change of a recipe 'Adm'.*'Adam'"):
+    with pytest.raises(OptionError, match=r"no change of a recipe 'Adm'.*'Adam'"):
         experiments.variants("vgg11", training.Recipe(), ["Adm"])

@@ -9,6 +9,7 @@ from layerscope.experiments.kinds import Experiment, Scale
 __all__ = ["NETWORKS"]
 
 _TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
+_SMALL_BATCHES: dict[str, Any] = {"options": {"batch_size": 16}}
 _TEXT: dict[str, Any] = {
     "dataset": "python-docs",
     "vocab": 300,
@@ -57,7 +58,7 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("fcn-3x256", "fcn-5x256"),
         scales={
             "smoke": Scale(
-                {"networks": ["fcn-2x16"], **_TINY, "epochs": 2, "seeds": 2},
+                {"networks": ["fcn-2x16"], **_TINY, **_SMALL_BATCHES, "epochs": 2, "seeds": 2},
                 "gratings",
                 "15 s",
                 0.25,

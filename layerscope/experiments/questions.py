@@ -9,7 +9,13 @@ from layerscope.experiments.kinds import Experiment, Scale
 __all__ = ["QUESTIONS"]
 
 _TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
-_DIGITS: dict[str, Any] = {"dataset": "mnist-5k", "size": 500, "test_size": 200}
+_DIGITS: dict[str, Any] = {
+    "dataset": "mnist-5k",
+    "size": 500,
+    "test_size": 200,
+    # Few images: small batches, so that there are steps enough to learn something.
+    "options": {"batch_size": 16},
+}
 _ALL: dict[str, Any] = {"size": None, "test_size": None}
 _VGG_PAPER: dict[str, Any] = {
     "network": "vgg11",
