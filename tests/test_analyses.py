@@ -282,6 +282,5 @@ def test_groups_go_straight_into_a_sweep(net):
         show_progress=False,
     )
     error = ds.value.sel(metric="error", epoch=0).squeeze()
-    everything = {k: v for k, v in series[0].items()}
-    assert float(error.sel(layer="all 3")) == _plain_error(end, everything, pair)
+    assert float(error.sel(layer="all 3")) == _plain_error(end, series[0], pair)
     assert float(error.sel(layer="layer2")) == 0.0

