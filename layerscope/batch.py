@@ -27,6 +27,8 @@ from layerscope.errors import OptionError, choose
 
 __all__ = ["Outcome", "Planned", "plan", "run_all"]
 
+_COMMAND = (sys.executable, "-m", "layerscope.cli", "reproduce")
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -178,7 +180,7 @@ class _Running:
             if self.stopped:
                 return Outcome(name, "not started", 0.0, False)
             process = subprocess.Popen(  # noqa: S603 - our own command, its parts checked
-                [sys.executable, "-m", "layerscope.cli", "reproduce", name, *self.options],
+                [*_COMMAND, name, *self.options],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self.environment,

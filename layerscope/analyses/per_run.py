@@ -25,6 +25,9 @@ __all__ = [
     "verdict_counts",
 ]
 
+LEAST = 0.1
+"""A network that is not this share better than without training has no `damage`."""
+
 VERDICTS = ("robust", "intermediate", "critical", "undecided")
 
 
@@ -78,7 +81,8 @@ def damage(
     Returns
     -------
     DataArray
-        Dimensions ``seed`` and ``layer``, the whole network left out.
+        Dimensions ``seed`` and ``layer``, the whole network left out. NaN where the trained
+        network is not a tenth better than the untrained.
 
     Examples
     --------
@@ -95,7 +99,10 @@ def damage(
     )
     cell = cell.sel(epoch=results.NO_EPOCH if drawn else epoch, drop=True).mean("draw")
     base = ds["baseline"].sel(metric=metric, drop=True)
-    share = (cell - base) / (untrained(ds, metric) - base)
+    start = untrained(ds, metric)
+    way = start - base
+    # Of a network that has hardly learnt, a share of what it learnt is noise.
+    share = (cell - base) / way.where(abs(way) >= LEAST * abs(start))
     if "seed" not in share.dims:
         share = share.expand_dims("seed")
     return share.sel(layer=stats.layer_order(ds, network=False)).transpose("seed", "layer")
@@ -118,7 +125,7 @@ def depth_correlation(ds: xr.Dataset, metric: str = "error") -> npt.NDArray[np.f
     depth = np.arange(shares.shape[1])
     if len(depth) < 3:
         return np.full(len(shares), np.nan)
-    flat = np.ptp(shares, axis=1) == 0
+    flat = np.isnan(shares).any(1) | (np.ptp(shares, axis=1) == 0)
     return np.array(
         [
             np.nan if still else float(spearmanr(depth, row).statistic)
@@ -185,7 +192,7 @@ def tables_of(
     -------
     DataFrame
         As `verdict_counts`, with the setting, ``damage`` (its mean over layers), and the shares
-        ``robust_share`` and ``critical_share`` of the layers.
+        ``robust_share`` and ``critical_share`` of the layers, NaN where most are undecided.
     """
     tables = []
     for setting, ds in runs.items():
@@ -193,7 +200,9 @@ def tables_of(
         table.insert(0, name, [setting] * len(table))
         table["damage"] = damage(ds, metric=metric).mean("layer").values
         for verdict in ("robust", "critical"):
-            table[f"{verdict}_share"] = table[verdict] / table["layers"]
+            share = table[verdict] / table["layers"]
+            # Where most layers are undecided, a small count says nothing.
+            table[f"{verdict}_share"] = share.where(table["undecided"] <= table["layers"] / 2)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 

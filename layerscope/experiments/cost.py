@@ -111,7 +111,9 @@ def cost(
     Notes
     -----
     A training step counts as three forward passes. Activations are what the outputs of all
-    modules take, in single precision.
+    modules take, in single precision. What PyTorch's counter does not know, such as the inside of
+    LSTM layers, counts as nothing; small networks take longer, since starting operations costs
+    time of its own.
 
     Examples
     --------

@@ -9,6 +9,7 @@ from layerscope.experiments.kinds import Experiment, Scale
 __all__ = ["NETWORKS"]
 
 _TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
+_SMALL_BATCHES: dict[str, Any] = {"options": {"batch_size": 16}}
 _TEXT: dict[str, Any] = {
     "dataset": "python-docs",
     "vocab": 300,
@@ -57,7 +58,7 @@ NETWORKS: tuple[Experiment, ...] = (
         networks=("fcn-3x256", "fcn-5x256"),
         scales={
             "smoke": Scale(
-                {"networks": ["fcn-2x16"], **_TINY, "epochs": 2, "seeds": 2},
+                {"networks": ["fcn-2x16"], **_TINY, **_SMALL_BATCHES, "epochs": 2, "seeds": 2},
                 "gratings",
                 "15 s",
                 0.25,
@@ -94,8 +95,8 @@ NETWORKS: tuple[Experiment, ...] = (
                     ],
                 },
                 "cifar10",
-                "estimated: 4 h on one A100",
-                240,
+                "estimated: 1.3 h on one A100",
+                76,
             ),
         },
     ),
@@ -120,8 +121,8 @@ NETWORKS: tuple[Experiment, ...] = (
                     "networks": [f"resnet{depth}-nonorm" for depth in (18, 50, 101, 152)],
                 },
                 "cifar10",
-                "estimated: 50 h on one A100",
-                3000,
+                "estimated: 5 h on one A100",
+                300,
             ),
         },
     ),
@@ -145,8 +146,8 @@ NETWORKS: tuple[Experiment, ...] = (
                     "networks": ["resnet18", "resnet50", "resnet101", "resnet152"],
                 },
                 "imagenet",
-                "estimated: 90 days on one A100",
-                130_000,
+                "estimated: 5 days on one A100",
+                7100,
             ),
         },
     ),
@@ -167,8 +168,8 @@ NETWORKS: tuple[Experiment, ...] = (
             "paper": Scale(
                 {"network": "transformer-512x6", **_LM_PAPER},
                 "lm1b",
-                "estimated: 30 h on one A100",
-                1800,
+                "estimated: 13 h on one A100",
+                760,
             ),
         },
     ),
@@ -189,8 +190,8 @@ NETWORKS: tuple[Experiment, ...] = (
             "paper": Scale(
                 {"network": "lstm-512x2", **_LM_PAPER},
                 "lm1b",
-                "estimated: 20 h on one A100",
-                1200,
+                "estimated: 3 h on one A100",
+                170,
             ),
         },
     ),

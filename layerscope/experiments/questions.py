@@ -9,7 +9,13 @@ from layerscope.experiments.kinds import Experiment, Scale
 __all__ = ["QUESTIONS"]
 
 _TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
-_DIGITS: dict[str, Any] = {"dataset": "mnist-5k", "size": 500, "test_size": 200}
+_DIGITS: dict[str, Any] = {
+    "dataset": "mnist-5k",
+    "size": 500,
+    "test_size": 200,
+    # Few images: small batches, so that there are steps enough to learn something.
+    "options": {"batch_size": 16},
+}
 _ALL: dict[str, Any] = {"size": None, "test_size": None}
 _VGG_PAPER: dict[str, Any] = {
     "network": "vgg11",
@@ -60,8 +66,8 @@ QUESTIONS: tuple[Experiment, ...] = (
             "paper": Scale(
                 _VGG_PAPER,
                 "cifar10",
-                "estimated: 1 h on one A100",
-                60,
+                "estimated: 15 min on one A100",
+                15,
             ),
         },
     ),
@@ -83,8 +89,8 @@ QUESTIONS: tuple[Experiment, ...] = (
             "paper": Scale(
                 {"dataset": "mnist", **_ALL, "seeds": 5},
                 "mnist",
-                "estimated: 1 h on one A100",
-                60,
+                "estimated: 15 min on one A100",
+                15,
             ),
         },
     ),
@@ -130,8 +136,8 @@ QUESTIONS: tuple[Experiment, ...] = (
                 {"networks": ["vgg11", "resnet18-nonorm"], "dataset": "cifar10", **_ALL}
                 | {"epochs": 100, "seeds": 3},
                 "cifar10",
-                "estimated: 15 h on one A100",
-                900,
+                "estimated: 2.5 h on one A100",
+                150,
             ),
         },
     ),
@@ -155,8 +161,8 @@ QUESTIONS: tuple[Experiment, ...] = (
                 {"networks": ["fcn-3x256", "fcn-5x256", "vgg11", "resnet18-nonorm"]}
                 | {"dataset": "cifar10", **_ALL, "seeds": 3, "examples": 50_000},
                 "cifar10",
-                "estimated: 30 h on one A100",
-                1800,
+                "estimated: 18 h on one A100",
+                1100,
             ),
         },
     ),

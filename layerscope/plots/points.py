@@ -53,8 +53,9 @@ def points(
     shown = table.assign(**{x: table[x].astype(str)})
     mean = shown.groupby(x, sort=False, as_index=False)[y].mean()
     known = np.isfinite(shown[y].astype(float))
-    runs = hv.Scatter(shown[known], kdims=[x], vdims=[(y, ylabel or y)])
-    line = hv.Curve(mean[np.isfinite(mean[y].astype(float))], kdims=[x], vdims=[(y, ylabel or y)])
+    runs = hv.Scatter(shown[known], kdims=[x], vdims=[(y, ylabel or y)], label="runs")
+    mean = mean[np.isfinite(mean[y].astype(float))]
+    line = hv.Curve(mean, kdims=[x], vdims=[(y, ylabel or y)], label="mean")
     line = both(line, {"color": "#4477aa"}, {}, {})
     runs = both(runs, {"color": "#222222"}, {"size": 6}, {"s": 20})
     whole = line * runs
