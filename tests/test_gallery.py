@@ -184,7 +184,7 @@ def test_a_damaged_manifest_is_named(tmp_path, content):
 
 
 def test_no_runs_and_other_kinds_of_page_are_refused(tmp_path, told, capsys):
-    with pytest.raises(ResultError, match="there is no finished run.*layerscope reproduce NAME"):
+    with pytest.raises(ResultError, match=r"there is no finished run.*layerscope reproduce NAME"):
         gallery.read(tmp_path / "none")
     with pytest.raises(OptionError, match=r"\.html, \.md"):
         gallery.write(told, tmp_path / "gallery.pdf")
