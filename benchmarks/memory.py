@@ -8,12 +8,13 @@ names. Needs Linux, which says how much memory a process has used at most.
 
 plain, sweep
     The most that the process held at a time while it evaluated the network plainly, and while it
-    ran the sweep: in all, and without what the system could take back (pages of files).
+    ran the sweep: in all, and without what the system could take back (pages of files). The code
+    of the packages is loaded beforehand.
 added
     What the sweep took more. It should be below 100 MB.
 
-With ``--whole`` the sweep has the row ``fullmodel``, which perturbs all layers at once and so needs
-memory for as many weights again as the network has, several times over.
+With ``--whole`` the sweep has the row ``fullmodel``, which perturbs all layers at once and adds
+1.2 GB: weights of the network, of the checkpoint and of what is swapped in are held together.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import layerscope
 from layerscope import metrics
+from layerscope.engine import sweep as run  # loads all that is lazy before anything is measured
 
 _WIDTH, _DEPTH, _BATCH, _FILES = 2048, 30, 64, 3
 _AIM_MB = 100.0
@@ -95,7 +96,7 @@ def child(pipe: Connection, files: list[str], options: argparse.Namespace) -> No
         metrics.evaluate(model, data, batch_size=_BATCH, device="cpu")
     names = [name for name, _ in model.named_children() if int(name) % 2 == 0]
     with peak() as sweep:
-        ds = layerscope.sweep(
+        ds = run(
             model,
             data,
             checkpoints=checkpoints,

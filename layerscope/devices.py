@@ -25,8 +25,10 @@ __all__ = [
     "exhausted",
     "precision",
     "present",
+    "random_states",
     "release",
     "resolve",
+    "same_states",
     "spare_bytes",
     "trim",
 ]
@@ -151,6 +153,21 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def random_states() -> list[torch.Tensor]:
+    """Return the states of torch's global generators, of the CPU and of devices in use."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def same_states(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    """Tell whether no random number was drawn between two calls of `random_states`."""
+    return len(before) == len(after) and all(map(torch.equal, before, after))
 
 
 @contextmanager

@@ -5,12 +5,17 @@ The second is checked without a GPU: fake tensors carry a device, and operators 
 
 from __future__ import annotations
 
+import ast
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layerscope import borrow, data, devices, metrics, models
+from layerscope.engine.weights import Weights
 from layerscope.errors import OptionError
 
 
@@ -177,3 +182,77 @@ def test_outcomes_come_to_the_cpu_first_and_together(shape):
         assert outcome.values.device.type == outcome.weights.device.type == "cpu"
         assert outcome.values.dtype == torch.double
     assert seen.transfers == 1
+
+
+def test_a_whole_cell_stays_on_the_device(network, monkeypatch):
+    """What is kept and swapped in, the passes, and the outcomes beside the reference."""
+    batch = torch.zeros(6, 3, 4, device=CUDA)
+    targets = torch.zeros(6, dtype=torch.long, device=CUDA)
+    values = {"layer2.weight": torch.ones(8, 8), "layer2.bias": torch.ones(8)}
+    weights = Weights(SimpleNamespace(values=lambda _: values, device=CUDA))
+    kept = weights.of(SimpleNamespace(key="cell"))
+    assert weights.of(SimpleNamespace(key="cell")) is kept
+    assert {t.device for t in kept.values()} == {CUDA}
+    swapper = borrow.Swapper(network)
+    wanted = list(metrics.METRICS.values())
+    # A recorder runs the network plainly here: it trusts no tensors of other classes.
+    reference = network(batch)
+    monkeypatch.setattr(torch, "equal", None)  # comparing would wait for the accelerator
+    with NoDouble() as seen:
+        with swapper.swapped(kept):
+            outputs = network(batch)
+        assert seen.transfers == 0
+        found = metrics.outcomes(wanted, outputs, targets, reference)
+        assert seen.transfers == 1
+    assert reference.device == outputs.device == CUDA
+    for outcome in found.values():
+        assert outcome.values.device.type == outcome.weights.device.type == "cpu"
+
+
+NAMED = re.compile(r"(cuda|mps|xpu|hip|npu|hpu)(:\d+)?")
+
+
+def named_in(source: str) -> list[str]:
+    """Accelerators that code names, by a text that is nothing else or as a part of torch."""
+    words = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.append(node.value)
+        elif isinstance(node, ast.Attribute):
+            words.append(node.attr)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            words += [part for alias in node.names for part in alias.name.split(".")]
+            words += (getattr(node, "module", None) or "").split(".")
+    return [word for word in words if NAMED.fullmatch(word)]
+
+
+def test_accelerators_are_named_in_one_place(repository):
+    for line in ("torch.cuda.synchronize()", "x.to('cuda:1')", "from torch import mps", "x.cuda()"):
+        assert named_in(line), line
+    assert not named_in("'auto takes the first of cuda, mps and cpu that is present'")
+    files = set((repository / "layerscope").rglob("*.py"))
+    here = repository / "layerscope" / "devices.py"
+    assert named_in(here.read_text(encoding="utf-8"))
+    assert {
+        str(path): words
+        for path in files - {here}
+        if (words := named_in(path.read_text(encoding="utf-8")))
+    } == {}
+
+
+def test_a_draw_is_noticed():
+    before = devices.random_states()
+    assert devices.same_states(before, devices.random_states())
+    with torch.random.fork_rng(devices=[]):
+        torch.rand(1)
+        assert not devices.same_states(before, devices.random_states())
+
+
+def test_freed_memory_can_be_given_back_anywhere(monkeypatch):
+    devices.trim()
+
+    def nothing_there(_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", nothing_there)
+    devices.trim()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -162,19 +162,6 @@ def _shape(shape: torch.Size, same_batch: bool) -> str:
     if same_batch and sizes:
         sizes[0] = "n"
     return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
-
-
-def random_states() -> list[Any]:
-    """Return the state of PyTorch's random number generators."""
-    states: list[Any] = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states += torch.cuda.get_rng_state_all()
-    return states
-
-
-def same_states(before: list[Any], after: list[Any]) -> bool:
-    """Tell whether no random number was drawn in between."""
-    return len(before) == len(after) and all(map(torch.equal, before, after))
 
 
 def signature_of(args: object) -> tuple[object, ...]:

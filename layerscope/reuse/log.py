@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten
 
+from layerscope import devices
 from layerscope.reuse.forms import (
     CONSTANT,
     Form,
@@ -23,8 +24,6 @@ from layerscope.reuse.forms import (
     form_of,
     given_in,
     obstacle,
-    random_states,
-    same_states,
     signature_of,
     tensors_in,
 )
@@ -134,7 +133,7 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> object:
         kwargs = kwargs or {}
         seeded = torch.Tag.nondeterministic_seeded in func.tags
-        before = random_states() if seeded else []
+        before = devices.random_states() if seeded else []
         reads = self.keys((args, kwargs))
         written = self.keys([
             args[i] if i < len(args) else kwargs.get(argument.name)
@@ -142,7 +141,7 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if argument.alias_info is not None and argument.alias_info.is_write
         ])  # fmt: skip
         out = func(*args, **kwargs)
-        drawn = seeded and not same_states(before, random_states())
+        drawn = seeded and not devices.same_states(before, devices.random_states())
         drawn = drawn or kwargs.get("generator") is not None
         if func is torch.ops.aten.lift_fresh.default:
             # A literal such as torch.tensor(1.0) appears here for the first time.

@@ -13,11 +13,10 @@ from torch.overrides import _pop_mode_temporarily
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec, tree_flatten
 
+from layerscope import devices
 from layerscope.reuse.forms import (
     CONTAINER,
     RefusedError,
-    random_states,
-    same_states,
     tensors_in,
 )
 from layerscope.reuse.log import EscapeMode, Log
@@ -98,10 +97,10 @@ class Watcher(Passes):
         module = self.model.get_submodule(name)
         tensors = [*module.parameters(), *module.buffers(), *tensors_in((args, kwargs))]
         versions = [tensor._version for tensor in tensors]
-        numbers = random_states()
+        numbers = devices.random_states()
         with _disable_current_modes():
             out = forward(*args, **kwargs)
-            drawn = not same_states(numbers, random_states())
+            drawn = not devices.same_states(numbers, devices.random_states())
         written = [t for t, version in zip(tensors, versions, strict=True) if t._version != version]
         log.note(log.keys(tensors), log.keys(written), log.keys(out), random=drawn)
         log.bar(log.stack[-1], "is compiled or scripted")
