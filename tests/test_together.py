@@ -613,6 +613,16 @@ def test_data_that_changed_since_are_taken_only_by_name(few_digits, tmp_path, ca
     assert settings["stopping"]["robust"] == 0.05
 
 
+def test_what_was_removed_from_a_network_is_missing_from_its_series(tmp_path, capsys):
+    command = ["train", "fcn-3x8", "--data", "mnist-5k+size=60@0", "--epochs", "1"]
+    assert main([*command, "--out", str(tmp_path), "--option", "removed=layer2"]) == 0
+    series = open_series(capsys.readouterr().out.splitlines()[0])
+    assert [name for name in series.read(0) if "layer2" in name] == []
+    model = series.build()
+    assert model.config.removed == ("layer2",)
+    assert same(model.state_dict(), series.read(1))
+
+
 def test_networks_are_listed(capsys):
     assert main(["models"]) == 0
     shown = capsys.readouterr().out

@@ -85,17 +85,15 @@ class Fresh:
         if self._build is not None:
             return self._from_network(layer.tensors, generator, self._build)
         drawn: dict[str, Tensor] = {}
-        own_way = [n for n in layer.members if self._origin(self._leaves[n]) == "init_weights"]
-        if own_way:  # all of them at once: each drawing is one of the whole network
-            names = [n for leaf in own_way for n in self._leaves[leaf].parameters]
-            drawn |= self._from_network(names, generator, self._redrawn)
-        for name in layer.members:
-            leaf = self._leaves[name]
-            if name in own_way:
-                drawn |= self._buffers(leaf)
-                continue
+        leaves = [self._leaves[name] for name in layer.members]
+        itself = [leaf for leaf in leaves if self._origin(leaf) == "init_weights"]
+        # All of them at once: each drawing is one of the whole network.
+        names = [n for leaf in itself for n in leaf.parameters if n in layer.tensors]
+        drawn |= self._from_network(names, generator, self._redrawn) if names else {}
+        for leaf in leaves:
             own = {
                 "declared": self._declared,
+                "init_weights": lambda leaf, _: self._buffers(leaf),
                 "reset_parameters": self._reset,
                 "empirical": self._empirical,
             }[self._origin(leaf)]
