@@ -80,7 +80,9 @@ def own(state, row):
     return {name: t for name, t in state.items() if name.startswith(f"{row}.")}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(
     asked=st.lists(
         st.dictionaries(

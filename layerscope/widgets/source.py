@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def resolve(
     OptionError
         If it is nothing of that kind, or something is missing.
     """
+    # Session and sweep both run through it.
+    data = list(data) if isinstance(data, Iterator) else data
     known = results.open_dataset(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
     if isinstance(source, xr.Dataset) or str(source).endswith(".nc"):
         if not isinstance(source, xr.Dataset):
