@@ -10,15 +10,20 @@ from pathlib import Path
 import holoviews as hv
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from bokeh.models import HoverTool
+from bokeh.plotting import figure as figure_model
 from bokeh.settings import settings as bokeh_settings
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from layerscope import plots, results, stats, testing
 from layerscope.errors import OptionError, ResultError
 from layerscope.plots import embedding, lines, scales
+from layerscope.plots.names import shortened
 
 ODD = ["<script>alert(1)</script>", r"$\frac{1$ and $x$", "{x} & 'y'", 'a"b', "fullmodel"]
 MAKERS = [plots.heatmap, plots.distances, plots.overview, plots.curves]
@@ -242,6 +247,169 @@ def test_overview_has_three_maps_of_the_same_rows(ds):
     assert [cells(part) for part in parts] == [cells(part) for part in expected]
 
 
+# What sweeps mark
+
+
+@pytest.fixture
+def settled(ds):
+    """As from a sweep that stops cells once they are settled, and can't do all of them."""
+    shape = ds["n_examples"].shape or ds["value"].isel(metric=0).shape
+    dims = [dim for dim in ds["value"].dims if dim != "metric"]
+    verdict = xr.DataArray(np.full(shape, "", dtype="U12"), dims=dims)
+    ds = ds.assign(verdict=verdict)
+    ds["verdict"].loc[{"layer": "layer1", "epoch": 0}] = "critical"
+    ds["verdict"].loc[{"layer": "layer2", "epoch": 0}] = "robust"
+    ds["verdict"].loc[{"layer": "layer1", "epoch": -1, "draw": 0}] = "critical"
+    for name in ("value", "difference"):
+        ds[name].loc[{"layer": ["layer3", "layer4"], "perturbation": "rerandomize"}] = np.nan
+    return ds.assign_attrs(refused='{"layer3 rerandomize": "<b>no weights</b>"}')
+
+
+def test_settled_cells_are_marked_once_every_draw_is(settled):
+    cells = plots.heatmap(settled).dframe().set_index(["layer", "column"])
+    assert cells.loc[("layer1", "0"), "settled"] == "critical"
+    assert cells.loc[("layer2", "0"), "settled"] == "robust"
+    assert cells.loc[("layer1", "rand"), "settled"] == ""  # one of three draws
+    assert cells.loc[("layer1", "0"), "hover settled"] == "critical"
+    assert cells.loc[("layer1", "1"), "hover settled"] == "not yet"
+    figure = hv.render(plots.heatmap(settled), backend="bokeh")
+    marks = [each for each in figure.renderers if type(each.glyph).__name__ == "Scatter"]
+    assert [dict(each.data_source.data)["layer"] for each in marks] == [["layer1"], [], ["layer2"]]
+    axes = drawn(plots.heatmap(settled)).axes[0]
+    # In the upper right corner of the cell: columns are rand, 0, …; rows go upwards.
+    places = [tuple(line.get_xydata()[0]) for line in axes.lines]
+    assert sorted(places) == [(1.37, 3.3), (1.37, 4.3)]
+    label = axes.get_xlabel()
+    assert "● critical, ○ robust" in label
+    assert "intermediate" not in label
+
+
+def test_what_cannot_be_computed_is_grey_and_says_why(settled):
+    plot = plots.heatmap(settled)
+    cells = plot.dframe().set_index(["layer", "column"])
+    said = cells["hover value"]
+    assert said["layer3", "rand"] == "can't be computed: <b>no weights</b>"
+    assert said["layer4", "rand"] == "not computed"
+    axes = drawn(plot).axes[0]
+    assert [patch.get_xy() for patch in axes.patches] == [(-0.5, 1.5)]
+    label = axes.get_xlabel()
+    assert "hatched: not computed" in label
+    assert "grey: can't be computed" in label
+    figure = hv.render(plot, backend="bokeh")
+    boxes = [dict(each.data_source.data) for each in figure.renderers if each.level == "underlay"]
+    assert [each["layer"] for each in boxes] == [["layer4"], ["layer3"]]
+    assert drawn(plots.heatmap(testing.dataset())).axes[0].get_xlabel().count("\n") == 0
+
+
+def test_columns_of_other_kinds_have_names_in_order_of_their_numbers(ds):
+    drawn_once = ds["value"].sel(perturbation=["rerandomize"])
+    kinds = ["noise(10)", "noise(2)", "interpolate(0.5)", "zero"]
+    parts = [drawn_once.assign_coords(perturbation=[name]) for name in kinds]
+    parts[2] = parts[2].copy(deep=True)
+    parts[2].loc[{"epoch": [0, 100]}] = 0.5
+    parts[2].loc[{"epoch": -1}] = np.nan
+    more = xr.concat([ds["value"], *parts], "perturbation", join="outer")
+    table = stats.summary(xr.Dataset({"value": more, "baseline": ds["baseline"]}))
+    assert stats.column_order(table)[:5] == ["rand", "noise(2)", "noise(10)", "zero", "0"]
+    assert stats.column_order(table)[-2:] == ["interpolate(0.5) 0", "interpolate(0.5) 100"]
+    plot = plots.heatmap(xr.Dataset({"value": more, "baseline": ds["baseline"]}))
+    assert drawn(plot).axes[0].get_xlabel().startswith("what is done to the layer")
+
+
+def test_long_names_are_cut_on_axes_alone_and_never_alike(ds):
+    front = "vision_model.encoder.layers."
+    names = [f"{front}{at}.self_attention.out_projection.weight" for at in range(4)]
+    plot = plots.heatmap(ds.assign_coords(layer=[*names, "fullmodel"]))
+    assert set(plot.dframe()["hover layer"]) == {*names, "fullmodel"}
+    short = [tick.get_text() for tick in drawn(plot).axes[0].get_yticklabels()][::-1]
+    assert short[0] == "…0.self_attention.out_projection.weight"
+    assert short[-1] == "fullmodel"
+    overrides = hv.render(plot, backend="bokeh").yaxis[0].major_label_overrides
+    assert list(overrides.values()) == short[::-1]
+
+
+@given(st.lists(st.text("ab.", min_size=1, max_size=60), min_size=1, max_size=8, unique=True))
+def test_no_two_names_are_cut_to_the_same(names):
+    cut = shortened(names, 12)
+    assert list(cut) == names
+    assert len(set(cut.values())) == len(names)
+
+
+def test_hundreds_of_layers_fit_a_page():
+    figure = drawn(plots.heatmap(testing.dataset(layers=200, epochs=(0, 5))))
+    assert figure.get_size_inches()[1] <= 9.5
+    axes = figure.axes[0]
+    names = axes.get_yticklabels()
+    high = 9.5 / 201
+    places = [tick.get_position()[1] for tick in names]
+    assert min(np.diff(places)) * high * 72 >= names[0].get_fontsize()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((27_123, "27k"), (2_512, "2.5k"), (246.4, "246"), (48.2, "48"), (0.0127, ".013")),
+        *((999.9, "1.0k"), (3e7, "30M"), (4e13, "4e13"), (2e-5, "2e-5"), (np.inf, "inf")),
+    ],
+)
+def test_values_of_any_size_are_written_in_four_signs(value, text):
+    wide = scales.scale_of(pd.Series([1e-5, 1e13]), "perplexity")
+    assert wide.log
+    assert wide.text(value) == text
+
+
+# Side by side
+
+
+@pytest.fixture
+def two():
+    return {"deep": testing.dataset(layers=6), "shallow $x$": testing.dataset(layers=3)}
+
+
+def test_runs_side_by_side_share_depth_and_colours(two):
+    layout = plots.compare(two)
+    profile, *panels = list(layout)
+    assert [curve.label for curve in profile.Curve if curve.label] == list(two)
+    for panel, ds in zip(panels, two.values(), strict=True):
+        cells = panel.dframe()
+        count = len(ds["layer"]) - 1
+        assert set(cells["hover layer"]) == set(stats.layer_order(ds, network=False))
+        first = cells[cells["hover layer"] == "layer1"]
+        assert set(first["top"]) == {1.0}
+        np.testing.assert_allclose(first["depth"], 1 - 1 / count)  # the lower edge
+        for layer in ("layer1", "layer3"):
+            at = {"layer": layer, "epoch": 3, "perturbation": "reinitialize", "draw": 0}
+            value = ds["value"].sel(metric="error", **at)
+            found = cells[(cells["hover layer"] == layer) & (cells["hover reset to"] == "3")]
+            assert found["value"].item() == value
+    figures = drawn(layout).axes
+    assert figures[2].get_title() == r"shallow \$x\$"
+    assert len({axes.get_ylim() for axes in figures[:3]}) == 1
+    document = hv.render(layout, backend="bokeh")
+    ranges = {id(figure.y_range) for figure in document.select({"type": figure_model})}
+    assert len(ranges) == 1  # to zoom in one is to zoom in all
+    assert Page(embedding.page(layout, "t")).loads == []
+
+
+def test_the_curves_show_the_column_asked_for(two):
+    deep = plots.compare(two, column="rand").Overlay.I.Curve.Deep
+    table = stats.summary(two["deep"])
+    expected = table[(table["column"] == "rand") & (table["layer"] != "fullmodel")]["value"]
+    np.testing.assert_allclose(deep.dimension_values("value"), expected)
+    two["short"] = testing.dataset(epochs=(1, 7))
+    assert "reset to 1" in repr(plots.show(plots.compare(two)))
+    with pytest.raises(OptionError, match=r"column '0'. They share: rand, 1"):
+        plots.compare(two, column=0)
+
+
+def test_what_can_not_be_compared_is_refused(ds, two):
+    for wrong in ({"one": ds}, {}, ds, [ds, ds]):
+        with pytest.raises(OptionError, match="at least two Datasets"):
+            plots.compare(wrong)
+    with pytest.raises(OptionError, match="Did you mean 'error'"):
+        plots.compare(two, "eror")
+
+
 # Curves
 
 
@@ -376,6 +544,23 @@ def test_matplotlib_takes_names_as_they_are(ds, tmp_path):
     assert r"<!-- $\frac{1$ and $x$ -->" in svg
     assert "<!-- {a} -->" in svg
     assert "<script" not in svg.replace("<!-- <script>alert(1)</script> -->", "")
+
+
+@pytest.mark.parametrize("make", [plots.heatmap, plots.overview, plots.curves])
+@pytest.mark.parametrize(("width", "inches"), [("page", 6.75), (5.5, 5.5)])
+def test_figures_are_as_wide_as_paper(ds, tmp_path, make, width, inches):
+    path = plots.save(make(ds), tmp_path / "figure.png", width=width)
+    with Image.open(path) as image:
+        assert abs(image.width / 300 - inches) < 0.1
+
+
+def test_a_width_without_room_is_refused(ds, tmp_path):
+    with pytest.raises(OptionError, match="leaves no room for this figure"):
+        plots.save(plots.overview(ds), tmp_path / "figure.pdf", width="column")
+    for wrong in (0.2, "colunm"):
+        with pytest.raises(OptionError, match="column"):
+            plots.save(plots.heatmap(ds), tmp_path / "figure.pdf", width=wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_suffix_lists_the_known(tmp_path):

@@ -37,7 +37,9 @@ def tiny(tmp_path, monkeypatch):
                 "import json, os\n"
                 "assert label != 'fail', 'as it should'\n"
                 "print(os.environ['LAYERSCOPE_STILL'])\n"
-                "open(f'{out}/found.json', 'w').write(json.dumps([seeds, rate, names, label]))"
+                "open(f'{out}/found.json', 'w').write(json.dumps([seeds, rate, names, label]))\n"
+                "from layerscope.experiments import Claim, summarise\n"
+                "summarise(out, 'it works', [Claim('yes', 'no', False)], 'found.json')"
             ),
         ],
         metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
@@ -65,6 +67,9 @@ def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path):
     assert about == done.manifest
     assert about["parameters"]["seeds"] == 2
     assert list(about["files"]) == ["tiny.ipynb", "found.json"]
+    claim = {"paper": "yes", "measured": "no", "agrees": False}
+    told = {"finding": "it works", "figure": "found.json", "claims": [claim]}
+    assert about["summary"] == told
     for name, entry in about["files"].items():
         assert hashlib.sha256((done.folder / name).read_bytes()).hexdigest() == entry["sha256"]
     assert not list(done.folder.parent.glob(".*")), "no draft is left"

@@ -261,7 +261,9 @@ def _panel(name: str, table: pd.DataFrame, scale: Scale, size: _Size, bar: str) 
     # Upwards: Bokeh leaves out every name that is not above the one before.
     ticks = ticks[:: -(-len(ticks) // _MOST_NAMED)][::-1]
     cells = table.astype(dict.fromkeys([*texts, "layer", "column"], object))
-    boxes = hv.Rectangles(cells, ["left", "bottom", "right", "top"], ["value", *texts])
+    # HoloViews links axes by the name of their dimension, here that of the lower edge.
+    cells = cells.assign(depth=cells["bottom"])
+    boxes = hv.Rectangles(cells, ["left", "depth", "right", "top"], ["value", *texts])
     crowded = max(len(column) for column in columns) > 6 or len(columns) > 9
     names = shortened(columns, 24)
     every = -(-len(columns) // 24)
