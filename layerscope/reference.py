@@ -166,8 +166,9 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     Notes
     -----
     A cell agrees if the paper's number, give or take `READING_ERROR` (or `COLOUR_ERROR`), lies in
-    the interval: the paper's is one more run. ``≥`` agrees if the interval reaches that far up; ``base`` if the
-    difference from the trained network of the same run can be as small as the reading error.
+    the interval: the paper's is one more run. ``≥`` agrees if the interval reaches that far up;
+    ``base`` if the difference from the trained network of the same run can be as small as the
+    reading error.
     """
     values = results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
     values = values.sel(metric="error", drop=True)

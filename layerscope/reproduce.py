@@ -156,6 +156,7 @@ def run(
             "training_seconds": _training_seconds(draft),
             "software": _software(),
             "machine": _machine(),
+            "summary": _summary(draft),
             "files": _files(draft, source.name),
         }
         write_bytes(draft / MANIFEST, json.dumps(about, indent=1, ensure_ascii=False).encode())
@@ -350,6 +351,16 @@ def _training_seconds(folder: Path) -> list[float]:
     found = [results.settings(results.open_dataset(path)) for path in sorted(folder.glob("*.nc"))]
     runs = [run for about in found for run in about.get("runs", [])]
     return [run["training"]["seconds"] for run in runs if "training" in run]
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    """Take up what the notebook says that it found, if it does."""
+    path = folder / experiments.SUMMARY
+    if not path.is_file():
+        return None
+    told = dict(json.loads(path.read_text(encoding="utf-8")))
+    path.unlink()
+    return told
 
 
 def _clean(path: Path) -> None:
