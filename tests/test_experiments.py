@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
-from layerscope import data, experiments, models, reproduce, training
+from layerscope import analyses, data, experiments, models, reproduce, training
 from layerscope.engine import sweep
 from layerscope.errors import OptionError
 from layerscope.experiments import EXPERIMENTS, PAPER
@@ -28,8 +28,9 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", PAPER[1:])
 def test_an_experiment_at_scale_smoke(name, runs):
     done = reproduce.run(name, "smoke", out=runs, show_progress=False)
-    summary = json.loads((done.folder / experiments.SUMMARY).read_text())
+    summary = done.manifest["summary"]
     assert summary["findings"]
+    assert len(summary["claims"]) == len(summary["findings"])
     for found in summary["findings"]:
         assert found["verdict"] in VERDICTS
         assert found["runs"] >= 1 or found["value"] is None
@@ -56,6 +57,24 @@ def _check(ds):
     error = ds.value.sel(metric="error")
     assert bool(((error >= 0) & (error <= 1) | error.isnull()).all())
     assert bool(again.sel(epoch=0).notnull().any())
+
+
+def test_what_is_kept_says_plainly_what_disagrees(tmp_path):
+    said = [
+        analyses.finding("up", "slope", [1.0, 2.0, 1.5], above=0),
+        analyses.finding("down", "slope", [1.0, 2.0, 1.5], below=0),
+        analyses.finding("even", "slope", [1.0], above=0),
+    ]
+    experiments.keep(tmp_path, title="Slopes", findings=said)
+    told = json.loads((tmp_path / experiments.SUMMARY).read_text())
+    assert told["finding"] == "Slopes. Of 3 statements: 1 agree, 1 disagree, 1 undecided."
+    assert [claim["agrees"] for claim in told["claims"]] == [True, False, None]
+    assert (
+        "1.5 (3 runs, 95 % interval 0.258 to 2.74); agrees if below 0"
+        in (told["claims"][1]["measured"])
+    )
+    assert told["figure"] is None
+    assert experiments.keep(None, title="Slopes") == []
 
 
 def test_there_are_fifteen_each_with_three_scales_and_a_numbered_notebook():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,11 @@ def keep(
     Returns
     -------
     list of Path
-        What was written, ``summary.json`` first: ``title``, ``findings`` with the fields of
-        `analyses.Finding`, and the names of the files with ``figures`` and ``tables``.
+        What was written, ``summary.json`` first. A run's manifest takes it up: ``title``;
+        ``finding``, a sentence; ``claims``, what the paper says, what was measured, and whether
+        it ``agrees`` (None: undecided); ``findings``, the same with the fields of
+        `analyses.Finding`; ``figure``, the first one; the names of all ``figures`` and
+        ``tables``.
     """
     if out is None:
         return []
@@ -58,11 +61,39 @@ def keep(
     for name, table in (tables or {}).items():
         text = table.to_csv(index=False).encode()
         written.append(results.write_bytes(folder / f"{name}.csv", text))
+    found, drawn = list(findings), [path.name for path in written if path.suffix == ".png"]
     about = {
         "title": title,
-        "findings": [found.plain() for found in findings],
-        "figures": [path.name for path in written if path.suffix == ".png"],
+        "finding": _sentence(title, found),
+        "claims": [_claim(each) for each in found],
+        "findings": [each.plain() for each in found],
+        "figure": drawn[0] if drawn else None,
+        "figures": drawn,
         "tables": [path.name for path in written if path.suffix == ".csv"],
     }
     content = json.dumps(about, indent=1, ensure_ascii=False).encode()
     return [results.write_bytes(folder / SUMMARY, content), *written]
+
+
+def _sentence(title: str, findings: Sequence[Finding]) -> str:
+    verdicts = [found.verdict for found in findings]
+    parts = ", ".join(
+        f"{verdicts.count(verdict)} {word}"
+        for verdict, word in (
+            ("agrees", "agree"),
+            ("disagrees", "disagree"),
+            ("undecided", "undecided"),
+        )
+    )
+    return f"{title}. Of {len(verdicts)} statements: {parts}."
+
+
+def _claim(found: Finding) -> dict[str, Any]:
+    runs = f"{found.runs} run{'' if found.runs == 1 else 's'}"
+    number = f"{found.value:.3g}" if found.runs else "unknown"
+    between = f", 95 % interval {found.lower:.3g} to {found.upper:.3g}" if found.runs > 1 else ""
+    return {
+        "paper": found.claim,
+        "measured": f"{found.measured}: {number} ({runs}{between}); agrees if {found.condition}",
+        "agrees": {"agrees": True, "disagrees": False}.get(found.verdict),
+    }
