@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ import pytest
 from layerscope import experiments, gallery, results, testing
 from layerscope.cli import main
 from layerscope.errors import OptionError, ResultError
-from layerscope.experiments import Claim
+from layerscope.gallery.runs import Claim
 
 EVIL = "<script>alert(1)</script> | `x` [a](javascript:b) *c* a_b $d$"
 CLAIMS = [
@@ -46,9 +47,8 @@ def run(root, name="fcn-mnist", scale="small", files=(), **about):
 @pytest.fixture
 def told(tmp_path):
     """A run whose notebook said what it found."""
-    experiments.summarise(tmp_path, EVIL, CLAIMS)
-    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
-    summary["figure"] = "odd name.png"
+    claims = [dataclasses.asdict(claim) for claim in CLAIMS]
+    summary = {"finding": EVIL, "claims": claims, "figure": "odd name.png"}
     run(tmp_path / "runs", files=["01.ipynb", "odd name.png"], summary=summary)
     return tmp_path / "runs"
 
@@ -194,10 +194,3 @@ def test_no_runs_and_other_kinds_of_page_are_refused(tmp_path, told, capsys):
         str(told / "gallery.html"),
         str(told / "GALLERY.md"),
     ]
-
-
-def test_a_summary_names_a_figure_that_is_there(tmp_path):
-    with pytest.raises(ResultError, match=r"no figure figure\.png"):
-        experiments.summarise(tmp_path, "x", figure="figure.png")
-    assert not (tmp_path / "summary.json").exists()
-    experiments.summarise(None, "x", figure="figure.png")

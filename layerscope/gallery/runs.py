@@ -99,6 +99,8 @@ def read(folder: str | os.PathLike[str]) -> list[Run]:
     found = sorted(Path(folder).glob(f"*/*/{_MANIFEST}"))
     # Drafts of runs that are on their way begin with a dot.
     found = [path for path in found if not path.parent.name.startswith(".")]
+    # Trained series may lie beside the runs; their manifests are of another kind.
+    found = [path for path in found if b'"layerscope-series"' not in path.read_bytes()[:200]]
     if not found:
         raise ResultError(
             f"there is no finished run in {folder}; layerscope reproduce NAME makes one."
@@ -155,22 +157,15 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _told(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a notebook said that it found, through `experiments.keep`."""
-    figures = summary.get("figures") or [None]
-    return {
-        "finding": summary.get("title", ""),
-        "figure": figures[0],
-        "claims": [_claim(found) for found in summary.get("findings", ())],
-    }
+    claims = [
+        Claim(str(claim["paper"]), str(claim["measured"]), _answer(claim["agrees"]))
+        for claim in summary.get("claims", ())
+    ]
+    return {**summary, "claims": claims}
 
 
-def _claim(found: Mapping[str, Any]) -> Claim:
-    value, lower, upper = (found.get(key) for key in ("value", "lower", "upper"))
-    number = "not known" if value is None else f"{value:.3g}"
-    if lower is not None and upper is not None:
-        number += f" (95 % interval {lower:.3g} to {upper:.3g})"
-    measured = f"{found.get('measured', '')}: {number}; expected {found.get('condition', '')}"
-    answers = {"agrees": True, "disagrees": False}
-    return Claim(str(found.get("claim", "")), measured, answers.get(str(found.get("verdict"))))
+def _answer(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def _facts(about: Mapping[str, Any]) -> dict[str, str]:
