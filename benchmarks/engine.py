@@ -29,7 +29,7 @@ decide
     there is no MNIST; so few test digits leave hardly anything to save.
 
 Times are those of the process's own work if it has one thread, so that others on the machine
-disturb less; ``--threads 1`` is what the figures in the changelog come from.
+disturb less.
 """
 
 from __future__ import annotations
