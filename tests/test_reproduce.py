@@ -38,8 +38,9 @@ def tiny(tmp_path, monkeypatch):
                 "assert label != 'fail', 'as it should'\n"
                 "print(os.environ['LAYERSCOPE_STILL'])\n"
                 "open(f'{out}/found.json', 'w').write(json.dumps([seeds, rate, names, label]))\n"
-                "from layerscope.experiments import Claim, summarise\n"
-                "summarise(out, 'it works', [Claim('yes', 'no', False)], 'found.json')"
+                "from layerscope import analyses, experiments\n"
+                "found = analyses.finding('yes', 'no', [1.0, 1.0, 1.1], below=0)\n"
+                "_ = experiments.keep(out, title='it works', findings=[found])"
             ),
         ],
         metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
@@ -67,9 +68,9 @@ def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path):
     assert about == done.manifest
     assert about["parameters"]["seeds"] == 2
     assert list(about["files"]) == ["tiny.ipynb", "found.json"]
-    claim = {"paper": "yes", "measured": "no", "agrees": False}
-    told = {"finding": "it works", "figure": "found.json", "claims": [claim]}
-    assert about["summary"] == told
+    told = about["summary"]
+    assert told["finding"] == "it works. Of 1 statements: 0 agree, 1 disagree, 0 undecided."
+    assert [(claim["paper"], claim["agrees"]) for claim in told["claims"]] == [("yes", False)]
     for name, entry in about["files"].items():
         assert hashlib.sha256((done.folder / name).read_bytes()).hexdigest() == entry["sha256"]
     assert not list(done.folder.parent.glob(".*")), "no draft is left"
@@ -143,7 +144,7 @@ def test_experiment_1_at_scale_smoke(tmp_path):
     assert "cells agree" in text
     assert not re.search(r'"name": "stderr"|<script|Traceback', text)
     assert len(text) < 500_000
-    series = sorted((tmp_path / "series").iterdir())
+    series = sorted((tmp_path / "series").glob("[!.]*"))
     assert len(series) == 2
 
 
