@@ -159,9 +159,15 @@ def _in_turn(parts: Sequence[Perturbation], site: Site) -> dict[str, Tensor]:
 def member_of(layer: Layer, name: str) -> Layer:
     """Make a layer of one member of a group; its size and type are not known from the group."""
     path = "" if name == ROOT else name
-    own = {
-        kind: tuple(t for t in tensors if layers_.owner(t) == path)
-        for kind, tensors in (("parameters", layer.parameters), ("buffers", layer.buffers))
-    }
-    more = {"modules": (path,)} if hasattr(layer, "modules") else {}
-    return replace(layer, name=name, members=(name,), **own, **more)  # type: ignore[arg-type]
+    parameters, buffers = (
+        tuple(tensor for tensor in tensors if layers_.owner(tensor) == path)
+        for tensors in (layer.parameters, layer.buffers)
+    )
+    return replace(
+        layer,
+        name=name,
+        members=(name,),
+        modules=(path,),
+        parameters=parameters,
+        buffers=buffers,
+    )
