@@ -11,7 +11,8 @@ plain
     Seconds for an epoch of the plain loop.
 fp32, bf16
     The plain time over that of `layerscope.train` in single precision, and with
-    ``Recipe(autocast="bfloat16")``; evaluating and recording are left out of both.
+    ``Recipe(autocast="bfloat16")``, which is the default for networks with convolutions where the
+    device has instructions for it; evaluating and recording are left out of both.
 record
     Share of the whole time that writing checkpoints takes where every epoch is recorded, in single
     precision; as measured, and for an epoch of 50,000 images.

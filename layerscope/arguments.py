@@ -33,7 +33,7 @@ _RECIPE: Sequence[tuple[str, Any, str]] = (
     ("warmup", float, "epochs in which the rate first rises (default: 0)"),
     ("clip", float, "largest norm of the gradient (default: any)"),
     ("label-smoothing", float, "share of the target spread over the classes (default: 0)"),
-    ("autocast", str, "float32 or bfloat16 (default: float32)"),
+    ("autocast", str, "auto, float32 or bfloat16 (default: auto)"),
 )
 """Fields of the recipe that are single values: name, type and help."""
 

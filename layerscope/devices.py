@@ -23,6 +23,7 @@ __all__ = [
     "chance",
     "describe",
     "exhausted",
+    "multiplies_bfloat16",
     "precision",
     "present",
     "random_states",
@@ -114,6 +115,16 @@ def precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
             "leave it out to compute as the network is."
         )
     return known[dtype]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for bfloat16, so that it is faster than float32."""
+    if device.type == "cuda":
+        # Not is_bf16_supported(), which counts emulation.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch can't
+    known = tell() if device.type == "cpu" else {}
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def exhausted(error: BaseException) -> bool:

@@ -26,6 +26,23 @@ def test_auto_takes_what_is_there(monkeypatch):
         assert str(devices.resolve()) == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "known", "expected"),
+    [
+        ("cpu", {"avx2": True, "avx512_bf16": False}, False),
+        ("cpu", {"avx512_bf16": True}, True),
+        ("cpu", {"neon": True, "bf16": True}, True),
+        ("cuda", (7, 5), False),
+        ("cuda", (8, 0), True),
+        ("mps", {"bf16": True}, False),
+    ],
+)
+def test_bfloat16_is_for_devices_that_have_instructions_for_it(monkeypatch, kind, known, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: known)
+    assert devices.multiplies_bfloat16(torch.device(kind)) is expected
+
+
 def test_a_device_that_is_absent_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("cuda", "cuda:1", torch.device("cuda")):

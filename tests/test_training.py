@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import nn
 
-from layerscope import metrics, models, seeds, training
+import layerscope
+from layerscope import devices, metrics, models, seeds, training
 from layerscope.checkpoints import open_series
 from layerscope.data import Examples
 from layerscope.errors import CheckpointError, LayerError, OptionError, TrainingError
@@ -312,11 +313,12 @@ def test_a_recipe_that_can_not_work_is_refused(options, message):
 def test_only_what_differs_is_said_so_that_older_series_keep_their_names():
     """A series is found by the name of its folder, and else trained again."""
     old = ["epochs", "lr", "batch_size", "momentum", "weight_decay", "drops", "decay"]
-    assert list(Recipe().describe()) == old
-    said = Recipe(optimizer="adam", frozen=("layer1",)).describe()
+    assert list(Recipe(autocast="float32").describe()) == old
+    recipe = Recipe(optimizer="adam", frozen=("layer1",), autocast="float32")
+    said = recipe.describe()
     assert said.keys() - set(old) == {"optimizer", "frozen"}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
-    assert Recipe(**values) == Recipe(optimizer="adam", frozen=("layer1",))
+    assert Recipe(**values, autocast="float32") == recipe
 
 
 def test_the_folder_is_named_as_before(trained):
@@ -392,7 +394,7 @@ class Stream:
 
 
 def few_steps(data, out, *, model=None, epochs=2, stream=False, steps=(), **options):
-    options = {"batch_size": 100, "lr": 0.01, **options}
+    options = {"batch_size": 100, "lr": 0.01, "autocast": "float32", **options}
     augment = options.pop("augment", None)
     if stream:
         data = dataclasses.replace(data, train=Stream(data.train))
@@ -536,6 +538,22 @@ def test_chosen_steps_make_a_series_that_is_counted_in_steps(few_digits, tmp_pat
         series.read(4)
     with pytest.raises(OptionError, match="record_steps has 11; this training has 10 steps"):
         few_steps(few_digits, tmp_path, steps=(11,))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_trains_convolutions_in_half_precision_where_the_device_can(
+    few_digits, tmp_path, monkeypatch, native
+):
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda *_: native)
+    meant = "bfloat16" if native else "float32"
+    chosen = few_steps(few_digits, tmp_path, autocast="auto")
+    # The same series: it is not trained twice under two names.
+    assert few_steps(few_digits, tmp_path, autocast=meant).folder == chosen.folder
+    assert chosen.manifest["recipe"].get("autocast", "float32") == meant
+    dense = layerscope.train(
+        "fcn-1x8", few_digits, Recipe(epochs=1), out=tmp_path, device="cpu", show_progress=False
+    )
+    assert "autocast" not in dense.manifest["recipe"]
 
 
 def test_half_precision_is_close_and_leaves_weights_in_single(few_digits, tmp_path):

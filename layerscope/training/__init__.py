@@ -124,6 +124,7 @@ def train(
     recipe, seed = recipe or Recipe(), int(seed)
     place = devices.resolve(device)
     model, identity = _network(network, data, seed)
+    recipe = recipe.resolved(model, place)
     steps = steps_of(data, recipe)
     wanted = _wanted(record, record_steps, recipe.epochs, steps)
     identity |= {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -17,7 +16,7 @@ from layerscope.data import Batch, Examples, Pictures, changes, label_range, mov
 from layerscope.errors import OptionError, TrainingError
 from layerscope.training import state
 from layerscope.training.given import Data, measured, scored_in, steps_of
-from layerscope.training.recipe import Recipe
+from layerscope.training.recipe import Recipe, convolves
 
 __all__ = ["Loop"]
 
@@ -39,6 +38,7 @@ class Loop:
         On `device`; trained in place.
     data : Data
     recipe : Recipe
+        As `Recipe.resolved` returns it.
     seed : int
         Of the order of the data, the augmentation, and everything random in the network.
     device : torch.device
@@ -70,7 +70,7 @@ class Loop:
         self.steps = steps_of(data, recipe)
         self.still = freeze(model, recipe.frozen)
         self.layout = torch.contiguous_format
-        if recipe.autocast != "float32" and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        if recipe.autocast == "bfloat16" and convolves(model):
             self.layout = torch.channels_last
             model.to(memory_format=self.layout)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -159,8 +159,8 @@ class Loop:
             inputs = self.augment(inputs, seeds.generator("augment", self.seed, epoch, step))
         if self.layout is torch.channels_last and torch.is_tensor(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self.layout)
-        low = torch.autocast(self.device.type, torch.bfloat16)
-        with low if self.recipe.autocast == "bfloat16" else nullcontext():
+        low = torch.bfloat16 if self.recipe.autocast == "bfloat16" else None
+        with devices.autocast(self.device, low):
             outputs = metrics.logits(metrics.call(self.model, inputs))
         metrics.check_labels(metrics.chosen("loss"), outputs, labels)
         loss = loss_of(outputs, targets, self.recipe.label_smoothing)

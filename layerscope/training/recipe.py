@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from layerscope import devices
 from layerscope.errors import OptionError, choose
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Recipe"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Recipe", "convolves"]
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("steps", "cosine", "constant")
-_AUTOCAST = ("float32", "bfloat16")
+_AUTOCAST = ("auto", "float32", "bfloat16")
 
 # What every manifest says of a recipe; the rest is said where it differs from the default, so that
 # series recorded before there was a choice keep the names of their folders.
@@ -61,7 +62,9 @@ class Recipe:
     autocast : str
         ``"float32"``, or ``"bfloat16"`` for the matrix products and convolutions of the training
         passes; networks with 2-d convolutions are then laid out channels last. Parameters,
-        checkpoints and scores stay in single precision.
+        checkpoints and scores stay in single precision. ``"auto"`` is ``"bfloat16"`` where that
+        helps: for networks with 2-d convolutions, on devices that multiply such numbers natively;
+        a series' manifest says which it was.
     frozen : tuple of str
         Names or patterns of layers, as in a sweep, that stay at their initial values: no gradient,
         no place in the optimiser, and running statistics (BatchNorm) neither used up nor updated:
@@ -92,7 +95,7 @@ class Recipe:
     warmup: float = 0.0
     label_smoothing: float = 0.0
     clip: float | None = None
-    autocast: str = "float32"
+    autocast: str = "auto"
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -157,12 +160,25 @@ class Recipe:
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], **options)
 
+    def resolved(self, model: nn.Module, device: torch.device) -> Recipe:
+        """Return this recipe with the type of number that ``autocast="auto"`` means here."""
+        if self.autocast != "auto":
+            return self
+        helps = convolves(model) and devices.multiplies_bfloat16(device)
+        return replace(self, autocast="bfloat16" if helps else "float32")
+
     def describe(self) -> dict[str, Any]:
         """The recipe as plain values for a manifest."""
         values = asdict(self)
-        default = {field.name: field.default for field in fields(self)}
+        # Series in single precision have names from before there was another.
+        default = {field.name: field.default for field in fields(self)} | {"autocast": "float32"}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
             if name in _ALWAYS or value != default[name]
         }
+
+
+def convolves(model: nn.Module) -> bool:
+    """Tell whether a network has 2-d convolutions."""
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
