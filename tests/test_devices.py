@@ -6,7 +6,10 @@ The second is checked without a GPU: fake tensors carry a device, and operators 
 from __future__ import annotations
 
 import ast
+import platform
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -273,3 +276,36 @@ def test_freed_memory_can_be_given_back_anywhere(monkeypatch):
 
     monkeypatch.setattr(devices.ctypes, "CDLL", nothing_there)
     devices.trim()
+
+
+FAULTS = """
+import resource, torch
+from layerscope import devices
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def held():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+plain, at_first = faults(), held()
+with devices.hoarding(torch.device("cpu")):
+    faults()
+    kept = faults()
+print(plain, kept, held() - at_first, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_freed_memory_is_kept_for_the_next_tensor_and_then_returned():
+    said = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    plain, kept, left, afterwards = map(float, said.stdout.split())
+    assert plain > 10 * kept
+    assert left < 16  # MiB, of 64
+    assert afterwards > 10 * kept

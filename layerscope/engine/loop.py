@@ -85,7 +85,7 @@ class Measured:
 def lent(plan: Plan) -> Iterator[tuple[Recorder, Swapper]]:
     """Lend the network with its trained weights on the device; afterwards it is as before."""
     budget = devices.spare_bytes(plan.device)
-    with borrowed(plan.model, plan.device), ExitStack() as stack:
+    with devices.hoarding(plan.device), borrowed(plan.model, plan.device), ExitStack() as stack:
         swapper = Swapper(plan.model)
         # Piece by piece: a network that holds these weights already takes no more memory.
         for names in plan.pieces():
