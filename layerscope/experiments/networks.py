@@ -36,6 +36,7 @@ _IMAGENET_PAPER: dict[str, Any] = {
     **_ALL,
     "epochs": 100,
     "seeds": 1,
+    "augment": False,  # its pictures are cropped as they are read
     "record": [0, 1, 10, 100],
 }
 
