@@ -15,7 +15,7 @@ from __future__ import annotations
 from layerscope.experiments.catalogue import EXPERIMENTS, PAPER
 from layerscope.experiments.cost import EXAMPLES, GPU, Cost, GPUs, cost
 from layerscope.experiments.generalising import generalisation
-from layerscope.experiments.keeping import SUMMARY, keep
+from layerscope.experiments.keeping import SUMMARY, compared, keep
 from layerscope.experiments.kinds import Experiment, Scale
 from layerscope.experiments.probing import (
     SERIES_VARIABLE,
@@ -42,6 +42,7 @@ __all__ = [
     "GPUs",
     "Scale",
     "caption",
+    "compared",
     "cost",
     "generalisation",
     "keep",
