@@ -26,7 +26,7 @@ from layerscope.experiments.probing import (
     trained,
     trainings,
 )
-from layerscope.experiments.recipes import RECIPES, variants
+from layerscope.experiments.recipes import RECIPES, augmentation, fitted, variants
 from layerscope.experiments.retraining import removable, retrain
 
 __all__ = [
@@ -41,9 +41,11 @@ __all__ = [
     "Experiment",
     "GPUs",
     "Scale",
+    "augmentation",
     "caption",
     "compared",
     "cost",
+    "fitted",
     "generalisation",
     "keep",
     "probe",

@@ -100,7 +100,8 @@ NETWORKS: tuple[Experiment, ...] = (
             "smoke": smoke(GRATINGS | {"networks": ["resnet18-w0.0625"], "draws": 2}),
             "small": small("cifar10-jpeg", 55),
             "paper": paper(
-                _IMAGENET | {"networks": [f"resnet{depth}" for depth in _RESNETS]}, 7100
+                _IMAGENET | {"networks": [f"resnet{depth}" for depth in _RESNETS], "augment": True},
+                7100,
             ),
         },
     ),
