@@ -48,16 +48,12 @@ def pattern(ds: xr.Dataset, network: str, column: str = "0") -> xr.DataArray:
     """
     from scipy.stats import spearmanr
 
-    printed = ERROR[choose(network, ERROR, "network in the reference")]
+    printed = _rows(network, column)
     values = results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
     values = values.sel(metric="error", drop=True)
     if "seed" not in values.dims:
         values = values.expand_dims("seed")
-    names = [
-        name
-        for name in map(str, values["layer"].values)
-        if column in printed.get(name, {}) and name != results.FULL_MODEL
-    ]
+    names = [name for name in map(str, values["layer"].values) if name in printed]
     cell = cell_of(values.sel(layer=names), column)
     found = np.full(values.sizes["seed"], np.nan)
     if cell is not None and len(names) > 2:
@@ -70,7 +66,7 @@ def pattern(ds: xr.Dataset, network: str, column: str = "0") -> xr.DataArray:
                 f"{lacking[0]} was not computed at {column} in every run; sweep it, or leave its "
                 "row out of all."
             )
-        theirs = np.array([_place(printed[name][column]) for name in names])
+        theirs = np.array([printed[name] for name in names])
         # Of layers that all give the same there is no order.
         ordered = [len(set(theirs)) > 1 and np.ptp(each) > 0 for each in ours]
         found = np.array(
@@ -97,16 +93,27 @@ def same_layers_matter(ds: xr.Dataset, network: str) -> Finding:
     >>> same_layers_matter(testing.dataset(), "fcn-3x256").condition
     'above 0'
     """
+    names = [str(name) for name in ds["layer"].values]
     return analyses.finding(
         f"the layers that matter in the paper's figure of {network} matter here",
         "rank correlation with the figure, re-initialised",
         pattern(ds, network),
         above=0,
+        step=analyses.rank_step(sum(row in names for row in _rows(network, "0"))),
     )
 
 
+def _rows(network: str, column: str) -> dict[str, float]:
+    """What the paper prints of each layer, for ranks alone."""
+    printed = ERROR[choose(network, ERROR, "network in the reference")]
+    return {
+        name: _place(cells[column])
+        for name, cells in printed.items()
+        if column in cells and name != results.FULL_MODEL
+    }
+
+
 def _place(paper: float | str) -> float:
-    """A printed cell, for ranks alone."""
     if paper == BASE:
         return -math.inf
     return math.inf if isinstance(paper, str) else paper
