@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         # Not is_bf16_supported(), which counts emulation.
         return torch.cuda.get_device_capability(device) >= (8, 0)
     tell = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch can't
-    known = tell() if device.type == "cpu" else {}
+    known: Mapping[str, Any] = tell() if device.type == "cpu" else {}
     return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
@@ -167,7 +167,7 @@ def hoarding(device: torch.device) -> Iterator[None]:
     glibc asks the system anew for each piece above 32 MiB, and the system clears every page of it,
     which takes up to a third of a pass over large batches. Elsewhere nothing is done.
     """
-    set_limit = None
+    set_limit: Callable[[int, int], int] | None = None
     with suppress(OSError, AttributeError, TypeError):  # other C libraries have nothing like it
         set_limit = ctypes.CDLL(None).mallopt if device.type == "cpu" else None
     if set_limit is None:

@@ -6,6 +6,7 @@ import json
 import math
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -75,6 +76,25 @@ def test_what_is_kept_says_plainly_what_disagrees(tmp_path):
     )
     assert told["figure"] is None
     assert experiments.keep(None, title="Slopes") == []
+
+
+def test_printed_numbers_are_kept_as_statements_and_named_where_they_lie_outside(tmp_path):
+    cell = {"layer": "layer1", "column": "0", "paper": "0.3", "measured": 0.5}
+    cell |= {"lower": 0.4, "upper": 0.6, "difference": 0.2}
+    tables = {
+        "errors": pd.DataFrame([cell | {"agrees": number > 0} for number in range(25)]),
+        "distances": pd.DataFrame([cell | {"agrees": number > 4} for number in range(25)]),
+        "nothing": pd.DataFrame(columns=[*cell, "agrees"]),
+    }
+    experiments.keep(tmp_path, title="Cells", comparisons=tables)
+    told = json.loads((tmp_path / experiments.SUMMARY).read_text())
+    assert told["finding"] == "Cells. Of 2 statements: 1 agree, 1 disagree, 0 undecided."
+    assert told["findings"] == []
+    one, five = told["claims"]
+    assert (one["paper"], one["agrees"], five["agrees"]) == ("25 errors", True, False)
+    outside = "layer1 at 0 (paper 0.3, measured 0.5, 0.4 to 0.6)"
+    assert (one["measured"].count(outside), five["measured"].count(outside)) == (1, 5)
+    assert ("by chance" in one["measured"], "by chance" in five["measured"]) == (True, False)
 
 
 def test_there_are_fifteen_each_with_three_scales_and_a_numbered_notebook():

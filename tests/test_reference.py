@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from layerscope import reference, results, testing
+from layerscope.errors import ResultError
 
 
 def runs(shift: float = 0.0, spread: float = 0.001, count: int = 5):
@@ -51,7 +53,7 @@ def test_numbers_that_are_off_by_more_than_the_reading_error_do_not():
 
 def test_the_prediction_interval_is_students_for_one_more_run():
     values = np.array([0.1, 0.2, 0.3])
-    seen = reference._predicted(values)
+    seen = reference.comparing._predicted(values)
     half = 4.302652729749462 * 0.1 * np.sqrt(4 / 3)
     assert seen.mean == pytest.approx(0.2)
     assert seen.upper - seen.mean == pytest.approx(half)
@@ -86,3 +88,31 @@ def test_of_other_networks_the_paper_prints_nothing():
     assert reference.verdict(table) == "the paper prints no such numbers for this network"
     assert reference.norms("fcn-9x9") == []
     assert np.isnan(reference.closeness(testing.dataset(layers=4), "fcn-9x9")["errors"])
+
+
+def test_the_pattern_ranks_base_below_and_the_end_of_the_colour_bar_above_all_numbers():
+    found = reference.pattern(runs(spread=0.0), "fcn-3x256", column="2")
+    np.testing.assert_allclose(found.values, 1.0)
+    deep = runs().sel(layer=["layer1", "layer2", "layer3", "layer4"])
+    # Printed of six layers: 0.57, 0.05, and base, base; ours fall all the way down.
+    printed = [reference.ERROR["fcn-5x256"][f"layer{n}"]["0"] for n in range(1, 5)]
+    assert printed == [0.57, 0.05, "base", "base"]
+    where = {"metric": "error", "perturbation": "reinitialize", "epoch": 0, "draw": 0}
+    for number in range(1, 5):
+        deep["value"].loc[where | {"layer": f"layer{number}"}] = 0.6 - 0.1 * number
+    found = reference.pattern(deep, "fcn-5x256")
+    np.testing.assert_allclose(found.values, spearmanr([3, 2, 1, 1], [4, 3, 2, 1]).statistic)
+
+
+def test_a_layer_that_was_not_computed_has_no_place_in_the_pattern():
+    ds = runs(count=3)
+    assert reference.same_layers_matter(ds, "fcn-3x256").runs == 3
+    where = {"metric": "error", "perturbation": "reinitialize", "epoch": 0, "seed": 1}
+    ds["value"].loc[where | {"layer": "layer2"}] = np.nan
+    with pytest.raises(ResultError, match="layer2 was not computed at 0"):
+        reference.pattern(ds, "fcn-3x256")
+
+
+def test_every_comparison_that_has_numbers_is_among_the_tables():
+    assert [len(t) for t in reference.tables(runs(), "fcn-3x256").values()] == [25, 12, 8]
+    assert reference.tables(testing.dataset(), "fcn-9x9") == {}

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from layerscope import experiments, reproduce, results
+from layerscope.cli import main
 from layerscope.errors import DataError, OptionError, ResultError
 from layerscope.experiments import Experiment, Scale
 
@@ -60,7 +61,7 @@ def run(tmp_path, **given):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path):
+def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path, capsys):
     done = run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1})
     assert done.folder == tmp_path / "runs" / "tiny" / "smoke+names=b,c+rate=1+seeds=2"
     assert json.loads((done.folder / "found.json").read_text()) == [2, 1, ["b", "c"], "x"]
@@ -78,6 +79,13 @@ def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path):
 
     again = run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1})
     assert (again.reused, again.manifest) == (True, about)
+    given = ["--seeds", "2", "-p", 'names=["b","c"]', "-p", "rate=1"]
+    command = ["reproduce", "tiny", "--scale", "smoke", "--out", str(tmp_path / "runs"), *given]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "nothing to do" in printed
+    assert told["finding"] in printed
+    assert re.search(r"agrees\?.*the paper says.*we measured.* no .*yes", printed)
     (done.folder / "found.json").write_text("altered")
     assert not run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1}).reused
 
@@ -139,7 +147,16 @@ def test_experiment_1_at_scale_smoke(tmp_path):
     assert float(error.sel(perturbation="rerandomize", epoch=results.NO_EPOCH).min()) > 0.6
     assert (ds.distance.sel(epoch=0) == 0).all()
     names = {path.name for path in done.files}
-    assert {"01_fcn_mnist.ipynb", "figure1.html", "figure1.png", "figure1.svg"} <= names
+    assert {"01_fcn_mnist.ipynb", *(f"figure1.{s}" for s in ("html", "png", "svg", "pdf"))} <= names
+    assert {"heatmap.png", "curves.png"} <= names
+    summary = done.manifest["summary"]
+    assert summary["figure"] == "heatmap.png"
+    assert [found["claim"].split()[0] for found in summary["findings"]] == [
+        *("re-randomising", "the", "upper", "the", "the")
+    ]
+    assert all(found["runs"] == 2 for found in summary["findings"])
+    # Numbers of all of MNIST are no measure of 4,000 digits.
+    assert len(summary["claims"]) == len(summary["findings"])
     text = (done.folder / "01_fcn_mnist.ipynb").read_text()
     assert "cells agree" in text
     assert not re.search(r'"name": "stderr"|<script|Traceback', text)

@@ -13,7 +13,9 @@ from layerscope.analyses.claims import (
     bottom_critical,
     differs,
     distance_tells_little,
+    extremes_differ,
     first_epoch_worse,
+    norms_matter,
     not_jointly_robust,
     random_fails,
     some_survive,
@@ -35,6 +37,7 @@ from layerscope.analyses.findings import (
     about,
     finding,
     findings_table,
+    rank_step,
 )
 from layerscope.analyses.groups import (
     alternating,
@@ -49,6 +52,7 @@ from layerscope.analyses.largest import LargestSet, largest_set
 from layerscope.analyses.measures import gap, rank_with, weight_measures
 from layerscope.analyses.per_run import (
     VERDICTS,
+    computed,
     damage,
     depth_correlation,
     limits,
@@ -71,6 +75,7 @@ __all__ = [
     "about",
     "alternating",
     "bottom_critical",
+    "computed",
     "criticality",
     "criticality_grid",
     "damage",
@@ -78,6 +83,7 @@ __all__ = [
     "differs",
     "distance_tells_little",
     "everything",
+    "extremes_differ",
     "finding",
     "findings_table",
     "first_epoch_worse",
@@ -87,9 +93,11 @@ __all__ = [
     "leaves",
     "limits",
     "module_criticality",
+    "norms_matter",
     "not_jointly_robust",
     "prefixes",
     "random_fails",
+    "rank_step",
     "rank_with",
     "robust_rows",
     "runs_of",

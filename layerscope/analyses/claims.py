@@ -12,18 +12,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
 from layerscope import stats
-from layerscope.analyses.findings import Finding, finding
-from layerscope.analyses.per_run import damage, depth_correlation
-from layerscope.errors import ResultError
+from layerscope.analyses.findings import Finding, finding, rank_step
+from layerscope.analyses.per_run import computed, damage, depth_correlation
+from layerscope.errors import OptionError, ResultError
 
 __all__ = [
     "bottom_critical",
     "differs",
     "distance_tells_little",
+    "extremes_differ",
     "first_epoch_worse",
+    "norms_matter",
     "not_jointly_robust",
     "random_fails",
     "some_survive",
@@ -33,6 +36,9 @@ __all__ = [
 
 TOLD = 0.8
 """Rank correlation from which on distance would tell robust layers from critical ones."""
+
+ROBUST, CRITICAL = 0.05, 0.25
+"""Damage up to which a row survives, and from which on it does not; as for `stats.classify`."""
 
 
 def random_fails(ds: xr.Dataset, metric: str = "error") -> Finding:
@@ -62,7 +68,7 @@ def bottom_critical(ds: xr.Dataset, metric: str = "error") -> Finding:
     first = damage(ds, metric=metric).isel(layer=0)
     claim = "the lowest layer is critical"
     measured = f"damage of re-initialising {first['layer'].item()}"
-    return finding(claim, measured, first.values, above=0.25)
+    return finding(claim, measured, first.values, above=CRITICAL)
 
 
 def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str = "error") -> Finding:
@@ -81,15 +87,11 @@ def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str = "error") -> Find
     >>> upper_robust(testing.dataset()).value
     -1.0
     """
-    names = stats.layer_order(ds, network=False)
-    chosen = fnmatch.filter(names, rows)
-    if not chosen:
-        raise ResultError(f"no row matches {rows!r}; there is {', '.join(names)}.")
-    # The whole network stays: of some metrics it tells what is untrained.
-    kept = [n for n in map(str, ds["layer"].values) if n in chosen or n not in names]
-    correlation = depth_correlation(ds.sel(layer=kept), metric)
+    kept = _only(ds, rows)
+    correlation = depth_correlation(kept, metric)
+    step = rank_step(len(stats.layer_order(kept, network=False)))
     claim = "upper layers are more robust than lower ones"
-    return finding(claim, "rank correlation of depth and damage", correlation, below=0)
+    return finding(claim, "rank correlation of depth and damage", correlation, below=0, step=step)
 
 
 def distance_tells_little(
@@ -97,15 +99,24 @@ def distance_tells_little(
 ) -> Finding:
     """Whether how far a layer moved does not tell how much it matters.
 
+    It would tell where those that moved furthest mattered least, too: the sign does not count.
+
     Examples
     --------
     >>> from layerscope import testing
     >>> distance_tells_little(testing.dataset(layers=8)).condition
     'below 0.8'
     """
-    found = np.atleast_1d(stats.rank_correlation(ds, norm, metric)["correlation"].values)
+    computed(ds, metric=metric)  # refuses a layer that is missing
+    found = stats.rank_correlation(ds, norm, metric)
     claim = "the distance from the start alone does not tell robust layers from critical ones"
-    return finding(claim, f"rank correlation of distance ({norm}) and damage", found, below=TOLD)
+    return finding(
+        claim,
+        f"rank correlation of distance ({norm}) and damage, without its sign",
+        abs(np.atleast_1d(found["correlation"].values)),
+        below=TOLD,
+        step=rank_step(int(found["n_layers"])),
+    )
 
 
 def stage_starts_matter(ds: xr.Dataset, metric: str = "error") -> Finding:
@@ -143,50 +154,96 @@ def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> 
     ds : Dataset
         Of a sweep over groups, see `joint`.
     single : sequence of str
-        Rows of one layer each.
+        Rows of one layer each, robust ones; with fewer than 2 the finding is undecided.
     together : str
         The row in which all of them are reset.
     """
-    shares = damage(ds)
-    more = shares.sel(layer=together) - shares.sel(layer=list(single)).max("layer")
     claim = "layers that are robust one by one are not robust together"
     measured = "damage of all at once less the largest of one"
+    shares = damage(ds)
     # One layer alone says nothing about several.
-    return finding(claim, measured, more.values if len(single) > 1 else [], above=0)
+    if len(single) < 2:
+        return finding(claim, measured, [], above=ROBUST)
+    more = shares.sel(layer=together) - shares.sel(layer=list(single)).max("layer")
+    return finding(claim, measured, more.values, above=ROBUST)
 
 
-def some_survive(ds: xr.Dataset, together: str) -> Finding:
-    """Whether every second of the rows can be reset where all of them can't.
+def some_survive(ds: xr.Dataset) -> Finding:
+    """Whether every second of the rows can be reset together.
+
+    Both halves count, since the better of two is no fair sample of them.
 
     Parameters
     ----------
     ds : Dataset
         Of a sweep over groups, see `joint`; with fewer than 3 rows the finding is undecided.
-    together : str
-        The row in which all are reset.
     """
     shares = damage(ds)
     halves = [row for row in ("odd rows", "even rows") if row in shares["layer"].values]
-    if halves:
-        less = (shares.sel(layer=halves).min("layer") - shares.sel(layer=together)).values
-    else:
-        less = np.array([])
-    claim = "every second of them can be reset together, all of them can't"
-    return finding(claim, "damage of every second row less that of all", less, below=0)
+    claim = "every second of them can be reset together"
+    measured = "mean damage of the odd and of the even rows"
+    found: npt.ArrayLike = shares.sel(layer=halves).mean("layer").values if halves else []
+    return finding(claim, measured, found, below=CRITICAL)
+
+
+def norms_matter(
+    ds: xr.Dataset, kept: xr.Dataset, rows: str = "*", metric: str = "error"
+) -> Finding:
+    """Whether a part of the damage comes from normalisation layers.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of a sweep in which normalisation goes back with its row (``norms="with"``).
+    kept : Dataset
+        Of the same networks, where it keeps what it learnt (``norms="kept"``).
+    rows : str
+        Pattern of the rows that count, such as ``"block*"``.
+    metric : str
+
+    Raises
+    ------
+    ResultError
+        If no row matches, or the two differ in their rows or runs.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> norms_matter(testing.dataset(), testing.dataset()).value
+    0.0
+    """
+    shares = [damage(_only(each, rows), metric=metric) for each in (ds, kept)]
+    try:
+        first, second = xr.align(*shares, join="exact")
+    except ValueError:
+        names = [", ".join(map(str, each["layer"].values)) for each in shares]
+        raise ResultError(
+            f"the sweeps are of {names[0]} and of {names[1]}, or of other runs; sweep the same "
+            "networks and rows twice."
+        ) from None
+    claim = "a part of the damage comes from normalisation"
+    measured = "mean damage of a row with its normalisation less that without"
+    return finding(claim, measured, (first - second).mean("layer").values, above=0)
 
 
 def first_epoch_worse(ds: xr.Dataset) -> Finding:
     """Whether some layer is worse off at checkpoint 1 than at its initialisation.
 
+    Of many layers without a difference one comes out worse by chance. So each run is judged by
+    the layer that the *other* runs find the worst off: without a difference that is 0 on average.
+
     Examples
     --------
     >>> from layerscope import testing
-    >>> first_epoch_worse(testing.dataset()).value < 0
-    True
+    >>> first_epoch_worse(testing.dataset()).runs                     # there is no other run
+    0
     """
-    more = (damage(ds, epoch=1) - damage(ds, epoch=0)).max("layer")
+    more = (damage(ds, epoch=1) - damage(ds, epoch=0)).dropna("seed").values
+    others = more.sum(0) - more
+    found = more[np.arange(len(more)), others.argmax(1)] if len(more) > 1 else []
     claim = "going back to checkpoint 1 can hurt a layer more than going back to checkpoint 0"
-    return finding(claim, "largest difference of the damages over layers", more.values, above=0)
+    measured = "difference of the damages, of the layer that is worst off in the other runs"
+    return finding(claim, measured, found, above=0)
 
 
 def differs(
@@ -196,6 +253,7 @@ def differs(
     second: npt.ArrayLike,
     *,
     more: bool = True,
+    step: float = 0.0,
 ) -> Finding:
     """Judge whether a second setting gives more than a first, run by run with the same seed.
 
@@ -206,12 +264,77 @@ def differs(
         Shape ``(runs,)``, paired by seed.
     more : bool
         False where the second is said to give less.
+    step : float
+        Of the difference, as for `finding`.
+
+    Raises
+    ------
+    OptionError
+        If the two are not of the same runs.
 
     Examples
     --------
-    >>> differs("wider: more robust", "robust layers", [1, 2, 1], [3, 4, 3]).verdict
+    >>> differs("wider: more robust", "robust layers", [1, 2, 1], [3, 4, 3], step=1).verdict
     'agrees'
     """
-    change = np.asarray(second, float) - np.asarray(first, float)
+    low, high = np.asarray(first, float), np.asarray(second, float)
+    if low.shape != high.shape:
+        raise OptionError(
+            f"first has the shape {low.shape} and second {high.shape}; give one number per run, "
+            "of the same runs."
+        )
     limit = {"above": 0.0} if more else {"below": 0.0}
-    return finding(claim, measured, change, **limit)
+    return finding(claim, measured, high - low, **limit, step=step)
+
+
+def extremes_differ(
+    table: pd.DataFrame, setting: str, column: str, claim: str, *, more: bool = True
+) -> Finding:
+    """Judge whether the largest setting gives more than the smallest, paired by seed.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `tables_of` makes it.
+    setting : str
+        The column of settings, such as ``"width"``; with one setting the finding is undecided.
+    column : str
+        What is compared, such as ``"upper_damage"`` or ``"robust_share"``.
+    claim : str
+    more : bool
+        False where the largest is said to give less.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"width": [8, 8, 16, 16], "seed": [0, 1, 1, 0],
+    ...     "damage": [0.5, 0.4, 0.1, 0.2]})
+    >>> round(extremes_differ(table, "width", "damage", "less", more=False).value, 2)
+    -0.3
+    """
+    wide = table.pivot(index="seed", columns=setting, values=column)
+    low, high = wide[wide.columns.min()], wide[wide.columns.max()]
+    if wide.shape[1] == 1:
+        low, high = low[:0], high[:0]
+    # A share of few layers takes few values; the coarser of the two settings counts.
+    step = 1 / float(table["layers"].min()) if column.endswith("_share") else 0.0
+    measured = f"{_WORDS.get(column, column)}, largest {setting} less smallest"
+    return differs(claim, measured, low, high, more=more, step=step)
+
+
+_WORDS = {
+    "damage": "mean damage of a layer",
+    "upper_damage": "mean damage of a layer in the upper half",
+    "robust_share": "share of robust layers",
+    "critical_share": "share of critical layers",
+}
+
+
+def _only(ds: xr.Dataset, rows: str) -> xr.Dataset:
+    """The rows that match a pattern, and what is no row of its own."""
+    names = stats.layer_order(ds, network=False)
+    chosen = fnmatch.filter(names, rows)
+    if not chosen:
+        raise ResultError(f"no row matches {rows!r}; there is {', '.join(names)}.")
+    # The whole network stays: of some metrics it tells what is untrained.
+    return ds.sel(layer=[n for n in map(str, ds["layer"].values) if n in chosen or n not in names])

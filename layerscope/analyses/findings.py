@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,7 +22,16 @@ import pandas as pd
 from layerscope import stats
 from layerscope.errors import OptionError
 
-__all__ = ["AGREES", "DISAGREES", "UNDECIDED", "Finding", "about", "finding", "findings_table"]
+__all__ = [
+    "AGREES",
+    "DISAGREES",
+    "UNDECIDED",
+    "Finding",
+    "about",
+    "finding",
+    "findings_table",
+    "rank_step",
+]
 
 AGREES, DISAGREES, UNDECIDED = "agrees", "disagrees", "undecided"
 
@@ -56,9 +66,9 @@ class Finding:
     verdict: str
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it: None for what is not known."""
+        """As JSON has it: None for what is not known, or not finite."""
         return {
-            key: None if isinstance(value, float) and np.isnan(value) else value
+            key: None if isinstance(value, float) and not np.isfinite(value) else value
             for key, value in asdict(self).items()
         }
 
@@ -70,6 +80,7 @@ def finding(
     *,
     above: float | None = None,
     below: float | None = None,
+    step: float = 0.0,
     confidence: float = 0.95,
 ) -> Finding:
     """Judge a statement by one number per training run.
@@ -82,13 +93,17 @@ def finding(
         Shape ``(runs,)``; NaN where a run gave none.
     above, below : float, optional
         The limit that the number must be above, or below; exactly one of the two.
+    step : float
+        Distance between neighbouring values that the number can take, such as a fifth for a share
+        of five layers. Few runs often give the very same one, which does not mean that all would:
+        their standard deviation is taken to be at least that of rounding, step/√12.
     confidence : float
         Of the interval, in (0, 1).
 
     Raises
     ------
     OptionError
-        If there is not exactly one limit.
+        If there is not exactly one limit, `step` is negative, or `confidence` not in (0, 1).
 
     Examples
     --------
@@ -99,12 +114,14 @@ def finding(
     """
     if (above is None) == (below is None):
         raise OptionError(f"above is {above} and below is {below}; give exactly one of them.")
+    if not step >= 0:
+        raise OptionError(f"step is {step}; it must not be negative.")
     known = np.asarray(samples, float).ravel()
     known = known[~np.isnan(known)]
-    value = float(known.mean()) if len(known) else float("nan")
-    lower = upper = float("nan")
+    value, lower, upper = map(float, stats.student(known, confidence=confidence))
     if len(known) > 1:
-        _, lower, upper = map(float, stats.student(known, confidence=confidence))
+        half = max(upper - value, _least_half(len(known), step, confidence))
+        lower, upper = value - half, value + half
     if above is not None:
         condition, holds, fails = f"above {above:g}", lower > above, upper <= above
     else:
@@ -112,6 +129,24 @@ def finding(
         condition, holds, fails = f"below {below:g}", upper < below, lower >= below
     verdict = AGREES if holds else DISAGREES if fails else UNDECIDED
     return Finding(claim, measured, condition, value, lower, upper, len(known), verdict)
+
+
+def rank_step(count: int) -> float:
+    """Distance between neighbouring values of Spearman's rank correlation, for `finding`.
+
+    With ρ = 1 − 6 Σd²/(n³ − n) over n ranks without ties, Σd² changes by 2 at the least.
+
+    Parameters
+    ----------
+    count : int
+        Ranks; below 2 they have no order, and this is 0.
+
+    Examples
+    --------
+    >>> rank_step(4)
+    0.2
+    """
+    return 12 / (count**3 - count) if count > 1 else 0.0
 
 
 def about(what: str, findings: Iterable[Finding]) -> list[Finding]:
@@ -134,6 +169,13 @@ def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
     ['the paper says', 'we measured', 'agrees if', 'mean', 'lower', 'upper', 'runs', 'agrees?']
     """
     return pd.DataFrame([_row(found) for found in findings], columns=list(_COLUMNS.values()))
+
+
+def _least_half(runs: int, step: float, confidence: float) -> float:
+    """Half of Student's interval where the spread is that of rounding to multiples of a step."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, runs - 1)) * step / math.sqrt(12 * runs)
 
 
 _COLUMNS = {

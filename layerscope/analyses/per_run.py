@@ -15,6 +15,7 @@ from layerscope.errors import ResultError, choose
 
 __all__ = [
     "VERDICTS",
+    "computed",
     "damage",
     "depth_correlation",
     "limits",
@@ -45,18 +46,80 @@ def untrained(ds: xr.Dataset, metric: str = "error") -> xr.DataArray:
     Raises
     ------
     ResultError
-        If neither is known.
+        If neither is known, in every run.
     """
     choose(metric, map(str, ds["metric"].values), "metric")
     base = ds["baseline"].sel(metric=metric, drop=True)
     if _by_chance(ds, metric):
         return (ds["chance"] if metric == "error" else 1 - ds["chance"]) + 0 * base
-    if results.FULL_MODEL not in ds["layer"].values or 0 not in ds["epoch"].values:
+    names = [str(name) for name in ds["perturbation"].values]
+    if (
+        results.FULL_MODEL in ds["layer"].values
+        and 0 in ds["epoch"].values
+        and "reinitialize" in names
+    ):
+        cell = ds["value"].sel(metric=metric, layer=results.FULL_MODEL, epoch=0, drop=True)
+        found = cell.sel(perturbation="reinitialize", draw=0, drop=True)
+        if bool(found.notnull().all()):
+            return found
+    raise ResultError(
+        f"what {metric} is without training is not known; sweep with whole=True, and "
+        "re-initialise to epoch 0."
+    )
+
+
+def computed(
+    ds: xr.Dataset, perturbation: str = "reinitialize", epoch: int = 0, metric: str = "error"
+) -> xr.DataArray:
+    """The metric of every layer perturbed in one way, draws averaged.
+
+    Parameters
+    ----------
+    ds, perturbation, epoch, metric
+        As for `damage`.
+
+    Returns
+    -------
+    DataArray
+        Dimension ``layer``, the whole network left out, and ``seed`` where `ds` has it.
+
+    Raises
+    ------
+    ResultError
+        If it was not computed for every layer, in every run: a statement on all layers can't be
+        judged by some of them.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> computed(testing.dataset(), epoch=1).round(2).values
+    array([0.29, 0.11, 0.07, 0.05])
+    """
+    names = [str(name) for name in ds["perturbation"].values]
+    cell = ds["value"].sel(
+        metric=choose(metric, map(str, ds["metric"].values), "metric"),
+        perturbation=choose(perturbation, names, "perturbation"),
+        layer=stats.layer_order(ds, network=False),
+        drop=True,
+    )
+    drawn = results.NO_EPOCH in cell["epoch"].values and bool(
+        cell.sel(epoch=results.NO_EPOCH).notnull().any()
+    )
+    at = results.NO_EPOCH if drawn else epoch
+    if at not in cell["epoch"].values:
+        known = ", ".join(str(each) for each in cell["epoch"].values if each != results.NO_EPOCH)
         raise ResultError(
-            f"what {metric} is without training is not known; sweep with whole=True and epoch 0."
+            f"{perturbation!r} was not computed at epoch {epoch}; sweep it. There is {known}."
         )
-    cell = ds["value"].sel(metric=metric, layer=results.FULL_MODEL, epoch=0, drop=True)
-    return cell.sel(perturbation="reinitialize", draw=0, drop=True)
+    found = cell.sel(epoch=at, drop=True).mean("draw")
+    lacking = found.isnull().any([dim for dim in found.dims if dim != "layer"])
+    if bool(lacking.any()):
+        raise ResultError(
+            f"{perturbation!r} at epoch {epoch} was not computed for "
+            f"{', '.join(map(str, found['layer'].values[lacking.values]))} in every run; sweep "
+            "what is missing, or take only rows that are there."
+        )
+    return found
 
 
 def damage(
@@ -81,8 +144,15 @@ def damage(
     Returns
     -------
     DataArray
-        Dimensions ``seed`` and ``layer``, the whole network left out. NaN where the trained
-        network is not a tenth better than the untrained.
+        Dimensions ``seed`` and ``layer``, the whole network left out. NaN in runs whose trained
+        network is not a tenth better than the untrained, on the way to what is best: 0 for errors
+        and losses, 1 for accuracy, agreement and cosine.
+
+    Raises
+    ------
+    ResultError
+        If it was not computed for every layer, in every run, or what the metric is without
+        training is not known.
 
     Examples
     --------
@@ -90,22 +160,23 @@ def damage(
     >>> damage(testing.dataset()).round(2).values
     array([[1.02, 0.34, 0.18, 0.11]])
     """
-    names = [str(name) for name in ds["perturbation"].values]
-    cell = ds["value"].sel(
-        metric=metric, perturbation=choose(perturbation, names, "perturbation"), drop=True
-    )
-    drawn = results.NO_EPOCH in cell["epoch"].values and bool(
-        cell.sel(epoch=results.NO_EPOCH).notnull().any()
-    )
-    cell = cell.sel(epoch=results.NO_EPOCH if drawn else epoch, drop=True).mean("draw")
+    cell = computed(ds, perturbation, epoch, metric)
     base = ds["baseline"].sel(metric=metric, drop=True)
     start = untrained(ds, metric)
     way = start - base
+    rises = metric in stats.HIGHER_IS_BETTER
+    learnt, whole = (-way, 1 - start) if rises else (way, start)
     # Of a network that has hardly learnt, a share of what it learnt is noise.
-    share = (cell - base) / way.where(abs(way) >= LEAST * abs(start))
+    share = (cell - base) / way.where(learnt >= LEAST * abs(whole))
     if "seed" not in share.dims:
         share = share.expand_dims("seed")
-    return share.sel(layer=stats.layer_order(ds, network=False)).transpose("seed", "layer")
+    return share.transpose("seed", "layer")
+
+
+def upper_half(shares: xr.DataArray) -> xr.DataArray:
+    """The upper half of the layers, the middle one left out."""
+    count = shares.sizes["layer"]
+    return shares.isel(layer=slice(count - count // 2, None))
 
 
 def depth_correlation(ds: xr.Dataset, metric: str = "error") -> npt.NDArray[np.float64]:
@@ -143,6 +214,7 @@ def limits(ds: xr.Dataset, metric: str = "error", share: float = 0.05) -> dict[s
     if _by_chance(ds, metric):
         return {"metric": metric}
     way = float((untrained(ds, metric) - ds["baseline"].sel(metric=metric, drop=True)).mean())
+    way = -way if metric in stats.HIGHER_IS_BETTER else way
     return {"metric": metric, "tolerance": share * way, "critical": 0.25 * way}
 
 
@@ -191,14 +263,17 @@ def tables_of(
     Returns
     -------
     DataFrame
-        As `verdict_counts`, with the setting, ``damage`` (its mean over layers), and the shares
-        ``robust_share`` and ``critical_share`` of the layers, NaN where most are undecided.
+        As `verdict_counts`, with the setting, ``damage`` (its mean over layers), ``upper_damage``
+        (over the upper half of the layers), and the shares ``robust_share`` and
+        ``critical_share`` of the layers, NaN where most are undecided.
     """
     tables = []
     for setting, ds in runs.items():
         table = verdict_counts(ds, metric)
         table.insert(0, name, [setting] * len(table))
-        table["damage"] = damage(ds, metric=metric).mean("layer").values
+        shares = damage(ds, metric=metric)
+        table["damage"] = shares.mean("layer").values
+        table["upper_damage"] = upper_half(shares).mean("layer").values
         for verdict in ("robust", "critical"):
             share = table[verdict] / table["layers"]
             # Where most layers are undecided, a small count says nothing.

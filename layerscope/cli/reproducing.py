@@ -65,6 +65,18 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         print(f"finished in {spent}; it is in {done.folder}:")
     for path in done.files:
         print(f"  {path}")
+    _tell(done.manifest.get("summary"))
+
+
+def _tell(summary: dict[str, Any] | None) -> None:
+    """Print what a run found: what the paper says, what was measured, whether the two agree."""
+    if not summary or not summary["claims"]:
+        return
+    table = make_table(summary["finding"], "agrees?", "the paper says", "we measured")
+    for claim in summary["claims"]:
+        answer = {True: "yes", False: "no"}.get(claim["agrees"], "undecided")
+        add_row(table, answer, claim["paper"], claim["measured"])
+    show(table)
 
 
 def _run_all(options: argparse.Namespace) -> None:

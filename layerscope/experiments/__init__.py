@@ -15,7 +15,7 @@ from __future__ import annotations
 from layerscope.experiments.catalogue import EXPERIMENTS, PAPER
 from layerscope.experiments.cost import EXAMPLES, GPU, Cost, GPUs, cost
 from layerscope.experiments.generalising import generalisation
-from layerscope.experiments.keeping import SUMMARY, keep
+from layerscope.experiments.keeping import SUMMARY, compared, keep
 from layerscope.experiments.kinds import Experiment, Scale
 from layerscope.experiments.probing import (
     SERIES_VARIABLE,
@@ -26,7 +26,7 @@ from layerscope.experiments.probing import (
     trained,
     trainings,
 )
-from layerscope.experiments.recipes import RECIPES, variants
+from layerscope.experiments.recipes import RECIPES, augmentation, fitted, variants
 from layerscope.experiments.retraining import removable, retrain
 
 __all__ = [
@@ -41,8 +41,11 @@ __all__ = [
     "Experiment",
     "GPUs",
     "Scale",
+    "augmentation",
     "caption",
+    "compared",
     "cost",
+    "fitted",
     "generalisation",
     "keep",
     "probe",

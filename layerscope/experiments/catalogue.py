@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from layerscope.experiments.kinds import Experiment, Scale
 from layerscope.experiments.networks import NETWORKS
 from layerscope.experiments.questions import QUESTIONS
+from layerscope.experiments.scales import small, smoke
 
 __all__ = ["EXPERIMENTS", "PAPER"]
 
@@ -22,8 +23,8 @@ _FIRST = (
         notebook="01_fcn_mnist.ipynb",
         networks=("fcn-3x256", "fcn-5x256"),
         scales={
-            "smoke": Scale({"epochs": 3, "seeds": 2}, "mnist-5k", "15 s", 0.25),
-            "small": Scale({"seeds": 3}, "mnist-5k", "1 min", 1),
+            "smoke": smoke({"dataset": "mnist-5k", "epochs": 3, "seeds": 2}, seconds=15),
+            "small": small("mnist-5k", 1, {"seeds": 3}),
             "paper": Scale({"dataset": "mnist", "seeds": 5}, "mnist", "3 min a seed", 15),
         },
     ),
@@ -37,13 +38,12 @@ _ASIDE = (
         notebook="01b_fcn_mnist_recipe.ipynb",
         networks=("fcn-3x256",),
         scales={
-            "smoke": Scale(
-                {"epochs": 2, "recipes": [[0.01, "lecun-truncated"], [0.05, "he-normal"]]},
-                "mnist-5k",
-                "15 s",
-                0.25,
+            "smoke": smoke(
+                {"dataset": "mnist-5k", "epochs": 2}
+                | {"recipes": [[0.01, "lecun-truncated"], [0.05, "he-normal"]]},
+                seconds=15,
             ),
-            "small": Scale({}, "mnist-5k", "2 min", 2),
+            "small": small("mnist-5k", 2),
             "paper": Scale({"dataset": "mnist"}, "mnist", "3 min a recipe", 24),
         },
     ),

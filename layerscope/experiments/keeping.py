@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from layerscope.analyses import Finding
 
-__all__ = ["SUMMARY", "keep"]
+__all__ = ["SUMMARY", "compared", "keep"]
 
 SUMMARY = "summary.json"
 
@@ -24,6 +24,7 @@ def keep(
     *,
     title: str,
     findings: Iterable[Finding] = (),
+    comparisons: Mapping[str, pd.DataFrame] | None = None,
     datasets: Mapping[str, xr.Dataset] | None = None,
     figures: Mapping[str, Any] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
@@ -37,6 +38,9 @@ def keep(
     title : str
         One line that says what was run.
     findings : iterable of Finding
+    comparisons : mapping, optional
+        Tables of printed numbers beside ours, as `reference.errors` makes them, by what they are
+        of; each is told as one more statement, see `compared`.
     datasets, figures, tables : mapping, optional
         By name of the file without its suffix: written as ``.nc``, ``.png`` with ``.svg``, and
         ``.csv``.
@@ -48,7 +52,7 @@ def keep(
         ``finding``, a sentence; ``claims``, what the paper says, what was measured, and whether
         it ``agrees`` (None: undecided); ``findings``, the same with the fields of
         `analyses.Finding`; ``figure``, the first one; the names of all ``figures`` and
-        ``tables``.
+        ``tables``. Comparisons are among the ``claims`` alone.
     """
     if out is None:
         return []
@@ -62,10 +66,12 @@ def keep(
         text = table.to_csv(index=False).encode()
         written.append(results.write_bytes(folder / f"{name}.csv", text))
     found, drawn = list(findings), [path.name for path in written if path.suffix == ".png"]
+    claims = [_claim(each) for each in found]
+    claims += [compared(*each) for each in (comparisons or {}).items() if len(each[1])]
     about = {
         "title": title,
-        "finding": _sentence(title, found),
-        "claims": [_claim(each) for each in found],
+        "finding": _sentence(title, claims),
+        "claims": claims,
         "findings": [each.plain() for each in found],
         "figure": drawn[0] if drawn else None,
         "figures": drawn,
@@ -75,17 +81,55 @@ def keep(
     return [results.write_bytes(folder / SUMMARY, content), *written]
 
 
-def _sentence(title: str, findings: Sequence[Finding]) -> str:
-    verdicts = [found.verdict for found in findings]
+def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
+    """Tell a table of printed numbers beside ours as one statement.
+
+    Parameters
+    ----------
+    what : str
+        What the numbers are, such as ``"test errors of fcn-3x256"``.
+    table : DataFrame
+        As `reference.errors` or `reference.distances` makes it, with at least one row.
+
+    Returns
+    -------
+    dict
+        ``paper``, ``measured`` (every cell outside its interval is named) and ``agrees``: True if
+        95 % intervals leave as many cells outside by chance in at least one case of twenty
+        (binomial, cells taken as independent).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"agrees": [True] * 9, "difference": 0.0})
+    >>> compared("test errors", table)["measured"]
+    '9 of 9 cells agree; root mean square difference 0.000.'
+    """
+    from scipy.stats import binom
+
+    from layerscope import reference
+
+    outside = table[~table["agrees"].astype(bool)]
+    by_chance = bool(binom.sf(len(outside) - 1, len(table), 0.05) >= 0.05)
+    said = f"{reference.verdict(table)}."
+    if len(outside):
+        cells = [
+            f"{row.layer} at {row.column} (paper {row.paper}, measured {row.measured:.3g}, "
+            f"{row.lower:.3g} to {row.upper:.3g})"
+            for row in outside.itertuples()
+        ]
+        said += f" Outside: {'; '.join(cells)}."
+        said += " Intervals of 95 % leave as many outside by chance." if by_chance else ""
+    return {"paper": f"{len(table)} {what}", "measured": said, "agrees": by_chance}
+
+
+def _sentence(title: str, claims: Sequence[Mapping[str, Any]]) -> str:
+    answers = [claim["agrees"] for claim in claims]
     parts = ", ".join(
-        f"{verdicts.count(verdict)} {word}"
-        for verdict, word in (
-            ("agrees", "agree"),
-            ("disagrees", "disagree"),
-            ("undecided", "undecided"),
-        )
+        f"{sum(each is answer for each in answers)} {word}"
+        for answer, word in ((True, "agree"), (False, "disagree"), (None, "undecided"))
     )
-    return f"{title}. Of {len(verdicts)} statements: {parts}."
+    return f"{title}. Of {len(answers)} statements: {parts}."
 
 
 def _claim(found: Finding) -> dict[str, Any]:

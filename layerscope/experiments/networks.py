@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from layerscope.experiments.kinds import Experiment, Scale
+from layerscope.experiments.kinds import Experiment
+from layerscope.experiments.scales import CIFAR, GRATINGS, WHOLE, paper, small, smoke
 
 __all__ = ["NETWORKS"]
 
-_TINY: dict[str, Any] = {"dataset": "gratings", "size": 300, "test_size": 100, "epochs": 1}
-_SMALL_BATCHES: dict[str, Any] = {"options": {"batch_size": 16}}
-_TEXT: dict[str, Any] = {
+# Columns of the paper's figures of convolutional networks, beside the fresh random values.
+_COLUMNS: dict[str, Any] = {"record": [0, 1, 10, 100]}
+_IMAGENET: dict[str, Any] = {"dataset": "imagenet", **WHOLE, "epochs": 100, "seeds": 1} | _COLUMNS
+_LM1B: dict[str, Any] = {
+    "dataset": "lm1b",
+    "vocab": 32_768,
+    "length": 128,
+    "lines": None,
+    "test_size": None,
+    "epochs": 1,
+    "seeds": 3,
+}
+_FEW_LINES: dict[str, Any] = {
     "dataset": "python-docs",
     "vocab": 300,
     "length": 16,
@@ -20,35 +31,9 @@ _TEXT: dict[str, Any] = {
     "seeds": 1,
     "draws": 1,
 }
-_ALL: dict[str, Any] = {"size": None, "test_size": None}
 
-# What the paper's CIFAR-10 and ImageNet networks have in common.
-_CIFAR_PAPER: dict[str, Any] = {
-    "dataset": "cifar10",
-    **_ALL,
-    "epochs": 100,
-    "seeds": 3,
-    "augment": True,
-    "record": [0, 1, 10, 100],
-}
-_IMAGENET_PAPER: dict[str, Any] = {
-    "dataset": "imagenet",
-    **_ALL,
-    "epochs": 100,
-    "seeds": 1,
-    "augment": False,  # its pictures are cropped as they are read
-    "record": [0, 1, 10, 100],
-}
-
-_LM_PAPER: dict[str, Any] = {
-    "dataset": "lm1b",
-    "vocab": 32_768,
-    "length": 128,
-    "lines": None,
-    "test_size": None,
-    "epochs": 1,
-    "seeds": 3,
-}
+_RESNETS = (18, 50, 101, 152)
+_VGGS = (11, 13, 16, 19)
 
 NETWORKS: tuple[Experiment, ...] = (
     Experiment(
@@ -58,19 +43,14 @@ NETWORKS: tuple[Experiment, ...] = (
         notebook="02_fcn_cifar10.ipynb",
         networks=("fcn-3x256", "fcn-5x256"),
         scales={
-            "smoke": Scale(
-                {"networks": ["fcn-2x16"], **_TINY, **_SMALL_BATCHES, "epochs": 2, "seeds": 2},
-                "gratings",
-                "15 s",
-                0.25,
+            "smoke": smoke(
+                GRATINGS
+                | {"networks": ["fcn-2x16"], "options": {"batch_size": 16}}
+                | {"epochs": 2, "seeds": 2},
+                seconds=15,
             ),
-            "small": Scale({}, "cifar10-jpeg", "20 min", 20),
-            "paper": Scale(
-                {"dataset": "cifar10", **_ALL, "epochs": 100, "seeds": 5},
-                "cifar10",
-                "estimated: 10 min on one A100",
-                10,
-            ),
+            "small": small("cifar10-jpeg", 20),
+            "paper": paper(CIFAR | {"seeds": 5}, 10),
         },
     ),
     Experiment(
@@ -80,23 +60,13 @@ NETWORKS: tuple[Experiment, ...] = (
         notebook="03_vgg_cifar10.ipynb",
         networks=("vgg11", "vgg13", "vgg16", "vgg19", "vgg11-bn"),
         scales={
-            "smoke": Scale(
-                {"networks": ["vgg11-w0.03125"], **_TINY, "seeds": 1},
-                "gratings",
-                "15 s",
-                0.25,
-            ),
-            "small": Scale({}, "cifar10-jpeg", "50 min", 50),
-            "paper": Scale(
-                {
-                    **_CIFAR_PAPER,
-                    "networks": [
-                        *("vgg11", "vgg13", "vgg16", "vgg19"),
-                        *("vgg11-bn", "vgg13-bn", "vgg16-bn", "vgg19-bn"),
-                    ],
-                },
-                "cifar10",
-                "estimated: 1.3 h on one A100",
+            "smoke": smoke(GRATINGS | {"networks": ["vgg11-w0.03125"]}, seconds=15),
+            "small": small("cifar10-jpeg", 50),
+            "paper": paper(
+                CIFAR
+                | _COLUMNS
+                | {"networks": [f"vgg{depth}{norm}" for norm in ("", "-bn") for depth in _VGGS]}
+                | {"augment": True},
                 76,
             ),
         },
@@ -106,23 +76,16 @@ NETWORKS: tuple[Experiment, ...] = (
         title="Which blocks of a ResNet on CIFAR-10 matter?",
         shown_in="the figure of ResNets on CIFAR-10",
         notebook="04_resnet_cifar10.ipynb",
-        networks=("resnet18-nonorm", "resnet50-nonorm", "resnet101-nonorm", "resnet152-nonorm"),
+        networks=tuple(f"resnet{depth}-nonorm" for depth in _RESNETS),
         scales={
-            "smoke": Scale(
-                {"networks": ["resnet18-nonorm-w0.0625"], **_TINY}
-                | {"seeds": 1, "draws": 2, "lr": 0.01},
-                "gratings",
-                "20 s",
-                0.3,
+            "smoke": smoke(
+                GRATINGS | {"networks": ["resnet18-nonorm-w0.0625"], "draws": 2, "lr": 0.01}
             ),
-            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
-            "paper": Scale(
-                {
-                    **_CIFAR_PAPER,
-                    "networks": [f"resnet{depth}-nonorm" for depth in (18, 50, 101, 152)],
-                },
-                "cifar10",
-                "estimated: 5 h on one A100",
+            "small": small("cifar10-jpeg", 55),
+            "paper": paper(
+                CIFAR
+                | _COLUMNS
+                | {"networks": [f"resnet{depth}-nonorm" for depth in _RESNETS], "augment": True},
                 300,
             ),
         },
@@ -132,22 +95,12 @@ NETWORKS: tuple[Experiment, ...] = (
         title="Which blocks of a ResNet on ImageNet matter?",
         shown_in="the figure of ResNets on ImageNet",
         notebook="05_resnet_imagenet.ipynb",
-        networks=("resnet18", "resnet50", "resnet101", "resnet152"),
+        networks=tuple(f"resnet{depth}" for depth in _RESNETS),
         scales={
-            "smoke": Scale(
-                {"networks": ["resnet18-w0.0625"], **_TINY} | {"seeds": 1, "draws": 2},
-                "gratings",
-                "20 s",
-                0.3,
-            ),
-            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
-            "paper": Scale(
-                {
-                    **_IMAGENET_PAPER,
-                    "networks": ["resnet18", "resnet50", "resnet101", "resnet152"],
-                },
-                "imagenet",
-                "estimated: 5 days on one A100",
+            "smoke": smoke(GRATINGS | {"networks": ["resnet18-w0.0625"], "draws": 2}),
+            "small": small("cifar10-jpeg", 55),
+            "paper": paper(
+                _IMAGENET | {"networks": [f"resnet{depth}" for depth in _RESNETS], "augment": True},
                 7100,
             ),
         },
@@ -159,19 +112,9 @@ NETWORKS: tuple[Experiment, ...] = (
         notebook="06_transformer_lm.ipynb",
         networks=("transformer-512x6",),
         scales={
-            "smoke": Scale(
-                {"network": "transformer-16x2", **_TEXT},
-                "python-docs",
-                "20 s",
-                0.3,
-            ),
-            "small": Scale({}, "news", "55 min", 55),
-            "paper": Scale(
-                {"network": "transformer-512x6", **_LM_PAPER},
-                "lm1b",
-                "estimated: 13 h on one A100",
-                760,
-            ),
+            "smoke": smoke(_FEW_LINES | {"network": "transformer-16x2"}),
+            "small": small("news", 55),
+            "paper": paper(_LM1B | {"network": "transformer-512x6"}, 760),
         },
     ),
     Experiment(
@@ -181,19 +124,9 @@ NETWORKS: tuple[Experiment, ...] = (
         notebook="07_lstm_lm.ipynb",
         networks=("lstm-512x2",),
         scales={
-            "smoke": Scale(
-                {"network": "lstm-16x2", **_TEXT},
-                "python-docs",
-                "20 s",
-                0.3,
-            ),
-            "small": Scale({}, "news", "45 min", 45),
-            "paper": Scale(
-                {"network": "lstm-512x2", **_LM_PAPER},
-                "lm1b",
-                "estimated: 3 h on one A100",
-                170,
-            ),
+            "smoke": smoke(_FEW_LINES | {"network": "lstm-16x2"}),
+            "small": small("news", 45),
+            "paper": paper(_LM1B | {"network": "lstm-512x2"}, 170),
         },
     ),
     Experiment(
@@ -203,19 +136,9 @@ NETWORKS: tuple[Experiment, ...] = (
         notebook="08_vit.ipynb",
         networks=("vit-768x12-p16",),
         scales={
-            "smoke": Scale(
-                {"network": "vit-16x2-p8", **_TINY, "seeds": 1, "draws": 1},
-                "gratings",
-                "20 s",
-                0.3,
-            ),
-            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
-            "paper": Scale(
-                {**_IMAGENET_PAPER, "network": "vit-768x12-p16", "epochs": 300},
-                "imagenet",
-                "estimated: 10 days on one A100",
-                15_000,
-            ),
+            "smoke": smoke(GRATINGS | {"network": "vit-16x2-p8", "draws": 1}),
+            "small": small("cifar10-jpeg", 55),
+            "paper": paper(_IMAGENET | {"network": "vit-768x12-p16", "epochs": 300}, 15_000),
         },
     ),
     Experiment(
@@ -225,19 +148,9 @@ NETWORKS: tuple[Experiment, ...] = (
         notebook="09_mixer.ipynb",
         networks=("mixer-768x12-p16",),
         scales={
-            "smoke": Scale(
-                {"network": "mixer-16x2-p8", **_TINY, "seeds": 1} | {"draws": 1},
-                "gratings",
-                "20 s",
-                0.3,
-            ),
-            "small": Scale({}, "cifar10-jpeg", "55 min", 55),
-            "paper": Scale(
-                {**_IMAGENET_PAPER, "network": "mixer-768x12-p16", "epochs": 300},
-                "imagenet",
-                "estimated: 8 days on one A100",
-                11_000,
-            ),
+            "smoke": smoke(GRATINGS | {"network": "mixer-16x2-p8", "draws": 1}),
+            "small": small("cifar10-jpeg", 55),
+            "paper": paper(_IMAGENET | {"network": "mixer-768x12-p16", "epochs": 300}, 11_000),
         },
     ),
 )

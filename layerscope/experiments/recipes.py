@@ -1,4 +1,4 @@
-"""Variants of a training recipe, by what is changed."""
+"""What a training recipe is fitted to, and its variants by what is changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerscope.errors import OptionError, choose
 if TYPE_CHECKING:
     from layerscope.training import Recipe
 
-__all__ = ["RECIPES", "Variant", "variants"]
+__all__ = ["RECIPES", "Variant", "augmentation", "fitted", "variants"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,54 @@ def variants(
         augment = data.Augment() if change.augment else None
         found[name] = config, replace(recipe, **change.recipe), augment
     return found
+
+
+def augmentation(data: Any, wanted: bool = True) -> Any:
+    """The usual random changes of training images, of the kind that the data take.
+
+    Parameters
+    ----------
+    data : data set
+    wanted : bool
+        False gives None.
+
+    Returns
+    -------
+    Augment, RandomResizedCrop or None
+        Shifts and mirror images of what is in memory, as usual for CIFAR-10; random pieces of
+        pictures in files, as usual for ImageNet.
+
+    Examples
+    --------
+    >>> from layerscope import data
+    >>> augmentation(data.load("gratings"))
+    Augment(pad=4, flip=True)
+    """
+    from layerscope.data import AUGMENTATIONS, Pictures
+
+    if not wanted:
+        return None
+    return AUGMENTATIONS["resized-crop" if isinstance(data.train, Pictures) else "shift-flip"]
+
+
+def fitted(network: str | Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """Give ResNets of more than 50 layers batches of at most 64, as the paper did on ImageNet.
+
+    Parameters
+    ----------
+    network : str or mapping
+        As `models.build` takes it.
+    recipe : Recipe
+        Returned as it is for any other network, and where its batches are no larger than 64.
+
+    Examples
+    --------
+    >>> from layerscope import Recipe
+    >>> [fitted(f"resnet{depth}", Recipe()).batch_size for depth in (50, 101)]
+    [128, 64]
+    """
+    from layerscope import models
+
+    config = models.configure(network)
+    deep = config.family == "resnet" and getattr(config, "depth", 0) > 50
+    return replace(recipe, batch_size=min(recipe.batch_size, 64)) if deep else recipe

@@ -223,26 +223,10 @@ def _claims(ds: xr.Dataset, network: str) -> Iterator[Claim]:
     """Set what the paper says and prints beside the run's."""
     if network in reference.ERROR:
         yield _pattern(ds)
-    compared = {"test errors": reference.errors(ds, network)}
-    for norm in reference.norms(network):
-        compared[f"distances from the initial values ({norm})"] = reference.distances(
-            ds, network, norm
-        )
-    for what, table in compared.items():
-        if table.empty:
-            continue
-        outside = table[~table["agrees"].astype(bool)]
-        said = reference.verdict(table) + "."
-        expected = _by_chance(len(outside), len(table))
-        if len(outside):
-            cells = [
-                f"{row.layer} at {row.column} (paper {row.paper}, measured {row.measured:.3g}, "
-                f"{row.lower:.3g} to {row.upper:.3g})"
-                for row in outside.itertuples()
-            ]
-            said += f" Outside: {'; '.join(cells)}."
-            said += " Intervals of 95 % leave as many outside by chance." if expected else ""
-        yield Claim(f"{len(table)} {what} of {network}", said, expected)
+    yield from (
+        Claim(**experiments.compared(what, table))
+        for what, table in reference.tables(ds, network).items()
+    )
 
 
 def _pattern(ds: xr.Dataset) -> Claim:
@@ -255,10 +239,3 @@ def _pattern(ds: xr.Dataset) -> Claim:
     agrees = None if known and "undecided" in verdicts else known
     says = "Back at its initial values the lowest layer hurts; the others are hardly missed."
     return Claim(says, f"From the input: {', '.join(verdicts)}.", agrees)
-
-
-def _by_chance(outside: int, count: int) -> bool:
-    """Whether intervals that hold 95 % leave so many outside in at least one case of twenty."""
-    from scipy.stats import binom
-
-    return bool(binom.sf(outside - 1, count, 0.05) >= 0.05)

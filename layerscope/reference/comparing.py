@@ -1,18 +1,8 @@
-"""Numbers that the paper prints, and what was measured beside them.
-
-The numbers were read off the figures of Zhang, Bengio and Singer, "Are All Layers Created Equal?"
-(JMLR 2022), to within ±0.01; a figure says ``≥0.91`` where its colour bar ends, and ``base``
-where a cell can't be told from the trained network.
-
->>> from layerscope import reference
->>> reference.ERROR["fcn-3x256"]["layer1"]
-{'rand': 0.89, '0': 0.38, '1': 0.06, '2': 0.03, '3': 0.03}
-"""
+"""Cell by cell: what the paper prints, and where one more run of ours would lie."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,118 +12,18 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import choose
+from layerscope.reference.printed import (
+    BASE,
+    COLOUR_ERROR,
+    DISTANCE,
+    ERROR,
+    FINAL,
+    READING_ERROR,
+    Printed,
+    norms,
+)
 
-__all__ = [
-    "COLOUR_ERROR",
-    "DISTANCE",
-    "ERROR",
-    "FINAL",
-    "READING_ERROR",
-    "closeness",
-    "distances",
-    "errors",
-    "norms",
-    "papers_own",
-    "pattern",
-    "verdict",
-]
-
-READING_ERROR = 0.01
-"""How far a number may have been misread from a figure, in the unit of that figure."""
-
-COLOUR_ERROR: Mapping[str, float] = {"vgg11": 0.04, "resnet50": 0.04}
-"""The same for test errors that were read off colours, by network."""
-
-Printed = Mapping[str, Mapping[str, float | str]]
-
-BASE = "base"
-
-ERROR: Mapping[str, Printed] = {
-    "fcn-3x256": {
-        "layer1": {"rand": 0.89, "0": 0.38, "1": 0.06, "2": 0.03, "3": 0.03},
-        "layer2": {"rand": 0.90, "0": 0.07, "1": 0.03, "2": BASE, "3": BASE},
-        "layer3": {"rand": "≥0.91", "0": 0.03, "1": BASE, "2": BASE, "3": BASE},
-        "layer4": {"rand": 0.83, "0": 0.06, "1": BASE, "2": BASE, "3": BASE},
-        "fullmodel": {"rand": "≥0.91", "0": "≥0.91", "1": 0.05, "2": 0.04, "3": 0.03},
-    },
-    "fcn-5x256": {
-        "layer1": {"rand": 0.85, "0": 0.57, "1": 0.09, "2": 0.05},
-        "layer2": {"0": 0.05},
-        "layer3": {"0": BASE},
-        "layer4": {"0": BASE},
-        "layer5": {"0": BASE},
-        "layer6": {"0": 0.05},
-    },
-    "vgg11": {
-        name: dict(zip(("rand", "0", "1", "10"), cells, strict=True))
-        for name, cells in {
-            "s1b1": (0.88, 0.70, 0.50, 0.15),
-            "s2b1": (0.90, 0.72, 0.68, 0.17),
-            "s3b1": (0.90, 0.89, 0.88, 0.17),
-            "s3b2": (0.88, 0.76, 0.70, 0.16),
-            "s4b1": (0.90, 0.49, 0.42, 0.14),
-            "s4b2": (0.89, 0.22, 0.24, 0.13),
-            "s5b1": (0.90, 0.15, 0.13, 0.13),
-            "s5b2": (0.85, 0.15, 0.13, 0.12),
-            "fc1": (0.86, 0.13, 0.13, 0.12),
-            "fc2": (0.90, 0.12, 0.12, 0.12),
-            "final": (0.74, 0.13, 0.12, 0.12),
-        }.items()
-    },
-    "resnet50": {
-        name: {"0": cell}
-        for name, cell in {
-            "stage0": 1.00,
-            "s1.1": 0.98,
-            "s1.2": 0.355,
-            "s1.3": 0.377,
-            "s2.1": 0.99,
-            "s2.2": 0.353,
-            "s2.3": 0.353,
-            "s2.4": 0.353,
-            "s3.1": 1.00,
-            "s3.2": 0.358,
-            "s3.3": 0.361,
-            "s3.4": 0.358,
-            "s3.5": 0.374,
-            "s3.6": 0.391,
-            "s4.1": 1.00,
-            "s4.2": 0.437,
-            "s4.3": 0.545,
-            "final_linear": 0.99,
-        }.items()
-    },
-}
-"""Test error by network, layer and column: of ``fcn`` on MNIST, ``vgg11`` on CIFAR-10, and
-``resnet50`` on ImageNet.
-
-Colours in the middle of the figures of ``vgg11`` and ``resnet50`` were read to ±0.04 only.
-"""
-
-FINAL: Mapping[str, float] = {"fcn-3x256": 0.025, "vgg11": 0.125, "resnet50": 0.347}
-"""Test error of the trained network."""
-
-DISTANCE: Mapping[str, Mapping[str, Printed]] = {
-    "fcn-3x256": {
-        "l2_fan_in": {
-            "layer1": {"rand": 0.385, "1": 0.03, "100": 0.13},
-            "layer2": {"rand": 0.66, "1": 0.02, "100": 0.09},
-            "layer3": {"rand": 0.66, "1": 0.02, "100": 0.08},
-            "layer4": {"rand": 0.137, "1": 0.105, "100": 0.48},
-        },
-        "linf": {
-            "layer1": {"rand": 0.142, "100": 0.23},
-            "layer2": {"rand": 0.247, "100": 0.21},
-            "layer3": {"rand": 0.247, "100": 0.18},
-            "layer4": {"rand": 0.236, "100": 0.51},
-        },
-    },
-}
-"""Distance to the initial value by network, norm, layer and column.
-
-What the paper divides its 2-norm by is not known; its ``rand`` column, which no training enters,
-is proportional to the norm per √fan_in.
-"""
+__all__ = ["cell_of", "closeness", "distances", "errors", "papers_own", "tables", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +66,7 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     rows, slack = [], COLOUR_ERROR.get(network, READING_ERROR)
     for layer, cells in ERROR.get(network, {}).items():
         for column, paper in cells.items():
-            cell = _cell(values.sel(layer=layer), column)
+            cell = cell_of(values.sel(layer=layer), column)
             if cell is None:
                 continue
             seen = _predicted(cell.values.ravel())
@@ -214,9 +104,20 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
     return table
 
 
-def norms(network: str) -> list[str]:
-    """List the norms in which the paper prints distances for a network; often none."""
-    return list(DISTANCE.get(network, {}))
+def tables(ds: xr.Dataset, network: str) -> dict[str, pd.DataFrame]:
+    """Every comparison with the numbers that the paper prints for a network, by what it is of.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> list(tables(testing.dataset(), "fcn-3x256"))[0]
+    'test errors of fcn-3x256'
+    """
+    found = {f"test errors of {network}": errors(ds, network)}
+    for norm in norms(network):
+        what = f"distances from the initial values ({norm}) of {network}"
+        found[what] = distances(ds, network, norm)
+    return {what: table for what, table in found.items() if len(table)}
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -233,54 +134,6 @@ def verdict(table: pd.DataFrame) -> str:
         f"{int(table['agrees'].sum())} of {len(table)} cells agree; "
         f"root mean square difference {_rms(table):.3f}"
     )
-
-
-def pattern(ds: xr.Dataset, network: str, column: str = "0") -> xr.DataArray:
-    """Compare which layers matter, not how much: a rank correlation with the paper's figure.
-
-    Parameters
-    ----------
-    ds : Dataset
-        Of any width or data; its rows are compared with those of `network` of the same name.
-    network : str
-        One of `ERROR`.
-    column : str
-        "rand", or an epoch.
-
-    Returns
-    -------
-    DataArray
-        Spearman's rank correlation over layers, the whole network left out, in [-1, 1]; with the
-        dimension ``seed``. NaN where fewer than 3 layers have the same name.
-
-    Examples
-    --------
-    >>> from layerscope import testing
-    >>> float(pattern(testing.dataset(), "fcn-3x256")[0].round(2))
-    0.8
-    """
-    from scipy.stats import spearmanr
-
-    printed = ERROR[choose(network, ERROR, "network in the reference")]
-    values = results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
-    values = values.sel(metric="error", drop=True)
-    if "seed" not in values.dims:
-        values = values.expand_dims("seed")
-    names = [
-        name
-        for name in map(str, values["layer"].values)
-        if isinstance(printed.get(name, {}).get(column), float) and name != results.FULL_MODEL
-    ]
-    cell = _cell(values.sel(layer=names), column)
-    found = np.full(values.sizes["seed"], np.nan)
-    if cell is not None and len(names) > 2:
-        ours = cell.mean("draw").transpose("seed", "layer").values
-        theirs = [float(printed[name][column]) for name in names]
-        # Of layers that all give the same there is no order.
-        found = np.array(
-            [spearmanr(theirs, each).statistic if np.ptp(each) else np.nan for each in ours]
-        )
-    return xr.DataArray(found, dims="seed", name="rank correlation with the paper")
 
 
 def closeness(ds: xr.Dataset, network: str) -> dict[str, float]:
@@ -352,7 +205,7 @@ def _row(
     )
 
 
-def _cell(values: xr.DataArray, column: str) -> xr.DataArray | None:
+def cell_of(values: xr.DataArray, column: str) -> xr.DataArray | None:
     """Return the runs of one cell, (seed, draw); None where it was not computed."""
     redrawn = column == "rand"
     name = "rerandomize" if redrawn else "reinitialize"
