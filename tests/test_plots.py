@@ -1,6 +1,7 @@
 import base64
 import html
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from bokeh.plotting import figure as figure_model
 from bokeh.settings import settings as bokeh_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from layerscope import plots, results, stats, testing
@@ -444,11 +447,37 @@ def test_curves_differ_without_colour():
 
 
 def test_curves_of_many_layers_keep_them_all():
-    plot = plots.curves(testing.dataset(layers=13))
-    assert len(plot.Path.I.split()) == 11
+    ds = testing.dataset(layers=13)
+    ds["value"].loc[{"layer": "layer3", "epoch": 2}] = np.nan
+    plot = plots.curves(ds)
     named = ["unperturbed", "layer1", "layer13", "fullmodel"]
     assert [curve.label for curve in plot.Curve] == named
-    drawn(plot)
+    table = stats.summary(ds)
+    places = [0, 1, 2, 3, 8, 40, 90, 100]
+    expected = []
+    for depth in range(1, 12):
+        of_layer = table[(table["layer"] == f"layer{depth + 1}") & (table["column"] != "rand")]
+        points = [(places.index(at), value) for at, value in of_layer[["epoch", "value"]].values]
+        expected += [(*a, *b, depth) for a, b in itertools.pairwise(points)]
+    assert len(expected) == 11 * 7 - 1
+    steps = plot.Segments.I.dframe()[["place", "value", "next", "then", "depth"]]
+    np.testing.assert_array_equal(steps.values, expected)
+    # Both draw each layer in the colour of its depth.
+    colours = [look.colour for look in lines._looks(stats.layer_order(ds, network=False)).values()]
+    drawn_lines = drawn(plot).axes[0].collections
+    (bundle,) = [each for each in drawn_lines if isinstance(each, LineCollection)]
+    bundle.update_scalarmappable()
+    shown = [to_hex(colour) for colour in bundle.get_colors()]
+    assert shown == [colours[int(depth)] for depth in steps["depth"]]
+    figure = hv.render(plot, backend="bokeh")
+    (glyph,) = [each.glyph for each in figure.renderers if type(each.glyph).__name__ == "Segment"]
+    mapper = glyph.line_color.transform
+    assert (list(mapper.palette), mapper.low, mapper.high) == (colours[1:-1], 1, 11)
+
+
+@pytest.mark.parametrize("backend", ["bokeh", "matplotlib"])
+def test_many_layers_at_one_checkpoint_are_dots(backend):
+    hv.renderer(backend).get_plot(plots.curves(testing.dataset(layers=13, epochs=(5,))))
 
 
 # What every figure must do
