@@ -53,8 +53,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     source : path, Series, Dataset or nn.Module
         The folder of a run that layerscope trained; a Dataset, which is shown as it is; or a
         network, with `data` and `checkpoints`. The network is copied and never touched.
-    data : pair of tensors, Examples, or iterable of batches, optional
-        By default the test part of what a run was trained on.
+    data : pair of tensors, Examples, TextData, or iterable of batches, optional
+        By default the test part of what a run was trained on. Of a text its test part; what its
+        tokens say is shown in place of their numbers.
     checkpoints : Series, mapping or folder, optional
     dataset : Dataset or path, optional
         A sweep of this network; colours the strip. Computed on demand otherwise.
@@ -170,13 +171,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     @property
     def code(self) -> str:
         """Python that measures the present state again."""
-        scene, options = self._history.now, self._options
-        more = f"batch_size={options['batch_size']}, seed={options['seed']}"
-        return (
-            f"import layerscope\nfrom layerscope.session import Session\n\n{self._source.code}"
-            f"with Session(model, data, checkpoints=checkpoints, {more}) as session:\n"
-            f"    estimate = {as_call(scene.state, scene.view)}"
-        )
+        scene, same = self._history.now, ("batch_size", "seed")
+        call = as_call(scene.state, scene.view)
+        return self._source.script(call, {name: self._options[name] for name in same})
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything that was asked is answered; whether it was in time (seconds)."""
@@ -387,11 +384,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _detail(self, estimate: Estimate) -> None:
         assert self._session is not None
-        places = words.chosen(estimate)
+        places, tokenizer = words.chosen(estimate), self._source.tokenizer
         inputs = self._session.inputs(places)
-        self.controls.changed.value = words.changed(estimate, places, inputs)
-        self.controls.classes.value = words.classes(estimate)
-        self.controls.confusion.value = words.confusion(estimate)
+        self.controls.changed.value = words.changed(estimate, places, inputs, tokenizer)
+        self.controls.classes.value = words.classes(estimate, tokenizer)
+        self.controls.confusion.value = words.confusion(estimate, tokenizer)
 
     def _sweep(self) -> None:
         if self._session is None:
