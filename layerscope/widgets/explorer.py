@@ -18,7 +18,7 @@ from layerscope.errors import CheckpointError, LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.results import FULL_MODEL
 from layerscope.session import Change, Estimate, Session, as_call, changes, with_scenario
-from layerscope.widgets import drawing, rows, words
+from layerscope.widgets import drawing, figure, rows, words
 from layerscope.widgets.controls import Controls
 from layerscope.widgets.history import History, Scene
 from layerscope.widgets.source import resolve
@@ -205,7 +205,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             (parts.undo, lambda: self._back(self._history.undo)),
             (parts.redo, lambda: self._back(self._history.redo)),
             (parts.start, self._sweep),
-            (parts.cancel, self._cancel),
+            (parts.cancel, self._worker.cancel),
             (parts.keep, lambda: self.keep(self.controls.name.value)),
             (parts.copy, self._show_code),
             (parts.save, lambda: self.save_figure(self.controls.path.value)),
@@ -292,12 +292,17 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._scenarios = [*kept, (name.strip(), self._history.now, estimate)]
         self._say(f"Kept as {name.strip()!r}; explorer.dataset has {len(self._scenarios)} so far.")
 
-    def save_figure(self, path: str | os.PathLike[str]) -> None:
-        """Write the heat map as a page (.html) or figure (.png, .svg, .pdf)."""
-        ds = self._swept.get(self._history.now.view)
-        if ds is None:
-            raise OptionError("there is no heat map yet to save; start a sweep first.")
-        self._say(f"Saved {plots.save(plots.heatmap(ds, self._metric), path)}.")
+    def save_figure(self, path: str | os.PathLike[str], width: float | str | None = None) -> None:
+        """Write the present state as one figure: the strip, the numbers, the heat map if swept.
+
+        `path` and `width` are as for `layerscope.plots.save`.
+        """
+        estimate, scene = self.estimate, self._history.now
+        if self._session is not None and estimate is None:
+            raise OptionError("this state is not measured yet; wait until examples were seen.")
+        ds, blocks = self._swept.get(scene.view), self.controls.strip.blocks
+        picture = figure.of_state(self._source.name, scene, blocks, estimate, ds, self._metric)
+        self._say(f"Saved {plots.save(picture, path, width=width)}.")
 
     def _show_code(self) -> None:
         self.controls.code.value = f'<pre class="ls-code">{html.escape(self.code)}</pre>'

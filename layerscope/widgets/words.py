@@ -62,9 +62,9 @@ def seen(estimate: Estimate) -> str:
     """Say of how many examples something was measured, and how many are named otherwise."""
     moved = len(estimate.changed())
     of = f"{estimate.examples:,}" if estimate.final else f"the first {estimate.examples:,}"
-    share = moved / max(estimate.examples, 1)
+    share = 100 * moved / max(estimate.examples, 1)
     rest = "" if estimate.final else f" of {estimate.total:,}"
-    return f"over {of}{rest} examples; {moved:,} of them ({share:.1%}) are predicted otherwise"
+    return f"over {of}{rest} examples; {moved:,} of them ({share:.1f} %) are predicted otherwise"
 
 
 def unmeasured(seq: int) -> str:
@@ -275,4 +275,5 @@ def _number(value: float, fraction: bool) -> str:
 
 
 def _signed(value: float, fraction: bool) -> str:
-    return f"{100 * value:+.2f}" if fraction else f"{value:+.3g}"
+    text = f"{100 * value:+.2f}" if fraction else f"{value:+.3g}"
+    return text.replace("-", "−")
