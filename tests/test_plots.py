@@ -287,6 +287,26 @@ def test_settled_cells_are_marked_once_every_draw_is(settled):
     assert "intermediate" not in label
 
 
+def test_settled_cells_are_marked_beside_other_maps_and_other_runs(settled):
+    first, *others = drawn(plots.overview(settled)).axes[:3]
+    assert sorted(tuple(line.get_xydata()[0]) for line in first.lines) == [(1.37, 3.3), (1.37, 4.3)]
+    assert [len(axes.lines) for axes in others] == [0, 0]
+    layout = plots.compare({"settled": settled, "plain": testing.dataset()})
+    _, panel, plain = drawn(layout).axes[:3]
+    # The columns are rand, 0, …; the first of four layers has the uppermost quarter.
+    marks = {tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in panel.lines}
+    assert list(marks) == [(1.5, 0.875), (1.5, 0.625)]
+    assert (marks[1.5, 0.875] == "none", marks[1.5, 0.625] == "none") == (False, True)
+    assert (panel.get_xlabel(), plain.get_xlabel()) == ("settled: ● critical, ○ robust", "")
+    assert not plain.lines
+    figures = hv.render(layout, backend="bokeh").select({"type": figure_model})
+    (figure,) = [each for each in figures if each.title.text == "settled"]
+    shown = [each for each in figure.renderers if type(each.glyph).__name__ == "Scatter"]
+    places = [(str(each.glyph.marker), [*each.data_source.data["y"]]) for each in shown]
+    assert places == [("circle", [0.875]), ("x", []), ("circle", [0.625])]
+    assert [each.glyph.fill_color is None for each in shown] == [False, False, True]
+
+
 def test_what_cannot_be_computed_is_grey_and_says_why(settled):
     plot = plots.heatmap(settled)
     cells = plot.dframe().set_index(["layer", "column"])
