@@ -119,6 +119,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._given = source
         self._scenarios: list[tuple[str, Scene, Estimate]] = []
         self._swept: dict[str, xr.Dataset] = {}
+        self._rows: dict[str, list[Layer]] = {}
         if self._source.dataset is not None:
             known = results.settings(self._source.dataset).get("view", "leaf")
             self._swept[str(known)] = self._source.dataset
@@ -272,15 +273,13 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._set(rows.carried(self._session, self._history.now, view))
 
     def _on_device(self) -> None:
-        self._options["device"] = self.controls.device.value
-        self._ask()
+        if self.controls.device.value != self._options["device"]:
+            self._options["device"] = self.controls.device.value
+            self._ask()
 
     def _back(self, move: Callable[[], Scene]) -> None:
         move()
         self._refresh()
-
-    def _cancel(self) -> None:
-        self._worker.cancel()
 
     def keep(self, name: str) -> None:
         """Keep the present state under a name, as a scenario in `dataset`."""
@@ -358,6 +357,22 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         assert source.model is not None
         return Session(source.model, source.data, checkpoints=source.series, **options)
 
+    def _moved(self) -> Exception | None:
+        """Open the session where it is wanted, or where it was; return what spoke against it."""
+        assert self._session is not None
+        before, wanted = str(self._session.device), self._options["device"]
+        if not self._session.closed and wanted in ("auto", before):
+            return None
+        self._session.close()
+        try:
+            self._session = self._opened()
+        except Exception as error:  # noqa: BLE001 - told with the answer
+            # What is pressed next must still be answered.
+            self._options["device"] = self.controls.device.value = before
+            self._session = self._opened()
+            return error.with_traceback(None)  # which holds on to what was opened halfway
+        return None
+
     def _ask(self) -> None:
         self._seq += 1
         if self._session is not None:
@@ -365,10 +380,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _answers(self, scene: Scene, seq: int) -> Iterator[None]:
         assert self._session is not None
-        known = ("auto", str(self._session.device))
-        if self._session.closed or self._options["device"] not in known:
-            self._session.close()
-            self._session = self._opened()
+        trouble = self._moved()
         began = time.monotonic()
         try:
             for estimate in self._session.evaluate(scene.state, scene.view):
@@ -379,6 +391,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
                 if estimate.final:
                     self._say(rows.described(scene, estimate, time.monotonic() - began))
                     self._detail(estimate)
+                if trouble:
+                    self._fail(trouble)
                 yield
         except Exception:
             # Numbers of another state must not stay beside this one.
@@ -416,9 +430,13 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _layers(self) -> list[Layer]:
         view = self._history.now.view
-        if self._session is not None:
-            return [row for row in self._session.rows(view) if row.name != FULL_MODEL]
-        return rows.layers_of(self._source.dataset)
+        if self._session is None:
+            return rows.layers_of(self._source.dataset)
+        # Kept, since the session may just be moving to another device.
+        if view not in self._rows:
+            found = self._session.rows(view)
+            self._rows[view] = [row for row in found if row.name != FULL_MODEL]
+        return self._rows[view]
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self._layers()]
