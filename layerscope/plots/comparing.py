@@ -356,7 +356,7 @@ def _finish_bokeh_panel(
         figure.scatter(
             "x",
             "y",
-            source=ColumnDataSource(marks[name].to_dict("list")),
+            source=ColumnDataSource({axis: list(marks[name][axis]) for axis in ("x", "y", "ink")}),
             marker=marker,
             size=min(5.0, size),
             fill_color="ink" if filled else None,

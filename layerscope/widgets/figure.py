@@ -127,8 +127,9 @@ def _drawn(heat: hv.HeatMap, marked: Collection[tuple[str, str]]) -> Figure:
     columns, rows = (list(heat.dimension_values(name, False)) for name in ("column", "layer"))
     framed = [(columns.index(c), rows.index(r)) for r, c in marked if c in columns and r in rows]
     for x, y in framed:
-        look = {"edgecolor": _ACCENT, "linewidth": 1.6, "zorder": 5, "clip_on": False}
-        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, **look))
+        frame = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=_ACCENT, linewidth=1.6)
+        frame.set(zorder=5, clip_on=False)
+        axes.add_patch(frame)
     if framed:
         axes.set_xlabel(f"{axes.get_xlabel()}\nframed: these changes, each of them alone")
     _widen(figure, len(columns))
@@ -157,7 +158,7 @@ class _Sheet:
     def text(self, x: float, y: float, said: str, **look: Any) -> None:
         """Write words that start here, on this line."""
         at = self._at(x, y)
-        self._figure.text(*at, literal(said), **{"size": _TYPE, "va": "baseline"} | look)
+        self._figure.text(*at, literal(said), **({"size": _TYPE} | look))
 
     def box(self, x: float, y: float, wide: float, high: float, **look: Any) -> None:
         """Draw a box whose lower left corner is here."""

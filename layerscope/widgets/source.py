@@ -109,7 +109,7 @@ def _of_run(
     code += "model = checkpoints.build()\n"
     kept = Path(series.folder) / training.TOKENIZER if series.folder else None
     # The network knows the tokens that it was trained on, whatever the text would give today.
-    same = {"tokenizer": str(kept)} if kept and kept.is_file() else {}
+    same: dict[str, Any] = {"tokenizer": str(kept)} if kept and kept.is_file() else {}
     if same and tokenizer is None:
         tokenizer = Tokenizer.load(same["tokenizer"])
     if data is None:
