@@ -19,7 +19,8 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
     Where cells were stopped once they were settled: "robust", "intermediate" or "critical".
 ``lower``, ``upper`` (layer, epoch, perturbation, draw)
     Where cells were stopped once they were known well enough: what encloses the mean over all
-    examples, however often one looked.
+    examples, however often one looked; of the metric that the attribute ``stopping`` names, else
+    the first.
 ``chance`` ()
     Error of always naming the commonest class.
 ``distance`` (layer, epoch, norm)

@@ -249,6 +249,11 @@ def test_clicking_through_a_run(server, lab):
     lab.press("Keep")
     lab.says("Kept as 'without <b>the first</b>'")
 
+    # The state as a figure, beside the notebook.
+    lab.press("Save figure")
+    lab.says("Saved layers.png")
+    assert (server[2] / "layers.png").read_bytes().startswith(b"\x89PNG")
+
     # Python.
     lab.press("Python")
     sync_api.expect(lab.page.locator(".ls-code")).to_contain_text("'layer1': ('reinitialize', 0)")

@@ -157,6 +157,11 @@ def test_a_tolerance_stops_a_cell_once_its_interval_is_narrow(states):
     inside = (ds.lower <= value) & (value <= ds.upper)
     assert float(inside.where(known).mean()) > 0.9
     assert int(ds.n_examples.max()) < 4000
+    table = stats.summary(ds)
+    assert set(table["interval_kind"]) == {"unseen examples"}
+    for row in table.itertuples():
+        cell = ds.sel(layer=row.layer, epoch=row.epoch, perturbation=row.perturbation, draw=0)
+        assert (row.lower, row.upper) == (float(cell.lower), float(cell.upper))
 
 
 def test_a_stopped_cell_goes_on_to_the_same_verdict(states, tmp_path):

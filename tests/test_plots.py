@@ -1,6 +1,7 @@
 import base64
 import html
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from bokeh.plotting import figure as figure_model
 from bokeh.settings import settings as bokeh_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from layerscope import plots, results, stats, testing
@@ -284,6 +287,26 @@ def test_settled_cells_are_marked_once_every_draw_is(settled):
     assert "intermediate" not in label
 
 
+def test_settled_cells_are_marked_beside_other_maps_and_other_runs(settled):
+    first, *others = drawn(plots.overview(settled)).axes[:3]
+    assert sorted(tuple(line.get_xydata()[0]) for line in first.lines) == [(1.37, 3.3), (1.37, 4.3)]
+    assert [len(axes.lines) for axes in others] == [0, 0]
+    layout = plots.compare({"settled": settled, "plain": testing.dataset()})
+    _, panel, plain = drawn(layout).axes[:3]
+    # The columns are rand, 0, …; the first of four layers has the uppermost quarter.
+    marks = {tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in panel.lines}
+    assert list(marks) == [(1.5, 0.875), (1.5, 0.625)]
+    assert (marks[1.5, 0.875] == "none", marks[1.5, 0.625] == "none") == (False, True)
+    assert (panel.get_xlabel(), plain.get_xlabel()) == ("settled: ● critical, ○ robust", "")
+    assert not plain.lines
+    figures = hv.render(layout, backend="bokeh").select({"type": figure_model})
+    (figure,) = [each for each in figures if each.title.text == "settled"]
+    shown = [each for each in figure.renderers if type(each.glyph).__name__ == "Scatter"]
+    places = [(str(each.glyph.marker), [*each.data_source.data["y"]]) for each in shown]
+    assert places == [("circle", [0.875]), ("x", []), ("circle", [0.625])]
+    assert [each.glyph.fill_color is None for each in shown] == [False, False, True]
+
+
 def test_what_cannot_be_computed_is_grey_and_says_why(settled):
     plot = plots.heatmap(settled)
     cells = plot.dframe().set_index(["layer", "column"])
@@ -444,11 +467,37 @@ def test_curves_differ_without_colour():
 
 
 def test_curves_of_many_layers_keep_them_all():
-    plot = plots.curves(testing.dataset(layers=13))
-    assert len(plot.Path.I.split()) == 11
+    ds = testing.dataset(layers=13)
+    ds["value"].loc[{"layer": "layer3", "epoch": 2}] = np.nan
+    plot = plots.curves(ds)
     named = ["unperturbed", "layer1", "layer13", "fullmodel"]
     assert [curve.label for curve in plot.Curve] == named
-    drawn(plot)
+    table = stats.summary(ds)
+    places = [0, 1, 2, 3, 8, 40, 90, 100]
+    expected = []
+    for depth in range(1, 12):
+        of_layer = table[(table["layer"] == f"layer{depth + 1}") & (table["column"] != "rand")]
+        points = [(places.index(at), value) for at, value in of_layer[["epoch", "value"]].values]
+        expected += [(*a, *b, depth) for a, b in itertools.pairwise(points)]
+    assert len(expected) == 11 * 7 - 1
+    steps = plot.Segments.I.dframe()[["place", "value", "next", "then", "depth"]]
+    np.testing.assert_array_equal(steps.values, expected)
+    # Both draw each layer in the colour of its depth.
+    colours = [look.colour for look in lines._looks(stats.layer_order(ds, network=False)).values()]
+    drawn_lines = drawn(plot).axes[0].collections
+    (bundle,) = [each for each in drawn_lines if isinstance(each, LineCollection)]
+    bundle.update_scalarmappable()
+    shown = [to_hex(colour) for colour in bundle.get_colors()]
+    assert shown == [colours[int(depth)] for depth in steps["depth"]]
+    figure = hv.render(plot, backend="bokeh")
+    (glyph,) = [each.glyph for each in figure.renderers if type(each.glyph).__name__ == "Segment"]
+    mapper = glyph.line_color.transform
+    assert (list(mapper.palette), mapper.low, mapper.high) == (colours[1:-1], 1, 11)
+
+
+@pytest.mark.parametrize("backend", ["bokeh", "matplotlib"])
+def test_many_layers_at_one_checkpoint_are_dots(backend):
+    hv.renderer(backend).get_plot(plots.curves(testing.dataset(layers=13, epochs=(5,))))
 
 
 # What every figure must do

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,6 +242,58 @@ def test_summary_does_without_what_it_can(ds):
     assert table.loc[("layer1", "0"), "value"] == 0.9
     assert table.loc["layer1"][["degradation", "n_examples"]].isna().all().all()
     assert np.isnan(table.loc[("layer1", "0"), "lower"])
+
+
+# Sweeps that stop cells
+
+
+@pytest.fixture
+def stopped(ds):
+    """As from a sweep with a tolerance of the error: layer1 saw all examples, no other did."""
+    error = ds["value"].sel(metric="error", drop=True)
+    apart = xr.where(ds["layer"] == "layer1", 0.0, 0.03)
+    ds = ds.assign(lower=error - apart, upper=error + apart / 2)
+    rule = {"width": 0.03, "confidence": 0.99, "metric": None}
+    return ds.assign_attrs(stopping=json.dumps(rule), metrics=json.dumps(["error", "loss"]))
+
+
+def test_a_cell_that_was_stopped_has_the_interval_that_allows_for_it(stopped, ds):
+    table, plain = (stats.summary(each).set_index(["layer", "column"]) for each in (stopped, ds))
+    for at, row in table.iterrows():
+        if at[0] == "layer1" or at[1] == "rand":
+            pd.testing.assert_series_equal(row, plain.loc[at])
+            continue
+        low, high = max(row["value"] - 0.03, 0), min(row["value"] + 0.015, 1)
+        np.testing.assert_allclose((row["lower"], row["upper"]), (low, high), rtol=1e-12)
+        assert row["interval_kind"] == "unseen examples"
+    same = ["value", "spread", "n_examples", "degradation"]
+    pd.testing.assert_frame_equal(table[same], plain[same])
+
+
+def test_the_bounds_of_a_sweep_hold_for_its_metric_and_up_to_its_confidence(stopped, ds):
+    pd.testing.assert_frame_equal(stats.summary(stopped, "loss"), stats.summary(ds, "loss"))
+    alone = stopped.sel(metric=["loss"])  # now the first metric, but not the first of the sweep
+    pd.testing.assert_frame_equal(stats.summary(alone, "loss"), stats.summary(ds, "loss"))
+    named = stopped.assign_attrs(stopping='{"confidence": 0.99, "metric": "loss"}')
+    assert "unseen examples" not in set(stats.summary(named)["interval_kind"])
+    cell = ("layer2", "0")
+    known, unknown = (
+        stats.summary(stopped, confidence=level).set_index(["layer", "column"]).loc[cell]
+        for level in (0.99, 0.995)
+    )
+    np.testing.assert_allclose(known["lower"], known["value"] - 0.03)
+    assert np.isnan([unknown["lower"], unknown["upper"]]).all()
+
+
+def test_bounds_of_single_runs_are_kept_among_several(stopped):
+    runs = results.concat([stopped, stopped], [0, 1])
+    assert "unseen examples" not in set(stats.summary(runs)["interval_kind"])
+    runs["value"].loc[{"seed": 1, "layer": "layer3"}] = np.nan
+    table, alone = (
+        each[each["layer"] == "layer3"].reset_index(drop=True)
+        for each in (stats.summary(runs), stats.summary(stopped))
+    )
+    pd.testing.assert_frame_equal(table, alone)
 
 
 @pytest.mark.parametrize("dim", ["layer", "epoch", "perturbation", "draw", "metric"])

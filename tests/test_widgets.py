@@ -223,7 +223,7 @@ def test_errors_are_told_and_the_numbers_of_another_state_go(explorer):
     with pytest.raises(OptionError, match="not measured yet"):
         explorer.keep("x")
     explorer.controls.save.click()
-    assert "start a sweep first" in status(explorer)[1]
+    assert "not measured yet" in status(explorer)[1]
     click(explorer, "layer1")
     assert status(explorer)[0] == "info"
 

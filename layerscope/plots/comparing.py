@@ -10,15 +10,15 @@ import holoviews as hv
 import numpy as np
 import pandas as pd
 import xarray as xr
-from bokeh.models import NoOverlap
+from bokeh.models import ColumnDataSource, NoOverlap
 
 from layerscope import results, stats
 from layerscope.errors import OptionError, ResultError
 from layerscope.plots.backends import FONT_SIZES, both, literal, quieten, unformatted
-from layerscope.plots.finishing import add_colour_bar
+from layerscope.plots.finishing import MARKS, add_colour_bar, explained
 from layerscope.plots.hover import VALUE_HOVER, tooltips, with_hover
 from layerscope.plots.names import shortened
-from layerscope.plots.scales import COLOURS, Scale, label_of, scale_of
+from layerscope.plots.scales import COLOURS, Scale, ink, label_of, scale_of
 
 __all__ = ["compare"]
 
@@ -37,8 +37,8 @@ def compare(
     Depth goes downwards in all panels: each layer has an equal share of the height, from the first
     at the top to the last at the bottom, so that networks of different depth can be compared. The
     first panel holds one curve per run, over the layers; the others are heat maps as in `heatmap`,
-    without the whole network, with one scale of colours. All share the axis of depth: with Bokeh,
-    to zoom or move in one is to do so in all.
+    settled cells marked, without the whole network, with one scale of colours. All share the axis
+    of depth: with Bokeh, to zoom or move in one is to do so in all.
 
     Parameters
     ----------
@@ -260,6 +260,8 @@ def _panel(name: str, table: pd.DataFrame, scale: Scale, size: _Size, bar: str) 
     ticks = [(depths[layer], short) for layer, short in _row_names(table).items()]
     # Upwards: Bokeh leaves out every name that is not above the one before.
     ticks = ticks[:: -(-len(ticks) // _MOST_NAMED)][::-1]
+    marks, share = _marks(table, scale), 1 / len(depths)
+    told = explained(name for name, places in marks.items() if len(places))
     cells = table.astype(dict.fromkeys([*texts, "layer", "column"], object))
     # HoloViews links axes by the name of their dimension, here that of the lower edge.
     cells = cells.assign(depth=cells["bottom"])
@@ -273,7 +275,7 @@ def _panel(name: str, table: pd.DataFrame, scale: Scale, size: _Size, bar: str) 
         "clim": (scale.low, scale.high),
         "logz": scale.log,
         "title": unformatted(name),
-        "xlabel": "",
+        "xlabel": told,
         "ylabel": "",
         "xlim": (0, len(columns)),
         "ylim": (0, 1),
@@ -287,6 +289,8 @@ def _panel(name: str, table: pd.DataFrame, scale: Scale, size: _Size, bar: str) 
         bokeh={
             "frame_width": int(np.clip(30 * len(columns), 120, 360)),
             "frame_height": size.pixels,
+            # One below the other where a panel is narrow.
+            "xlabel": told if len(columns) > 7 else told.replace(", ", "\n"),
             "line_color": "white",
             "line_width": 0.5,
             "tools": ["hover"],
@@ -294,7 +298,7 @@ def _panel(name: str, table: pd.DataFrame, scale: Scale, size: _Size, bar: str) 
             "default_tools": ["save", "ywheel_zoom", "ypan", "reset"],
             "colorbar": bool(bar),
             "clabel": bar,
-            "hooks": [_finish_bokeh_panel],
+            "hooks": [partial(_finish_bokeh_panel, marks=marks, size=0.6 * share * size.pixels)],
         },
         matplotlib={
             "aspect": "auto",
@@ -302,9 +306,20 @@ def _panel(name: str, table: pd.DataFrame, scale: Scale, size: _Size, bar: str) 
             "linewidth": 0.3,
             "fontsize": FONT_SIZES | {"yticks": 7},
             "colorbar": False,
-            "hooks": [partial(_finish_matplotlib_panel, ticks=ticks, title=name, bar=bar)],
+            "hooks": [
+                partial(_finish_matplotlib_panel, ticks=ticks, title=name, bar=bar),
+                partial(_mark_matplotlib, marks=marks, size=0.4 * 72 * share * size.inches),
+            ],
         },
     )
+
+
+def _marks(table: pd.DataFrame, scale: Scale) -> dict[str, pd.DataFrame]:
+    """Where the cells are that are settled to each verdict, and in what colour a mark shows."""
+    colours = [ink(scale.colour(value)) for value in table["value"]]
+    places = pd.DataFrame({"x": table["left"] + 0.5, "y": table["depth"], "ink": colours})
+    settled = table.get("verdict", pd.Series("", table.index))
+    return {name: places[settled == name] for name in MARKS}
 
 
 def _finish_bokeh_profile(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
@@ -314,7 +329,12 @@ def _finish_bokeh_profile(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG0
         legend.update(border_line_color=None, background_fill_alpha=0.7)
 
 
-def _finish_bokeh_panel(plot: Any, element: hv.Rectangles) -> None:  # noqa: ARG001
+def _finish_bokeh_panel(
+    plot: Any,
+    element: hv.Rectangles,  # noqa: ARG001
+    marks: Mapping[str, pd.DataFrame],
+    size: float,
+) -> None:
     quieten(plot)
     figure = plot.state
     figure.grid.visible = False
@@ -332,6 +352,16 @@ def _finish_bokeh_panel(plot: Any, element: hv.Rectangles) -> None:  # noqa: ARG
         hatch_scale=8,
         level="underlay",
     )
+    for name, (_, marker, _, filled) in MARKS.items():
+        figure.scatter(
+            "x",
+            "y",
+            source=ColumnDataSource({axis: list(marks[name][axis]) for axis in ("x", "y", "ink")}),
+            marker=marker,
+            size=min(5.0, size),
+            fill_color="ink" if filled else None,
+            line_color="ink",
+        )
     plot.handles["hover"].renderers = [plot.handles["glyph_renderer"]]
     for axis in (*figure.xaxis, *figure.yaxis):
         axis.major_label_policy = NoOverlap(min_distance=0)
@@ -363,3 +393,23 @@ def _finish_matplotlib_panel(
     axes.set_title(literal(title), fontsize=FONT_SIZES["title"])
     if bar:
         add_colour_bar(plot, bar)
+
+
+def _mark_matplotlib(
+    plot: Any,
+    element: hv.Rectangles,  # noqa: ARG001
+    marks: Mapping[str, pd.DataFrame],
+    size: float,
+) -> None:
+    points = min(3.2, size)
+    for name, (_, _, marker, filled) in MARKS.items():
+        for mark in marks[name].itertuples():
+            plot.handles["axis"].plot(
+                mark.x,
+                mark.y,
+                marker,
+                markersize=points,
+                markeredgewidth=0.2 * points,
+                markeredgecolor=mark.ink,
+                markerfacecolor=mark.ink if filled else "none",
+            )

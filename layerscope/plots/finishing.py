@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import holoviews as hv
@@ -29,6 +30,13 @@ MARKS = {
     "intermediate": ("×", "x", "x", True),
     "robust": ("○", "circle", "o", False),
 }
+
+
+def explained(settled: Iterable[str]) -> str:
+    """Say what the marks mean that there are; empty without any."""
+    there = set(settled)
+    marks = [f"{look[0]} {name}" for name, look in MARKS.items() if name in there]
+    return f"settled: {', '.join(marks)}" if marks else ""
 
 
 class _Size(NamedTuple):

@@ -15,7 +15,7 @@ from layerscope.errors import OptionError
 from layerscope.plots.backends import FONT_SIZES, both, unformatted
 from layerscope.plots.finishing import (
     BLANK,
-    MARKS,
+    explained,
     finish_bokeh,
     finish_matplotlib,
     grid_size,
@@ -286,9 +286,7 @@ def _axis_label(cells: pd.DataFrame) -> str:
     if any(name != "rand" and not name.isdigit() for name in columns):
         label = "what is done to the layer\n(a number: reset to that checkpoint)"
     told = [text for kind, text in BLANK.items() if kind in set(cells["blank"])]
-    marks = [f"{look[0]} {name}" for name, look in MARKS.items() if name in set(cells["settled"])]
-    told += [f"settled: {', '.join(marks)}"] if marks else []
-    return "\n".join([label, *told])
+    return "\n".join(filter(None, [label, *told, explained(cells["settled"])]))
 
 
 def _chosen(table: pd.DataFrame, columns: Sequence[int | str] | None) -> list[str]:

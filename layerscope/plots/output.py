@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import os
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ def save(
 
     Parameters
     ----------
-    plot : HoloViews object
+    plot : HoloViews object or matplotlib figure
         From this module, or any other.
     path : path-like
-        ``.html`` is one self-contained interactive page; ``.png`` (300 dots per inch), ``.svg``
-        and ``.pdf`` are for a paper, with fonts embedded. The same plot gives the same bytes,
-        except in HTML.
+        ``.html`` is one self-contained page, interactive unless matplotlib drew it; ``.png`` (300
+        dots per inch), ``.svg`` and ``.pdf`` are for a paper, with fonts embedded. The same plot
+        gives the same bytes, except in HTML.
     title : str, optional
         Of the document; the plot's description if not given.
     width : float or {"column", "page"}, optional
@@ -62,8 +63,27 @@ def save(
     path = Path(path)
     suffix = choose(path.suffix.lower(), _SUFFIXES, "kind of figure with the suffix")
     if suffix == ".html":
-        return results.write_bytes(path, page(plot, title or description(plot)).encode())
+        words = title or description(plot)
+        made = _picture_page(plot, words) if _is_drawn(plot) else page(plot, words)
+        return results.write_bytes(path, made.encode())
     return results.write_bytes(path, still(plot, suffix[1:], 300, title, _inches(width)))
+
+
+def _is_drawn(plot: Any) -> bool:
+    from matplotlib.figure import Figure
+
+    return isinstance(plot, Figure)
+
+
+def _picture_page(figure: Any, title: str) -> str:
+    """Put what matplotlib drew into a page, as a picture: names in it can't become elements."""
+    picture = base64.b64encode(still(figure, "svg", 300, title)).decode()
+    words = html.escape(title)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{words}</title></head>\n<body>"
+        f'<img alt="{words}" src="data:image/svg+xml;base64,{picture}"></body></html>\n'
+    )
 
 
 def _inches(width: float | str | None) -> float | None:

@@ -23,6 +23,7 @@ def still(
 ) -> bytes:
     """Draw with matplotlib; the same plot gives the same bytes. `width` is in inches."""
     import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     load_backends()
     words = description(plot)
@@ -38,7 +39,8 @@ def still(
     }
     content = io.BytesIO()
     with mpl.rc_context(settings):
-        figure = hv.renderer("matplotlib").get_plot(plot).state
+        drawn = isinstance(plot, Figure)
+        figure = plot if drawn else hv.renderer("matplotlib").get_plot(plot).state
         if width is not None:
             _scale(figure, width)
         figure.savefig(
@@ -106,6 +108,10 @@ def fewer_colours(picture: bytes) -> bytes:
 
 def description(plot: Any) -> str:
     """Say in words what a figure shows."""
+    from matplotlib.figure import Figure
+
+    if isinstance(plot, Figure):
+        return str(plot.get_label())
     if isinstance(plot, hv.Layout):
         return " ".join(description(part) for part in plot)
     title = str(option(plot, "title") or plot.label or type(plot).__name__)

@@ -92,6 +92,11 @@ class Estimate:
         other = (self.predicted != self.trained) & self._counted()
         return np.flatnonzero(other.flatten(1).any(1) if other.ndim > 1 else other).astype(np.int64)
 
+    def changed_at(self, place: int) -> npt.NDArray[np.int64]:
+        """Positions of one example, flattened, that are now named otherwise; 0 of a single one."""
+        other = (self.predicted[place] != self.trained[place]) & self._counted()[place]
+        return np.flatnonzero(other).astype(np.int64)
+
     def confusion(self) -> npt.NDArray[np.int64]:
         """Count how often each class (row) was named as each (column), shape (classes, classes)."""
         if self.targets is None:

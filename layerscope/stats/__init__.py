@@ -1,10 +1,12 @@
 """Degradation, intervals and verdicts: arrays first, then the same with named dimensions.
 
-Three kinds of chance can move a number, and `summary` says which of them an interval covers:
+Several kinds of chance can move a number, and `summary` says which an interval covers:
 
 ``"examples"``
     another test set of the same size; Wilson's interval for fractions, else normal. Differences
     from the unperturbed network are paired where the Dataset has ``difference``.
+``"unseen examples"``
+    the examples that a cell did not see because a tolerance stopped it, however often one looked.
 ``"draws"``
     another random draw for the perturbed layer, same network; Student's t.
 ``"seeds"``

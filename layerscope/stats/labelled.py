@@ -112,6 +112,34 @@ def interval(ds: xr.Dataset, confidence: float = 0.95) -> xr.Dataset:
     return bounds.assign_attrs(confidence=confidence)
 
 
+def stopped_early(
+    ds: xr.Dataset, metric: str, like: xr.DataArray, confidence: float
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Bounds of cells that a tolerance stopped, or that go on, and which cells these are.
+
+    They are those that the sweep kept, of the mean over all examples, at its own confidence. An
+    interval for a fixed number of examples would miss that mean more often than it says, where one
+    looked again and again and stopped once it was narrow. Of a cell that saw all examples the sweep
+    knows the mean, and only another test set could move it; such cells are not among them.
+
+    Returns
+    -------
+    lower, upper : DataArray
+        As `like`; NaN where `confidence` is higher than the sweep's.
+    early : DataArray of bool
+    """
+    about = results.settings(ds)
+    rule = about.get("stopping") or {}
+    first, *_ = about.get("metrics") or map(str, ds["metric"].values)
+    lower, upper, _ = xr.broadcast(
+        *(part_of(ds, name, metric, like) for name in ("lower", "upper")), like
+    )
+    lower, upper = (bound.transpose(*like.dims) for bound in (lower, upper))
+    early = (lower < upper) & like.notnull() & ((rule.get("metric") or first) == metric)
+    enough = confidence <= rule.get("confidence", confidence)
+    return lower.where(enough), upper.where(enough), early
+
+
 def layer_order(ds: xr.Dataset, network: bool = True) -> list[str]:
     """List the layers as they stand in the Dataset, which is execution order, the network last.
 

@@ -20,6 +20,7 @@ from layerscope.stats.labelled import (
     interval,
     layer_order,
     samples_of,
+    stopped_early,
     with_seed,
 )
 
@@ -48,14 +49,18 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
             "interpolate(0.5) 0".
         ``value``, ``lower``, ``upper``
             Mean over draws, then over seeds, in the metric's unit. Bounds of error and accuracy
-            are clipped to [0, 1].
+            are clipped to [0, 1]. Where a sweep with ``tolerance=`` stopped a cell early, they are
+            its own, ``ds.lower`` and ``ds.upper``, which hold however often it looked, at the
+            sweep's confidence; NaN if `confidence` is higher than that.
         ``spread``
             Standard deviation over seeds, over draws where there is one seed; NaN where single.
         ``n_examples``, ``n_draws``, ``n_seeds``
             Examples: of the draw and seed that has the fewest.
         ``interval_kind``
             "seeds" (Student's t over at least 2 seeds), "draws" (t over at least 2 draws of one
-            seed; it does not cover another test set) or "examples".
+            seed; it does not cover another test set), "examples", or "unseen examples" (of a cell
+            that was stopped early: what the examples left out might change; it does not cover
+            another test set).
         ``degradation``
             ``value − baseline``, over the same examples; NaN without a baseline.
         ``verdict``
@@ -81,7 +86,11 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
         with_seed(bounds[name]).transpose(*samples.dims).sel(layer=samples["layer"].values)
         for name in bounds.data_vars
     )
+    least, most, early = stopped_early(ds, metric, samples, confidence)
+    lower, upper = least.where(early, lower), most.where(early, upper)
     found = estimate(samples.values, lower.values, upper.values, confidence)
+    unseen = (found.kind == "examples") & early.any(("seed", "draw")).values
+    found = found._replace(kind=np.where(unseen, "unseen examples", found.kind))
     if metric in FRACTIONS:
         found = found._replace(lower=np.clip(found.lower, 0, 1), upper=np.clip(found.upper, 0, 1))
     moved = moments(moments(difference_of(ds, metric, samples).values, -1)[0], -1)[0]

@@ -16,11 +16,21 @@ from layerscope.plots.scales import ink, scale_of
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.session import Change
 
-__all__ = ["blocks", "cells", "change_of", "column_of", "preset_rows", "presets", "verdicts"]
+__all__ = [
+    "blocks",
+    "cells",
+    "change_of",
+    "column_of",
+    "legend",
+    "preset_rows",
+    "presets",
+    "verdicts",
+]
 
 _UNKNOWN = "#e9ecef"
 _TRAINED, _ALL = "all trained", "reset all layers"
 _ROBUST, _UNCRITICAL = "reset all robust layers", "reset all but the critical ones"
+_SIGNS = {"critical": "●", "robust": "○"}
 _BADGES = {"rerandomize": "R", "zero": "0", "skip": "–"}
 
 
@@ -88,7 +98,7 @@ def blocks(
 
 def _badge(change: Change | None, verdict: str) -> str:
     if change is None:
-        return {"critical": "●", "robust": "○"}.get(verdict, "")
+        return _SIGNS.get(verdict, "")
     if change.epoch != NO_EPOCH:
         return f"e{change.epoch}"
     return _BADGES.get(change.perturbation, "≠")
@@ -98,10 +108,40 @@ def _criticality(table: pd.DataFrame | None) -> dict[str, float]:
     """Each layer's value when it is put back to the first checkpoint, else to random values."""
     if table is None:
         return {}
-    columns = stats.column_order(table)
-    first = next((column for column in columns if column.isdecimal()), columns[0])
-    chosen = table[table["column"] == first]
+    chosen = table[table["column"] == _first(table)]
     return dict(zip(chosen["layer"], chosen["value"].astype(float), strict=True))
+
+
+def _first(table: pd.DataFrame) -> str:
+    columns = stats.column_order(table)
+    return next((column for column in columns if column.isdecimal()), columns[0])
+
+
+def legend(
+    drawn: Sequence[Mapping[str, Any]], table: pd.DataFrame | None, metric: str
+) -> list[str]:
+    """Say what colours, signs and heights of the blocks mean that there are.
+
+    Parameters
+    ----------
+    drawn : sequence of mapping
+        As `blocks` gives.
+    table : DataFrame or None
+        What they were coloured by.
+    metric : str
+    """
+    told = []
+    if table is not None and not table.empty:
+        first = _first(table)
+        what = f"reset to {first}" if first.isdecimal() else f"under {first}"
+        told.append(f"colour: {metric} with that layer alone {what}")
+    signs = {block["badge"] for block in drawn if block["state"] == "trained"}
+    told += [f"{sign} {name}" for name, sign in _SIGNS.items() if sign in signs]
+    states = {block["badge"]: block["state"] for block in drawn if block["state"] != "trained"}
+    if states:
+        signs_told = ", ".join(f"{sign}:\u00a0{state}" for sign, state in states.items())
+        told.append(f"striped: changed ({signs_told})")
+    return [*told, "height: number of parameters, on a logarithmic scale"]
 
 
 def cells(

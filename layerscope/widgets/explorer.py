@@ -18,7 +18,7 @@ from layerscope.errors import CheckpointError, LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.results import FULL_MODEL
 from layerscope.session import Change, Estimate, Session, as_call, changes, with_scenario
-from layerscope.widgets import drawing, rows, words
+from layerscope.widgets import drawing, figure, rows, words
 from layerscope.widgets.controls import Controls
 from layerscope.widgets.history import History, Scene
 from layerscope.widgets.source import resolve
@@ -53,8 +53,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     source : path, Series, Dataset or nn.Module
         The folder of a run that layerscope trained; a Dataset, which is shown as it is; or a
         network, with `data` and `checkpoints`. The network is copied and never touched.
-    data : pair of tensors, Examples, or iterable of batches, optional
-        By default the test part of what a run was trained on.
+    data : pair of tensors, Examples, TextData, or iterable of batches, optional
+        By default the test part of what a run was trained on. Of a text its test part; what its
+        tokens say is shown in place of their numbers.
     checkpoints : Series, mapping or folder, optional
     dataset : Dataset or path, optional
         A sweep of this network; colours the strip. Computed on demand otherwise.
@@ -118,6 +119,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._given = source
         self._scenarios: list[tuple[str, Scene, Estimate]] = []
         self._swept: dict[str, xr.Dataset] = {}
+        self._rows: dict[str, list[Layer]] = {}
         if self._source.dataset is not None:
             known = results.settings(self._source.dataset).get("view", "leaf")
             self._swept[str(known)] = self._source.dataset
@@ -170,13 +172,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     @property
     def code(self) -> str:
         """Python that measures the present state again."""
-        scene, options = self._history.now, self._options
-        more = f"batch_size={options['batch_size']}, seed={options['seed']}"
-        return (
-            f"import layerscope\nfrom layerscope.session import Session\n\n{self._source.code}"
-            f"with Session(model, data, checkpoints=checkpoints, {more}) as session:\n"
-            f"    estimate = {as_call(scene.state, scene.view)}"
-        )
+        scene, same = self._history.now, ("batch_size", "seed")
+        call = as_call(scene.state, scene.view)
+        return self._source.script(call, {name: self._options[name] for name in same})
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything that was asked is answered; whether it was in time (seconds)."""
@@ -208,7 +206,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             (parts.undo, lambda: self._back(self._history.undo)),
             (parts.redo, lambda: self._back(self._history.redo)),
             (parts.start, self._sweep),
-            (parts.cancel, self._cancel),
+            (parts.cancel, self._worker.cancel),
             (parts.keep, lambda: self.keep(self.controls.name.value)),
             (parts.copy, self._show_code),
             (parts.save, lambda: self.save_figure(self.controls.path.value)),
@@ -275,15 +273,13 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._set(rows.carried(self._session, self._history.now, view))
 
     def _on_device(self) -> None:
-        self._options["device"] = self.controls.device.value
-        self._ask()
+        if self.controls.device.value != self._options["device"]:
+            self._options["device"] = self.controls.device.value
+            self._ask()
 
     def _back(self, move: Callable[[], Scene]) -> None:
         move()
         self._refresh()
-
-    def _cancel(self) -> None:
-        self._worker.cancel()
 
     def keep(self, name: str) -> None:
         """Keep the present state under a name, as a scenario in `dataset`."""
@@ -295,12 +291,17 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._scenarios = [*kept, (name.strip(), self._history.now, estimate)]
         self._say(f"Kept as {name.strip()!r}; explorer.dataset has {len(self._scenarios)} so far.")
 
-    def save_figure(self, path: str | os.PathLike[str]) -> None:
-        """Write the heat map as a page (.html) or figure (.png, .svg, .pdf)."""
-        ds = self._swept.get(self._history.now.view)
-        if ds is None:
-            raise OptionError("there is no heat map yet to save; start a sweep first.")
-        self._say(f"Saved {plots.save(plots.heatmap(ds, self._metric), path)}.")
+    def save_figure(self, path: str | os.PathLike[str], width: float | str | None = None) -> None:
+        """Write the present state as one figure: the strip, the numbers, the heat map if swept.
+
+        `path` and `width` are as for `layerscope.plots.save`.
+        """
+        estimate, scene = self.estimate, self._history.now
+        if self._session is not None and estimate is None:
+            raise OptionError("this state is not measured yet; wait until examples were seen.")
+        ds, blocks = self._swept.get(scene.view), self.controls.strip.blocks
+        picture = figure.of_state(self._source.name, scene, blocks, estimate, ds, self._metric)
+        self._say(f"Saved {plots.save(picture, path, width=width)}.")
 
     def _show_code(self) -> None:
         self.controls.code.value = f'<pre class="ls-code">{html.escape(self.code)}</pre>'
@@ -356,6 +357,22 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         assert source.model is not None
         return Session(source.model, source.data, checkpoints=source.series, **options)
 
+    def _moved(self) -> Exception | None:
+        """Open the session where it is wanted, or where it was; return what spoke against it."""
+        assert self._session is not None
+        before, wanted = str(self._session.device), self._options["device"]
+        if not self._session.closed and wanted in ("auto", before):
+            return None
+        self._session.close()
+        try:
+            self._session = self._opened()
+        except Exception as error:  # noqa: BLE001 - told with the answer
+            # What is pressed next must still be answered.
+            self._options["device"] = self.controls.device.value = before
+            self._session = self._opened()
+            return error.with_traceback(None)  # which holds on to what was opened halfway
+        return None
+
     def _ask(self) -> None:
         self._seq += 1
         if self._session is not None:
@@ -363,10 +380,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _answers(self, scene: Scene, seq: int) -> Iterator[None]:
         assert self._session is not None
-        known = ("auto", str(self._session.device))
-        if self._session.closed or self._options["device"] not in known:
-            self._session.close()
-            self._session = self._opened()
+        trouble = self._moved()
         began = time.monotonic()
         try:
             for estimate in self._session.evaluate(scene.state, scene.view):
@@ -377,6 +391,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
                 if estimate.final:
                     self._say(rows.described(scene, estimate, time.monotonic() - began))
                     self._detail(estimate)
+                if trouble:
+                    self._fail(trouble)
                 yield
         except Exception:
             # Numbers of another state must not stay beside this one.
@@ -387,11 +403,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _detail(self, estimate: Estimate) -> None:
         assert self._session is not None
-        places = words.chosen(estimate)
+        places, tokenizer = words.chosen(estimate), self._source.tokenizer
         inputs = self._session.inputs(places)
-        self.controls.changed.value = words.changed(estimate, places, inputs)
-        self.controls.classes.value = words.classes(estimate)
-        self.controls.confusion.value = words.confusion(estimate)
+        self.controls.changed.value = words.changed(estimate, places, inputs, tokenizer)
+        self.controls.classes.value = words.classes(estimate, tokenizer)
+        self.controls.confusion.value = words.confusion(estimate, tokenizer)
 
     def _sweep(self) -> None:
         if self._session is None:
@@ -414,9 +430,13 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _layers(self) -> list[Layer]:
         view = self._history.now.view
-        if self._session is not None:
-            return [row for row in self._session.rows(view) if row.name != FULL_MODEL]
-        return rows.layers_of(self._source.dataset)
+        if self._session is None:
+            return rows.layers_of(self._source.dataset)
+        # Kept, since the session may just be moving to another device.
+        if view not in self._rows:
+            found = self._session.rows(view)
+            self._rows[view] = [row for row in found if row.name != FULL_MODEL]
+        return self._rows[view]
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self._layers()]

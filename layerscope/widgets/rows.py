@@ -12,7 +12,7 @@ from layerscope.results import FULL_MODEL
 from layerscope.session import Change, Estimate, Session
 from layerscope.widgets.history import Scene
 
-__all__ = ["carried", "described", "epochs_of", "layers_of"]
+__all__ = ["carried", "described", "epochs_of", "layers_of", "named"]
 
 _NAMED = 4
 
@@ -33,10 +33,14 @@ def carried(session: Session, now: Scene, view: str) -> Scene:
 
 def described(scene: Scene, estimate: Estimate, seconds: float) -> str:
     """Say in a sentence what was measured."""
+    return f"{named(scene)}: {estimate.total:,} examples in {seconds:.2f} s."
+
+
+def named(scene: Scene) -> str:
+    """Say what is done to which rows, or to how many."""
     what = [f"{row} {change.words}" for row, change in scene.state.items()]
     more = f" and {len(what) - _NAMED} more" if len(what) > _NAMED else ""
-    told = ", ".join(what[:_NAMED]) or "as trained"
-    return f"{told}{more}: {estimate.total:,} examples in {seconds:.2f} s."
+    return (", ".join(what[:_NAMED]) or "as trained") + more
 
 
 def epochs_of(ds: xr.Dataset | None) -> list[int]:

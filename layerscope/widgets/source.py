@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from torch import nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import data as data_
-from layerscope import results, store
+from layerscope import results, store, training
 from layerscope.checkpoints import Series
+from layerscope.data import TextData, Tokenizer
 from layerscope.errors import CheckpointError, OptionError
 
 __all__ = ["Source", "resolve"]
@@ -36,6 +37,8 @@ class Source:
         What to call it.
     code : str
         Python that gives ``model``, ``data`` and ``checkpoints``; empty where they are the user's.
+    tokenizer : Tokenizer or None
+        Of a text: what its tokens say.
     """
 
     model: nn.Module | None
@@ -44,6 +47,16 @@ class Source:
     dataset: xr.Dataset | None
     name: str
     code: str = ""
+    tokenizer: Tokenizer | None = None
+
+    def script(self, call: str, options: Mapping[str, Any]) -> str:
+        """Write Python that opens a session with these options, and calls this in it."""
+        more = "".join(f", {name}={value!r}" for name, value in options.items())
+        return (
+            f"import layerscope\nfrom layerscope.session import Session\n\n{self.code}"
+            f"with Session(model, data, checkpoints=checkpoints{more}) as session:\n"
+            f"    estimate = {call}"
+        )
 
 
 def resolve(
@@ -62,6 +75,8 @@ def resolve(
     """
     # Session and sweep both run through it.
     data = list(data) if isinstance(data, Iterator) else data
+    tokenizer = data.tokenizer if isinstance(data, TextData) else None
+    data = data.test if isinstance(data, TextData) else data
     known = results.open_dataset(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
     if isinstance(source, xr.Dataset) or str(source).endswith(".nc"):
         if not isinstance(source, xr.Dataset):
@@ -75,30 +90,40 @@ def resolve(
                 "a network came alone; pass LayerExplorer(network, data, checkpoints)."
             )
         series = checkpoints_.open_series(checkpoints)
-        return Source(_own(source), data, series, known, type(source).__name__)
+        name = type(source).__name__
+        return Source(_own(source), data, series, known, name, tokenizer=tokenizer)
     if isinstance(source, (str, os.PathLike, Series)):
-        return _of_run(checkpoints_.open_series(source), data, known, data_root)
+        return _of_run(checkpoints_.open_series(source), data, known, data_root, tokenizer)
     raise OptionError(
         f"a {type(source).__name__} can't be explored; give the folder of a run, a Dataset, or "
         "network, data and checkpoints."
     )
 
 
-def _of_run(series: Series, data: Any, dataset: xr.Dataset | None, root: Any) -> Source:
+def _of_run(
+    series: Series, data: Any, dataset: xr.Dataset | None, root: Any, tokenizer: Tokenizer | None
+) -> Source:
     model = series.build()
     name = _short(series.folder.name if series.folder else type(model).__name__)
     code = f"checkpoints = layerscope.open_series({str(series.folder)!r})\n"
     code += "model = checkpoints.build()\n"
+    kept = Path(series.folder) / training.TOKENIZER if series.folder else None
+    # The network knows the tokens that it was trained on, whatever the text would give today.
+    same: dict[str, Any] = {"tokenizer": str(kept)} if kept and kept.is_file() else {}
+    if same and tokenizer is None:
+        tokenizer = Tokenizer.load(same["tokenizer"])
     if data is None:
         if "data" not in series.manifest:
             raise CheckpointError("the run does not say what it was trained on; pass data=.")
         kind = series.manifest["data"]["name"]
-        data = data_.load(kind, root).test
-        code += f"data = layerscope.load_data({kind!r}).test\n"
-    kept = series.folder and Path(series.folder) / "sweep" / store.DATASET
-    if dataset is None and kept and kept.is_file():
-        dataset = results.open_dataset(kept)
-    return Source(model, data, series, dataset, name, code if series.folder else "")
+        data = data_.load(kind, root, **same).test
+        more = "".join(f", {option}={value!r}" for option, value in same.items())
+        code += f"data = layerscope.load_data({kind!r}{more}).test\n"
+    swept = series.folder and Path(series.folder) / "sweep" / store.DATASET
+    if dataset is None and swept and swept.is_file():
+        dataset = results.open_dataset(swept)
+    code = code if series.folder else ""
+    return Source(model, data, series, dataset, name, code, tokenizer)
 
 
 def _own(model: nn.Module) -> nn.Module:

@@ -8,18 +8,34 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from layerscope import stats
+from layerscope.data import Tokenizer
 from layerscope.session import Estimate
 
-__all__ = ["cards", "changed", "chosen", "classes", "confusion", "status", "unmeasured"]
+__all__ = [
+    "Reading",
+    "cards",
+    "changed",
+    "chosen",
+    "classes",
+    "confusion",
+    "readings",
+    "seen",
+    "status",
+    "unmeasured",
+]
 
 _MOST_CLASSES = 12
 _MOST_PICTURES = 12
+_CONTEXT = 16
+_MOST_TOKENS = 40
+# Of control characters, which byte-level tokens may be, what Unicode has to show them.
+_SHOWN = {number: 0x2400 + number for number in range(32)} | {127: 0x2421}
 
 
 def status(text: str, kind: str = "info") -> str:
@@ -29,7 +45,7 @@ def status(text: str, kind: str = "info") -> str:
 
 def cards(estimate: Estimate, seq: int) -> str:
     """The numbers: each metric with its interval, its change, and how much was seen."""
-    boxes = [_card(estimate, name) for name in estimate.tallies]
+    boxes = [_card(reading) for reading in readings(estimate)]
     moved = len(estimate.changed())
     share = moved / max(estimate.examples, 1)
     boxes.append(_box("predictions changed", f"{moved:,}", f"{share:.1%} of those seen"))
@@ -42,6 +58,15 @@ def cards(estimate: Estimate, seq: int) -> str:
     )
 
 
+def seen(estimate: Estimate) -> str:
+    """Say of how many examples something was measured, and how many are named otherwise."""
+    moved = len(estimate.changed())
+    of = f"{estimate.examples:,}" if estimate.final else f"the first {estimate.examples:,}"
+    share = 100 * moved / max(estimate.examples, 1)
+    rest = "" if estimate.final else f" of {estimate.total:,}"
+    return f"over {of}{rest} examples; {moved:,} of them ({share:.1f} %) are predicted otherwise"
+
+
 def unmeasured(seq: int) -> str:
     """What stands in place of the numbers of a state that can't be measured."""
     told = _box("this state", "–", "could not be measured; the line above says why")
@@ -50,15 +75,42 @@ def unmeasured(seq: int) -> str:
     )
 
 
-def _card(estimate: Estimate, name: str) -> str:
-    fraction = name in stats.FRACTIONS
-    lower, upper = estimate.interval(name)
-    change, bounds = estimate.change(name), estimate.change_interval(name)
-    told = f"{_number(lower, fraction)} to {_number(upper, fraction)}"
-    moved = f"{_signed(change, fraction)} against trained"
-    if not math.isnan(bounds[0]):
-        moved += f" ({_signed(bounds[0], fraction)} to {_signed(bounds[1], fraction)})"
-    return _box(name, _number(estimate.mean(name), fraction), told, moved)
+class Reading(NamedTuple):
+    """One metric, written out: its value and its change against trained, with their intervals."""
+
+    metric: str
+    value: str
+    interval: str
+    change: str
+    change_interval: str
+
+
+def readings(estimate: Estimate) -> list[Reading]:
+    """Write every metric out; an interval that is not known is empty."""
+    found = []
+    for name in estimate.tallies:
+        fraction = name in stats.FRACTIONS
+        value, change = estimate.mean(name), estimate.change(name)
+        lower, upper = estimate.interval(name)
+        below, above = estimate.change_interval(name)
+        found.append(
+            Reading(
+                name,
+                _number(value, fraction),
+                f"{_number(lower, fraction)} to {_number(upper, fraction)}",
+                _signed(change, fraction) + (" points" if fraction else ""),
+                ""
+                if math.isnan(below)
+                else f"{_signed(below, fraction)} to {_signed(above, fraction)}",
+            )
+        )
+    return found
+
+
+def _card(reading: Reading) -> str:
+    bounds = f" ({reading.change_interval})" if reading.change_interval else ""
+    moved = f"{reading.change} against trained{bounds}"
+    return _box(reading.metric, reading.value, reading.interval, moved)
 
 
 def _box(title: str, value: str, *lines: str) -> str:
@@ -66,7 +118,7 @@ def _box(title: str, value: str, *lines: str) -> str:
     return f'<div class="ls-card"><span>{html.escape(title)}</span><b>{value}</b>{more}</div>'
 
 
-def classes(estimate: Estimate) -> str:
+def classes(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
     """Accuracy of each class, the worst first where there are many; a mark for the trained."""
     if estimate.targets is None:
         return ""
@@ -78,14 +130,15 @@ def classes(estimate: Estimate) -> str:
         order = sorted(order, key=lambda c: now[c] - before[c])[:_MOST_CLASSES]
         title = f"accuracy of the {_MOST_CLASSES} classes that lost most; the mark: trained"
     lines = [
-        f'<span>{c}</span><div class="ls-bar"><i style="width:{now[c]:.1%}"></i>'
+        f"<span>{_named(c, estimate, tokenizer)}</span>"
+        f'<div class="ls-bar"><i style="width:{now[c]:.1%}"></i>'
         f'<u style="left:{before[c]:.1%}"></u></div><span>{now[c]:.0%}</span>'
         for c in order
     ]
     return f'<div class="ls-head">{title}</div><div class="ls-bars">{"".join(lines)}</div>'
 
 
-def confusion(estimate: Estimate) -> str:
+def confusion(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
     """What each class is named; of many classes those that are named most."""
     if estimate.targets is None or estimate.classes > 1000:
         return ""
@@ -93,11 +146,12 @@ def confusion(estimate: Estimate) -> str:
     busy = sorted(range(estimate.classes), key=lambda c: -counts[:, c].sum())[:_MOST_CLASSES]
     shown = sorted(busy)
     most = max(int(counts.max()), 1)
-    head = "".join(f"<th>{c}</th>" for c in shown)
+    names = {c: _named(c, estimate, tokenizer) for c in shown}
+    head = "".join(f"<th>{names[c]}</th>" for c in shown)
     lines = []
     for row in shown:
         cells = "".join(_count(int(counts[row, c]), most, row == c) for c in shown)
-        lines.append(f"<tr><th>{row}</th>{cells}</tr>")
+        lines.append(f"<tr><th>{names[row]}</th>{cells}</tr>")
     return (
         '<div class="ls-head">confusion: class down, named across</div>'
         f'<table class="ls-confusion"><tr><th></th>{head}</tr>{"".join(lines)}</table>'
@@ -118,7 +172,12 @@ def chosen(estimate: Estimate) -> list[int]:
     return [int(place) for place in places[::step][:_MOST_PICTURES]]
 
 
-def changed(estimate: Estimate, places: Sequence[int], inputs: Sequence[Any]) -> str:
+def changed(
+    estimate: Estimate,
+    places: Sequence[int],
+    inputs: Sequence[Any],
+    tokenizer: Tokenizer | None = None,
+) -> str:
     """Pictures, or tokens, that are named otherwise now.
 
     Parameters
@@ -128,30 +187,64 @@ def changed(estimate: Estimate, places: Sequence[int], inputs: Sequence[Any]) ->
         As `chosen` gives.
     inputs : sequence
         What the network was given at each.
+    tokenizer : Tokenizer, optional
+        Says what tokens are; their numbers are shown without.
     """
-    told = [_one(estimate, at, given) for at, given in zip(places, inputs, strict=True)]
+    told = [_one(estimate, at, given, tokenizer) for at, given in zip(places, inputs, strict=True)]
     if not told:
         return '<div class="ls-head">no prediction changed</div>'
     title = "some predictions that changed: trained → now (right)"
     return f'<div class="ls-head">{title}</div><div class="ls-pictures">{"".join(told)}</div>'
 
 
-def _one(estimate: Estimate, at: int, given: Any) -> str:
-    before, now = estimate.trained[at], estimate.predicted[at]
-    if now.ndim:
-        place = int((before != now).nonzero()[0])
-        before, now = before[place], now[place]
-    words = f"{int(before)} → {int(now)}"
-    if estimate.targets is not None and not estimate.targets[at].ndim:
-        words += f" ({int(estimate.targets[at])})"
-    return f'<div class="ls-picture" title="example {at}">{_shown(given)}{words}</div>'
+def _one(estimate: Estimate, at: int, given: Any, tokenizer: Tokenizer | None) -> str:
+    """One example: of a sequence, the first change that has something to read before it."""
+    changes = [int(place) for place in estimate.changed_at(at)]
+    here = next((place for place in changes if place >= _CONTEXT), changes[-1])
+    said = [estimate.trained, estimate.predicted]
+    if estimate.targets is not None and estimate.targets.shape == estimate.predicted.shape:
+        said.append(estimate.targets)
+    names = [_named(int(each[at].flatten()[here]), estimate, tokenizer) for each in said]
+    told = " → ".join(names[:2]) + "".join(f" ({right})" for right in names[2:])
+    if tokenizer is not None and _tokens(given) and estimate.predicted.ndim > 1:
+        before = given[max(0, here + 1 - _CONTEXT) : here + 1].tolist()
+        # The text is cut between tokens, which may be within a character.
+        words = "…" * (here >= _CONTEXT) + _read(before, tokenizer).lstrip("\ufffd")
+        return (
+            f'<div class="ls-token" title="example {at}, token {here}">'
+            f"<span>{html.escape(words)}</span> {told}</div>"
+        )
+    return f'<div class="ls-picture" title="example {at}">{_shown(given, tokenizer)}{told}</div>'
 
 
-def _shown(given: Any) -> str:
+def _named(number: int, estimate: Estimate, tokenizer: Tokenizer | None) -> str:
+    """A class by its number; a token by its text, unless it is a part of a character."""
+    if tokenizer is None or estimate.predicted.ndim == 1:
+        return str(number)
+    text = _read([number], tokenizer)
+    known = text and "\ufffd" not in text
+    return f"<code>{html.escape(text) if known else f'#{number}'}</code>"
+
+
+def _read(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    """Text of tokens in one line, an arrow where a line ends."""
+    lines = tokenizer.decode(tokens)
+    # Nothing follows the last end, so that there is no line for it.
+    ended = "↵" if tokens and tokens[-1] == tokenizer.end else ""
+    return ("↵".join(lines) + ended).translate(_SHOWN)
+
+
+def _tokens(given: Any) -> bool:
+    return isinstance(given, Tensor) and not given.is_floating_point() and given.ndim == 1
+
+
+def _shown(given: Any, tokenizer: Tokenizer | None) -> str:
     if not isinstance(given, Tensor):
         return "<code>–</code>"
-    if not given.is_floating_point() and given.ndim == 1:
-        return f"<code>{' '.join(map(str, given[:40].tolist()))}</code>"
+    if _tokens(given):
+        first = given[:_MOST_TOKENS].tolist()
+        text = " ".join(map(str, first)) if tokenizer is None else _read(first, tokenizer)
+        return f"<code>{html.escape(text)}</code>"
     side = math.isqrt(given.numel())
     if given.ndim == 1 and side * side == given.numel():
         given = given.view(1, side, side)
@@ -182,4 +275,5 @@ def _number(value: float, fraction: bool) -> str:
 
 
 def _signed(value: float, fraction: bool) -> str:
-    return f"{100 * value:+.2f}" if fraction else f"{value:+.3g}"
+    text = f"{100 * value:+.2f}" if fraction else f"{value:+.3g}"
+    return text.replace("-", "−")

@@ -1,0 +1,173 @@
+"""The explorer's state as one figure: strip, numbers and heat map, as files for a paper."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+from torch import nn
+
+from layerscope import testing
+from layerscope.session import changes
+from layerscope.widgets import LayerExplorer, drawing, figure, words
+from layerscope.widgets.history import Scene
+
+ACCENT = "#d9480f"
+
+
+@pytest.fixture
+def explorer(trained, few_digits):
+    made = LayerExplorer(trained, few_digits.test, device="cpu", batch_size=50)
+    made.wait(60)
+    yield made
+    made.close()
+
+
+def drawn(explorer):
+    scene, ds = explorer._history.now, explorer._swept.get(explorer._history.now.view)
+    blocks = explorer.controls.strip.blocks
+    return figure.of_state("net", scene, blocks, explorer.estimate, ds, "error")
+
+
+def written(picture):
+    return [text.get_text() for text in picture.texts]
+
+
+def boxes(picture):
+    """Of the strip, from left to right: colour, and whether it is marked as changed."""
+    there = sorted((each for each in picture.artists if hasattr(each, "get_hatch")), key=left)
+    return [(to_hex(box.get_facecolor()), box.get_hatch() is not None) for box in there]
+
+
+def left(box):
+    return box.get_x()
+
+
+def frames(picture):
+    """Cells of the heat map that are framed, (column, row) counted from the lower left."""
+    patches = picture.axes[0].patches
+    framed = [p for p in patches if p.get_edgecolor() and to_hex(p.get_edgecolor()) == ACCENT]
+    return sorted((p.get_x() + 0.5, p.get_y() + 0.5) for p in framed)
+
+
+def test_the_figure_shows_what_the_explorer_shows(explorer):
+    explorer.controls.start.click()
+    explorer.state = {"layer1": ("reinitialize", 0), "layer3": "rerandomize"}
+    assert explorer.wait(120)
+    picture = drawn(explorer)
+    shown = explorer.controls.strip.blocks
+    assert boxes(picture) == [(block["colour"], block["name"] != "layer2") for block in shown]
+    said = written(picture)
+    assert {"layer1", "layer2", "layer3", "initial", "re-randomised", "e0", "R"} <= set(said)
+    assert "layer1 initial, layer3 re-randomised" in said
+    for reading in words.readings(explorer.estimate):
+        assert set(reading) <= {*said, ""}
+    assert words.seen(explorer.estimate) in said
+    # Columns are rand, 0, 1, 2; rows upwards the whole network, layer3, layer2, layer1.
+    assert frames(picture) == [(0.0, 1.0), (1.0, 3.0)]
+    assert "framed" in picture.axes[0].get_xlabel()
+    assert picture.get_label() == "net: layer1 initial, layer3 re-randomised"
+    assert not plt.get_fignums()
+
+
+def test_numbers_are_those_of_the_estimate(explorer):
+    explorer.state = {"layer1": ("reinitialize", 0)}
+    assert explorer.wait(60)
+    estimate = explorer.estimate
+    error, loss = words.readings(estimate)
+    lower, upper = estimate.change_interval("error")
+    assert error.value == f"{100 * estimate.mean('error'):.2f} %"
+    assert error.change == f"{100 * estimate.change('error'):+.2f} points".replace("-", "−")
+    assert error.change_interval == f"{100 * lower:+.2f} to {100 * upper:+.2f}".replace("-", "−")
+    assert loss.change == f"{estimate.change('loss'):+.3g}".replace("-", "−")
+    assert loss.interval == "{:.4g} to {:.4g}".format(*estimate.interval("loss"))
+    moved = len(estimate.changed())
+    assert words.seen(estimate) == (
+        f"over 125 examples; {moved} of them ({100 * moved / 125:.1f} %) are predicted otherwise"
+    )
+
+
+def test_before_a_sweep_there_is_no_heat_map(explorer):
+    explorer.state = {"layer2": "zero"}
+    assert explorer.wait(60)
+    picture = drawn(explorer)
+    assert not picture.axes
+    assert "zero" in written(picture)
+    assert [changed for _, changed in boxes(picture)] == [False, True, False]
+
+
+def test_a_dataset_alone_has_no_numbers():
+    explorer = LayerExplorer(testing.dataset(layers=4))
+    explorer.state = {"layer3": ("reinitialize", 8), "layer4": "zero"}
+    picture = drawn(explorer)
+    assert frames(picture) == [(5.0, 2.0)]  # no column is called zero
+    assert "against trained" not in written(picture)
+    assert any(
+        "colour: error with that layer alone reset to 0" in text for text in written(picture)
+    )
+    explorer.close()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF-")]
+)
+def test_a_saved_state_is_the_same_every_time(explorer, tmp_path, suffix, magic):
+    explorer.controls.start.click()
+    explorer.state = {"layer1": ("reinitialize", 0)}
+    assert explorer.wait(120)
+    explorer.controls.path.value = str(tmp_path / f"state{suffix}")
+    explorer.controls.save.click()
+    assert f"Saved {tmp_path}" in explorer.controls.status.value
+    content = (tmp_path / f"state{suffix}").read_bytes()
+    assert content.startswith(magic)
+    explorer.save_figure(tmp_path / f"again{suffix}")
+    assert (tmp_path / f"again{suffix}").read_bytes() == content
+
+
+def test_a_saved_state_is_as_wide_as_paper(explorer, tmp_path):
+    explorer.controls.start.click()
+    assert explorer.wait(120)
+    explorer.save_figure(tmp_path / "page.png", width="page")
+    with Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())) as image:
+        assert abs(image.width / 300 - 6.75) < 0.1
+
+
+def test_names_from_files_are_drawn_as_text(tmp_path):
+    evil = "<img src=x onerror=alert(1)> $x"
+    net = nn.Sequential()
+    net.add_module(evil, nn.Linear(4, 2))
+    states = {0: copy.deepcopy(net.state_dict()), 1: net.state_dict()}
+    explorer = LayerExplorer(net, (torch.randn(8, 4), torch.arange(8) % 2), states, device="cpu")
+    explorer.state = {evil: ("reinitialize", 0)}
+    assert explorer.wait(60)
+    explorer.save_figure(tmp_path / "state.html")
+    page = (tmp_path / "state.html").read_text("utf-8")
+    assert "&lt;img src=x" in page
+    assert "<img src=x" not in page
+    assert page.count("<img") == page.count("data:image/svg+xml;base64,") == 1
+    explorer.save_figure(tmp_path / "state.svg")
+    explorer.close()
+
+
+@pytest.mark.parametrize("layers", [1, 12, 40, 300])
+def test_any_number_of_layers_fits_a_page(layers):
+    ds = testing.dataset(layers=layers)
+    explorer = LayerExplorer(ds)
+    scene = Scene("leaf", changes({"layer1": ("reinitialize", 0)}))
+    blocks = drawing.blocks(explorer._layers(), scene.state, None, {})
+    picture = figure.of_state("net", scene, blocks, None, None, "error")
+    strip = [each for each in picture.artists if hasattr(each, "get_hatch")]
+    wide = picture.get_figwidth()
+    ends = np.array([[box.get_x(), box.get_x() + box.get_width()] for box in strip]) * wide
+    assert len(strip) == layers
+    assert (ends[:, 1] > ends[:, 0]).all()
+    assert (ends[1:, 0] >= ends[:-1, 1]).all()  # side by side
+    assert ends.max() <= 6.75
+    assert ("layer1" in written(picture)) == (layers < 300)
+    explorer.close()
