@@ -40,6 +40,9 @@ MANIFEST = "manifest.json"
 # Set by the runner, not by the user: they hold places of this machine or of the run itself.
 _OURS = ("out", "device")
 
+# Parameters that notebooks hand to `data.load`: other values are other data.
+_OF_THE_DATA = ("size", "test_size", "vocab", "length", "lines")
+
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "xarray", "holoviews", "bokeh", "papermill", "mlxtend"),
     "safetensors",
@@ -128,7 +131,7 @@ def run(
     _check(changed, declared, source.name)
     values = {**declared, **chosen, **changed}
     devices.resolve(device)
-    fingerprints = _fingerprints(values["dataset"], data_root)
+    fingerprints = _fingerprints(values, data_root)
     root = Path(out)
     changed = {key: value for key, value in changed.items() if chosen.get(key) != value}
     folder = root / name / _folder_name(scale, changed)
@@ -212,9 +215,11 @@ def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) 
             raise OptionError(f"seeds is {value}; at least one training run is needed.")
 
 
-def _fingerprints(name: str, root: str | os.PathLike[str] | None) -> dict[str, str]:
+def _fingerprints(values: Mapping[str, Any], root: str | os.PathLike[str] | None) -> dict[str, str]:
     # Before the kernel starts: the user waits for the answer where the data are not there.
-    found = data.load(name, root)
+    options = {name: values[name] for name in _OF_THE_DATA if name in values}
+    name = values["dataset"]
+    found = data.load(name, root, **options)
     return {"name": name, "train": found.train.fingerprint, "test": found.test.fingerprint}
 
 

@@ -10,13 +10,14 @@ import nbformat
 import pytest
 import xarray as xr
 
-from layerscope import experiments, reproduce, results
+from layerscope import data, experiments, reproduce, results
 from layerscope.cli import main
 from layerscope.errors import DataError, OptionError, ResultError
 from layerscope.experiments import Experiment, Scale
 
 BOOK = """
 dataset = "mnist-5k"
+size = None
 seeds = 1
 rate = 0.5
 names = ["a"]
@@ -58,6 +59,18 @@ def tiny(tmp_path, monkeypatch):
 
 def run(tmp_path, **given):
     return reproduce.run("tiny", "smoke", out=tmp_path / "runs", show_progress=False, **given)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_manifest_names_the_very_data_that_were_used(tmp_path):
+    about = run(tmp_path, overrides={"size": 100}).manifest["data"]
+    part = data.load("mnist-5k", size=100)
+    assert about == {
+        "name": "mnist-5k",
+        "train": part.train.fingerprint,
+        "test": part.test.fingerprint,
+    }
+    assert run(tmp_path).manifest["data"]["train"] != about["train"]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -17,7 +17,12 @@ __all__ = ["points"]
 
 
 def points(
-    table: pd.DataFrame, x: str, y: str, title: str = "", ylabel: str | None = None
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    title: str = "",
+    xlabel: str | None = None,
+    ylabel: str | None = None,
 ) -> hv.Overlay:
     """Draw one point per run, and the mean of every setting as a line.
 
@@ -28,8 +33,8 @@ def points(
     x, y : str
         Columns: the setting, a number or a name, and what was measured.
     title : str
-    ylabel : str, optional
-        The name of the column if not given.
+    xlabel, ylabel : str, optional
+        The names of the columns if not given.
 
     Returns
     -------
@@ -53,9 +58,10 @@ def points(
     shown = table.assign(**{x: table[x].astype(str)})
     mean = shown.groupby(x, sort=False, as_index=False)[y].mean()
     known = np.isfinite(shown[y].astype(float))
-    runs = hv.Scatter(shown[known], kdims=[x], vdims=[(y, ylabel or y)], label="runs")
+    axes = {"kdims": [(x, xlabel or x)], "vdims": [(y, ylabel or y)]}
+    runs = hv.Scatter(shown[known], **axes, label="runs")
     mean = mean[np.isfinite(mean[y].astype(float))]
-    line = hv.Curve(mean, kdims=[x], vdims=[(y, ylabel or y)], label="mean")
+    line = hv.Curve(mean, **axes, label="mean")
     line = both(line, {"color": "#4477aa"}, {}, {})
     runs = both(runs, {"color": "#222222"}, {"size": 6}, {"s": 20})
     whole = line * runs
