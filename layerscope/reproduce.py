@@ -39,9 +39,7 @@ MANIFEST = "manifest.json"
 
 # Set by the runner, not by the user: they hold places of this machine or of the run itself.
 _OURS = ("out", "device")
-
-# Parameters that notebooks hand to `data.load`: other values are other data.
-_OF_THE_DATA = ("size", "test_size", "vocab", "length", "lines")
+_OF_THE_DATA = ("size", "test_size", "vocab", "length", "lines")  # what `data.load` is given
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "xarray", "holoviews", "bokeh", "papermill", "mlxtend"),
