@@ -59,6 +59,10 @@ def test_it_listens_to_this_machine_alone_and_asks_for_a_token(tmp_path):
         about = json.loads(found[0].read_text())
         assert about["hostname"] == "127.0.0.1"
         assert len(about["token"]) >= 32
+        # The file is there a moment before the server answers.
+        while _refused(f"{about['url']}api/contents") and time.monotonic() < until:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{about['url']}api/contents")
         listed = urllib.request.urlopen(f"{about['url']}api/contents?token={about['token']}")
@@ -68,3 +72,14 @@ def test_it_listens_to_this_machine_alone_and_asks_for_a_token(tmp_path):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
         process.stderr.close()
+
+
+def _refused(url: str) -> bool:
+    """Whether nobody listens at `url` yet."""
+    try:
+        urllib.request.urlopen(url).close()
+    except urllib.error.HTTPError:
+        return False
+    except urllib.error.URLError:
+        return True
+    return False
