@@ -309,3 +309,20 @@ def test_freed_memory_is_kept_for_the_next_tensor_and_then_returned():
     assert plain > 10 * kept
     assert left < 16  # MiB, of 64
     assert afterwards > 10 * kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "plainly"),
+    [
+        ("cpu", torch.bfloat16, True),
+        ("cpu", None, False),
+        ("cuda", torch.bfloat16, False),
+        ("mps", torch.bfloat16, False),
+    ],
+)
+def test_attention_is_trained_plainly_where_that_is_faster(kind, dtype, plainly):
+    before = torch.backends.cuda.flash_sdp_enabled()
+    with devices.short_attention(torch.device(kind), dtype):
+        assert torch.backends.cuda.flash_sdp_enabled() == (before and not plainly)
+        assert torch.backends.cuda.math_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() == before

@@ -160,7 +160,8 @@ class Loop:
         if self.layout is torch.channels_last and torch.is_tensor(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self.layout)
         low = torch.bfloat16 if self.recipe.autocast == "bfloat16" else None
-        with devices.autocast(self.device, low):
+        few = low if torch.is_tensor(inputs) and inputs.ndim == 4 else None  # tokens of a picture
+        with devices.autocast(self.device, low), devices.short_attention(self.device, few):
             outputs = metrics.logits(metrics.call(self.model, inputs))
         metrics.check_labels(metrics.chosen("loss"), outputs, labels)
         loss = loss_of(outputs, targets, self.recipe.label_smoothing)
