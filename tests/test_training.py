@@ -23,7 +23,7 @@ from layerscope import devices, metrics, models, seeds, training
 from layerscope.checkpoints import open_series
 from layerscope.data import Examples
 from layerscope.errors import CheckpointError, LayerError, OptionError, TrainingError
-from layerscope.training import Recipe, loop
+from layerscope.training import Recipe, given, loop
 
 RESUME = "resume.safetensors"
 
@@ -554,6 +554,35 @@ def test_auto_trains_convolutions_in_half_precision_where_the_device_can(
         "fcn-1x8", few_digits, Recipe(epochs=1), out=tmp_path, device="cpu", show_progress=False
     )
     assert "autocast" not in dense.manifest["recipe"]
+
+
+@pytest.mark.parametrize(
+    ("network", "meant"),
+    [
+        ("transformer-16x1", "bfloat16"),
+        ("lstm-16x1", "float32"),
+        (nn.Sequential(nn.Embedding(9, 4), nn.RMSNorm(4)), "bfloat16"),
+        (nn.Linear(4, 4), "float32"),
+    ],
+)
+def test_auto_trains_transformers_in_half_precision_too(monkeypatch, network, meant):
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda *_: True)
+    if isinstance(network, str):
+        network = layerscope.models.build(network, inputs=(8,), classes=32)
+    assert Recipe().resolved(network, torch.device("cpu")).autocast == meant
+
+
+@pytest.mark.parametrize(
+    ("inputs", "few"),
+    [
+        (torch.zeros(1, 3, 8, 8), True),
+        (torch.zeros(1, 512, dtype=torch.int64), True),
+        (torch.zeros(1, 513, dtype=torch.int64), False),
+        ({"input_ids": torch.zeros(1, 8, dtype=torch.int64)}, False),
+    ],
+)
+def test_short_inputs_are_known(inputs, few):
+    assert given.few_tokens(inputs) is few
 
 
 def test_half_precision_is_close_and_leaves_weights_in_single(few_digits, tmp_path):

@@ -12,9 +12,10 @@ from layerscope.data import Examples, Pictures
 from layerscope.errors import OptionError
 from layerscope.training.recipe import Recipe
 
-__all__ = ["Data", "measured", "scored_in", "steps_of"]
+__all__ = ["Data", "few_tokens", "measured", "scored_in", "steps_of"]
 
 _SCORED_IN = 1000
+_FEW_TOKENS = 512
 
 
 class Data(Protocol):
@@ -99,3 +100,10 @@ def scored_in(part: Any, batch_size: int) -> int:
     """
     small = isinstance(part, Examples) and part.targets.ndim == 1
     return _SCORED_IN if small else min(_SCORED_IN, batch_size)
+
+
+def few_tokens(inputs: Any) -> bool:
+    """Tell whether a batch has some hundred tokens an example: pictures, and texts as short."""
+    if not torch.is_tensor(inputs):
+        return False
+    return inputs.ndim == 4 or (inputs.ndim == 2 and inputs.shape[1] <= _FEW_TOKENS)

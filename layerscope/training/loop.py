@@ -15,7 +15,7 @@ from layerscope.checkpoints import Writer
 from layerscope.data import Batch, Examples, Pictures, changes, label_range, move
 from layerscope.errors import OptionError, TrainingError
 from layerscope.training import state
-from layerscope.training.given import Data, measured, scored_in, steps_of
+from layerscope.training.given import Data, few_tokens, measured, scored_in, steps_of
 from layerscope.training.recipe import Recipe, convolves
 
 __all__ = ["Loop"]
@@ -160,8 +160,8 @@ class Loop:
         if self.layout is torch.channels_last and torch.is_tensor(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self.layout)
         low = torch.bfloat16 if self.recipe.autocast == "bfloat16" else None
-        few = low if torch.is_tensor(inputs) and inputs.ndim == 4 else None  # tokens of a picture
-        with devices.autocast(self.device, low), devices.short_attention(self.device, few):
+        brief = low if few_tokens(inputs) else None
+        with devices.autocast(self.device, low), devices.short_attention(self.device, brief):
             outputs = metrics.logits(metrics.call(self.model, inputs))
         metrics.check_labels(metrics.chosen("loss"), outputs, labels)
         loss = loss_of(outputs, targets, self.recipe.label_smoothing)

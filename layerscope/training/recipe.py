@@ -63,8 +63,9 @@ class Recipe:
         ``"float32"``, or ``"bfloat16"`` for the matrix products and convolutions of the training
         passes; networks with 2-d convolutions are then laid out channels last. Parameters,
         checkpoints and scores stay in single precision. ``"auto"`` is ``"bfloat16"`` where that
-        helps: for networks with 2-d convolutions, on devices that multiply such numbers natively;
-        a series' manifest says which it was.
+        helps: for networks with 2-d convolutions and those of the Transformer's kind (with
+        LayerNorm or RMSNorm), on devices that multiply such numbers natively; a series' manifest
+        says which it was.
     frozen : tuple of str
         Names or patterns of layers, as in a sweep, that stay at their initial values: no gradient,
         no place in the optimiser, and running statistics (BatchNorm) neither used up nor updated:
@@ -164,7 +165,8 @@ class Recipe:
         """Return this recipe with the type of number that ``autocast="auto"`` means here."""
         if self.autocast != "auto":
             return self
-        helps = convolves(model) and devices.multiplies_bfloat16(device)
+        gains = convolves(model) or _normalises_tokens(model)
+        helps = gains and devices.multiplies_bfloat16(device)
         return replace(self, autocast="bfloat16" if helps else "float32")
 
     def describe(self) -> dict[str, Any]:
@@ -182,3 +184,8 @@ class Recipe:
 def convolves(model: nn.Module) -> bool:
     """Tell whether a network has 2-d convolutions."""
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def _normalises_tokens(model: nn.Module) -> bool:
+    """Tell whether a network is of the Transformer's kind, which is mostly products of matrices."""
+    return any(isinstance(module, (nn.LayerNorm, nn.RMSNorm)) for module in model.modules())
