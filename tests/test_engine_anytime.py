@@ -162,6 +162,12 @@ def test_a_tolerance_stops_a_cell_once_its_interval_is_narrow(states):
     for row in table.itertuples():
         cell = ds.sel(layer=row.layer, epoch=row.epoch, perturbation=row.perturbation, draw=0)
         assert (row.lower, row.upper) == (float(cell.lower), float(cell.upper))
+    verdicts = stats.classify(ds)
+    assert set(verdicts["interval_kind"]) == {"unseen examples"}
+    baseline = float(ds.baseline.sel(metric="error"))
+    for row in verdicts.itertuples():
+        cell = ds.sel(layer=row.layer, epoch=0, perturbation="reinitialize", draw=0)
+        assert (row.lower, row.upper) == (float(cell.lower) - baseline, cell.upper - baseline)
 
 
 def test_a_stopped_cell_goes_on_to_the_same_verdict(states, tmp_path):

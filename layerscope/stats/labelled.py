@@ -10,7 +10,7 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import ResultError, choose
-from layerscope.stats.arrays import normal_quantile, wilson
+from layerscope.stats.arrays import Array, Estimate, estimate, normal_quantile, wilson
 from layerscope.stats.paired import is_whole
 
 
@@ -138,6 +138,15 @@ def stopped_early(
     early = (lower < upper) & like.notnull() & ((rule.get("metric") or first) == metric)
     enough = confidence <= rule.get("confidence", confidence)
     return lower.where(enough), upper.where(enough), early
+
+
+def estimate_of(
+    values: Array, lower: Array, upper: Array, early: xr.DataArray, confidence: float
+) -> Estimate:
+    """`estimate`, whose interval has a name of its own in the cells that were stopped early."""
+    found = estimate(values, lower, upper, confidence)
+    unseen = (found.kind == "examples") & early.any(("seed", "draw")).values
+    return found._replace(kind=np.where(unseen, "unseen examples", found.kind))
 
 
 def layer_order(ds: xr.Dataset, network: bool = True) -> list[str]:

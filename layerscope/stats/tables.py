@@ -16,6 +16,7 @@ from layerscope.stats.arrays import Array, estimate, moments
 from layerscope.stats.labelled import (
     FRACTIONS,
     difference_of,
+    estimate_of,
     examples_of,
     interval,
     layer_order,
@@ -88,9 +89,7 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     )
     least, most, early = stopped_early(ds, metric, samples, confidence)
     lower, upper = least.where(early, lower), most.where(early, upper)
-    found = estimate(samples.values, lower.values, upper.values, confidence)
-    unseen = (found.kind == "examples") & early.any(("seed", "draw")).values
-    found = found._replace(kind=np.where(unseen, "unseen examples", found.kind))
+    found = estimate_of(samples.values, lower.values, upper.values, early, confidence)
     if metric in FRACTIONS:
         found = found._replace(lower=np.clip(found.lower, 0, 1), upper=np.clip(found.upper, 0, 1))
     moved = moments(moments(difference_of(ds, metric, samples).values, -1)[0], -1)[0]

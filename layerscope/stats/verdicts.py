@@ -11,17 +11,19 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import OptionError, ResultError, choose
-from layerscope.stats.arrays import Array, estimate, newcombe, normal_quantile
+from layerscope.stats.arrays import Array, newcombe, normal_quantile
 from layerscope.stats.labelled import (
     FRACTIONS,
     HIGHER_IS_BETTER,
     baseline_of,
     difference_of,
+    estimate_of,
     examples_of,
     is_network,
     layer_order,
     part_of,
     samples_of,
+    stopped_early,
     with_seed,
 )
 from layerscope.stats.paired import discordant, paired_proportions
@@ -57,8 +59,9 @@ def classify(
     draws averaged), else Student's t over at least two draws, else over examples. There it is
     `paired_proportions` for fractions and the normal one of paired differences otherwise; where
     the Dataset does not tell how examples differ, it is `newcombe` and the normal one of a
-    difference of independent means (conservative, since both networks see the same examples). Over
-    draws it does not cover the choice of the test set.
+    difference of independent means (conservative, since both networks see the same examples). Of a
+    cell that a sweep with ``tolerance=`` stopped early, the sweep's own bounds count, less the
+    baseline. Over draws it does not cover the choice of the test set.
 
     Parameters
     ----------
@@ -108,12 +111,11 @@ def classify(
     cell = _one_cell(samples, epoch, perturbation)
     limit = _critical_limit(ds, metric, critical_share) if critical is None else critical
     moved = _same_cell(difference_of(ds, metric, samples, required=True), cell)
-    lower, upper = _difference_bounds(ds, metric, cell, moved, confidence)
+    lower, upper, early = _difference_bounds(ds, metric, cell, moved, confidence)
     sign = -1 if metric in HIGHER_IS_BETTER else 1
-    if sign < 0:
-        lower, upper = -upper, -lower
-    worse = sign * moved.transpose("layer", "seed", "draw").values
-    found = estimate(worse, lower, upper, confidence)
+    arrays = (sign * moved, *((lower, upper) if sign > 0 else (-upper, -lower)))
+    worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
+    found = estimate_of(worse, low, high, early, confidence)
     frame = pd.DataFrame(
         {
             "layer": [str(name) for name in samples["layer"].values],
@@ -224,8 +226,8 @@ def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
 
 def _difference_bounds(
     ds: xr.Dataset, metric: str, cell: xr.DataArray, moved: xr.DataArray, confidence: float
-) -> tuple[Array, Array]:
-    """Bounds over examples of ``cell − baseline``, (layer, seed, draw)."""
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Bounds over examples of ``cell − baseline``, and which cells were stopped early."""
     error = part_of(ds, "difference_standard_error", metric, cell)
     half = normal_quantile(confidence) * error
     apart = _unpaired_bounds(ds, metric, cell, confidence)
@@ -238,9 +240,10 @@ def _difference_bounds(
         paired = _apply(paired_proportions, worse, better, n, confidence=confidence)
         bounds = [each.fillna(other) for each, other in zip(paired, bounds, strict=True)]
     # What is not computed has no bounds, whatever else stands there.
-    known = (bound.where(cell.notnull()) for bound in bounds)
-    lower, upper = (bound.transpose("layer", "seed", "draw").values for bound in known)
-    return lower, upper
+    lower, upper = (bound.where(cell.notnull()) for bound in bounds)
+    least, most, early = stopped_early(ds, metric, cell, confidence)
+    baseline = baseline_of(ds, metric, required=True)
+    return (least - baseline).where(early, lower), (most - baseline).where(early, upper), early
 
 
 def _unpaired_bounds(
