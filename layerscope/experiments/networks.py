@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from layerscope.experiments.kinds import Experiment
-from layerscope.experiments.scales import CIFAR, GRATINGS, WHOLE, paper, small, smoke
+from layerscope.experiments.scales import CIFAR, GRATINGS, STEPS, WHOLE, paper, small, smoke
 
 __all__ = ["NETWORKS"]
 
@@ -65,6 +65,7 @@ NETWORKS: tuple[Experiment, ...] = (
             "paper": paper(
                 CIFAR
                 | _COLUMNS
+                | STEPS
                 | {"networks": [f"vgg{depth}{norm}" for norm in ("", "-bn") for depth in _VGGS]}
                 | {"augment": True},
                 76,
@@ -85,7 +86,9 @@ NETWORKS: tuple[Experiment, ...] = (
             "paper": paper(
                 CIFAR
                 | _COLUMNS
-                | {"networks": [f"resnet{depth}-nonorm" for depth in _RESNETS], "augment": True},
+                | STEPS
+                | {"networks": [f"resnet{depth}-nonorm" for depth in _RESNETS]}
+                | {"lr": 0.02, "augment": True},
                 300,
             ),
         },
@@ -100,7 +103,9 @@ NETWORKS: tuple[Experiment, ...] = (
             "smoke": smoke(GRATINGS | {"networks": ["resnet18-w0.0625"], "draws": 2}),
             "small": small("cifar10-jpeg", 55),
             "paper": paper(
-                _IMAGENET | {"networks": [f"resnet{depth}" for depth in _RESNETS], "augment": True},
+                _IMAGENET
+                | {"networks": [f"resnet{depth}" for depth in _RESNETS]}
+                | {"lr": 0.05, "options": {}, "augment": True},
                 7100,
             ),
         },

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from layerscope.experiments.kinds import Experiment
-from layerscope.experiments.scales import CIFAR, DIGITS, GRATINGS, WHOLE, paper, small, smoke
+from layerscope.experiments.scales import CIFAR, DIGITS, GRATINGS, STEPS, WHOLE, paper, small, smoke
 
 __all__ = ["QUESTIONS"]
 
-_VGG: dict[str, Any] = CIFAR | {"network": "vgg11", "augment": True}
+_VGG: dict[str, Any] = CIFAR | STEPS | {"network": "vgg11", "augment": True}
 _FCNS = ("fcn-3x256", "fcn-5x256")
 
 QUESTIONS: tuple[Experiment, ...] = (

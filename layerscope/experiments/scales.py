@@ -7,7 +7,7 @@ from typing import Any
 
 from layerscope.experiments.kinds import Scale
 
-__all__ = ["CIFAR", "DIGITS", "GRATINGS", "WHOLE", "paper", "small", "smoke"]
+__all__ = ["CIFAR", "DIGITS", "GRATINGS", "STEPS", "WHOLE", "paper", "small", "smoke"]
 
 Parameters = Mapping[str, Any]
 
@@ -36,6 +36,12 @@ WHOLE: dict[str, Any] = {"size": None, "test_size": None}
 
 CIFAR: dict[str, Any] = {"dataset": "cifar10", **WHOLE, "epochs": 100, "seeds": 3}
 """What the paper's networks on CIFAR-10 have in common."""
+
+STEPS: dict[str, Any] = {"lr": 0.05, "options": {"clip": 1.0}}
+"""The paper's steps of the learning rate, which is not stated, for networks that are deep.
+
+In 20 epochs they leave a network half trained; there the notebooks' own schedule is a cosine.
+"""
 
 
 def smoke(parameters: Parameters, seconds: int = 20) -> Scale:
