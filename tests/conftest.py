@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,3 +99,15 @@ def same_global_generator() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
+
+
+@pytest.fixture
+def explorer(trained: Series, few_digits: ImageData) -> Iterator[Any]:
+    """On a run with three layers and the epochs 0, 1 and 2."""
+    from layerscope import widgets
+
+    made = widgets.LayerExplorer(trained, few_digits.test, device="cpu", batch_size=50)
+    made.wait(60)
+    yield made
+    made.close()
+    assert not [t for t in threading.enumerate() if t.name == "layerscope"]

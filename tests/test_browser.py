@@ -88,6 +88,13 @@ def browser():
         chromium.close()
 
 
+def written(path, source):
+    """Write a notebook of one cell."""
+    book = v4.new_notebook(cells=[v4.new_code_cell(source)])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    nbformat.write(book, path)
+
+
 class Page:
     """A notebook in JupyterLab, with what there is to see of the explorer in it."""
 
@@ -97,11 +104,9 @@ class Page:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.set_default_timeout(PATIENCE)
 
-    def open(self, server, name, *sources):
+    def open(self, server, name, source):
         address, token, root, _ = server
-        book = v4.new_notebook(cells=[v4.new_code_cell(source) for source in sources])
-        book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
-        nbformat.write(book, root / f"{name}.ipynb")
+        written(root / f"{name}.ipynb", source)
         self.page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?reset&token={token}")
         self.page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
         ran = self.page.evaluate(
@@ -308,3 +313,16 @@ def test_a_sweep_is_cancelled_and_clicks_come_first(server, lab):
     lab.settled(before + 5)
     assert [lab.state(f"layer{number}") for number in range(5, 11)] == ["initial"] * 6
     picture(lab, "slow")
+
+
+def test_the_same_explorer_without_a_notebook_around_it(server, lab):
+    pytest.importorskip("voila", reason="Voilà is not installed")
+    address, token, root, run = server
+    written(root / "page.ipynb", OPEN.format(run=str(run)))
+    lab.page.goto(f"{address}/voila/render/page.ipynb?token={token}")
+    trained = lab.settled()[1]
+    one = lab.asking(lambda: lab.layer("layer1").click())
+    lab.has_state("layer1", "initial")
+    assert one > trained
+    assert lab.asking(lambda: lab.press("Undo")) == trained
+    picture(lab, "voila")

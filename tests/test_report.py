@@ -307,6 +307,19 @@ def test_the_figures_hover_and_no_name_runs(browser, tmp_path, evil):
     assert said == []
 
 
+def test_in_the_dark_figures_stay_on_white_paper(browser, tmp_path, one):
+    path = tmp_path / "report.html"
+    path.write_text(one, "utf-8")
+    back = "name => getComputedStyle(document.querySelector(name)).backgroundColor"
+    for scheme, dark in (("light", False), ("dark", True)):
+        page = opened(browser, path, [], color_scheme=scheme)
+        assert (page.evaluate(back, "body") != "rgb(255, 255, 255)") is dark
+        if dark:
+            assert page.evaluate(back, "figure") == "rgb(255, 255, 255)"
+        page.emulate_media(media="print")
+        assert page.evaluate(back, "body") == "rgb(255, 255, 255)"
+
+
 def test_without_scripts_and_on_paper_there_are_pictures(browser, tmp_path, one):
     path, said = tmp_path / "report.html", []
     path.write_text(one, "utf-8")

@@ -19,16 +19,6 @@ from layerscope.widgets.history import History, Scene
 from layerscope.widgets.worker import Worker
 
 
-@pytest.fixture
-def explorer(trained, few_digits):
-    """On a run with three layers and the epochs 0, 1 and 2."""
-    made = LayerExplorer(trained, few_digits.test, device="cpu", batch_size=50)
-    made.wait(60)
-    yield made
-    made.close()
-    assert not [t for t in threading.enumerate() if t.name == "layerscope"]
-
-
 def status(explorer):
     found = re.fullmatch(
         r'<div class="ls-status" role="status" data-kind="(\w+)">(.*)</div>',

@@ -21,14 +21,6 @@ from layerscope.widgets.history import Scene
 ACCENT = "#d9480f"
 
 
-@pytest.fixture
-def explorer(trained, few_digits):
-    made = LayerExplorer(trained, few_digits.test, device="cpu", batch_size=50)
-    made.wait(60)
-    yield made
-    made.close()
-
-
 def drawn(explorer):
     scene, ds = explorer._history.now, explorer._swept.get(explorer._history.now.view)
     blocks = explorer.controls.strip.blocks
