@@ -200,6 +200,8 @@ def trainings(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 def caption(network: str, data: Any, meant: str) -> str:
     """Say in a title what was run, and that it is not what the paper ran where it is not.
 
+    What was taken of the data, which their name says behind a plus, stands in the manifest.
+
     Parameters
     ----------
     network : str
@@ -211,11 +213,11 @@ def caption(network: str, data: Any, meant: str) -> str:
     --------
     >>> from types import SimpleNamespace
     >>> caption("resnet18-w0.25", SimpleNamespace(name="cifar10-jpeg+size=500@0"), "imagenet")
-    'resnet18-w0.25 on cifar10-jpeg+size=500@0 (reduced; the paper: imagenet)'
+    'resnet18-w0.25 on cifar10-jpeg (reduced; the paper: imagenet)'
     >>> caption("fcn-3x256", SimpleNamespace(name="mnist"), "mnist")
     'fcn-3x256 on mnist'
     """
-    plain = f"{network} on {data.name}"
+    plain = f"{network} on {data.name.partition('+')[0]}"
     return plain if data.name == meant else f"{plain} (reduced; the paper: {meant})"
 
 
