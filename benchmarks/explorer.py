@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerscope import models
+from layerscope import devices, models
 from layerscope.widgets import LayerExplorer
 
-# Network, shape of the input, examples, batch size, and the limits for first and whole answers.
-CASES: dict[str, tuple[str, tuple[int, ...], int, int, float, float]] = {
-    "FCN 3×256, MNIST": ("fcn-3x256", (1, 28, 28), 2000, 1000, 150, 150),
-    "VGG16, 32×32": ("vgg16", (3, 32, 32), 1000, 50, 300, 2500),
+# Network, shape of the input, examples, batch size, type; limits for first and whole answers.
+CASES: dict[str, tuple[str, tuple[int, ...], int, int, str | None, float, float]] = {
+    "FCN 3×256, MNIST": ("fcn-3x256", (1, 28, 28), 2000, 1000, None, 150, 150),
+    "VGG16, 32×32": ("vgg16", (3, 32, 32), 1000, 50, None, 300, 2500),
+    "VGG16, bfloat16": ("vgg16", (3, 32, 32), 1000, 50, "bfloat16", 300, 2500),
 }
 
 
@@ -43,10 +44,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     clicks = 5 if options.quick else 50
-    found = {name: measure(*case[:4], clicks=clicks) for name, case in CASES.items()}
+    found = {name: measure(*case[:5], clicks=clicks) for name, case in CASES.items()}
     print(f"{torch.get_num_threads()} threads, {clicks} clicks; milliseconds, median (95 %)")
     for name, times in found.items():
-        first, whole = CASES[name][4:]
+        first, whole = CASES[name][5:]
         print(
             f"{name:20} first {_told(times['first'])}, aim {first:.0f}; "
             f"whole {_told(times['whole'])}, aim {whole:.0f}; plain {times['plain'][0]:.0f}"
@@ -56,7 +57,13 @@ def main() -> None:
 
 
 def measure(
-    network: str, shape: tuple[int, ...], examples: int, batch: int, *, clicks: int
+    network: str,
+    shape: tuple[int, ...],
+    examples: int,
+    batch: int,
+    dtype: str | None,
+    *,
+    clicks: int,
 ) -> dict[str, list[float]]:
     """Click at random; return median and 95th percentile in milliseconds."""
     states = [models.build(network, seed=seed, inputs=shape, classes=10) for seed in range(3)]
@@ -64,8 +71,9 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     pair = torch.randn(examples, *shape, generator=generator), torch.arange(examples) % 10
     net = states[-1].eval()
-    plain = _timed(lambda: [net(part) for part in torch.split(pair[0], batch)])
-    explorer = LayerExplorer(net, pair, series, device="cpu", batch_size=batch)
+    with devices.autocast(torch.device("cpu"), devices.precision(dtype)):
+        plain = _timed(lambda: [net(part) for part in torch.split(pair[0], batch)])
+    explorer = LayerExplorer(net, pair, series, device="cpu", dtype=dtype, batch_size=batch)
     explorer.wait()
     chance, first, whole = random.Random(0), [], []
     for _ in range(clicks):

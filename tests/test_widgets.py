@@ -142,6 +142,19 @@ def test_the_code_that_is_copied_gives_the_same(trained):
     explorer.close()
 
 
+def test_the_type_of_number_is_passed_on_and_stands_in_the_code(trained):
+    losses = {}
+    for dtype in (None, "bfloat16"):
+        explorer = LayerExplorer(trained.folder, device="cpu", dtype=dtype)
+        explorer.wait(60)
+        names = {}
+        exec(explorer.code, names)
+        losses[dtype] = names["estimate"].mean("loss")
+        assert losses[dtype] == explorer.estimate.mean("loss")
+        explorer.close()
+    assert losses[None] != losses["bfloat16"]
+
+
 def test_views_carry_what_is_changed(pair_of_networks):
     net, states, pair = pair_of_networks
     explorer = LayerExplorer(net, pair, states, device="cpu", batch_size=8)
