@@ -274,3 +274,12 @@ def test_a_claim_about_one_run_is_told_but_not_settled():
         found = judge(ds)
         assert (found.verdict, found.runs) == ("undecided", 1)
         assert np.isfinite(found.value)
+
+
+@pytest.mark.parametrize("samples", [[-1.0, -1.0, -1.0], [-1.0, -0.6, -0.8]])
+def test_an_interval_ends_where_the_number_does(samples):
+    plain = analyses.finding("c", "m", samples, below=0, step=0.2)
+    ended = analyses.finding("c", "m", samples, below=0, step=0.2, span=(-1, 1))
+    assert plain.lower < -1
+    assert ended.lower == -1
+    assert (ended.upper, ended.verdict) == (plain.upper, plain.verdict)

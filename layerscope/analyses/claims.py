@@ -91,7 +91,8 @@ def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str = "error") -> Find
     correlation = depth_correlation(kept, metric)
     step = rank_step(len(stats.layer_order(kept, network=False)))
     claim = "upper layers are more robust than lower ones"
-    return finding(claim, "rank correlation of depth and damage", correlation, below=0, step=step)
+    what = "rank correlation of depth and damage"
+    return finding(claim, what, correlation, below=0, step=step, span=(-1, 1))
 
 
 def distance_tells_little(
@@ -116,6 +117,7 @@ def distance_tells_little(
         abs(np.atleast_1d(found["correlation"].values)),
         below=TOLD,
         step=rank_step(int(found["n_layers"])),
+        span=(0, 1),
     )
 
 
@@ -283,8 +285,8 @@ def differs(
             f"first has the shape {low.shape} and second {high.shape}; give one number per run, "
             "of the same runs."
         )
-    limit = {"above": 0.0} if more else {"below": 0.0}
-    return finding(claim, measured, high - low, **limit, step=step)
+    above, below = (0.0, None) if more else (None, 0.0)
+    return finding(claim, measured, high - low, above=above, below=below, step=step)
 
 
 def extremes_differ(

@@ -81,6 +81,7 @@ def finding(
     above: float | None = None,
     below: float | None = None,
     step: float = 0.0,
+    span: tuple[float, float] = (-np.inf, np.inf),
     confidence: float = 0.95,
 ) -> Finding:
     """Judge a statement by one number per training run.
@@ -97,6 +98,8 @@ def finding(
         Distance between neighbouring values that the number can take, such as a fifth for a share
         of five layers. Few runs often give the very same one, which does not mean that all would:
         their standard deviation is taken to be at least that of rounding, step/√12.
+    span : pair of float
+        The least and the most that the number can be; the interval ends there.
     confidence : float
         Of the interval, in (0, 1).
 
@@ -121,7 +124,7 @@ def finding(
     value, lower, upper = map(float, stats.student(known, confidence=confidence))
     if len(known) > 1:
         half = max(upper - value, _least_half(len(known), step, confidence))
-        lower, upper = value - half, value + half
+        lower, upper = (float(np.clip(value + side, *span)) for side in (-half, half))
     if above is not None:
         condition, holds, fails = f"above {above:g}", lower > above, upper <= above
     else:

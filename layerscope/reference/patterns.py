@@ -100,6 +100,7 @@ def same_layers_matter(ds: xr.Dataset, network: str) -> Finding:
         pattern(ds, network),
         above=0,
         step=analyses.rank_step(sum(row in names for row in _rows(network, "0"))),
+        span=(-1, 1),
     )
 
 
