@@ -72,7 +72,9 @@ QUESTIONS: tuple[Experiment, ...] = (
                 GRATINGS | {"networks": ["vgg11-w0.03125"], "recipes": ["plain", "BatchNorm"]}
             ),
             "small": small("cifar10-jpeg", 60),
-            "paper": paper(CIFAR | {"networks": ["vgg11", "resnet18-nonorm"]}, 150),
+            "paper": paper(
+                CIFAR | STEPS | {"networks": ["vgg11", "resnet18-nonorm"], "lr": 0.02}, 150
+            ),
         },
     ),
     Experiment(
