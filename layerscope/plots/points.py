@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import holoviews as hv
 import numpy as np
+from pandas.api.types import is_numeric_dtype
 
 from layerscope.errors import choose
 from layerscope.plots.backends import both
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["points"]
+
+_LONG = 6  # characters of a name
 
 
 def points(
@@ -24,7 +27,9 @@ def points(
     xlabel: str | None = None,
     ylabel: str | None = None,
 ) -> hv.Overlay:
-    """Draw one point per run, and the mean of every setting as a line.
+    """Draw one point per run, and the mean of every setting.
+
+    Means over numbers are joined by a line; names have nothing between them.
 
     Parameters
     ----------
@@ -61,8 +66,13 @@ def points(
     axes = {"kdims": [(x, xlabel or x)], "vdims": [(y, ylabel or y)]}
     runs = hv.Scatter(shown[known], **axes, label="runs")
     mean = mean[np.isfinite(mean[y].astype(float))]
-    line = hv.Curve(mean, **axes, label="mean")
-    line = both(line, {"color": "#4477aa"}, {}, {})
+    colour = {"color": "#4477aa"}
+    if is_numeric_dtype(table[x]):
+        means = both(hv.Curve(mean, **axes, label="mean"), colour, {}, {})
+    else:
+        marks = hv.Scatter(mean, **axes, label="mean")
+        means = both(marks, colour, {"marker": "diamond", "size": 14}, {"marker": "D", "s": 60})
     runs = both(runs, {"color": "#222222"}, {"size": 6}, {"s": 20})
-    whole = line * runs
-    return whole.opts(title=title, backend="bokeh").opts(title=title, backend="matplotlib")
+    # Names that would run into each other stand aslant.
+    options = {"title": title, "xrotation": 35 if shown[x].str.len().max() > _LONG else 0}
+    return (means * runs).opts(**options, backend="bokeh").opts(**options, backend="matplotlib")
