@@ -247,7 +247,8 @@ def test_extremes_are_paired_by_seed_whatever_the_order(low, high, chance):
     ]
     chance.shuffle(rows)
     found = analyses.extremes_differ(pd.DataFrame(rows), "width", "robust_share", "wider")
-    plain = analyses.finding("wider", "", np.subtract(high, low), above=0, step=0.25)
+    moved = np.subtract(high, low)
+    plain = analyses.finding("wider", "", moved, above=0, step=0.25, span=(-1, 1))
     assert (found.verdict, found.value, found.lower) == (plain.verdict, plain.value, plain.lower)
     assert found.measured == "share of robust layers, largest width less smallest"
 

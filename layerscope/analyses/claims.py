@@ -256,6 +256,7 @@ def differs(
     *,
     more: bool = True,
     step: float = 0.0,
+    span: tuple[float, float] = (-np.inf, np.inf),
 ) -> Finding:
     """Judge whether a second setting gives more than a first, run by run with the same seed.
 
@@ -266,7 +267,7 @@ def differs(
         Shape ``(runs,)``, paired by seed.
     more : bool
         False where the second is said to give less.
-    step : float
+    step, span : float, pair of float
         Of the difference, as for `finding`.
 
     Raises
@@ -286,7 +287,7 @@ def differs(
             "of the same runs."
         )
     above, below = (0.0, None) if more else (None, 0.0)
-    return finding(claim, measured, high - low, above=above, below=below, step=step)
+    return finding(claim, measured, high - low, above=above, below=below, step=step, span=span)
 
 
 def extremes_differ(
@@ -319,9 +320,11 @@ def extremes_differ(
     if wide.shape[1] == 1:
         low, high = low[:0], high[:0]
     # A share of few layers takes few values; the coarser of the two settings counts.
-    step = 1 / float(table["layers"].min()) if column.endswith("_share") else 0.0
+    share = column.endswith("_share")
+    step = 1 / float(table["layers"].min()) if share else 0.0
+    span = (-1.0, 1.0) if share else (-np.inf, np.inf)
     measured = f"{_WORDS.get(column, column)}, largest {setting} less smallest"
-    return differs(claim, measured, low, high, more=more, step=step)
+    return differs(claim, measured, low, high, more=more, step=step, span=span)
 
 
 _WORDS = {

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import holoviews as hv
 import pandas as pd
 import xarray as xr
-from bokeh.models import NoOverlap
 
 from layerscope import results, stats
 from layerscope.errors import ResultError
-from layerscope.plots.backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots.backends import both, framed
 from layerscope.plots.hover import VALUE_HOVER, tooltips, with_hover
 from layerscope.plots.names import shortened
 from layerscope.plots.scales import COLOURS, Scale, label_of, scale_of, shades
@@ -203,57 +202,12 @@ def _framed(
 ) -> hv.Overlay:
     """Give curves their axes, size and legend."""
     shared: dict[str, Any] = {
-        "title": unformatted(title),
         "xlabel": "checkpoint the layer is reset to (epoch)",
         "ylabel": label_of(metric),
         "xlim": (-0.4, len(epochs) - 0.6),
         "xticks": [(place, str(epoch)) for place, epoch in enumerate(epochs)],
-        "legend_position": "right",
         "logy": scale.log,
     }
     if metric in stats.FRACTIONS:
         shared["ylim"] = (-0.02, 1.02)
-    return both(
-        overlay,
-        shared,
-        bokeh={
-            "frame_width": 520,
-            "frame_height": 320,
-            "toolbar": "above",
-            "default_tools": ["save", "box_zoom", "reset"],
-            "click_policy": "mute",
-            "legend_limit": 1000,
-            "hooks": [_finish_bokeh_curves],
-        },
-        matplotlib={
-            "aspect": "auto",
-            "fig_inches": (4.2, 2.7),
-            "fig_bounds": (0, 0, 1, 1),
-            "show_frame": False,
-            "fontsize": FONT_SIZES,
-            "legend_limit": 1000,
-            "hooks": [_finish_matplotlib_curves],
-        },
-    )
-
-
-def _finish_bokeh_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
-    quieten(plot)
-    plot.state.xaxis.major_label_policy = NoOverlap(min_distance=0)
-    plot.state.outline_line_color = None
-    plot.state.yaxis.minor_tick_line_color = None
-    for legend in plot.state.legend:
-        legend.update(location="top_left", border_line_color=None)
-
-
-def _finish_matplotlib_curves(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
-    axes = plot.handles["axis"]
-    axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.get_legend()
-    if legend is None:
-        return
-    legend.set_frame_on(False)
-    legend.set_loc("upper left")
-    legend.set_bbox_to_anchor((1.02, 1))
-    for text in legend.get_texts():
-        text.set_text(literal(text.get_text()))
+    return framed(overlay, title, shared)

@@ -9,7 +9,7 @@ import numpy as np
 from pandas.api.types import is_numeric_dtype
 
 from layerscope.errors import choose
-from layerscope.plots.backends import both
+from layerscope.plots.backends import both, framed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,5 +74,5 @@ def points(
         means = both(marks, colour, {"marker": "diamond", "size": 14}, {"marker": "D", "s": 60})
     runs = both(runs, {"color": "#222222"}, {"size": 6}, {"s": 20})
     # Names that would run into each other stand aslant.
-    options = {"title": title, "xrotation": 35 if shown[x].str.len().max() > _LONG else 0}
-    return (means * runs).opts(**options, backend="bokeh").opts(**options, backend="matplotlib")
+    turned = 35 if shown[x].str.len().max() > _LONG else 0
+    return framed(means * runs, title, {"xrotation": turned})
