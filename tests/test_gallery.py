@@ -134,7 +134,7 @@ def test_a_run_with_a_table_alone_shows_it(repository):
         for each in gallery.read(repository / "papermill_runs")
         if each.name == "fcn-mnist-recipe"
     )
-    assert "no summary" in recipes.finding
+    assert "0.01 with the initialiser he-normal comes closest" in recipes.finding
     assert recipes.rows[0][:3] == ("lr", "initializer", "final")
     assert recipes.rows[1][:2] == ("", "the paper")
     assert recipes.agreement == "nothing compared"

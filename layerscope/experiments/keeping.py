@@ -23,6 +23,7 @@ def keep(
     out: str | os.PathLike[str] | None,
     *,
     title: str,
+    finding: str | None = None,
     findings: Iterable[Finding] = (),
     comparisons: Mapping[str, pd.DataFrame] | None = None,
     datasets: Mapping[str, xr.Dataset] | None = None,
@@ -37,6 +38,8 @@ def keep(
         None keeps nothing.
     title : str
         One line that says what was run.
+    finding : str, optional
+        One sentence that says what came out; how many statements agree, if not given.
     findings : iterable of Finding
     comparisons : mapping, optional
         Tables of printed numbers beside ours, as `reference.errors` makes them, by what they are
@@ -70,7 +73,7 @@ def keep(
     claims += [compared(*each) for each in (comparisons or {}).items() if len(each[1])]
     about = {
         "title": title,
-        "finding": _sentence(title, claims),
+        "finding": finding or _sentence(title, claims),
         "claims": claims,
         "findings": [each.plain() for each in found],
         "figure": drawn[0] if drawn else None,

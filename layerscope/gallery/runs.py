@@ -126,7 +126,7 @@ def _run(path: Path) -> Run:
         each for each in files if each.is_file() and each.resolve().is_relative_to(folder.resolve())
     ]
     kept = about.get("summary")
-    summary = _told(kept) if isinstance(kept, dict) else _derived(about, files)
+    summary = _told(kept, files) if isinstance(kept, dict) else _derived(about, files)
     figure = next((each for each in files if each.name == summary.get("figure")), None)
     return Run(
         folder=folder,
@@ -155,13 +155,13 @@ def _manifest(path: Path) -> dict[str, Any]:
     return about
 
 
-def _told(summary: Mapping[str, Any]) -> dict[str, Any]:
+def _told(summary: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
     """What a notebook said that it found, through `experiments.keep`."""
     claims = [
         Claim(str(claim["paper"]), str(claim["measured"]), _answer(claim["agrees"]))
         for claim in summary.get("claims", ())
     ]
-    return {**summary, "claims": claims}
+    return {**summary, "claims": claims, "rows": () if claims else _only_table(files)}
 
 
 def _answer(value: object) -> bool | None:
@@ -207,14 +207,16 @@ def _derived(about: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
         except LayerscopeError as error:
             said = f"No finding: {error}"
         return {"finding": said, "figure": figure, "claims": list(_claims(ds, network))}
-    tables = [each for each in files if each.suffix == ".csv"]
     said = "This run left no summary; its notebook says what came out."
-    rows = _rows(tables[0]) if len(tables) == 1 else ()
-    return {"finding": said, "figure": figure, "claims": (), "rows": rows}
+    return {"finding": said, "figure": figure, "claims": (), "rows": _only_table(files)}
 
 
-def _rows(path: Path) -> tuple[tuple[str, ...], ...]:
-    table = pd.read_csv(path).round(3)
+def _only_table(files: list[Path]) -> tuple[tuple[str, ...], ...]:
+    """The rows of a run's table, if it has a single one."""
+    tables = [each for each in files if each.suffix == ".csv"]
+    if len(tables) != 1:
+        return ()
+    table = pd.read_csv(tables[0]).round(3)
     cells = table.astype(object).where(table.notna(), "")
     return (tuple(map(str, table)), *(tuple(map(str, row)) for row in cells.to_numpy().tolist()))
 
