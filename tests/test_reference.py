@@ -81,6 +81,15 @@ def test_columns_that_were_not_recorded_are_left_out():
     assert set(reference.errors(ds, "fcn-3x256")["column"]) == {"rand", "0", "1"}
 
 
+def test_layers_that_were_not_swept_are_left_out_and_other_names_refused():
+    ds = testing.dataset(layers=4)
+    some = ds.sel(layer=["layer2", "layer4"])
+    assert set(reference.errors(some, "fcn-3x256")["layer"]) == {"layer2", "layer4"}
+    assert set(reference.distances(some, "fcn-3x256", "linf")["layer"]) == {"layer2", "layer4"}
+    with pytest.raises(ResultError, match=r"has the layers layer1, .*; the paper prints s1b1, "):
+        reference.errors(ds, "vgg11")
+
+
 def test_of_other_networks_the_paper_prints_nothing():
     table = reference.errors(testing.dataset(layers=4), "fcn-9x9")
     assert table.empty

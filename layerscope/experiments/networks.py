@@ -60,7 +60,9 @@ NETWORKS: tuple[Experiment, ...] = (
         notebook="03_vgg_cifar10.ipynb",
         networks=("vgg11", "vgg13", "vgg16", "vgg19", "vgg11-bn"),
         scales={
-            "smoke": smoke(GRATINGS | {"networks": ["vgg11-w0.03125"]}, seconds=15),
+            "smoke": smoke(
+                GRATINGS | {"networks": ["vgg11-w0.03125", "vgg11-bn-w0.03125"], "draws": 1}
+            ),
             "small": small("cifar10-jpeg", 50),
             "paper": paper(
                 CIFAR

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results
-from layerscope.errors import choose
+from layerscope.errors import ResultError, choose
 from layerscope.reference.printed import (
     BASE,
     COLOUR_ERROR,
@@ -48,10 +48,15 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per printed cell: ``layer``, ``column``, ``paper``, ``measured`` (mean over seeds),
+        One row per printed cell that `ds` has: ``layer``, ``column``, ``paper``, ``measured`` (mean over seeds),
         ``lower`` and ``upper`` (where 95 % of new runs would lie: Student's t with the spread of
         the runs times √(1 + 1/n); over seeds, for ``rand`` over seeds and draws), ``difference``
         and ``agrees``.
+
+    Raises
+    ------
+    ResultError
+        If no row of `ds` has the name of a layer of the paper's.
 
     Notes
     -----
@@ -64,7 +69,7 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     values = values.sel(metric="error", drop=True)
     base = results.require(ds, "metric", variable="baseline").sel(metric="error", drop=True)
     rows, slack = [], COLOUR_ERROR.get(network, READING_ERROR)
-    for layer, cells in ERROR.get(network, {}).items():
+    for layer, cells in _shared(ds, ERROR.get(network, {})).items():
         for column, paper in cells.items():
             cell = cell_of(values.sel(layer=layer), column)
             if cell is None:
@@ -89,7 +94,7 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
         it is.
     """
     known = DISTANCE[choose(network, DISTANCE, "network in the reference")]
-    printed = known[choose(norm, known, "norm in the reference")]
+    printed = _shared(ds, known[choose(norm, known, "norm in the reference")])
     factor = _factor(ds, printed) if norm == "l2_fan_in" else 1.0
     rows = []
     for layer, cells in printed.items():
@@ -214,6 +219,18 @@ def cell_of(values: xr.DataArray, column: str) -> xr.DataArray | None:
         return None
     cell = values.sel(perturbation=name, epoch=epoch)
     return None if bool(cell.isnull().all()) else cell
+
+
+def _shared(ds: xr.Dataset, printed: Printed) -> Printed:
+    """What the paper prints of the layers that a Dataset has."""
+    names = [str(name) for name in ds["layer"].values]
+    found = {layer: cells for layer, cells in printed.items() if layer in names}
+    if printed and not found:
+        raise ResultError(
+            f"the Dataset has the layers {', '.join(names)}; the paper prints {', '.join(printed)}. "
+            'Where layers hold modules of their own, sweep with view="block", norms="with".'
+        )
+    return found
 
 
 def _distance(ds: xr.Dataset, layer: str, column: str, norm: str) -> np.ndarray | None:
