@@ -103,7 +103,7 @@ def vgg16() -> nn.Module:
 # Network, shape of the input, batch size, checkpoints, and the ratio that it should reach.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int, float]] = {
     "VGG16": (vgg16, (3, 32, 32), 64, 5, 2.2),
-    "ResNet-50": (torchvision.models.resnet50, (3, 32, 32), 256, 5, 2.4),
+    "ResNet-50": (torchvision.models.resnet50, (3, 32, 32), 512, 5, 2.4),
     "DenseNet-121": (torchvision.models.densenet121, (3, 64, 64), 16, 2, 2.8),
     "ViT-B/16": (vit, (3, 32, 32), 32, 5, 1.8),
     "FCN 3×256": (fcn, (1, 28, 28), 1000, 9, 2.0),

@@ -106,7 +106,7 @@ def joint(rows: Sequence[str], others: Mapping[str, Sequence[str]] | None = None
     rows : sequence of str
         Such as those that a sweep found robust.
     others : mapping, optional
-        Further groups, such as `stages`.
+        Further groups, such as `stages`; those that are among the groups already are left out.
 
     Raises
     ------
@@ -117,6 +117,8 @@ def joint(rows: Sequence[str], others: Mapping[str, Sequence[str]] | None = None
     --------
     >>> list(joint(["a", "b", "c"]))
     ['a', 'b', 'c', 'odd rows', 'even rows', 'last 2', 'first 2', 'all 3']
+    >>> list(joint(["a", "b"], {"stage1": ["a", "b"]}))
+    ['a', 'b', 'all 2']
     """
     if not rows:
         raise LayerError("rows is empty; name the layers to reset together.")
@@ -124,7 +126,9 @@ def joint(rows: Sequence[str], others: Mapping[str, Sequence[str]] | None = None
     if len(rows) == 1:
         return single
     together = {**alternating(rows), **suffixes(rows), **prefixes(rows), **everything(rows)}
-    return {**single, **{k: list(v) for k, v in (others or {}).items()}, **together}
+    known = {frozenset(group) for group in (*single.values(), *together.values())}
+    further = {k: list(v) for k, v in (others or {}).items() if frozenset(v) not in known}
+    return {**single, **further, **together}
 
 
 def leaves(model: nn.Module, rows: Sequence[str], view: str = "leaf") -> list[str]:

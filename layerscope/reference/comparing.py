@@ -48,8 +48,8 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per printed cell that `ds` has: ``layer``, ``column``, ``paper``, ``measured`` (mean over seeds),
-        ``lower`` and ``upper`` (where 95 % of new runs would lie: Student's t with the spread of
+        One row per printed cell that `ds` has: ``layer``, ``column``, ``paper``, ``measured`` (mean
+        over seeds), ``lower`` and ``upper`` (where 95 % of new runs would lie: Student's t with the spread of
         the runs times √(1 + 1/n); over seeds, for ``rand`` over seeds and draws), ``difference``
         and ``agrees``.
 
@@ -227,7 +227,8 @@ def _shared(ds: xr.Dataset, printed: Printed) -> Printed:
     found = {layer: cells for layer, cells in printed.items() if layer in names}
     if printed and not found:
         raise ResultError(
-            f"the Dataset has the layers {', '.join(names)}; the paper prints {', '.join(printed)}. "
+            f"the Dataset has the layers {', '.join(names)}; the paper prints "
+            f"{', '.join(printed)}. "
             'Where layers hold modules of their own, sweep with view="block", norms="with".'
         )
     return found
