@@ -49,9 +49,9 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     -------
     DataFrame
         One row per printed cell that `ds` has: ``layer``, ``column``, ``paper``, ``measured`` (mean
-        over seeds), ``lower`` and ``upper`` (where 95 % of new runs would lie: Student's t with the spread of
-        the runs times √(1 + 1/n); over seeds, for ``rand`` over seeds and draws), ``difference``
-        and ``agrees``.
+        over seeds), ``lower`` and ``upper`` (where 95 % of new runs would lie: Student's t with
+        the spread of the runs times √(1 + 1/n); over seeds, for ``rand`` over seeds and draws),
+        ``difference`` and ``agrees``.
 
     Raises
     ------
