@@ -132,7 +132,7 @@ def run(
     fingerprints = _fingerprints(values, data_root)
     root = Path(out)
     changed = {key: value for key, value in changed.items() if chosen.get(key) != value}
-    folder = root / name / _folder_name(scale, changed)
+    folder = root / name / experiments.folder_name(scale, changed)
     identity = {
         "experiment": name,
         "scale": scale,
@@ -219,15 +219,6 @@ def _fingerprints(values: Mapping[str, Any], root: str | os.PathLike[str] | None
     name = values["dataset"]
     found = data.load(name, root, **options)
     return {"name": name, "train": found.train.fingerprint, "test": found.test.fingerprint}
-
-
-def _folder_name(scale: str, changed: Mapping[str, Any]) -> str:
-    def short(value: Any) -> str:
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        plain = "".join(c if c.isalnum() or c in "-.," else "_" for c in text)
-        return plain if len(plain) <= 40 else hashlib.sha256(plain.encode()).hexdigest()[:12]
-
-    return "+".join([scale, *(f"{key}={short(changed[key])}" for key in sorted(changed))])
 
 
 def _notebook_hash(source: Path) -> str:

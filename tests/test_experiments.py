@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import nbformat
 import pandas as pd
@@ -76,6 +77,31 @@ def test_what_is_kept_says_plainly_what_disagrees(tmp_path):
     )
     assert told["figure"] is None
     assert experiments.keep(None, title="Slopes") == []
+
+
+def test_a_folder_with_many_parameters_has_a_short_name_of_its_own():
+    many = {
+        "network": "fcn-5x256",
+        "dataset": "mnist",
+        "options": {},
+        "record": [0, 1, 2, 3, 8, 40],
+    }
+    names = {
+        experiments.folder_name("small", {**many, "options": options})
+        for options in ({}, {"clip": 1.0}, {"clip": 2.0})
+    }
+    assert len(names) == 3
+    for name in names:
+        assert re.fullmatch(r"small\+network=fcn-5x256\+[0-9a-f]{8}", name)
+    backwards = dict(reversed(many.items()))
+    assert experiments.folder_name("small", backwards) in names
+    assert experiments.folder_name("paper", {}) == "paper"
+
+
+def test_what_came_out_can_be_said_in_a_sentence_of_ones_own(tmp_path):
+    experiments.keep(tmp_path, title="Recipes", finding="The second is closest.")
+    about = json.loads((tmp_path / experiments.SUMMARY).read_text("utf-8"))
+    assert about["finding"] == "The second is closest."
 
 
 def test_printed_numbers_are_kept_as_statements_and_named_where_they_lie_outside(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
     from layerscope.analyses import Finding
 
-__all__ = ["SUMMARY", "compared", "keep"]
+__all__ = ["SUMMARY", "compared", "folder_name", "keep"]
 
 SUMMARY = "summary.json"
+_LONGEST = 60  # characters of what a folder's name says of parameters
 
 
 def keep(
@@ -82,6 +84,36 @@ def keep(
     }
     content = json.dumps(about, indent=1, ensure_ascii=False).encode()
     return [results.write_bytes(folder / SUMMARY, content), *written]
+
+
+def folder_name(scale: str, changed: Mapping[str, Any]) -> str:
+    """Name the folder of a run after its scale and the parameters that are not the scale's.
+
+    Parameters
+    ----------
+    scale : str
+    changed : mapping
+        By name. Where they would make a long name the network stays readable, and a hash stands
+        for all of them; the run's manifest has them in full.
+
+    Examples
+    --------
+    >>> folder_name("small", {"seeds": 1, "network": "fcn-5x256"})
+    'small+network=fcn-5x256+seeds=1'
+    """
+
+    def part(key: str) -> str:
+        value = changed[key]
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        return f"{key}=" + "".join(c if c.isalnum() or c in "-.," else "_" for c in text)
+
+    parts = list(map(part, sorted(changed)))
+    if len("+".join(parts)) <= _LONGEST:
+        return "+".join([scale, *parts])
+    whole = json.dumps(dict(changed), sort_keys=True, default=str)
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    network = [each for each in parts if each.startswith("network") and len(each) <= _LONGEST]
+    return "+".join([scale, *network, digest])
 
 
 def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
