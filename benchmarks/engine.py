@@ -1,7 +1,7 @@
 """What the engine of a sweep saves, against the plain way in the same process.
 
-    python benchmarks/engine.py [--quick] [--checkpoints N] [--parts passes script decide]
-                                [--json FILE] [network …]
+    python benchmarks/engine.py [--quick] [--checkpoints N] [--batch N]
+                                [--parts passes script decide] [--json FILE] [network …]
 
 passes
     Every cell, one layer with other weights, is run plainly and as a replay, one after the other at
@@ -176,10 +176,12 @@ def start(first: dict[str, float], group: frozenset[str]) -> float:
     return min(times)
 
 
-def measure(name: str, *, quick: bool, columns: int | None = None) -> dict[str, object]:
-    """Time one network; ``columns`` checkpoints per layer, or as many as its table says."""
+def measure(
+    name: str, *, quick: bool, columns: int | None = None, size: int | None = None
+) -> dict[str, object]:
+    """Time one network; checkpoints per layer and batch size as its table says if not given."""
     build, shape, batch, checkpoints, aim = NETWORKS[name]
-    checkpoints = columns or checkpoints
+    batch, checkpoints = size or batch, columns or checkpoints
     torch.manual_seed(0)
     network = build().eval()
     inputs = torch.randn(batch, *shape)
@@ -394,7 +396,7 @@ def decide(network: str, *, quick: bool) -> dict[str, object]:
 
 
 def show_passes(
-    names: Sequence[str], *, quick: bool, columns: int | None
+    names: Sequence[str], *, quick: bool, columns: int | None, size: int | None
 ) -> list[dict[str, object]]:
     """Measure networks and print a table."""
     form = "{:<14}{:>8}{:>10}{:>10}{:>9}{:>8}{:>6}{:>8}{:>8}{:>7}{:>9}"
@@ -402,7 +404,7 @@ def show_passes(
     print(form.format(*titles, "exact", "counted"), flush=True)
     rows = []
     for name in names:
-        row = measure(name, quick=quick, columns=columns)
+        row = measure(name, quick=quick, columns=columns, size=size)
         rows.append(row)
         keys = ("plain", "reuse", "watch", "ratio", "aim", "alike", "bound")
         figures = [f"{row[key]:.2f}" for key in keys]
@@ -448,6 +450,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; all if none")
     parser.add_argument("--quick", action="store_true", help="a dozen layers of each, twice")
     parser.add_argument("--checkpoints", type=int, help="per layer, if not those of the table")
+    parser.add_argument("--batch", type=int, help="examples at a time, if not those of the table")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -456,7 +459,10 @@ def main() -> None:
     found: dict[str, object] = {}
     if "passes" in options.parts:
         found["passes"] = show_passes(
-            options.networks or list(NETWORKS), quick=options.quick, columns=options.checkpoints
+            options.networks or list(NETWORKS),
+            quick=options.quick,
+            columns=options.checkpoints,
+            size=options.batch,
         )
     if "script" in options.parts:
         found["script"] = show_script(quick=options.quick)
