@@ -344,8 +344,11 @@ def _failed(folder: Path) -> Path:
 def _training_seconds(folder: Path) -> list[float]:
     """List how long each training took, whether in this run or in an earlier one."""
     found = [results.settings(results.open_dataset(path)) for path in sorted(folder.glob("*.nc"))]
-    runs = [run for about in found for run in about.get("runs", [])]
-    return [run["training"]["seconds"] for run in runs if "training" in run]
+    runs = [
+        run["training"] for about in found for run in about.get("runs", []) if "training" in run
+    ]
+    # Several sweeps may be of the same trained network.
+    return [run["seconds"] for at, run in enumerate(runs) if run not in runs[:at]]
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import xarray as xr
 
-from layerscope import data, experiments, reproduce, results
+from layerscope import data, experiments, reproduce, results, testing
 from layerscope.cli import main
 from layerscope.errors import DataError, OptionError, ResultError
 from layerscope.experiments import Experiment, Scale
@@ -144,6 +144,15 @@ def test_wrong_names_and_places_are_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResultError, match="can't write"):
         reproduce.run("tiny", "smoke", out=tmp_path / "file" / "runs")
+
+
+def test_a_training_that_was_swept_twice_is_counted_once(tmp_path):
+    ds = testing.dataset(layers=2)
+    for name, seeds in (("blocks", (0, 1)), ("components", (0, 1)), ("single", (2,))):
+        runs = [{"training": {"seed": seed, "seconds": 60.0}} for seed in seeds]
+        ds.attrs["runs"] = json.dumps(runs)
+        results.save(ds, tmp_path / f"{name}.nc")
+    assert reproduce._training_seconds(tmp_path) == [60.0, 60.0, 60.0]
 
 
 def test_experiment_1_at_scale_smoke(tmp_path):
