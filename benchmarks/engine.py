@@ -8,8 +8,8 @@ passes
     the same batch size, and the outputs are compared bit for bit.
 
     plain, reuse
-        Seconds for one plain pass per cell, as a script runs it; for recording the batch and one
-        replay per cell.
+        Seconds for one plain pass per cell, as a script runs it (timed once per layer, and taken
+        as often as there are checkpoints); for recording the batch and one replay per cell.
     watch
         Seconds for what is done once per network and form of input.
     ratio
