@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/layerscope reproduce fcn-mnist --scale small
+	$(BIN)/layerscope reproduce fcn-mnist --scale small --out demo
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

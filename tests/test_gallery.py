@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from layerscope import experiments, gallery, results, testing
+from layerscope import experiments, gallery
 from layerscope.cli import main
 from layerscope.errors import OptionError, ResultError
 from layerscope.gallery.runs import Claim
@@ -109,23 +109,13 @@ def test_markdown_shows_figures_beside_it_and_escapes_everything(told):
     ]
 
 
-def test_a_run_without_a_summary_is_set_beside_the_papers_numbers(repository, tmp_path):
-    shutil.copytree(repository / "papermill_runs" / "fcn-mnist", tmp_path / "fcn-mnist")
-    for path in tmp_path.rglob("manifest.json"):
-        about = json.loads(path.read_text("utf-8"))
-        path.write_text(json.dumps(about | {"summary": None}), "utf-8")
-    found = {run.scale: run for run in gallery.read(tmp_path)}
-    main_run = found["paper"]
-    assert main_run.finding.startswith(
-        "1 of 4 layers is critical when reset to checkpoint 0: layer1"
-    )
-    assert [claim.agrees for claim in main_run.claims] == [True, True, False, False]
-    errors = main_run.claims[1]
-    assert "24 of 25 cells agree" in errors.measured
-    assert "layer2 at 0 (paper 0.07, measured 0.041, 0.03 to 0.0521)" in errors.measured
-    assert main_run.figure.name == "heatmap.png"
-    deep = found["paper+network=fcn-5x256+seeds=3"]
-    assert [claim.agrees for claim in deep.claims] == [True, False]
+@pytest.mark.parametrize("summary", [None, "damaged"])
+def test_a_run_without_a_summary_points_to_its_notebook(tmp_path, summary):
+    run(tmp_path, files=["01.ipynb"], summary=summary)
+    (only,) = gallery.read(tmp_path)
+    assert only.finding == "This run left no summary; its notebook says what came out."
+    assert only.agreement == "nothing compared"
+    assert only.notebook.name == "01.ipynb"
 
 
 def test_a_run_with_a_table_alone_shows_it(repository):
@@ -170,18 +160,6 @@ def test_runs_come_in_the_papers_order_and_drafts_not_at_all(tmp_path):
     run(tmp_path, "fcn-mnist", ".small.12.tmp")
     names = [each.name for each in gallery.read(tmp_path)]
     assert names == ["fcn-mnist", "fcn-mnist-recipe", "zoo"]
-
-
-def test_an_undecided_layer_leaves_the_papers_finding_undecided(tmp_path):
-    folder = run(tmp_path, files=["sweep.nc"], parameters={"network": "fcn-3x256"})
-    ds = testing.dataset(layers=4)
-    ds["value"].loc[{"layer": "layer3", "epoch": 0}] = float("nan")
-    ds["difference"].loc[{"layer": ["layer2", "layer4"], "epoch": 0}] = 0.0
-    ds["difference_standard_error"].loc[{"layer": ["layer2", "layer4"], "epoch": 0}] = 0.0
-    results.save(ds, folder / "sweep.nc")
-    (only,) = gallery.read(tmp_path)
-    assert only.claims[0].measured == "From the input: critical, robust, undecided, robust."
-    assert only.claims[0].agrees is None
 
 
 def test_files_outside_the_run_are_left_alone(tmp_path):

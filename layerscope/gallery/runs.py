@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import xarray as xr
 
-from layerscope import experiments, reference, report, results, stats
-from layerscope.errors import LayerscopeError, ResultError
+from layerscope import experiments
+from layerscope.errors import ResultError
 
 __all__ = ["Claim", "Run", "read"]
 
 _MANIFEST = "manifest.json"
-# What a run without a summary may have saved, the best first.
-_FIGURES = ("heatmap.png", "figure1.png")
+_SILENT = {"finding": "This run left no summary; its notebook says what came out."}
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def _run(path: Path) -> Run:
         each for each in files if each.is_file() and each.resolve().is_relative_to(folder.resolve())
     ]
     kept = about.get("summary")
-    summary = _told(kept, files) if isinstance(kept, dict) else _derived(about, files)
+    summary = _told(kept if isinstance(kept, dict) else _SILENT, files)
     figure = next((each for each in files if each.name == summary.get("figure")), None)
     return Run(
         folder=folder,
@@ -193,24 +191,6 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _derived(about: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
-    """What can be said of a run whose notebook says nothing itself."""
-    names = [each.name for each in files]
-    figure = next((name for name in _FIGURES if name in names), None)
-    figure = figure or next((name for name in names if name.endswith(".png")), None)
-    sets = [each for each in files if each.suffix == ".nc"]
-    if len(sets) == 1:
-        ds = results.open_dataset(sets[0])
-        network = str(about["parameters"].get("network", ""))
-        try:
-            said = report.finding(ds)
-        except LayerscopeError as error:
-            said = f"No finding: {error}"
-        return {"finding": said, "figure": figure, "claims": list(_claims(ds, network))}
-    said = "This run left no summary; its notebook says what came out."
-    return {"finding": said, "figure": figure, "claims": (), "rows": _only_table(files)}
-
-
 def _only_table(files: list[Path]) -> tuple[tuple[str, ...], ...]:
     """The rows of a run's table, if it has a single one."""
     tables = [each for each in files if each.suffix == ".csv"]
@@ -219,25 +199,3 @@ def _only_table(files: list[Path]) -> tuple[tuple[str, ...], ...]:
     table = pd.read_csv(tables[0]).round(3)
     cells = table.astype(object).where(table.notna(), "")
     return (tuple(map(str, table)), *(tuple(map(str, row)) for row in cells.to_numpy().tolist()))
-
-
-def _claims(ds: xr.Dataset, network: str) -> Iterator[Claim]:
-    """Set what the paper says and prints beside the run's."""
-    if network in reference.ERROR:
-        yield _pattern(ds)
-    yield from (
-        Claim(**experiments.compared(what, table))
-        for what, table in reference.tables(ds, network).items()
-    )
-
-
-def _pattern(ds: xr.Dataset) -> Claim:
-    """Set the paper's finding on fully connected networks beside the verdicts."""
-    verdicts = list(stats.classify(ds)["verdict"])
-    expected = ["critical", *["robust"] * (len(verdicts) - 1)]
-    known = all(
-        found in (wanted, "undecided") for found, wanted in zip(verdicts, expected, strict=True)
-    )
-    agrees = None if known and "undecided" in verdicts else known
-    says = "Back at its initial values the lowest layer hurts; the others are hardly missed."
-    return Claim(says, f"From the input: {', '.join(verdicts)}.", agrees)
