@@ -176,9 +176,8 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
         "epochs": str(parameters.get("epochs", "")),
         "seeds": str(parameters.get("seeds", "")),
         "training": f"{_time(sum(trained))} in all" if trained else "",
-        "notebook": f"{_time(float(about['seconds']))} with trained networks at hand"
-        if trained
-        else _time(float(about["seconds"])),
+        # Whether a network was trained in the notebook or found is not recorded.
+        "notebook": f"{_time(float(about['seconds']))}, without what had been trained before",
         "device": str(about.get("machine", {}).get("device", "")),
         "again": str(about.get("command", "")),
     }
