@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 
-from layerscope import analyses, data, experiments, models, reproduce, training
+from layerscope import analyses, data, experiments, models, reproduce, testing, training
 from layerscope.engine import sweep
 from layerscope.errors import OptionError
 from layerscope.experiments import EXPERIMENTS, PAPER
@@ -69,7 +69,7 @@ def test_what_is_kept_says_plainly_what_disagrees(tmp_path):
     ]
     experiments.keep(tmp_path, title="Slopes", findings=said)
     told = json.loads((tmp_path / experiments.SUMMARY).read_text())
-    assert told["finding"] == "Slopes. Of 3 statements: 1 agree, 1 disagree, 1 undecided."
+    assert told["finding"] == "Slopes. Agrees: up. Disagrees: down. Undecided: even."
     assert [claim["agrees"] for claim in told["claims"]] == [True, False, None]
     assert (
         "1.5 (3 runs, 95 % interval 0.258 to 2.74); agrees if below 0"
@@ -104,6 +104,18 @@ def test_what_came_out_can_be_said_in_a_sentence_of_ones_own(tmp_path):
     assert about["finding"] == "The second is closest."
 
 
+def test_the_layers_of_each_verdict_are_told_by_network_the_worst_first():
+    ds = testing.dataset(layers=3)
+    ds["value"].loc[{"layer": "layer2", "epoch": 0}] = 0.1  # as trained
+    ds["difference"].loc[{"layer": "layer2", "epoch": 0}] = 0.0
+    ds["difference_standard_error"].loc[{"layer": "layer2", "epoch": 0}] = 0.0
+    one = "back at the initial values, critical: layer1; intermediate: layer3; robust: layer2"
+    told = experiments.told("On slopes", {"a": ds})
+    assert told == f"On slopes. Trained, its error is 0.02; {one}."
+    both = experiments.told("On slopes", {"a": ds, "b": testing.dataset(layers=1)})
+    assert both.startswith(f"On slopes. a: trained, its error is 0.02; {one}. b: trained, ")
+
+
 def test_printed_numbers_are_kept_as_statements_and_named_where_they_lie_outside(tmp_path):
     cell = {"layer": "layer1", "column": "0", "paper": "0.3", "measured": 0.5}
     cell |= {"lower": 0.4, "upper": 0.6, "difference": 0.2}
@@ -114,7 +126,7 @@ def test_printed_numbers_are_kept_as_statements_and_named_where_they_lie_outside
     }
     experiments.keep(tmp_path, title="Cells", comparisons=tables)
     told = json.loads((tmp_path / experiments.SUMMARY).read_text())
-    assert told["finding"] == "Cells. Of 2 statements: 1 agree, 1 disagree, 0 undecided."
+    assert told["finding"] == "Cells. Agrees: 25 errors. Disagrees: 25 distances."
     assert told["findings"] == []
     one, five = told["claims"]
     assert (one["paper"], one["agrees"], five["agrees"]) == ("25 errors", True, False)

@@ -83,7 +83,7 @@ def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path, capsys):
     assert about["parameters"]["seeds"] == 2
     assert list(about["files"]) == ["tiny.ipynb", "found.json"]
     told = about["summary"]
-    assert told["finding"] == "it works. Of 1 statements: 0 agree, 1 disagree, 0 undecided."
+    assert told["finding"] == "it works. Disagrees: yes."
     assert [(claim["paper"], claim["agrees"]) for claim in told["claims"]] == [("yes", False)]
     for name, entry in about["files"].items():
         assert hashlib.sha256((done.folder / name).read_bytes()).hexdigest() == entry["sha256"]

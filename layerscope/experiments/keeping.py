@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from layerscope.analyses import Finding
 
-__all__ = ["SUMMARY", "compared", "folder_name", "keep"]
+__all__ = ["SUMMARY", "compared", "folder_name", "keep", "told"]
 
 SUMMARY = "summary.json"
+_WORST_FIRST = ("critical", "intermediate", "robust", "undecided")
 _LONGEST = 60  # characters of what a folder's name says of parameters
 
 
@@ -41,7 +42,7 @@ def keep(
     title : str
         One line that says what was run.
     finding : str, optional
-        One sentence that says what came out; how many statements agree, if not given.
+        One sentence that says what came out, see `told`; which statements agree, if not given.
     findings : iterable of Finding
     comparisons : mapping, optional
         Tables of printed numbers beside ours, as `reference.errors` makes them, by what they are
@@ -84,6 +85,45 @@ def keep(
     }
     content = json.dumps(about, indent=1, ensure_ascii=False).encode()
     return [results.write_bytes(folder / SUMMARY, content), *written]
+
+
+def told(title: str, runs: Mapping[str, xr.Dataset], metric: str = "error") -> str:
+    """Say in a sentence which layers are critical, which robust, at their initial values.
+
+    Parameters
+    ----------
+    title : str
+        What was run.
+    runs : mapping of str to Dataset
+        Results by name; the name of a single one is not repeated.
+    metric : str
+        Its limits are those of `analyses.limits`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> told("A network", {"net": testing.dataset(layers=2)})
+    'A network. Trained, its error is 0.02; back at the initial values, critical: layer1, layer2.'
+    """
+    from layerscope import analyses, stats
+
+    parts = [title]
+    for name, ds in runs.items():
+        table = stats.classify(ds, **analyses.limits(ds, metric))
+        verdicts = [
+            f"{verdict}: {', '.join(layers)}"
+            for verdict in _WORST_FIRST
+            if len(layers := table.loc[table["verdict"] == verdict, "layer"])
+        ]
+        level = float(ds["baseline"].sel(metric=metric).mean())
+        begin = f"{name}: trained" if len(runs) > 1 else "Trained"
+        said = f"its {metric} is {level:.3g}; back at the initial values, {'; '.join(verdicts)}"
+        parts.append(f"{begin}, {said}")
+    return f"{'. '.join(parts)}."
 
 
 def folder_name(scale: str, changed: Mapping[str, Any]) -> str:
@@ -159,12 +199,13 @@ def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _sentence(title: str, claims: Sequence[Mapping[str, Any]]) -> str:
-    answers = [claim["agrees"] for claim in claims]
-    parts = ", ".join(
-        f"{sum(each is answer for each in answers)} {word}"
-        for answer, word in ((True, "agree"), (False, "disagree"), (None, "undecided"))
-    )
-    return f"{title}. Of {len(answers)} statements: {parts}."
+    words = ((True, "Agrees"), (False, "Disagrees"), (None, "Undecided"))
+    found = {
+        word: [each["paper"] for each in claims if each["agrees"] is answer]
+        for answer, word in words
+    }
+    parts = [f"{word}: {'; '.join(those)}." for word, those in found.items() if those]
+    return " ".join([f"{title}.", *parts])
 
 
 def _claim(found: Finding) -> dict[str, Any]:
