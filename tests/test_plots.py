@@ -221,6 +221,27 @@ def test_many_cells_are_drawn_without_numbers():
     assert not drawn(plots.heatmap(testing.dataset(layers=100, epochs=range(5)))).axes[0].texts
 
 
+@pytest.mark.parametrize(
+    ("names", "turned"),
+    [
+        (["full", "frozen", "removed"], False),
+        (["plain", "weight decay", "dropout", "augmentation", "BatchNorm", "Adam"], True),
+        (["w" * 14, "m" * 14, "W" * 14], False),
+    ],
+)
+def test_names_below_points_keep_their_order_and_do_not_run_into_each_other(names, turned):
+    rows = [(name, at + seed / 10) for at, name in enumerate(names) for seed in range(3)]
+    table = pd.DataFrame([*rows, (names[0], np.nan)], columns=["variant", "error"])
+    figure = drawn(plots.points(table, "variant", "error"))
+    figure.canvas.draw()
+    labels = figure.axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == names
+    assert [bool(label.get_rotation()) for label in labels] == [turned] * len(names)
+    if not turned:
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 @pytest.mark.parametrize("norm", ["l2", "l2_rms", "l2_relative", "l2_fan_in", "linf"])
 def test_distances_hold_every_norm_under_its_formula(ds, norm):
     plot = plots.distances(ds, norm)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["points"]
 
-_LONG = 6  # characters of a name
+_ABREAST = 48  # characters that fit beside one another below the axis
 
 
 def points(
@@ -74,5 +74,6 @@ def points(
         means = both(marks, colour, {"marker": "diamond", "size": 14}, {"marker": "D", "s": 60})
     runs = both(runs, {"color": "#222222"}, {"size": 6}, {"s": 20})
     # Names that would run into each other stand aslant.
-    turned = 35 if shown[x].str.len().max() > _LONG else 0
+    names = shown[x].drop_duplicates()
+    turned = 35 if len(names) * (names.str.len().max() + 2) > _ABREAST else 0
     return framed(means * runs, title, {"xrotation": turned})
