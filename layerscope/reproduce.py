@@ -40,6 +40,7 @@ MANIFEST = "manifest.json"
 # Set by the runner, not by the user: they hold places of this machine or of the run itself.
 _OURS = ("out", "device")
 _OF_THE_DATA = ("size", "test_size", "vocab", "length", "lines")  # what `data.load` is given
+_ALL_OF = ("size", "test_size", "lines")  # where None means all
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "xarray", "holoviews", "bokeh", "papermill", "mlxtend"),
@@ -127,11 +128,12 @@ def run(
     source = notebook(experiment)
     declared = parameters(source)
     _check(changed, declared, source.name)
-    values = {**declared, **chosen, **changed}
+    usual = {**declared, **chosen}
+    values = {**usual, **changed}
     devices.resolve(device)
     fingerprints = _fingerprints(values, data_root)
     root = Path(out)
-    changed = {key: value for key, value in changed.items() if chosen.get(key) != value}
+    changed = {key: value for key, value in changed.items() if usual[key] != value}
     folder = root / name / experiments.folder_name(scale, changed)
     identity = {
         "experiment": name,
@@ -144,7 +146,7 @@ def run(
     found = _finished(folder, identity) if resume else None
     if found is not None:
         return Done(folder, True, found)
-    command = _command(name, scale, changed)
+    command = experiments.command(name, scale, changed)
     with _environment(root, data_root), _draft(folder) as draft:
         began, started = time.monotonic(), datetime.now(UTC)
         given = {**chosen, **changed, "out": ".", "device": device}
@@ -156,7 +158,7 @@ def run(
             "seconds": round(time.monotonic() - began, 1),
             "training_seconds": _training_seconds(draft),
             "software": _software(),
-            "machine": _machine(),
+            "machine": _machine(device),
             "summary": _summary(draft),
             "files": _files(draft, source.name),
         }
@@ -202,6 +204,7 @@ def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) 
     for key, value in changed.items():
         default = declared[choose(key, allowed, f"parameter of {where} called")]
         fits = default is None or isinstance(value, type(default))
+        fits |= value is None and key in _ALL_OF
         # A whole number is fine where a fraction is expected; True is no number.
         fits |= isinstance(default, float) and isinstance(value, int)
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
@@ -245,18 +248,6 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
         for name, entry in about.get("files", {}).items()
     )
     return about if same and intact else None
-
-
-def _command(name: str, scale: str, changed: Mapping[str, Any]) -> str:
-    given = "".join(
-        f" --seeds {value}" if key == "seeds" else f" -p {key}={_literal(value)}"
-        for key, value in sorted(changed.items())
-    )
-    return f"layerscope reproduce {name} --scale {scale}{given}"
-
-
-def _literal(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 @contextmanager
@@ -432,12 +423,12 @@ def _software() -> dict[str, str]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def _machine(device: str) -> dict[str, Any]:
     import torch
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": devices.describe(devices.resolve("auto")),
+        "device": devices.describe(devices.resolve(device)),
     }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 
 import nbformat
 import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
-from layerscope import analyses, data, experiments, models, reproduce, testing, training
+from layerscope import analyses, arguments, data, experiments, models, reproduce, testing, training
 from layerscope.engine import sweep
 from layerscope.errors import OptionError
 from layerscope.experiments import EXPERIMENTS, PAPER
@@ -104,6 +107,33 @@ def test_what_came_out_can_be_said_in_a_sentence_of_ones_own(tmp_path):
     assert about["finding"] == "The second is closest."
 
 
+def test_of_many_statements_those_that_agree_are_counted(tmp_path):
+    said = [analyses.finding(name, "slope", [1.0, 2.0, 1.5], above=0) for name in "abcde"]
+    said += [analyses.finding("f", "slope", [1.0, 2.0, 1.5], below=0)]
+    experiments.keep(tmp_path, title="Slopes", findings=said)
+    told = json.loads((tmp_path / experiments.SUMMARY).read_text())
+    assert told["finding"] == "Slopes. Agrees: 5 statements. Disagrees: f."
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_the_command_of_a_run_gives_its_parameters_back(value):
+    line = experiments.command("fcn-mnist", "small", {"seeds": 2, "value": value})
+    words = shlex.split(line)
+    assert words[:5] == ["layerscope", "reproduce", "fcn-mnist", "--scale", "small"]
+    assert words[5:8] == ["--seeds", "2", "-p"]
+    if isinstance(value, str) and value != value.strip():
+        assert arguments.given(words[8:], "-p")["value"].strip() == value.strip()
+    else:
+        assert arguments.given(words[8:], "-p") == {"value": value}
+
+
 def test_the_layers_of_each_verdict_are_told_by_network_the_worst_first():
     ds = testing.dataset(layers=3)
     ds["value"].loc[{"layer": "layer2", "epoch": 0}] = 0.1  # as trained
@@ -119,16 +149,23 @@ def test_the_layers_of_each_verdict_are_told_by_network_the_worst_first():
 def test_printed_numbers_are_kept_as_statements_and_named_where_they_lie_outside(tmp_path):
     cell = {"layer": "layer1", "column": "0", "paper": "0.3", "measured": 0.5}
     cell |= {"lower": 0.4, "upper": 0.6, "difference": 0.2}
+    single = cell | {"lower": 0.5, "upper": 0.5}
+    rand = cell | {"column": "rand", "agrees": False}  # several draws, of one run
     tables = {
         "errors": pd.DataFrame([cell | {"agrees": number > 0} for number in range(25)]),
         "distances": pd.DataFrame([cell | {"agrees": number > 4} for number in range(25)]),
         "nothing": pd.DataFrame(columns=[*cell, "agrees"]),
+        "of one run": pd.DataFrame([single | {"agrees": False}, rand]),
     }
     experiments.keep(tmp_path, title="Cells", comparisons=tables)
     told = json.loads((tmp_path / experiments.SUMMARY).read_text())
-    assert told["finding"] == "Cells. Agrees: 25 errors. Disagrees: 25 distances."
+    assert told["finding"] == (
+        "Cells. Agrees: 25 errors. Disagrees: 25 distances. Undecided: 2 of one run."
+    )
     assert told["findings"] == []
-    one, five = told["claims"]
+    one, five, undecided = told["claims"]
+    assert undecided["agrees"] is None
+    assert undecided["measured"].endswith("One run has no interval.")
     assert (one["paper"], one["agrees"], five["agrees"]) == ("25 errors", True, False)
     outside = "layer1 at 0 (paper 0.3, measured 0.5, 0.4 to 0.6)"
     assert (one["measured"].count(outside), five["measured"].count(outside)) == (1, 5)

@@ -123,5 +123,5 @@ def test_a_layer_that_was_not_computed_has_no_place_in_the_pattern():
 
 
 def test_every_comparison_that_has_numbers_is_among_the_tables():
-    assert [len(t) for t in reference.tables(runs(), "fcn-3x256").values()] == [25, 12, 8]
-    assert reference.tables(testing.dataset(), "fcn-9x9") == {}
+    assert [len(t) for t in reference.tables({"fcn-3x256": runs()}).values()] == [25, 12, 8]
+    assert reference.tables({"fcn-9x9": testing.dataset()}) == {}

@@ -18,6 +18,7 @@ from layerscope.experiments import Experiment, Scale
 BOOK = """
 dataset = "mnist-5k"
 size = None
+test_size = 300
 seeds = 1
 rate = 0.5
 names = ["a"]
@@ -64,13 +65,23 @@ def run(tmp_path, **given):
 @pytest.mark.usefixtures("tiny")
 def test_the_manifest_names_the_very_data_that_were_used(tmp_path):
     about = run(tmp_path, overrides={"size": 100}).manifest["data"]
-    part = data.load("mnist-5k", size=100)
+    part = data.load("mnist-5k", size=100, test_size=300)
     assert about == {
         "name": "mnist-5k",
         "train": part.train.fingerprint,
         "test": part.test.fingerprint,
     }
     assert run(tmp_path).manifest["data"]["train"] != about["train"]
+    whole = run(tmp_path, overrides={"test_size": None}).manifest["data"]
+    assert whole["test"] == data.load("mnist-5k").test.fingerprint
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_is_the_scales_own_or_the_notebooks_makes_no_other_run(tmp_path):
+    done = run(tmp_path, seeds=1, overrides={"rate": 0.1, "names": ["a"], "size": None})
+    assert done.folder.name == "smoke"
+    assert done.manifest["command"] == "layerscope reproduce tiny --scale smoke"
+    assert run(tmp_path).reused
 
 
 @pytest.mark.usefixtures("tiny")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from layerscope.experiments.catalogue import EXPERIMENTS, PAPER
 from layerscope.experiments.cost import EXAMPLES, GPU, Cost, GPUs, cost
 from layerscope.experiments.generalising import generalisation
-from layerscope.experiments.keeping import SUMMARY, compared, folder_name, keep, told
+from layerscope.experiments.keeping import SUMMARY, command, compared, folder_name, keep, told
 from layerscope.experiments.kinds import Experiment, Scale
 from layerscope.experiments.probing import (
     SERIES_VARIABLE,
@@ -43,6 +43,7 @@ __all__ = [
     "Scale",
     "augmentation",
     "caption",
+    "command",
     "compared",
     "cost",
     "fitted",

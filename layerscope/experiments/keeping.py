@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
 
     from layerscope.analyses import Finding
 
-__all__ = ["SUMMARY", "compared", "folder_name", "keep", "told"]
+__all__ = ["SUMMARY", "command", "compared", "folder_name", "keep", "told"]
 
 SUMMARY = "summary.json"
 _WORST_FIRST = ("critical", "intermediate", "robust", "undecided")
+_MOST_TOLD = 4
 _LONGEST = 60  # characters of what a folder's name says of parameters
 
 
@@ -156,6 +159,37 @@ def folder_name(scale: str, changed: Mapping[str, Any]) -> str:
     return "+".join([scale, *network, digest])
 
 
+def command(name: str, scale: str, changed: Mapping[str, Any]) -> str:
+    """Write the command that makes a run, for a POSIX shell.
+
+    Parameters
+    ----------
+    name, scale : str
+    changed : mapping
+        Parameters that are not the scale's.
+
+    Examples
+    --------
+    >>> command("joint", "small", {"seeds": 1, "network": "vgg11", "record": [0, 1]})
+    "layerscope reproduce joint --scale small -p network=vgg11 -p 'record=[0, 1]' --seeds 1"
+    """
+    given = "".join(
+        f" --seeds {value}" if key == "seeds" else f" -p {shlex.quote(f'{key}={_text(value)}')}"
+        for key, value in sorted(changed.items())
+    )
+    return f"layerscope reproduce {name} --scale {scale}{given}"
+
+
+def _text(value: Any) -> str:
+    """Write a value so that ``-p`` reads it; a text that reads as itself needs no marks."""
+    if isinstance(value, str):
+        try:
+            ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return repr(value)
+
+
 def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
     """Tell a table of printed numbers beside ours as one statement.
 
@@ -171,12 +205,13 @@ def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
     dict
         ``paper``, ``measured`` (every cell outside its interval is named) and ``agrees``: True if
         95 % intervals leave as many cells outside by chance in at least one case of twenty
-        (binomial, cells taken as independent).
+        (binomial, cells taken as independent); None with one run, which has no intervals.
 
     Examples
     --------
     >>> import pandas as pd
     >>> table = pd.DataFrame({"agrees": [True] * 9, "difference": 0.0})
+    >>> table = table.assign(column="0", lower=0.1, upper=0.2)
     >>> compared("test errors", table)["measured"]
     '9 of 9 cells agree; root mean square difference 0.000.'
     """
@@ -195,7 +230,15 @@ def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
         ]
         said += f" Outside: {'; '.join(cells)}."
         said += " Intervals of 95 % leave as many outside by chance." if by_chance else ""
-    return {"paper": f"{len(table)} {what}", "measured": said, "agrees": by_chance}
+    # Fresh random values have several draws in a single run.
+    over_runs = table[table["column"] != "rand"]
+    known = bool((over_runs["lower"] < over_runs["upper"]).any())
+    said += "" if known else " One run has no interval."
+    return {
+        "paper": f"{len(table)} {what}",
+        "measured": said,
+        "agrees": by_chance if known else None,
+    }
 
 
 def _sentence(title: str, claims: Sequence[Mapping[str, Any]]) -> str:
@@ -204,6 +247,9 @@ def _sentence(title: str, claims: Sequence[Mapping[str, Any]]) -> str:
         word: [each["paper"] for each in claims if each["agrees"] is answer]
         for answer, word in words
     }
+    # Of many the ones that agree are counted: the others are what has to be read.
+    if len(found["Agrees"]) > _MOST_TOLD:
+        found["Agrees"] = [f"{len(found['Agrees'])} statements"]
     parts = [f"{word}: {'; '.join(those)}." for word, those in found.items() if those]
     return " ".join([f"{title}.", *parts])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,19 +110,26 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
     return table
 
 
-def tables(ds: xr.Dataset, network: str) -> dict[str, pd.DataFrame]:
-    """Every comparison with the numbers that the paper prints for a network, by what it is of.
+def tables(runs: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:
+    """Every comparison with the numbers that the paper prints for networks, by what it is of.
+
+    Parameters
+    ----------
+    runs : mapping of str to Dataset
+        By network; of those that the paper prints no numbers of there is no table.
 
     Examples
     --------
     >>> from layerscope import testing
-    >>> list(tables(testing.dataset(), "fcn-3x256"))[0]
+    >>> list(tables({"fcn-3x256": testing.dataset()}))[0]
     'test errors of fcn-3x256'
     """
-    found = {f"test errors of {network}": errors(ds, network)}
-    for norm in norms(network):
-        what = f"distances from the initial values ({norm}) of {network}"
-        found[what] = distances(ds, network, norm)
+    found = {}
+    for network, ds in runs.items():
+        found[f"test errors of {network}"] = errors(ds, network)
+        for norm in norms(network):
+            what = f"distances from the initial values ({norm}) of {network}"
+            found[what] = distances(ds, network, norm)
     return {what: table for what, table in found.items() if len(table)}
 
 
