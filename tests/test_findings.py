@@ -93,8 +93,9 @@ def test_what_is_not_finite_is_undecided_and_no_json_number():
 
 
 def runs_of(count=3, layers=6, **changes):
-    """Runs that differ in seed alone, to be changed."""
-    ds = testing.dataset(layers=layers).expand_dims(seed=range(count)).copy(deep=True)
+    """Runs that differ in seed alone, to be changed; without differences, so values tell."""
+    ds = testing.dataset(layers=layers).drop_vars(["difference", "difference_standard_error"])
+    ds = ds.expand_dims(seed=range(count)).copy(deep=True)
     for name, value in changes.items():
         ds[name] = value
     return ds
@@ -108,7 +109,7 @@ def cell(ds, epoch=0, metric="error"):
 
 @given(st.integers(0, 88))
 def test_damage_is_the_same_by_error_and_by_accuracy(percent):
-    ds = testing.dataset()
+    ds = testing.dataset().drop_vars("difference")
     ds["baseline"].loc[{"metric": "error"}] = percent / 100
     other = ds.sel(metric=["error"]).assign_coords(metric=["accuracy"])
     other = other.assign(value=1 - other["value"], baseline=1 - other["baseline"])
@@ -230,9 +231,43 @@ def test_together_counts_only_beyond_what_is_robust():
     )
     for single in ([], ["a"]):
         assert analyses.not_jointly_robust(_joint(0.5, 0.1), single, "all 2").runs == 0
-    assert analyses.some_survive(_joint(0.5, 0.1)).verdict == "agrees"
-    assert analyses.some_survive(_joint(0.5, 0.4)).verdict == "disagrees"
-    assert analyses.some_survive(runs_of()).runs == 0
+    four = ["a", "b", "c", "d"]
+    assert analyses.some_survive(_joint(0.5, 0.1), four).verdict == "agrees"
+    assert analyses.some_survive(_joint(0.5, 0.4), four).verdict == "disagrees"
+    # Half of three is a single row: robust, or it would not be one of them.
+    assert analyses.some_survive(_joint(0.5, 0.1), four[:3]).runs == 0
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict"),
+    [
+        ([0.9, 0.2, 0.8, 0.2, 0.7, 0.2], "agrees"),
+        # Critical at the bottom alone, however the stages are cut.
+        ([0.9, 0.4, 0.3, 0.2, 0.15, 0.12], "disagrees"),
+        # The last stage has no critical block at its beginning.
+        ([0.9, 0.2, 0.8, 0.2, 0.2, 0.2], "disagrees"),
+        ([0.9, 0.2, 0.8, 0.2, 0.2, 0.7], "disagrees"),
+    ],
+)
+def test_critical_blocks_are_at_the_beginnings_of_all_stages_above_the_first(errors, verdict):
+    ds = runs_of(3, layers=6)
+    names = ["s1.1", "s1.2", "s2.1", "s2.2", "s3.1", "s3.2"]
+    ds = ds.assign_coords(layer=[*names, "fullmodel"])
+    noise = np.array([-0.001, 0.0, 0.001])
+    for name, error in zip(names, errors, strict=True):
+        ds["value"].loc[cell(ds) | {"layer": name}] = error + noise
+    assert analyses.stage_starts_matter(ds).verdict == verdict
+    with pytest.raises(ResultError, match="no blocks of a ResNet with several stages"):
+        analyses.stage_starts_matter(ds.sel(layer=["s1.1", "s1.2", "fullmodel"]))
+
+
+def test_damage_of_a_cell_that_was_stopped_early_is_over_its_own_examples():
+    ds = testing.dataset()
+    at = {"layer": "layer2", "epoch": 0, "metric": "error", "perturbation": "reinitialize"}
+    # Its examples were harder ones: the trained network is as bad on them.
+    ds["value"].loc[at] = 0.3
+    ds["difference"].loc[at] = 0.0
+    assert analyses.damage(ds).sel(layer="layer2").item() == 0.0
 
 
 SHARES = st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=3, max_size=3)

@@ -122,7 +122,11 @@ def distance_tells_little(
 
 
 def stage_starts_matter(ds: xr.Dataset, metric: str = "error") -> Finding:
-    """Whether the first block of each stage of a ResNet matters more than the other blocks.
+    """Whether the first block of each stage of a ResNet is the one that matters in it.
+
+    The first stage does not count: a network whose lowest layers are the critical ones has them
+    there, too. In every later one the first block must do more damage than the others by what
+    makes a layer critical.
 
     Parameters
     ----------
@@ -132,20 +136,29 @@ def stage_starts_matter(ds: xr.Dataset, metric: str = "error") -> Finding:
     Raises
     ------
     ResultError
-        If there are no such rows.
+        If no stage but the first has such rows.
     """
     shares = damage(ds, metric=metric)
     names = [str(name) for name in shares["layer"].values]
-    first = [name for name in names if fnmatch.fnmatch(name, "s[0-9].1")]
-    others = [name for name in names if fnmatch.fnmatch(name, "s[0-9].*") and name not in first]
-    if not first or not others:
+    later: list[xr.DataArray] = []
+    for stage in range(2, 10):
+        first = f"s{stage}.1"
+        others = [n for n in fnmatch.filter(names, f"s{stage}.*") if n != first]
+        if first in names and others:
+            later.append(
+                shares.sel(layer=first, drop=True) - shares.sel(layer=others).mean("layer")
+            )
+    if not later:
         raise ResultError(
-            f"the rows {', '.join(names)} are no blocks of a ResNet; sweep with view='block'."
+            f"the rows {', '.join(names)} are no blocks of a ResNet with several stages; sweep one "
+            "with view='block'."
         )
-    more = shares.sel(layer=first).mean("layer") - shares.sel(layer=others).mean("layer")
     claim = "critical blocks are spread over depth, at the beginnings of stages"
-    measured = "mean damage of first blocks less that of the others"
-    return finding(claim, measured, more.values, above=0)
+    measured = (
+        "damage of a stage's first block less the mean of its others, least over the stages above "
+        "the first"
+    )
+    return finding(claim, measured, xr.concat(later, "stage").min("stage").values, above=CRITICAL)
 
 
 def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> Finding:
@@ -170,18 +183,21 @@ def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> 
     return finding(claim, measured, more.values, above=ROBUST)
 
 
-def some_survive(ds: xr.Dataset) -> Finding:
-    """Whether every second of the rows can be reset together.
+def some_survive(ds: xr.Dataset, single: Sequence[str]) -> Finding:
+    """Whether every second of the rows that are robust one by one can be reset together.
 
     Both halves count, since the better of two is no fair sample of them.
 
     Parameters
     ----------
     ds : Dataset
-        Of a sweep over groups, see `joint`; with fewer than 3 rows the finding is undecided.
+        Of a sweep over groups of them, see `joint`.
+    single : sequence of str
+        The robust rows; with fewer than 4 a half of them is one row or none, and the finding is
+        undecided.
     """
     shares = damage(ds)
-    halves = [row for row in ("odd rows", "even rows") if row in shares["layer"].values]
+    halves = ["odd rows", "even rows"] if len(single) >= 4 else []
     claim = "every second of them can be reset together"
     measured = "mean damage of the odd and of the even rows"
     found: npt.ArrayLike = shares.sel(layer=halves).mean("layer").values if halves else []

@@ -48,9 +48,9 @@ def weight_measures(series: Series) -> dict[str, float]:
 
 
 def gap(
-    model: nn.Module, data: Any, device: str = "auto", metric: str = "error"
+    model: nn.Module, data: Any, device: str = "auto", random_labels: float = 0.0
 ) -> dict[str, float]:
-    """Generalisation gap: the metric on test data minus that on training data.
+    """Generalisation gap: the error on test data minus that on training data.
 
     Parameters
     ----------
@@ -59,7 +59,10 @@ def gap(
     data : data set
         With the parts `train` and `test`.
     device : str
-    metric : str
+    random_labels : float
+        Share s of the training labels that are random. The test data must have the same
+        distribution, so ``test`` is the expected error where as many of their k classes' labels
+        are drawn anew: (1 − s) · error + s · (1 − 1/k), whatever the network answers.
 
     Returns
     -------
@@ -69,9 +72,11 @@ def gap(
     place = devices.resolve(device)
     model = model.to(place)
     train, test = (
-        metrics.evaluate(model, part, [metric], device=place)[metric].mean
+        metrics.evaluate(model, part, ["error"], device=place)["error"].mean
         for part in (data.train, data.test)
     )
+    if random_labels:
+        test = (1 - random_labels) * test + random_labels * (1 - 1 / data.classes)
     return {"train": train, "test": test, "gap": test - train}
 
 

@@ -160,14 +160,15 @@ def damage(
     >>> damage(testing.dataset()).round(2).values
     array([[1.02, 0.34, 0.18, 0.11]])
     """
-    cell = computed(ds, perturbation, epoch, metric)
+    # Over the same examples: a cell that was stopped early saw fewer than the baseline.
+    moved = computed(ds.assign(value=stats.degradation(ds)), perturbation, epoch, metric)
     base = ds["baseline"].sel(metric=metric, drop=True)
     start = untrained(ds, metric)
     way = start - base
     rises = metric in stats.HIGHER_IS_BETTER
     learnt, whole = (-way, 1 - start) if rises else (way, start)
     # Of a network that has hardly learnt, a share of what it learnt is noise.
-    share = (cell - base) / way.where(learnt >= LEAST * abs(whole))
+    share = moved / way.where(learnt >= LEAST * abs(whole))
     if "seed" not in share.dims:
         share = share.expand_dims("seed")
     return share.transpose("seed", "layer")

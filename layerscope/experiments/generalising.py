@@ -27,6 +27,7 @@ def generalisation(
     folder: str | os.PathLike[str] | None = None,
     view: str = "leaf",
     record: Iterable[int] = (0,),
+    random_labels: float = 0.0,
     **grid: Any,
 ) -> pd.DataFrame:
     """Train, and set every measure beside the generalisation gap.
@@ -41,6 +42,8 @@ def generalisation(
         What makes a module.
     record : iterable of int
         Epochs to record besides the last.
+    random_labels : float
+        Share of the training labels that are random, as `analyses.gap` takes it.
     **grid
         Options of `analyses.criticality_grid`.
 
@@ -48,7 +51,8 @@ def generalisation(
     -------
     DataFrame
         One row per seed: ``train``, ``test`` and ``gap`` (errors), ``critical`` (layers),
-        ``criticality`` (of the network), and the measures of `analyses.weight_measures`.
+        ``criticality`` (of the network), ``at_edge`` (modules that reach theirs at the least or
+        the greatest noise of the grid), and the measures of `analyses.weight_measures`.
     """
     import pandas as pd
     import torch
@@ -62,17 +66,20 @@ def generalisation(
         network, data, recipe, wanted, device=device, folder=folder, record=tuple(record)
     )
     for seed, series in zip(wanted, runs, strict=True):
-        swept = sweep_series([series], data, [seed], part="train", epochs=[0], device=device)
-        found = analyses.criticality(
-            analyses.criticality_grid(
-                series.build(), part, checkpoints=series, device=device, view=view, **grid
-            )
+        swept = sweep_series(
+            [series], data, [seed], part="train", epochs=[0], view=view, device=device
         )
+        points = analyses.criticality_grid(
+            series.build(), part, checkpoints=series, device=device, view=view, **grid
+        )
+        found = analyses.criticality(points)
+        ends = points["sigma"].values[[0, -1]]
         rows.append(
             {"seed": seed}
-            | analyses.gap(series.build(), data, device)
+            | analyses.gap(series.build(), data, device, random_labels)
             | {"critical": int(analyses.verdict_counts(swept)["critical"].iloc[0])}
             | {"criticality": float(found["network"])}
+            | {"at_edge": int(found["at_sigma"].isin(ends).sum())}
             | analyses.weight_measures(series)
         )
     return pd.DataFrame(rows)
