@@ -73,7 +73,7 @@ def test_a_summary_stands_as_it_was_told(told):
     assert (only.finding, only.claims) == (EVIL, tuple(CLAIMS))
     assert only.agreement == "1 of 3 agree, 1 disagree, 1 undecided"
     assert only.title == experiments.EXPERIMENTS["fcn-mnist"].title
-    assert only.facts["training"] == "2.0 h in all"
+    assert only.facts["training"] == "2.0 h for the networks swept"
     assert only.facts["seeds"] == "2"
 
 
@@ -114,7 +114,7 @@ def test_a_run_without_a_summary_points_to_its_notebook(tmp_path, summary):
     run(tmp_path, files=["01.ipynb"], summary=summary)
     (only,) = gallery.read(tmp_path)
     assert only.finding == "This run left no summary; its notebook says what came out."
-    assert only.agreement == "nothing compared"
+    assert only.agreement == "no statements"
     assert only.notebook.name == "01.ipynb"
 
 
@@ -127,7 +127,7 @@ def test_a_run_with_a_table_alone_shows_it(repository):
     assert "0.01 with the initialiser he-normal comes closest" in recipes.finding
     assert recipes.rows[0][:3] == ("lr", "initializer", "final")
     assert recipes.rows[1][:2] == ("", "the paper")
-    assert recipes.agreement == "nothing compared"
+    assert recipes.agreement == "no statements"
 
 
 def test_the_committed_gallery_is_what_the_command_makes(repository, tmp_path):

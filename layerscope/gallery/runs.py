@@ -70,7 +70,7 @@ class Run:
     def agreement(self) -> str:
         """How many claims agree, in words."""
         if not self.claims:
-            return "nothing compared"
+            return "no statements"
         count = {answer: sum(c.agrees is answer for c in self.claims) for answer in (True, False)}
         said = [f"{count[True]} of {len(self.claims)} agree"]
         said += [f"{count[False]} disagree"] if count[False] else []
@@ -175,9 +175,9 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
         "data": str(data.get("name", "") if isinstance(data, dict) else data),
         "epochs": str(parameters.get("epochs", "")),
         "seeds": str(parameters.get("seeds", "")),
-        "training": f"{_time(sum(trained))} in all" if trained else "",
+        "training": f"{_time(sum(trained))} for the networks swept" if trained else "",
         # Whether a network was trained in the notebook or found is not recorded.
-        "notebook": f"{_time(float(about['seconds']))}, without what had been trained before",
+        "notebook": f"{_time(float(about['seconds']))}, with what had not been trained before",
         "device": str(about.get("machine", {}).get("device", "")),
         "again": str(about.get("command", "")),
     }
