@@ -134,6 +134,8 @@ def test_the_grid_reaches_the_stated_error_or_says_that_it_does_not(net):
             if k.startswith(layer)
         )
         assert float(grid.squared_distance.sel(layer=layer)) == pytest.approx(moved, rel=1e-6)
+    few = analyses.criticality_grid(end, pair, within=1e-9, most=6, show_progress=False, **given)
+    assert int(few.n_draws.max()) == 6, "no more than were allowed, though the error is not reached"
     found = analyses.criticality(grid, epsilon=0.0)
     assert float(found.criticality.sel(layer="layer2")) == 0.0, "it never moved"
     assert float(found.network) == pytest.approx(float(found.criticality.sum()))

@@ -139,7 +139,7 @@ def criticality_grid(
             perturbations=[_point(*point) for point in points],
             metrics=["error"],
             epochs=[start],
-            draws=draws,
+            draws=min(draws, most - number * draws),
             seed=seed + number,
             **sweep,
         )
