@@ -10,6 +10,7 @@ import subprocess
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
+import matplotlib.pyplot as plt
 import pytest
 
 from layerscope import experiments, gallery
@@ -86,9 +87,19 @@ def test_html_answers_plainly_and_escapes_everything(told, tmp_path):
     assert kinds == ["yes", "no", "open"]
     (picture,) = (each["src"] for tag, each in page.found if tag == "img")
     assert picture.startswith("data:image/png;base64,")
+    assert "width" not in dict(page.found)["img"], "of no picture the size is not known"
     links = [each["href"] for tag, each in page.found if tag == "a"]
     assert links[0] == "#run0"
     assert (path.parent / unquote(links[1])).is_file()
+
+
+def test_html_shows_pictures_at_the_size_of_their_text(tmp_path):
+    folder = run(tmp_path, files=["a.png"], summary={"finding": "x", "figure": "a.png"})
+    figure = plt.figure(figsize=(4, 2))
+    figure.savefig(folder / "a.png", dpi=300)
+    plt.close(figure)
+    page = Page(gallery.write(tmp_path, tmp_path / "gallery.html").read_text("utf-8"))
+    assert dict(page.found)["img"]["width"] == "540"  # of 1200
 
 
 def test_markdown_shows_figures_beside_it_and_escapes_everything(told):

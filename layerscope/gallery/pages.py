@@ -24,6 +24,7 @@ _ABOUT = (
 _ANSWERS = {True: "yes", False: "no", None: "undecided"}
 _KINDS = {True: "yes", False: "no", None: "open"}
 _CLAIMS = ("the paper says", "we measured", "agrees?")
+_PIXELS = 0.45  # of the screen, for one of a picture with 300 to the inch
 _PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -58,7 +59,8 @@ def _html_run(run: Run, anchor: str, base: Path) -> list[str]:
         content = base64.b64encode(run.figure.read_bytes()).decode()
         kind = _PICTURES.get(run.figure.suffix.lower(), "image/png")
         alt = markup.text(f"{run.title} {run.finding}")
-        parts.append(f'<figure><img alt="{alt}" src="data:{kind};base64,{content}"></figure>')
+        size = _size(run.figure)
+        parts.append(f'<figure><img{size} alt="{alt}" src="data:{kind};base64,{content}"></figure>')
     if run.claims:
         rows = [
             [
@@ -78,6 +80,15 @@ def _html_run(run: Run, anchor: str, base: Path) -> list[str]:
         link = markup.link(_relative(run.notebook, base), "The executed notebook")
         parts.append(f"<p>{link}</p>")
     return [*parts, "</section>"]
+
+
+def _size(picture: Path) -> str:
+    """Show a PNG, which is made for printing, so large that its text is that of the page."""
+    with open(picture, "rb") as file:
+        head = file.read(24)
+    if not head.startswith(b"\x89PNG\r\n\x1a\n") or head[12:16] != b"IHDR":
+        return ""
+    return f' width="{round(int.from_bytes(head[16:20]) * _PIXELS)}"'
 
 
 def as_markdown(runs: Sequence[Run], base: Path) -> str:
