@@ -116,7 +116,12 @@ def test_of_many_statements_those_that_agree_are_counted(tmp_path):
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    # What a cell of parameters can hold: there is no literal for an infinite number.
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
@@ -128,10 +133,7 @@ def test_the_command_of_a_run_gives_its_parameters_back(value):
     words = shlex.split(line)
     assert words[:5] == ["layerscope", "reproduce", "fcn-mnist", "--scale", "small"]
     assert words[5:8] == ["--seeds", "2", "-p"]
-    if isinstance(value, str) and value != value.strip():
-        assert arguments.given(words[8:], "-p")["value"].strip() == value.strip()
-    else:
-        assert arguments.given(words[8:], "-p") == {"value": value}
+    assert arguments.given(words[8:], "-p") == {"value": value}
 
 
 def test_the_layers_of_each_verdict_are_told_by_network_the_worst_first():
