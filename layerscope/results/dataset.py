@@ -1,46 +1,4 @@
-"""The xarray Dataset that a sweep returns: built here, checked here, saved and opened here.
-
-Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and ``norm``.
-
-``value`` (layer, epoch, perturbation, draw, metric)
-    The metric of the network with one row of ``layer`` perturbed. ``epoch`` is the checkpoint
-    that the layer's weights come from. Perturbations that take nothing from a checkpoint stand
-    once, at epoch `NO_EPOCH` (−1); those without chance stand at draw 0. NaN: not computed.
-``standard_error``
-    Of each value, from the spread over examples; same dimensions.
-``baseline``, ``baseline_standard_error`` (metric)
-    The unperturbed network.
-``difference``, ``difference_standard_error`` (layer, epoch, perturbation, draw, metric)
-    Mean difference from the unperturbed network over the same examples, from example to example.
-    NaN for metrics that are no means, such as perplexity.
-``n_examples`` (layer, epoch, perturbation, draw), or () where every cell has the same
-    Examples that each value averages over; cells that were stopped early have fewer.
-``verdict`` (layer, epoch, perturbation, draw)
-    Where cells were stopped once they were settled: "robust", "intermediate" or "critical".
-``lower``, ``upper`` (layer, epoch, perturbation, draw)
-    Where cells were stopped once they were known well enough: what encloses the mean over all
-    examples, however often one looked; of the metric that the attribute ``stopping`` names, else
-    the first.
-``chance`` ()
-    Error of always naming the commonest class.
-``distance`` (layer, epoch, norm)
-    Of a layer's parameters at each checkpoint from those at the first one recorded, which is that
-    before training unless ``attrs["distance_from"]`` says otherwise.
-``draw_distance`` (layer, draw, norm)
-    Of each re-randomised draw from the same.
-
-Checkpoints are counted in epochs, or in steps of the optimiser: ``ds.epoch.units`` says.
-
-Along ``layer`` stand ``depth`` (index in execution order), ``kind``, ``module_type``,
-``parameters``, ``initializer``, and ``component``, ``block`` and ``stage``, which say what the row
-lies in. The attributes hold what is needed to compute the Dataset again (`settings` reads them),
-and under ``refused`` why cells are not there that were asked for.
-
-The Dataset opens with plain xarray:
-
->>> import xarray
->>> ds = xarray.open_dataset("sweep.nc")                                    # doctest: +SKIP
-"""
+"""The Dataset: built, checked, saved, opened and joined."""
 
 from __future__ import annotations
 
