@@ -168,13 +168,24 @@ def run(
 
 
 def notebook(experiment: Experiment | str) -> Path:
-    """Find the notebook of an experiment, or of a name: beside the package, else inside it."""
+    """Find the notebook of an experiment, or of a name: inside the package, else beside it.
+
+    Raises
+    ------
+    ResultError
+        If it is in neither place.
+    """
     name = experiment if isinstance(experiment, str) else experiment.notebook
     package = Path(__file__).parent
-    for folder in (package.parent / "notebooks", package / "notebooks"):
+    # First where a wheel puts them: in a checkout there is no such folder, and what stands beside
+    # an installed package belongs to others.
+    places = [package / "_notebooks", package.parent / "notebooks"]
+    for folder in places:
         if (folder / name).is_file():
             return folder / name
-    raise ResultError(f"the notebook {name} is not installed; reinstall layerscope.")
+    raise ResultError(
+        f"there is no notebook {name} in {places[0]} or {places[1]}; reinstall layerscope."
+    )
 
 
 def parameters(source: Path) -> dict[str, Any]:
