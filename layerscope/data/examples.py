@@ -114,8 +114,10 @@ class Examples:
         for number, start in enumerate(range(0, count, size)):
             where = slice(start, start + size) if order is None else order[start : start + size]
             stored = self.inputs[where]
-            changed = stored if augment is None else augment(stored, number)
-            yield normalise(changed, self.mean, self.std), self.targets[where]
+            if augment is not None:
+                # A slice is the stored memory, and what augments may work in place.
+                stored = augment(stored.clone() if order is None else stored, number)
+            yield normalise(stored, self.mean, self.std), self.targets[where]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -237,7 +237,7 @@ def sweep(
         devices.release(place)
     ds = described(measured)
     if callback:
-        callback(ds)
+        callback(ds.copy(deep=True))  # which may change what it is handed, and this is kept
     if store is not None and parts is not None:
         if outcomes:
             store.keep_outcomes(gather(plan, measured, parts))

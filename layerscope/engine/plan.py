@@ -21,7 +21,7 @@ from layerscope.engine.sums import judged
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer, Norms, Wanted
 from layerscope.metrics import Metric
-from layerscope.perturb import Fresh, Perturbation, Site
+from layerscope.perturb import Fresh, Perturbation, Site, handed
 from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.reuse import Group
@@ -174,8 +174,12 @@ class Plan:
         the baseline.
         """
         trained = self.series.read(self.series.last, cell.layer.tensors)
-        values = self._perturbed(cell, trained)
+        # Compared with the trained values below, so these themselves are handed to nobody.
+        given = handed.tensors(trained)
+        values = self._perturbed(cell, given)
         _fit(cell, values, trained)
+        if not values and not self.skips(cell):
+            _told(cell, given.taken, trained)
         values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
         return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
 
@@ -286,9 +290,11 @@ class Plan:
             generator=seeds.generator(
                 self.seed, cell.layer.name, cell.perturbation.name, cell.epoch, cell.draw
             ),
-            modules={owner: self.model.get_submodule(owner) for owner in owners},
+            modules=handed.modules({name: self.model.get_submodule(name) for name in owners}),
         )
-        return dict(cell.perturbation.apply(site))
+        # As in the sweep, where an operation in place on a parameter needs no thought of gradients.
+        with torch.no_grad():
+            return dict(cell.perturbation.apply(site))
 
 
 def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
@@ -315,6 +321,17 @@ def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]
                 f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
                 f".to({own.dtype})."
             )
+
+
+def _told(cell: Cell, given: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+    """Refuse a perturbation that changed what it was handed and returned nothing of it."""
+    changed = [name for name, tensor in given.items() if not torch.equal(tensor, trained[name])]
+    if changed:
+        raise OptionError(
+            f"the perturbation {cell.perturbation.name!r} changed {changed[0]} in place and "
+            "returned nothing, so nothing would change; let it return the tensors that the layer "
+            "is to hold, by name."
+        )
 
 
 def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:

@@ -31,8 +31,9 @@ class Weights:
         values = self._plan.values(cell)
         size = sum(t.numel() * t.element_size() for t in values.values())
         if size <= self._left:
-            # Moved once, not for every batch.
-            values = {name: t.to(self._plan.device) for name, t in values.items()}
+            # Moved once, not for every batch; and copied, since a function of the user's own may
+            # return the same memory for the next cell.
+            values = {name: t.to(self._plan.device, copy=True) for name, t in values.items()}
             self._kept[cell.key] = values
             self._left -= size
         return values

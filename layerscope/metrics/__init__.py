@@ -16,7 +16,7 @@ tensor([2., 3.], dtype=torch.float64)
 from __future__ import annotations
 
 from layerscope.metrics.named import METRICS, Metric, chosen, usual
-from layerscope.metrics.per_example import Outcome, check_labels, logits, outcomes
+from layerscope.metrics.per_example import Outcome, check_in_place, check_labels, logits, outcomes
 from layerscope.metrics.running import add_batch, call, evaluate, evaluating
 from layerscope.metrics.tally import Tally
 
@@ -27,6 +27,7 @@ __all__ = [
     "Tally",
     "add_batch",
     "call",
+    "check_in_place",
     "check_labels",
     "chosen",
     "evaluate",

@@ -12,7 +12,7 @@ from torch import Tensor
 from layerscope.errors import DataError, OptionError
 from layerscope.metrics.named import METRICS, NOT_COUNTED, Metric
 
-__all__ = ["Outcome", "check_labels", "logits", "outcomes"]
+__all__ = ["Outcome", "check_in_place", "check_labels", "logits", "outcomes", "version"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def outcomes(
     rows: dict[str, Tensor] = {}
     for metric in wanted:
         given = (found, targets, against) if metric.uses_reference else (found, targets)
-        rows[metric.name] = _rows(metric, metric.per_example(*given), found)
+        rows[metric.name] = _rows(metric, _measured(metric, given), found)
     counted, held = _together(_counted(found, targets), rows)
     return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
 
@@ -139,6 +139,67 @@ def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int]
             f"0…{count - 1}. Build it with as many outputs as there are classes, or choose the "
             "classes that it knows."
         )
+
+
+def check_in_place(
+    wanted: Sequence[Metric], outputs: Any, targets: Tensor | None, reference: Any = None
+) -> None:
+    """Refuse a metric that changes what it is handed, which others are handed after it.
+
+    Tried once on copies, which alone shows what is done past PyTorch, as by NumPy; what PyTorch
+    does in place `outcomes` notices on every batch.
+
+    Parameters
+    ----------
+    wanted, outputs, targets, reference : as for `outcomes`
+
+    Raises
+    ------
+    OptionError
+    """
+    own = [metric for metric in wanted if METRICS.get(metric.name) is not metric]
+    if not own:
+        return
+    found = logits(outputs)
+    against = found if reference is None else logits(reference)
+    _check(own, found, targets, against)
+    for metric in own:
+        given = (found, targets, against) if metric.uses_reference else (found, targets)
+        copies = tuple(None if tensor is None else tensor.clone() for tensor in given)
+        metric.per_example(*copies)
+        for what, before, after in zip(_HANDED, given, copies, strict=False):
+            if before is not None and after is not None and not _equal(before, after):
+                raise _in_place(metric, what)
+
+
+_HANDED = ("outputs", "targets", "reference")
+
+
+def _measured(metric: Metric, given: tuple[Tensor | None, ...]) -> Tensor:
+    """What a metric says; refused if it changed what it was handed."""
+    before = [version(tensor) for tensor in given]
+    values = metric.per_example(*given)
+    for what, tensor, number in zip(_HANDED, given, before, strict=False):
+        if version(tensor) != number:
+            raise _in_place(metric, what)
+    return values
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Compare values; NaN equals itself."""
+    return torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def version(tensor: Tensor | None) -> int:
+    """How often PyTorch changed a tensor; nobody counts for those of inference mode."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
+
+
+def _in_place(metric: Metric, what: str) -> OptionError:
+    return OptionError(
+        f"the metric {metric.name!r} changes the {what} that it is handed, and other metrics and "
+        f"cells are measured with the same; let it work on a copy: {what}.clone()."
+    )
 
 
 def exact(values: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from layerscope import data as data_module
 from layerscope import devices
 from layerscope.errors import DataError
 from layerscope.metrics.named import Metric, chosen
-from layerscope.metrics.per_example import check_labels, outcomes
+from layerscope.metrics.per_example import check_in_place, check_labels, outcomes, version
 from layerscope.metrics.tally import Tally
 
 __all__ = ["add_batch", "call", "evaluate", "evaluating"]
@@ -115,11 +116,31 @@ def evaluate(
     with ExitStack() as stack:
         for each in [model] if reference is None else [model, reference]:
             stack.enter_context(evaluating(each))
-        for inputs, targets in data_module.batches(data, batch_size):
+        for number, (inputs, targets) in enumerate(data_module.batches(data, batch_size)):
             moved = data_module.move(inputs, place)
-            against = None if reference is None else call(reference, moved)
-            outputs = call(model, moved)
+            against = None if reference is None else _said(reference, moved)
+            outputs = _said(model, moved)
             check_labels(wanted, outputs, data_module.label_range(targets))
             known = None if targets is None else targets.to(place)
+            if number == 0:
+                check_in_place(wanted, outputs, known, against)
             add_batch(tallies, wanted, outputs, known, against)
     return tallies
+
+
+def _said(model: nn.Module, inputs: Any) -> Any:
+    """What a network says; inputs that it changed in place, as they may be the user's, come back.
+
+    They are put back and not copied, since a copy may lie otherwise in memory, and kernels may
+    then sum in another order.
+    """
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    before = [(tensor, tensor.clone(), version(tensor)) for tensor in tensors]
+    outputs = call(model, inputs)
+    changed = [(tensor, kept) for tensor, kept, number in before if version(tensor) != number]
+    if changed:
+        # They may be in the same memory.
+        outputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, outputs)
+    for tensor, kept in changed:
+        tensor.copy_(kept)
+    return outputs

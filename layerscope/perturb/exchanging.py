@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from layerscope import files
 from layerscope import layers as layers_
 from layerscope.errors import LayerError
+from layerscope.perturb import handed
 from layerscope.perturb.protocol import ROOT, Perturbation, Site
 
 __all__ = ["exchange"]
@@ -63,10 +64,10 @@ def exchange(
 
 
 def _taken(source: files.Source, names: Mapping[str, str], site: Site) -> dict[str, Tensor]:
-    there = source.signature()
-    wanted = {name: _renamed(name, names) for name in site.trained}
+    there, own = source.signature(), handed.itself(site.trained)
+    wanted = {name: _renamed(name, names) for name in own}
     for name, its in wanted.items():
-        shape = tuple(site.trained[name].shape)
+        shape = tuple(own[name].shape)
         if its not in there:
             raise LayerError(
                 f"{source.where} has no {its} to take for {name}; it has "

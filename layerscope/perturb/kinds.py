@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import LayerError, OptionError
+from layerscope.perturb import handed
 from layerscope.perturb.protocol import Perturbation, Site, modules_of
 
 __all__ = [
@@ -55,7 +56,7 @@ def zero() -> Perturbation:
     """Set every parameter to zero; buffers keep their trained values."""
     return Perturbation(
         "zero",
-        lambda site: {name: torch.zeros_like(site.trained[name]) for name in site.layer.parameters},
+        lambda site: {name: torch.zeros_like(t) for name, t in _parameters(site).items()},
         settings={},
     )
 
@@ -131,7 +132,7 @@ def interpolate(alpha: float) -> Perturbation:
         there = _checkpoint(site)
         return {
             name: _between(here, there[name].to(here.dtype), alpha)
-            for name, here in site.trained.items()
+            for name, here in handed.itself(site.trained).items()
             if here.is_floating_point() or here.is_complex()
         }
 
@@ -150,13 +151,18 @@ def _between(here: Tensor, there: Tensor, alpha: float) -> Tensor:
 def _checkpoint(site: Site) -> Mapping[str, Tensor]:
     if site.checkpoint is None:
         raise LayerError("re-initialisation needs the checkpoint of an epoch; none was given.")
-    return site.checkpoint
+    return handed.itself(site.checkpoint)
+
+
+def _parameters(site: Site) -> dict[str, Tensor]:
+    own = handed.itself(site.trained)
+    return {name: own[name] for name in site.layer.parameters}
 
 
 def _floating(site: Site, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Change the real parameters, in their own type."""
-    own = {name: site.trained[name] for name in site.layer.parameters}
-    return {n: change(t).to(t.dtype) for n, t in own.items() if t.is_floating_point()}
+    own = _parameters(site).items()
+    return {n: change(t).to(t.dtype) for n, t in own if t.is_floating_point()}
 
 
 def _normal(tensor: Tensor, site: Site) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 from layerscope.layers import Layer
-from layerscope.perturb import protocol
+from layerscope.perturb import handed, protocol
 from layerscope.perturb.exchanging import exchange
 from layerscope.perturb.kinds import (
     interpolate,
@@ -189,17 +189,17 @@ def _together(made: Mapping[str, Perturbation], site: Site) -> dict[str, Tensor]
 
 def _member_site(site: Site, member: str) -> Site:
     """Show one member of the row alone."""
-    layer = protocol.member_of(site.layer, member)
-    module = site.modules.get("" if member == ROOT else member)
+    layer, seen = protocol.member_of(site.layer, member), handed.itself(site.trained)
+    module = handed.itself(site.modules).get("" if member == ROOT else member)
     layer = replace(
         layer,
         module_type=type(module).__name__ if module is not None else "",
-        size=sum(site.trained[name].numel() for name in layer.parameters),
+        size=sum(seen[name].numel() for name in layer.parameters),
     )
     return replace(
         site,
         layer=layer,
-        trained={name: site.trained[name] for name in layer.tensors},
+        trained={name: seen[name] for name in layer.tensors},
         checkpoint=site.checkpoint and {name: site.checkpoint[name] for name in layer.tensors},
     )
 

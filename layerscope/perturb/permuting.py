@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from layerscope import layers as layers_
 from layerscope.errors import LayerError
+from layerscope.perturb import handed
 from layerscope.perturb.protocol import Perturbation, Site
 
 __all__ = ["permute"]
@@ -39,7 +40,7 @@ def permute() -> Perturbation:
 def _permuted(site: Site) -> dict[str, Tensor]:
     orders: dict[tuple[str, int], Tensor] = {}
     values = {}
-    for name, tensor in site.trained.items():
+    for name, tensor in handed.itself(site.trained).items():
         if not tensor.is_floating_point() and not tensor.is_complex():
             continue
         # A parametrised weight is held by a module inside the one that it is the weight of.
@@ -51,7 +52,7 @@ def _permuted(site: Site) -> dict[str, Tensor]:
 def _reordered(
     tensor: Tensor, name: str, path: str, site: Site, orders: dict[tuple[str, int], Tensor]
 ) -> Tensor:
-    module = site.modules.get(layers_.owner(name))
+    module = handed.itself(site.modules).get(layers_.owner(name))
     if module is None:
         raise LayerError(
             f"permuting {name} needs to know the module that holds it; give the site its modules."

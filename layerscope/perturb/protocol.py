@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from layerscope import layers as layers_
 from layerscope import seeds
 from layerscope.errors import LayerError
 from layerscope.layers import Layer
+from layerscope.perturb import handed
 from layerscope.perturb.code import digest
 
 __all__ = ["Perturbation", "Site"]
@@ -25,6 +27,8 @@ _UNSAID: Mapping[str, Any] = {}
 @dataclass(frozen=True)
 class Site:
     """What a perturbation may look at.
+
+    In a sweep these are copies, so that it may work in place.
 
     Attributes
     ----------
@@ -131,10 +135,14 @@ def modules_of(layer: Layer) -> Sequence[str]:
 
 
 def part_site(perturbation: Perturbation, site: Site, base: int, *purpose: str | int) -> Site:
-    """Give a part of a perturbation its own stream, and of the rest what it asked for."""
+    """Give a part of a perturbation its own stream and copies, and what else it asked for."""
+    there = site.checkpoint if perturbation.uses_checkpoint else None
     return replace(
         site,
-        checkpoint=site.checkpoint if perturbation.uses_checkpoint else None,
+        # What one part does in place must not be seen by another.
+        trained=handed.tensors(site.trained),
+        checkpoint=None if there is None else handed.tensors(there),
+        modules=handed.modules(site.modules),
         generator=seeds.generator(base, perturbation.name, *purpose),
     )
 
@@ -151,7 +159,7 @@ def _in_turn(parts: Sequence[Perturbation], site: Site) -> dict[str, Tensor]:
     for part in parts:
         # By name and how often it came before, so that a part more shifts no other.
         met[part.name] = met.get(part.name, 0) + 1
-        now = replace(site, trained={**site.trained, **values})
+        now = replace(site, trained=ChainMap(dict(values), handed.itself(site.trained)))  # type: ignore[arg-type]
         values |= part.apply(part_site(part, now, base, met[part.name]))
     return values
 

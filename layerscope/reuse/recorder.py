@@ -157,6 +157,11 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._memory.clear()
         return self._plain(call, group.skipped)
 
+    def plain(self, call: Callable[[], T]) -> T:
+        """Run a pass of which nothing is remembered, and that leaves no trace."""
+        with self._pass(self._run, watched=True):
+            return self._own(call())
+
     def forget(self, group: Collection[str] | Group) -> None:
         """Free what only replays of this group need."""
         plan = self._loaded.pop(self._group(group), None)
@@ -217,7 +222,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         """
         wanted = {name: next(iter(self._known([name]))) for name in names}
         self._obstacles: dict[str, str] = {}
-        with self._pass(self._inspect_call):
+        with self._pass(self._inspect_call, watched=True):
             call()
         self.passes["plain"] += 1
         return {name: self._obstacle_of(known) for name, known in wanted.items()}

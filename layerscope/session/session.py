@@ -15,7 +15,7 @@ from layerscope import data as data_
 from layerscope import devices, layers, perturb
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series, finite
-from layerscope.engine.loop import in_order, lent, repeated
+from layerscope.engine.beforehand import in_order, lent, repeated
 from layerscope.engine.plan import Cell, Changed, Plan, recorded_epochs, rows
 from layerscope.engine.weights import Weights
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
@@ -110,8 +110,9 @@ class Session:
         self._stack = ExitStack()
         try:
             self._recorder, self._swapper = self._stack.enter_context(lent(self.plan))
-            inputs, _ = self.data.first
-            repeated(lambda: self.plan.call(inputs))
+            inputs, targets = self.data.first
+            outputs = repeated(self._recorder, lambda: self.plan.call(inputs))
+            metrics_.check_in_place(self.plan.metrics, outputs, targets)
             # From the last, since they cost the least memory and save the most time.
             zero = perturb.chosen("zero")[0]
             leaves = [row for row in self.rows() if row.name != FULL_MODEL]
@@ -225,7 +226,7 @@ class Session:
             found = rows(plan.model, None, view, plan.norms, True)
             inputs, _ = self.data.first
             plan = replace(plan, rows=found, view=view)
-            ordered = in_order(plan, lambda: plan.call(inputs))
+            ordered = in_order(plan, self._recorder, lambda: plan.call(inputs))
             self._views[view] = _View({row.name: row for row in ordered}, Weights(plan))
         return self._views[view]
 

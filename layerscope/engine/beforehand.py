@@ -1,0 +1,97 @@
+"""The network lent for a sweep, and what is found out about it before the first cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from layerscope import devices, layers, metrics
+from layerscope.borrow import Swapper, borrowed
+from layerscope.engine.plan import Cell, Plan
+from layerscope.errors import LayerError, LayerscopeError
+from layerscope.layers import Layer
+from layerscope.results import FULL_MODEL
+from layerscope.reuse import Recorder
+
+__all__ = ["in_order", "lent", "refused_cells", "repeated"]
+
+
+@contextmanager
+def lent(plan: Plan) -> Iterator[tuple[Recorder, Swapper]]:
+    """Lend the network with its trained weights on the device; afterwards it is as before."""
+    budget = devices.spare_bytes(plan.device)
+    with devices.hoarding(plan.device), borrowed(plan.model, plan.device), ExitStack() as stack:
+        swapper = Swapper(plan.model)
+        # Piece by piece: a network that holds these weights already takes no more memory.
+        for names in plan.pieces():
+            values = plan.series.read(plan.series.last, names)
+            stack.enter_context(swapper.swapped(values, owned=True))
+            del values
+        yield stack.enter_context(Recorder(plan.model, budget=budget)), swapper
+
+
+def repeated(recorder: Recorder, call: Callable[[], Any]) -> torch.Tensor:
+    """Logits of a batch; refuse a network that does not repeat itself on the same batch.
+
+    Raises
+    ------
+    LayerscopeError
+    """
+    once, again = (metrics.logits(recorder.plain(call)) for _ in range(2))
+    if not torch.equal(once.nan_to_num(), again.nan_to_num()):
+        raise LayerscopeError(
+            "the network gives different outputs for the same batch in evaluation mode, so no "
+            "cell could be compared with another. Does it use dropout as a function, or sample?"
+        )
+    return once
+
+
+def in_order(plan: Plan, recorder: Recorder, call: Callable[[], Any]) -> list[Layer]:
+    """Sort the rows of a plan as they are executed, the whole network last."""
+    found = layers.find(plan.model)
+    leaves = layers.execution_order(plan.model, found, lambda: recorder.plain(call))
+    place = {leaf.name: index for index, leaf in enumerate(leaves)}
+    whole = [row for row in plan.rows if row.name == FULL_MODEL]
+    parts = [row for row in plan.rows if row.name != FULL_MODEL]
+    return sorted(parts, key=lambda row: min(place[leaf] for leaf in row.members)) + whole
+
+
+def refused_cells(
+    plan: Plan, recorder: Recorder, call: Callable[[], Any], cells: Sequence[Cell]
+) -> dict[tuple[str, str], str]:
+    """Find the cells that can't be, such as one that skips a layer which changes the shape.
+
+    Raises
+    ------
+    LayerError
+        If nothing is left of a perturbation.
+    """
+    refused: dict[tuple[str, str], str] = {}
+    skipping: dict[tuple[str, str], tuple[str, ...]] = {}
+    for cell in cells:
+        at = cell.layer.name, cell.perturbation.name
+        try:
+            skipping[at] = plan.skips(cell)
+        except LayerError as error:
+            refused[at] = str(error)
+        if at[0] == FULL_MODEL and skipping.get(at):
+            refused[at] = "nothing would be left of the network"
+    names = {name for skipped in skipping.values() for name in skipped}
+    reasons = recorder.unskippable(call, names) if names else {}
+    for at, skipped in skipping.items():
+        if why := "; ".join(f"{name} {reasons[name]}" for name in skipped if reasons[name]):
+            refused.setdefault(at, why)
+    for perturbation in plan.perturbations:
+        of_it = {(c.layer.name, perturbation.name) for c in cells if c.perturbation is perturbation}
+        if of_it <= refused.keys():
+            # The whole network last, which is never worth saying.
+            row, why = min((at[0] == FULL_MODEL, at[0], refused[at]) for at in of_it)[1:]
+            raise LayerError(
+                f"{perturbation.name!r} fits no layer; {row}, for example: {why}. A layer can be "
+                "skipped if it returns one tensor of the shape and type of the one it gets; "
+                "view='block' may have some."
+            )
+    return refused
