@@ -248,7 +248,7 @@ def sweep(folder, kill_after):
     images = torch.randn(35, 6, generator=torch.Generator().manual_seed(0))
     batches = [(images[i::7], torch.full((5,), i)) for i in range(7)]
     states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
-    layerscope.sweep(nets[0], batches, checkpoints=states, out=folder, draws=2, device="cpu")
+    layerscope.sweep(nets[-1], batches, checkpoints=states, out=folder, draws=2, device="cpu")
 
 for folder, kill_after in (("whole", 0), ("killed", 3), ("killed", 6), ("killed", 0)):
     # Forked, so that what takes longest, importing torch, is done once.

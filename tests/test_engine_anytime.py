@@ -276,7 +276,7 @@ def sweep(folder, log, decide, stuck):
     nets = [models.build("fcn-4x8", seed=s, inputs=(6,), classes=3) for s in (0, 1, 2)]
     inputs = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
     states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
-    layerscope.sweep(nets[0], (inputs, torch.arange(60) % 3), checkpoints=states, batch_size=10,
+    layerscope.sweep(nets[-1], (inputs, torch.arange(60) % 3), checkpoints=states, batch_size=10,
                      out=folder, device="cpu", show_progress=False, decide=decide)
 
 def started(*given):

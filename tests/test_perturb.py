@@ -119,7 +119,7 @@ def test_without_epoch_0_what_is_not_known_is_refused():
 
 def test_a_series_that_begins_later_than_0_is_not_taken_for_an_initialisation():
     model = seeded(0, Bare)
-    series = open_series({1: model.state_dict(), 5: trained(model)}).fit(model)
+    series = open_series({1: copy.deepcopy(model.state_dict()), 5: trained(model)}).fit(model)
     with pytest.raises(LayerError, match="epoch 0 was not recorded"):
         Fresh(model, series).origin(layers.find(model)[0])
 

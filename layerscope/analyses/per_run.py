@@ -29,7 +29,7 @@ __all__ = [
 LEAST = 0.1
 """A network that is not this share better than without training has no `damage`."""
 
-VERDICTS = ("robust", "intermediate", "critical", "undecided")
+VERDICTS = ("robust", "intermediate", "critical", results.NOT_MOVED, "undecided")
 
 
 def runs_of(ds: xr.Dataset) -> list[xr.Dataset]:
@@ -305,7 +305,8 @@ def robust_rows(
     """
     table = stats.classify(ds, **{**limits(ds, metric), **options})
     if lenient:
-        return list(table["layer"][table["degradation"] <= table.attrs["tolerance"]])
+        moved = table["verdict"] != results.NOT_MOVED
+        return list(table["layer"][moved & (table["degradation"] <= table.attrs["tolerance"])])
     return list(table["layer"][table["verdict"] == "robust"])
 
 

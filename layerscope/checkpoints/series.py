@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from layerscope import devices, files, layers, models
 from layerscope.checkpoints.matching import matched, spare_names
+from layerscope.checkpoints.sharing import require_apart, require_copies
 from layerscope.errors import CheckpointError, choose
 
 __all__ = ["UNITS", "Series"]
@@ -66,7 +67,7 @@ class Series:
         }
         self._names: dict[int, dict[str, str]] = {}
         self._sizes: dict[str, int] = {}
-        _apart(self._sources)
+        require_apart(self._sources)
         self.folder = folder
         self.manifest = dict(manifest or {})
         self.unit: str = choose(unit or self.manifest.get("unit", UNITS[0]), UNITS, "unit")
@@ -121,12 +122,14 @@ class Series:
         ------
         CheckpointError
             If a checkpoint is of another architecture: shows the first missing, unexpected and
-            mismatched tensors.
+            mismatched tensors. Or if one before the last shares memory with the network, or two
+            with one another: they hold what is there now.
         """
         wanted, spare = layers.tensors(model), spare_names(model)
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
         for epoch, checkpoint in self._sources.items():
             self._names[epoch] = matched(wanted, checkpoint, spare)
+        require_copies(model, self._sources, self._names)
         return self
 
     def read(self, epoch: int, names: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -194,16 +197,3 @@ class Series:
     def __repr__(self) -> str:
         place = f" in {self.folder}" if self.folder else ""
         return f"<Series of {len(self.epochs)} checkpoints, {self.unit}s {self.epochs}{place}>"
-
-
-def _apart(sources: Mapping[int, files.Source]) -> None:
-    """Refuse two epochs in the same memory: what a loop without copying leaves."""
-    seen: dict[tuple[int, ...], int] = {}
-    for epoch, source in sources.items():
-        if isinstance(source, files.Memory) and (memory := source.memory()):
-            if memory in seen:
-                raise CheckpointError(
-                    f"the checkpoints of epochs {seen[memory]} and {epoch} are the same memory. "
-                    "state_dict() does not copy; keep copy.deepcopy(model.state_dict()) instead."
-                )
-            seen[memory] = epoch

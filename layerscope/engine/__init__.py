@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -202,6 +203,13 @@ def sweep(
         view=view,
         norms=kept,
     )
+    if plan.moved and not any(plan.moved.values()):
+        warnings.warn(
+            f"nothing moved between {series.unit} {series.epochs[0]} and {series.last}: both "
+            "checkpoints hold the same values, so that setting a layer back changes nothing. Is "
+            "one a copy of the other?",
+            stacklevel=2,
+        )
     identity = plan.identity() | {"batch_size": batch_size}
     store = Store(Path(out), identity) if out is not None else None
     if store is not None and (done := store.finished()) is not None:

@@ -12,7 +12,7 @@ from layerscope import distances, results
 from layerscope.engine.loop import Measured
 from layerscope.engine.plan import Cell, Plan
 from layerscope.metrics import Tally
-from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.results import FULL_MODEL, NO_EPOCH, NOT_MOVED
 from layerscope.sequential import Decision, Tolerance
 
 __all__ = ["assemble"]
@@ -38,7 +38,7 @@ def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dat
             "distance": (["layer", "epoch", "norm"], distance),
             "draw_distance": (["layer", "draw", "norm"], draw_distance),
         },
-        coords | _described(measured),
+        coords | _described(measured) | _moved(plan, measured),
         {**attrs, "distance_from": plan.series.epochs[0]},
         _counted(plan),
     )
@@ -92,7 +92,8 @@ def _values(
                     error = found[name].standard_error
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
         count[at] = next((tally.count for tally in tallies.values()), np.nan)
-        verdict[at] = verdicts.get(cell.key, "")
+        still = cell.epoch != NO_EPOCH and not plan.moved.get(cell.layer.name, True)
+        verdict[at] = NOT_MOVED if still and decides else verdicts.get(cell.key, "")
         bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name: (_DIMS, array) for name, array in full.items()
@@ -128,6 +129,11 @@ def _distances(
             moved = measured.draw_distances[cell.key]
             drawn[names.index(cell.layer.name), cell.draw] = [moved[norm] for norm in norms]
     return distance, drawn
+
+
+def _moved(plan: Plan, measured: Measured) -> dict[str, Any]:
+    known = plan.moved
+    return {"moved": ("layer", [known[row.name] for row in measured.rows])} if known else {}
 
 
 def _described(measured: Measured) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral
 from typing import Any
 
@@ -29,6 +29,8 @@ from layerscope.sequential import Decision, Tolerance
 
 __all__ = ["Cell", "Changed", "Plan", "recorded_epochs", "rows"]
 
+
+_COUNTER = "num_batches_tracked"
 
 Changed = frozenset[str] | Group
 """The modules that a replay changes, and where it passes some over, those too."""
@@ -265,6 +267,26 @@ class Plan:
             ).norms()
             for row in self.rows
             for epoch in self.epochs
+        }
+
+    @cached_property
+    def moved(self) -> dict[str, bool]:
+        """Tell which rows hold other values at the last checkpoint than at the first recorded.
+
+        Empty with one checkpoint, which tells nothing. Batches that a layer counted are no values.
+        """
+        first, last = self.series.epochs[0], self.series.last
+        if first == last:
+            return {}
+
+        @cache
+        def changed(name: str) -> bool:
+            (then,), (now,) = (self.series.read(epoch, [name]).values() for epoch in (first, last))
+            return not torch.equal(then.to(now.dtype), now)
+
+        return {
+            row.name: any(changed(n) for n in row.tensors if not n.endswith(_COUNTER))
+            for row in self.rows
         }
 
     def pieces(self) -> list[tuple[str, ...]]:

@@ -53,9 +53,13 @@ class Memory:
         """Return copies of some of the tensors on the CPU."""
         return {name: self._state[name].detach().to("cpu", copy=True) for name in names}
 
-    def memory(self) -> tuple[int, ...]:
+    def tensor(self, name: str) -> Tensor:
+        """One tensor itself, not a copy."""
+        return self._state[name]
+
+    def memory(self) -> frozenset[int]:
         """Where the tensors lie; empty where they hold nothing."""
-        return tuple(t.data_ptr() for t in self._state.values() if t.numel())
+        return frozenset(t.data_ptr() for t in self._state.values() if t.numel())
 
     def digest(self) -> str:
         """SHA-256 over names and tensors."""

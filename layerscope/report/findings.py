@@ -74,7 +74,7 @@ def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None
         first += f": {', '.join(named[:_MOST_NAMED])}{more}"
     others = [
         f"{n} {'is' if n == 1 else 'are'} {name}"
-        for name in ("intermediate", "robust", "undecided")
+        for name in ("intermediate", "robust", results.NOT_MOVED, "undecided")
         if (n := int((table["verdict"] == name).sum()))
     ]
     second = f" {', '.join(others)}." if others else ""
@@ -145,7 +145,8 @@ def _limits(table: pd.DataFrame, metric: str) -> str:
     said = (
         f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
         f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
-        "the two. Else undecided. An interval over seeds covers other training runs, over draws "
+        "the two. Else undecided. Not moved: the layer has the same values at the first and at the "
+        "last checkpoint. An interval over seeds covers other training runs, over draws "
         "other random values, over examples another test set."
     )
     return markup.element("p", said, "note")

@@ -16,7 +16,8 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 ``n_examples`` (layer, epoch, perturbation, draw), or () where every cell has the same
     Examples that each value averages over; cells that were stopped early have fewer.
 ``verdict`` (layer, epoch, perturbation, draw)
-    Where cells were stopped once they were settled: "robust", "intermediate" or "critical".
+    Where cells were stopped once they were settled: "robust", "intermediate" or "critical"; "not
+    moved" where a layer was set back that never changed.
 ``lower``, ``upper`` (layer, epoch, perturbation, draw)
     Where cells were stopped once they were known well enough: what encloses the mean over all
     examples, however often one looked; of the metric that the attribute ``stopping`` names, else
@@ -32,9 +33,10 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 Checkpoints are counted in epochs, or in steps of the optimiser: ``ds.epoch.units`` says.
 
 Along ``layer`` stand ``depth`` (index in execution order), ``kind``, ``module_type``,
-``parameters``, ``initializer``, and ``component``, ``block`` and ``stage``, which say what the row
-lies in. The attributes hold what is needed to compute the Dataset again (`settings` reads them),
-and under ``refused`` why cells are not there that were asked for.
+``parameters``, ``initializer``, ``moved`` (whether anything in it changed from the first checkpoint
+to the last: not so in frozen layers), and ``component``, ``block`` and ``stage``, which say what
+the row lies in. The attributes hold what is needed to compute the Dataset again (`settings` reads
+them), and under ``refused`` why cells are not there that were asked for.
 
 The Dataset opens with plain xarray:
 
@@ -47,6 +49,7 @@ from __future__ import annotations
 from layerscope.results.dataset import (
     FULL_MODEL,
     NO_EPOCH,
+    NOT_MOVED,
     OUTCOMES,
     build,
     concat,
@@ -60,6 +63,7 @@ from layerscope.results.dataset import (
 
 __all__ = [
     "FULL_MODEL",
+    "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
     "build",

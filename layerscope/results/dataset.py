@@ -19,6 +19,7 @@ from layerscope.errors import ResultError
 
 __all__ = [
     "FULL_MODEL",
+    "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
     "build",
@@ -39,6 +40,9 @@ NO_EPOCH = -1
 
 FULL_MODEL = "fullmodel"
 """The row of ``layer`` in which every layer is perturbed at once."""
+
+NOT_MOVED = "not moved"
+"""The verdict of a layer that holds the same values at the first checkpoint and at the last."""
 
 _DESCRIBED = {
     "value": ("metric of the perturbed network", "1"),
@@ -73,6 +77,7 @@ _DESCRIBED = {
     "depth": ("index in execution order", ""),
     "kind": ("layer, or network for all layers at once", ""),
     "module_type": ("class of the module", ""),
+    "moved": ("whether the layer changed from the first checkpoint to the last", ""),
     "parameters": ("number of parameters", "1"),
     "component": ("component that the layer lies in, empty for several", ""),
     "block": ("block that the layer lies in, empty for several", ""),
@@ -81,7 +86,7 @@ _DESCRIBED = {
 }
 
 
-_PLACES = ("component", "block", "stage")
+_LATER = ("component", "block", "stage", "moved")
 """Coordinates that Datasets of earlier sweeps don't have."""
 
 _WORDS = ("true", "false", "null")
@@ -187,8 +192,12 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     runs = list(datasets)
     if len(runs) != len(seeds) or not runs:
         raise ResultError(f"{len(runs)} Datasets came with {len(seeds)} seeds; one each is needed.")
-    placed = [name for name in _PLACES if all(name in run.coords for run in runs)]
-    runs = [run.drop_vars(set(_PLACES) - set(placed), errors="ignore") for run in runs]
+    later = [name for name in _LATER if all(name in run.coords for run in runs)]
+    runs = [run.drop_vars(set(_LATER) - set(later), errors="ignore") for run in runs]
+    if "moved" in later and len({run.sizes["layer"] for run in runs}) == 1:
+        # Where a layer did not move in one of them, an average over them says nothing of it.
+        moved = np.all([run["moved"].values for run in runs], axis=0)
+        runs = [run.assign_coords(moved=run["moved"].copy(data=moved)) for run in runs]
     # What only some have, xarray would fill with NaN in the others.
     held = [{str(name) for name in run.variables} for run in runs]
     everything = {name for names in held for name in names}

@@ -11,6 +11,7 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import OptionError, ResultError, choose
+from layerscope.results import NOT_MOVED
 from layerscope.stats.arrays import Array, newcombe, normal_quantile
 from layerscope.stats.labelled import (
     FRACTIONS,
@@ -49,6 +50,8 @@ def classify(
     - *critical* if the whole interval lies at or above `critical`, which is
       ``critical_share × (chance − baseline)`` unless given,
     - *intermediate* if the whole interval lies strictly between the two,
+    - *not moved* if it was set back to a checkpoint but holds the same values at the first one and
+      at the last, as a frozen layer does: its degradation of 0 says nothing of it,
     - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was
       not computed, one whose interval is unknown, and every layer where `critical` is not above
       `tolerance`, as in a network that is hardly better than chance.
@@ -123,7 +126,9 @@ def classify(
             "lower": found.lower,
             "upper": found.upper,
             "interval_kind": found.kind,
-            "verdict": _verdicts(found.lower, found.upper, tolerance, limit),
+            "verdict": np.where(
+                _still(cell), NOT_MOVED, _verdicts(found.lower, found.upper, tolerance, limit)
+            ),
         }
     )
     frame.attrs |= {"tolerance": float(tolerance), "critical": float(limit)}
@@ -269,6 +274,13 @@ def _apply(
         function, *arrays, kwargs=options, output_core_dims=[[], []], join="exact"
     )
     return lower, upper
+
+
+def _still(cell: xr.DataArray) -> npt.NDArray[np.bool_]:
+    """Which layers never moved, where they were set back to a checkpoint."""
+    if "moved" not in cell.coords or cell["epoch"].item() == results.NO_EPOCH:
+        return np.zeros(cell.sizes["layer"], bool)
+    return ~cell["moved"].values.astype(bool)
 
 
 def _verdicts(
