@@ -372,18 +372,51 @@ def test_batches_of_ones_own_are_put_together_to_be_shuffled(labelled):
     batches = [(x[start : start + 4], y[start : start + 4] if labelled else None)
                for start in range(0, 10, 4)]  # fmt: skip
     held = data.Held(batches, 3, CPU, shuffle_seed=1)
-    whole = data.Held((x, y), 3, CPU, shuffle_seed=1)
+    assert held.size == 4
+    whole = data.Held((x, y), 4, CPU, shuffle_seed=1)
     for (a, b), (c, d) in zip(held, whole, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d) if labelled else b is None
     assert [len(inputs) for inputs, _ in held.resized(5)] == [5, 5]
 
 
+def test_batches_of_mappings_and_tuples_are_shuffled_example_by_example():
+    ids, mask, y = torch.arange(20).reshape(10, 2), torch.arange(10) % 3 > 0, torch.arange(10)
+    shared, cuts = torch.arange(6.0), [slice(0, 6), slice(6, 8), slice(8, 10)]
+    batches = [
+        ({"ids": ids[cut], "more": (mask[cut], shared), "flag": True}, y[cut]) for cut in cuts
+    ]
+    held = data.Held(batches, 3, CPU, shuffle_seed=1)
+    assert held.lengths == [6, 4]
+    seen = []
+    for inputs, targets in held:
+        assert torch.equal(inputs["ids"], ids[targets])
+        assert torch.equal(inputs["more"][0], mask[targets])
+        assert torch.equal(inputs["more"][1], shared)
+        assert inputs["flag"] is True
+        seen.append(targets)
+    assert torch.equal(torch.cat(seen), torch.from_numpy(held.indices))
+    assert torch.equal(torch.cat(seen).sort().values, y)
+    assert not torch.equal(torch.cat(seen), y)
+
+
+def test_the_most_targets_of_an_example_leave_out_what_never_counts():
+    targets = torch.tensor([[1, -100, -100], [-100, -100, -100], [4, 5, -100]])
+    assert data.Held((targets, targets), 2, CPU).heaviest == 2
+    assert data.Held((targets, targets[:, 1]), 2, CPU).heaviest == 1
+    assert data.Held((targets, torch.full((3,), -100)), 2, CPU).heaviest == 0
+    assert data.Held((targets, None), 2, CPU).heaviest is None
+
+
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([({"x": torch.zeros(2)}, torch.zeros(2))], "inputs of type dict; only plain tensors"),
-        ([(torch.zeros(2, n), torch.zeros(2)) for n in (3, 4)], "differ in shape"),
+        ([({"x": torch.zeros(2)}, torch.zeros(2)), ({}, torch.zeros(2))], "differ in their names"),
+        ([((torch.zeros(2),) * n, torch.zeros(2)) for n in (1, 2)], "differ in their number"),
+        ([(torch.zeros(2, n), torch.zeros(2)) for n in (3, 4)], "differ in shape .*Pad all"),
+        ([(torch.zeros(2).to(t), torch.zeros(2)) for t in (int, float)], "differ in type"),
+        ([({"x": n}, torch.zeros(2)) for n in (3, 4)], "no entry for each example"),
+        ([({"x": torch.arange(2)}, torch.zeros(2))] * 2, "what all batches share"),
         ([(torch.zeros(2), torch.zeros(2)), (torch.zeros(2), None)], "give all or none"),
         ([(torch.zeros(20), torch.zeros(20))] * 2, "more than .* that may be held"),
     ],

@@ -185,13 +185,6 @@ def test_a_stopped_cell_goes_on_to_the_same_verdict(states, tmp_path):
     xr.testing.assert_equal(whole, resumed)
 
 
-def test_data_in_a_fixed_order_can_not_be_stopped_early(states):
-    inputs, targets = many(200)
-    generator = (({"x": inputs[i : i + 50]}, targets[i : i + 50]) for i in range(0, 200, 50))
-    with pytest.raises(OptionError, match="tensors"):
-        layerscope.sweep(network(), list(generator), checkpoints=states, decide=True)
-
-
 # Memory
 
 

@@ -10,7 +10,7 @@ from scipy.stats import binom, norm
 
 from layerscope.errors import OptionError
 from layerscope.sequential import Decision, Settler, Tolerance
-from layerscope.sequential.bets import Bets
+from layerscope.sequential.bets import Bets, Outcomes
 
 
 def orders(outcomes, runs, seed=0) -> np.ndarray:
@@ -106,6 +106,7 @@ def test_no_claim_that_is_true_makes_capital_grow(rule, sign):
     bets = Bets(
         rule,
         population,
+        1.0,
         np.repeat(np.arange(runs), 3),
         np.full(3 * runs, sign),
         np.tile(means, runs),
@@ -113,8 +114,10 @@ def test_no_claim_that_is_true_makes_capital_grow(rule, sign):
     )
     for t in range(population):
         sums = np.cumsum(np.column_stack([np.zeros(runs), outcomes]), axis=1)
+        weighed = np.tile([t, t + 1.0], (runs, 1))
         left = np.full(runs, population - t)
-        bets.play(outcomes[:, [t]], sums[:, t : t + 2], left, np.ones(runs, bool))
+        these = Outcomes(outcomes[:, [t]], np.ones((runs, 1)))
+        bets.play(these, sums[:, t : t + 2], weighed, left, np.ones(runs, bool))
         capital = bets.capital.sum(axis=0).reshape(runs, 3)
         assert (capital >= 0).all()
         mean = capital.mean(axis=0)
@@ -122,6 +125,128 @@ def test_no_claim_that_is_true_makes_capital_grow(rule, sign):
         assert (np.diff(capital, axis=1) <= 1e-12 * capital[:, :-1]).all()
         if t < 3:
             assert mean[0] == pytest.approx(1, abs=1e-12)
+
+
+# Several values an example
+
+
+def sequences(mean, population, longest, equal, seed=0) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of 0–1 values and their numbers, which go together: longer examples are worse."""
+    rng = np.random.default_rng(seed)
+    weights = np.full(population, longest) if equal else rng.integers(0, longest + 1, population)
+    wanted = int(mean * weights.sum())
+    sums = np.zeros(population, int)
+    for place in np.argsort(-weights + rng.normal(0, longest / 4, population)):
+        sums[place] = min(weights[place], max(wanted - sums.sum(), 0), rng.integers(longest + 1))
+    for place in rng.permutation(population):  # what is still missing
+        sums[place] += min(weights[place] - sums[place], wanted - sums.sum())
+    return sums, weights
+
+
+def shuffled(sums, weights, runs, seed=0) -> tuple[np.ndarray, np.ndarray]:
+    """The same examples in `runs` random orders."""
+    tiled = np.tile(np.arange(len(sums)), (runs, 1))
+    order = np.random.default_rng(seed).permuted(tiled, axis=1)
+    return sums[order].astype(float), weights[order].astype(float)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_verdicts_on_sequences_are_about_the_mean_over_values(equal):
+    population, runs, longest = 300, 400, 8
+    for mean, wrong in ((0.02, "critical"), (0.0225, "robust")):
+        worse, weights = sequences(mean, population, longest, equal)
+        true = worse.sum() / weights.sum()
+        assert (true <= 0.02) == (wrong == "critical")
+        outcomes, each = shuffled(worse, weights, runs)
+        settler = Settler(Decision(0.02, confidence=0.9), runs, population, longest)
+        for start in range(0, population, 20):
+            batch = slice(start, start + 20)
+            settler.add(outcomes[:, batch], weights=each[:, batch])
+        assert settler.settled.all()
+        assert at_most((settler.verdicts == wrong).sum(), runs, 0.1)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("share", [0.02, 0.4])
+def test_intervals_on_sequences_enclose_the_mean_over_values(equal, share):
+    population, runs, longest = 400, 200, 6
+    sums, weights = sequences(share, population, longest, equal)
+    true = sums.sum() / weights.sum()
+    outcomes, each = shuffled(sums, weights, runs)
+    settler = Settler(Tolerance(0.05, confidence=0.9), runs, population, longest)
+    missed = np.zeros(runs, bool)
+    for start in range(0, population, 20):
+        batch = slice(start, start + 20)
+        settler.add(outcomes[:, batch], weights=each[:, batch])
+        missed |= (settler.lower > true) | (settler.upper < true)
+    assert settler.settled.all()
+    assert settler.counts.mean() < 0.9 * population
+    assert at_most(missed.sum(), runs, 0.1)
+
+
+@pytest.mark.parametrize("rule", [Decision(), Tolerance(0.1)], ids=["decision", "tolerance"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_claim_about_a_ratio_that_is_true_makes_capital_grow(rule, sign):
+    low, _ = rule.bounds
+    weights = np.array([0, 3, 1, 2, 3, 1.0])
+    sums = np.array([0, 3 * low, 0.5, 1, 2, 1])
+    order = np.array(list(itertools.permutations(range(len(sums)))))
+    runs, population = order.shape
+    means = sums.sum() / weights.sum() + sign * np.array([0.0, 0.05, 0.2])
+    cell = np.repeat(np.arange(runs), 3)
+    claims = cell, np.full(3 * runs, sign), np.tile(means, runs), np.full(3 * runs, np.inf)
+    bets = Bets(rule, population, 3.0, *claims)
+    before = np.zeros((runs, 1))
+    seen, weighed = (
+        np.hstack([before, values[order].cumsum(axis=1)]) for values in (sums, weights)
+    )
+    for t in range(population):
+        now, past = order[:, [t]], slice(t, t + 2)
+        left = np.full(runs, population - t)
+        these = Outcomes(sums[now], weights[now])
+        bets.play(these, seen[:, past], weighed[:, past], left, np.ones(runs, bool))
+        capital = bets.capital.sum(axis=0).reshape(runs, 3)
+        assert (capital >= 0).all()
+        mean = capital.mean(axis=0)
+        assert (mean <= 1 + 1e-12).all()
+        assert (np.diff(capital, axis=1) <= 1e-12).all()
+        if t < 3:
+            assert mean[0] == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", [Decision(0.02), Tolerance(0.03)], ids=str)
+def test_equal_weights_are_means_and_no_weight_is_no_example_of_a_difference(rule):
+    outcomes = mixed(rule, cells=20)
+    plain = settle(rule, outcomes, 100)
+    weighed = Settler(rule, *outcomes.shape, heaviest=4)
+    for start in range(0, 2000, 100):
+        weighed.add(4 * outcomes[:, start : start + 100], weights=np.full(100, 4))
+    np.testing.assert_array_equal(plain.verdicts, weighed.verdicts)
+    np.testing.assert_array_equal(plain.counts, weighed.counts)
+    # Half of the examples count; as zeros they would halve the mean.
+    seen = np.zeros((1, 2000))
+    seen[0, ::2] = np.arange(1000) % 25 == 0
+    settler = Settler(Decision(0.03), 1, 2000)
+    settler.add(seen, weights=np.arange(2000) % 2 == 0)
+    assert settler.verdicts == ["critical"]
+
+
+def test_weights_that_make_no_sense_are_refused():
+    settler = Settler(Decision(), 2, 50, heaviest=3)
+    for weights, said in (
+        ([1, 2, 3], r"weights have the shape \(3,\); expected \(2,\) or \(2, 2\)"),
+        ([1, 4], r"outcome 1 of cell 0 weighs 4; expected a weight in \[0, 3\]"),
+        ([1, -1], "weighs -1"),
+        ([np.nan, 1], "weighs nan"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            settler.add(np.zeros((2, 2)), weights=weights)
+    with pytest.raises(OptionError, match=r"is 3\.0 for the sum of 2 values"):
+        settler.add([[1, 3], [0, 0]], weights=[2, 2])
+    with pytest.raises(OptionError, match="heaviest is 0; some example must"):
+        Settler(Decision(), 1, 5, heaviest=0)
+    with pytest.raises(OptionError, match="no example has a value that counts"):
+        Settler(Decision(), 1, 5).add(np.zeros((1, 5)), weights=np.zeros(5))
 
 
 # What is needed

@@ -205,7 +205,9 @@ def digest(seen: Any, inputs: Any) -> None:
         plain = inputs.detach().cpu().contiguous()
         seen.update(repr((tuple(plain.shape), str(plain.dtype))).encode())
         # Seen as bytes, so that types which NumPy lacks (bfloat16) are hashed too.
-        seen.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+        # A single element may have any stride, which no view as bytes takes.
+        flat = plain.as_strided((plain.numel(),), (1,))
+        seen.update(flat.view(torch.uint8).numpy().data)
     elif isinstance(inputs, Mapping):
         for key in sorted(inputs):
             seen.update(str(key).encode())

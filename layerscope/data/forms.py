@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerscope.data.examples import Batch, Examples, ImageData
+from layerscope.data.joined import Joined
 from layerscope.data.pictures import ImageStream, Pictures
 from layerscope.data.text import TextData
 from layerscope.errors import DataError, OptionError
@@ -64,12 +65,12 @@ def batches(data: Any, size: int, order: Tensor | None = None) -> Iterator[Batch
         yield item[0], item[1]
 
 
-def parts(data: Any) -> Examples | Pictures | Tensor | None:
+def parts(data: Any) -> Examples | Pictures | Joined | Tensor | None:
     """What can be cut into batches of any size; None for batches of the user's own.
 
     A pair of tensors becomes `Examples`; the inputs alone are returned where targets are None.
     """
-    if isinstance(data, (Examples, Pictures)):
+    if isinstance(data, (Examples, Pictures, Joined)):
         return data
     if not (isinstance(data, (tuple, list)) and len(data) == 2 and torch.is_tensor(data[0])):
         return None

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from layerscope import seeds
-from layerscope.data.examples import Batch, Examples, digest, label_range
+from layerscope.data.examples import NO_TARGET, Batch, Examples, digest, label_range
 from layerscope.data.forms import batches, count, move, parts
+from layerscope.data.joined import Joined
 from layerscope.data.pictures import Pictures
 from layerscope.errors import DataError, OptionError
 
@@ -39,7 +40,8 @@ class Held:
         Bytes of batches that may be held.
     shuffle_seed : int, optional
         Evaluate in an order drawn with this seed, so that the first batches are a random sample
-        of all. Batches of the user's own are put together and cut anew for it.
+        of all. For it, batches of the user's own are put together, and cut anew into as many
+        examples as the largest of them had.
 
     Attributes
     ----------
@@ -62,13 +64,16 @@ class Held:
         The lowest and the highest class index; None where there is none.
     positions : bool
         Whether an input has a target at each of several positions, as in text.
+    heaviest : int or None
+        The most targets that count of any one input; None where there are inputs without targets.
 
     Raises
     ------
     DataError
         If there are no examples.
     OptionError
-        If batches are to be shuffled whose inputs are not plain tensors.
+        If batches are to be shuffled that can't be put together: of different lengths, without an
+        entry for each example, or larger than `limit`.
 
     Examples
     --------
@@ -93,6 +98,7 @@ class Held:
         self.order, self._order = "as given", None
         if shuffle_seed is not None:
             self._data = _recut(self._data, size, limit)
+            size = getattr(self._data, "size", size)
             self.order = f"shuffled with seed {shuffle_seed}"
             shuffle = seeds.generator("evaluation order", shuffle_seed)
             self._order = torch.randperm(_length(self._data), generator=shuffle)
@@ -148,6 +154,8 @@ class Held:
         lows, highs = zip(*ranges, strict=True) if ranges else ((), ())
         self.labels = (min(lows), max(highs)) if ranges else None
         self.positions = any(targets is not None and targets.ndim > 1 for targets in labels)
+        known = [_most_counted(targets) for targets in labels if targets is not None]
+        self.heaviest = max(known) if len(known) == len(labels) else None
 
     def resized(self, size: int) -> Held:
         """The same data in the same order in batches of another size, as after memory ran out.
@@ -202,30 +210,20 @@ def _recut(data: Any, size: int, limit: int) -> Any:
     found, used = [], 0
     for inputs, targets in batches(data, size):
         used += _bytes(inputs)
-        if not torch.is_tensor(inputs) or inputs.ndim == 0:
-            raise OptionError(
-                f"a batch has inputs of type {type(inputs).__name__}; only plain tensors can be "
-                "put in another order. Pass tensors (inputs, targets), or leave the order as it is."
-            )
         if used > limit:
             raise OptionError(
                 f"the batches take more than the {limit / 2**30:.1f} GiB that may be held, so "
                 "they can't be put in another order. Pass tensors (inputs, targets)."
             )
         found.append((inputs, targets))
-    if not found:
-        raise DataError(_EMPTY)
-    try:
-        inputs = torch.cat([inputs for inputs, _ in found])
-        labelled = [targets for _, targets in found if targets is not None]
-        if labelled and len(labelled) < len(found):
-            raise OptionError("some batches have targets and others None; give all or none.")
-        return inputs, torch.cat(labelled) if labelled else None
-    except RuntimeError as error:
-        raise OptionError(
-            f"the batches differ in shape, type or device, so they can't be put in another order "
-            f"({error}). Pass tensors (inputs, targets)."
-        ) from None
+    return Joined.of(found, [count(*pair) for pair in found])
+
+
+def _most_counted(targets: Tensor) -> int:
+    """The most targets that count of any one example."""
+    whole = not (targets.is_floating_point() or targets.is_complex())
+    counted = targets != NO_TARGET if whole else torch.ones_like(targets, dtype=torch.bool)
+    return int(counted.flatten(1).sum(1).max()) if targets.ndim > 1 else int(counted.any())
 
 
 def _length(data: Any) -> int:

@@ -103,6 +103,8 @@ def sweep(
     batch_size : int
         For tensors; batches of your own keep their size. Where memory runs out, it is halved,
         with a warning, and the sweep starts again; ``ds.attrs["batch_size"]`` says what it came to.
+        Under `decide` and `tolerance`, batches of your own are put together, shuffled, and cut
+        again into as many examples as the largest of them had.
     device : str or torch.device
         ``"auto"`` takes the first of cuda, mps and cpu that is present.
     dtype : str or torch.dtype, optional
@@ -122,11 +124,16 @@ def sweep(
         that needs memory for a second network.
     decide : bool, float, mapping or Decision
         Stop a cell once its layer is settled to be robust or critical; see
-        `layerscope.sequential.Decision`. The verdicts are in ``ds.verdict``. Examples come in
-        random order then, so `data` must be tensors.
+        `layerscope.sequential.Decision`. The verdicts are in ``ds.verdict``. Examples come in a
+        random order then, drawn from `seed`, so `data` must be tensors, or batches that can be put
+        together: of one length, padded where need be. What is settled is the mean over targets
+        that count, however many an example has. The value of a cell that was stopped is biased
+        away from the limit, since it stops when it happens to be clear; trust the verdict, or
+        leave `decide` out where the value itself matters.
     tolerance : float, mapping or Tolerance, optional
         Stop a cell once the interval of its value, ``ds.lower`` to ``ds.upper``, is no wider than
-        this to either side, at a confidence that holds however often one looks.
+        this to either side, at a confidence that holds however often one looks. Otherwise as
+        `decide`.
     outcomes : bool
         Keep what every example gave, in ``outcomes.nc`` below `out`; opens with xarray.
     callback : callable

@@ -17,7 +17,7 @@ from layerscope.borrow import Swapper
 from layerscope.data import Batch
 from layerscope.engine.beforehand import in_order, lent, refused_cells, repeated
 from layerscope.engine.plan import Cell, Changed, Plan
-from layerscope.engine.sums import Found, Gathering, Sums
+from layerscope.engine.sums import Found, Gathering, Sums, heaviest, judged
 from layerscope.engine.weights import Weights
 from layerscope.errors import LayerscopeError
 from layerscope.layers import Layer
@@ -116,10 +116,12 @@ def measure(
         outputs = repeated(recorder, call)
         metrics.check_labels(plan.metrics, outputs, plan.data.labels)
         metrics.check_in_place(plan.metrics, outputs, targets)
+        most = heaviest(judged(plan.metrics, plan.rule), outputs, targets, plan.data.heaviest)
         rows = in_order(plan, recorder, call)
         refused = refused_cells(plan, recorder, call, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
-        work = _Work(plan, recorder, swapper, _by_group(plan, rows, cells), parts, between)
+        groups = _by_group(plan, rows, cells)
+        work = _Work(plan, recorder, swapper, groups, parts, between, most)
         measured = Measured(rows, cells, refused, work.sums, distances, drawn, origins)
 
         def report(how: Show | None) -> None:
@@ -154,6 +156,7 @@ class _Work:
         groups: Sequence[tuple[Changed, list[Cell]]],
         store: Parts | None,
         between: Callable[[], object] | None = None,
+        heaviest: float = 1.0,
     ) -> None:
         self._plan, self._recorder, self._swapper, self._store = plan, recorder, swapper, store
         self._between = between or (lambda: None)
@@ -161,9 +164,8 @@ class _Work:
         self._parts = whole if store is None else _cut(groups, plan.data.lengths)
         self._weights = Weights(plan)
         self._batches = len(plan.data.lengths)
-        self.sums = Sums(
-            plan.metrics, [part.keys for part in self._parts], plan.data.count, plan.rule
-        )
+        keys = [part.keys for part in self._parts]
+        self.sums = Sums(plan.metrics, keys, plan.data.count, plan.rule, heaviest)
 
     def run(self, show: Callable[[], None], save: Callable[[], None], bar: bool) -> None:
         """Add every part of every batch."""

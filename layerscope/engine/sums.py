@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from layerscope.errors import OptionError, choose
-from layerscope.metrics import Metric, Outcome, Tally
+from layerscope.metrics import Metric, Outcome, Tally, outcomes
+from layerscope.metrics.named import NOT_COUNTED
 from layerscope.sequential import Decision, Settler, Tolerance
 
-__all__ = ["Found", "Gathering", "Sums", "judged"]
+__all__ = ["Found", "Gathering", "Sums", "heaviest", "judged"]
 
 Array = npt.NDArray[Any]
 
@@ -131,6 +134,8 @@ class Sums:
         Number of examples in all.
     rule : Decision or Tolerance, optional
         When a cell has seen enough.
+    heaviest : float
+        The most that one example can weigh, in the metric that the rule looks at.
 
     Attributes
     ----------
@@ -146,6 +151,7 @@ class Sums:
         parts: Sequence[Sequence[str]],
         population: int,
         rule: Decision | Tolerance | None = None,
+        heaviest: float = 1.0,
     ) -> None:
         self._parts = [list(keys) for keys in parts]
         self._rule = rule
@@ -155,7 +161,7 @@ class Sums:
         self.differences: dict[str, dict[str, Tally]] = {}
         self.next = [0] * len(parts)
         self.settlers = (
-            [Settler(rule, len(keys), population) for keys in self._parts] if rule else []
+            [Settler(rule, len(keys), population, heaviest) for keys in self._parts] if rule else []
         )
 
     def active(self, part: int) -> list[str]:
@@ -223,7 +229,7 @@ class Sums:
         every[rows] = values
         seen = np.zeros(len(place), bool)
         seen[rows] = True
-        self.settlers[part].add(every, seen)
+        self.settlers[part].add(every, seen, found.weights[self._metric.name])
 
 
 def judged(metrics: Sequence[Metric], rule: Decision | Tolerance | None) -> Metric | None:
@@ -244,6 +250,35 @@ def judged(metrics: Sequence[Metric], rule: Decision | Tolerance | None) -> Metr
             "seen; let decide= or tolerance= name another, such as metric='error'."
         )
     return metric
+
+
+def heaviest(metric: Metric | None, outputs: Tensor, targets: Any, known: int | None) -> float:
+    """The most that one example of the data can weigh in the metric that a rule looks at.
+
+    Parameters
+    ----------
+    metric : Metric or None
+    outputs, targets
+        Of the first batch, as `metrics.outcomes` takes them.
+    known : int or None
+        The most targets that count of any one example.
+
+    Raises
+    ------
+    OptionError
+        If no target counts.
+    """
+    if metric is None:
+        return 1.0
+    # As if every target counted: all batches are cut from the same tensors, and are as long.
+    filled = targets if targets is None else torch.where(targets == NOT_COUNTED, 0, targets)
+    most = float(outcomes([metric], outputs, filled, outputs)[metric.name].weights.max())
+    if known == 0:
+        raise OptionError(
+            f"all targets are {NOT_COUNTED}, which never count, so that no cell can be settled; "
+            "give others, or leave decide= and tolerance= out."
+        )
+    return most if known is None else min(most, known)
 
 
 def _merge(into: dict[str, dict[str, Tally]], key: str, fresh: Mapping[str, Tally]) -> None:

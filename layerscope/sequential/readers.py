@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.sequential.bets import Bets, Flags, Floats, Indices
+from layerscope.errors import OptionError
+from layerscope.sequential.bets import Bets, Flags, Floats, Indices, Outcomes
 from layerscope.sequential.rules import Decision, Rule, Tolerance
 
 __all__ = ["Intervals", "Reader", "Verdicts"]
@@ -39,38 +40,42 @@ class Reader(ABC):
         Empty while a cell is open.
     """
 
-    def __init__(self, rule: Rule, cells: int, population: int) -> None:
-        self.population = population
+    def __init__(self, rule: Rule, cells: int, population: int, heaviest: float) -> None:
+        self.population, self.heaviest = population, heaviest
         self.counts = np.zeros(cells, np.int64)
         self.verdicts = np.full(cells, "", "<U12")
-        self._totals = np.zeros(cells)
+        self._totals, self._weighed = np.zeros((2, cells))
         self._rule = rule
         self._bets: list[Bets] = []  # many claims, so only once there are outcomes
 
-    def add(self, outcomes: Floats, active: Flags) -> None:
-        """Take in outcomes, shape ``(cells, n)``; only the rows of `active` cells count."""
+    def add(self, outcomes: Floats, weights: Floats, active: Flags) -> None:
+        """Take in outcomes and weights, shape ``(cells, n)``; only `active` rows count."""
         if not self._bets:
             claims = self._claims(len(self.counts))
-            self._bets = [Bets(self._rule, self.population, *arrays) for arrays in claims]
+            self._bets = [
+                Bets(self._rule, self.population, self.heaviest, *arrays) for arrays in claims
+            ]
         outcomes = np.where(active[:, None], outcomes, 0)
-        # Numbers are added one after another, so that it makes no difference where batches end.
-        sums = np.cumsum(np.column_stack([self._totals, outcomes]), axis=1)
+        sums = _running(self._totals, outcomes)
+        weighed = _running(self._weighed, np.where(active[:, None], weights, 0))
         start, size = 0, outcomes.shape[1]
         seen = int(self.counts[active].min(initial=self.population))
         while start < size and any(len(bets.cell) for bets in self._bets):
             stop = min(start + max(_FIRST, seen + start), size)
             left = self.population - self.counts - start
+            these = Outcomes(outcomes[:, start:stop], weights[:, start:stop])
+            before = slice(start, stop + 1)
             for bets in self._bets:
-                fallen, at = bets.play(
-                    outcomes[:, start:stop], sums[:, start : stop + 1], left, active
-                )
+                fallen, at = bets.play(these, sums[:, before], weighed[:, before], left, active)
                 if len(fallen):
                     self._read(bets, fallen, self.counts[bets.cell[fallen]] + start + at + 1)
             start = stop
         self.counts[active] += size
-        self._totals = sums[:, -1]
+        self._totals, self._weighed = sums[:, -1], weighed[:, -1]
         whole = active & (self.counts == self.population)
-        self._finish(whole, self._totals[whole] / self.population)
+        if not self._weighed[whole].all():
+            raise OptionError("no example has a value that counts, so there is nothing to settle.")
+        self._finish(whole, self._totals[whole] / self._weighed[whole])
         self._drop()
 
     def _drop(self) -> None:
@@ -103,8 +108,8 @@ class Verdicts(Reader):
     falls before "at most `critical`" does; and likewise from the other side.
     """
 
-    def __init__(self, rule: Decision, cells: int, population: int) -> None:
-        super().__init__(rule, cells, population)
+    def __init__(self, rule: Decision, cells: int, population: int, heaviest: float) -> None:
+        super().__init__(rule, cells, population, heaviest)
         self._limits = rule.limits
         self._alpha = 1 - rule.confidence
         # Outcomes after which a claim fell, the first of which decides: by which limit, and sign.
@@ -148,8 +153,8 @@ class Intervals(Reader):
     claims fell before it, those between the points of the grid as well. Likewise for upper ones.
     """
 
-    def __init__(self, rule: Tolerance, cells: int, population: int) -> None:
-        super().__init__(rule, cells, population)
+    def __init__(self, rule: Tolerance, cells: int, population: int, heaviest: float) -> None:
+        super().__init__(rule, cells, population, heaviest)
         low, high = rule.bounds
         self.lower, self.upper = np.full(cells, low), np.full(cells, high)
         # The bounds are points of a grid, whose differences are rounded.
@@ -192,3 +197,9 @@ class Intervals(Reader):
         self.lower[whole] = self.upper[whole] = means
         # Only after a batch, so that a cell makes use of the whole one in which it becomes narrow.
         self.verdicts[self.upper - self.lower <= self._widest] = "narrow"
+
+
+def _running(before: Floats, values: Floats) -> Floats:
+    """Sums before each value and after the last, shape ``(cells, n + 1)``."""
+    # One after another, so that it makes no difference where batches end.
+    return np.cumsum(np.column_stack([before, values]), axis=1)
