@@ -191,7 +191,7 @@ def test_a_perturbation_that_changes_in_place_and_returns_nothing_is_refused(pai
             tensor.mul_(2)
         return {}
 
-    with pytest.raises(OptionError, match="'mine' changed .* in place and returned nothing"):
+    with pytest.raises(OptionError, match=r"'mine' changed .* in place and returned nothing"):
         sweep(network(1), pair, states, perturbations=[Perturbation("mine", forgetful)])
 
 
@@ -247,7 +247,7 @@ def test_a_metric_that_changes_what_it_is_handed_is_refused(pair, states, what, 
 def test_a_metric_that_starts_to_work_in_place_later_is_refused_then(pair, states):
     seen = []
 
-    def mine(outputs, targets):
+    def mine(outputs, _):
         seen.append(outputs)
         return (outputs.mul_(2) if len(seen) > 4 else outputs).sum(-1)
 

@@ -103,7 +103,7 @@ class Held:
             shuffle = seeds.generator("evaluation order", shuffle_seed)
             self._order = torch.randperm(_length(self._data), generator=shuffle)
         self._take_in(size)
-        plain = str(self._seen)
+        plain = hashlib.sha256(repr(self._seen).encode()).hexdigest()
         if isinstance(self._data, (Examples, Pictures)):
             plain = self._data.fingerprint
         shuffled = hashlib.sha256(f"{plain} {self.order}".encode()).hexdigest()
@@ -117,9 +117,10 @@ class Held:
             return
         self._held: list[Batch] | None = []
         self.lengths, used = [], 0
-        seen, labels = hashlib.sha256(), []
+        seen: list[str] = []
+        labels = []
         for inputs, targets in batches(self._data, size, self._order):
-            digest(seen, (inputs, targets))
+            seen.append(_digest(inputs, targets))
             labels.append(None if targets is None else targets.cpu())
             self.lengths.append(count(inputs, targets))
             used += _bytes(inputs)
@@ -130,7 +131,7 @@ class Held:
         self.count = sum(self.lengths)
         if self.count == 0:
             raise DataError(_EMPTY)
-        self._seen: str | None = seen.hexdigest()
+        self._seen: list[str] | None = seen
         self._know(labels)
 
     def _take_pictures(self, pictures: Pictures) -> None:
@@ -188,19 +189,33 @@ class Held:
         if self._held is not None:
             yield from self._held
             return
-        seen = hashlib.sha256()
-        for inputs, targets in batches(self._data, self.size, self._order):
-            if self._seen is not None:
-                digest(seen, (inputs, targets))
+        index = -1
+        for index, (inputs, targets) in enumerate(batches(self._data, self.size, self._order)):
+            # Before anybody sees it: a sweep may stop after this batch, and keeps what it gave.
+            if (
+                self._seen is not None
+                and _digest(inputs, targets) not in self._seen[index : index + 1]
+            ):
+                raise _changed(f"batch {index} is not what it was")
             yield self._moved(inputs, targets)
-        if self._seen is not None and seen.hexdigest() != self._seen:
-            raise DataError(
-                "the batches changed between two passes over the data; every cell must see the "
-                "same ones. Switch shuffling and random augmentation off."
-            )
+        if self._seen is not None and index + 1 != len(self._seen):
+            raise _changed(f"there were {len(self._seen)} batches, now {index + 1}")
 
     def _moved(self, inputs: Any, targets: Tensor | None) -> Batch:
         return move(inputs, self._device), None if targets is None else targets.to(self._device)
+
+
+def _digest(inputs: Any, targets: Any) -> str:
+    seen = hashlib.sha256()
+    digest(seen, (inputs, targets))
+    return seen.hexdigest()
+
+
+def _changed(how: str) -> DataError:
+    return DataError(
+        f"the batches changed between two passes over the data ({how}); every cell must see the "
+        "same ones. Switch shuffling and random augmentation off."
+    )
 
 
 def _recut(data: Any, size: int, limit: int) -> Any:
