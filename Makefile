@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench pictures clean
+.PHONY: help demo test lint bench gpu pictures clean
 
 help:
 	@echo "make demo   train a network on 5,000 digits, reset its layers, draw the paper's figure"
 	@echo "make test   check style and types, run the tests"
 	@echo "make lint   check style and types only"
 	@echo "make bench  run the benchmarks and the slow tests"
+	@echo "make gpu    exactness, speed and waiting on a GPU, in at most eight minutes"
 	@echo "make pictures  draw those of the documentation again"
 
 $(STAMP): pyproject.toml
@@ -41,6 +42,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 pictures: $(STAMP)
 	$(BIN)/python docs/pictures.py
