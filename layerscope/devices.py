@@ -32,6 +32,7 @@ __all__ = [
     "release",
     "resolve",
     "same_states",
+    "send",
     "short_attention",
     "spare_bytes",
     "trim",
@@ -102,6 +103,15 @@ def describe(device: torch.device) -> str:
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """Let operators run in a shorter type where that is usual; nothing where `dtype` is None."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the CPU to a device without waiting for what the device is at.
+
+    CUDA has read memory that is not pinned before the call returns, so that it may be written to
+    afterwards. No other device promises that.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def short_attention(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

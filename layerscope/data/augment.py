@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope import devices
 from layerscope.data.examples import Examples, by_batch
 from layerscope.data.pictures import Pictures, RandomResizedCrop, by_picture
 from layerscope.errors import DataError, OptionError
@@ -84,7 +85,7 @@ class Augment:
         columns = columns + shifts[1]
         bordered = nn.functional.pad(inputs, [self.pad] * 4)
         which, rows, columns = (
-            index.to(inputs.device)
+            devices.send(index, inputs.device)
             for index in (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None])
         )
         # Indices around the channels' slice put the channels last.
