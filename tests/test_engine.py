@@ -188,7 +188,8 @@ def test_the_network_comes_back_as_it_was(pair, states, error, after):
     layerscope.sweep(Logits(model), pair, checkpoints=wrapped(named), layers=["*out*"])
     assert_untouched(model, before)
     Stop.left = after
-    with pytest.raises(error):
+    # In the first pass it is the network that can't take the data.
+    with pytest.raises((error, DataError) if error is RuntimeError else error):
         layerscope.sweep(Logits(model), pair, checkpoints=wrapped(named))
     assert_untouched(model, before)
 
@@ -402,7 +403,7 @@ def test_bad_input_is_refused_before_the_first_cell(pair, states, tmp_path):
     refused(OptionError, "can't be called 'fullmodel'", layers={"fullmodel": ["out"]})
     refused(OptionError, "epochs is 0; give whole numbers", epochs=0)
     refused(OptionError, "epochs is empty", epochs=[])
-    refused(OptionError, "model is Nasty, not an nn.Module", model=Nasty)
+    refused(OptionError, "model is the class Nasty, not an nn.Module", model=Nasty)
     refused(OptionError, "draws is 0", draws=0)
     refused(OptionError, "batch_size is 0", batch_size=0)
     refused(OptionError, "not a device", device="gpu")

@@ -124,7 +124,10 @@ class Series:
             If a checkpoint is of another architecture: shows the first missing, unexpected and
             mismatched tensors. Or if one before the last shares memory with the network, or two
             with one another: they hold what is there now.
+        OptionError
+            If the network can't be examined, see `layers.require_network`.
         """
+        layers.require_network(model)
         wanted, spare = layers.tensors(model), spare_names(model)
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
         for epoch, checkpoint in self._sources.items():

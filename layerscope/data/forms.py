@@ -14,6 +14,7 @@ from layerscope.data.joined import Joined
 from layerscope.data.pictures import ImageStream, Pictures
 from layerscope.data.text import TextData
 from layerscope.errors import DataError, OptionError
+from layerscope.validate import integer
 
 __all__ = ["batches", "count", "move", "parts"]
 
@@ -45,8 +46,7 @@ def batches(data: Any, size: int, order: Tensor | None = None) -> Iterator[Batch
     >>> [len(inputs) for inputs, _ in batches((torch.zeros(5, 2), None), 2)]
     [2, 2, 1]
     """
-    if size < 1:
-        raise OptionError(f"batch_size is {size}; it must be at least 1.")
+    size = integer(size, "batch_size", 1, 64)
     known = parts(data)
     if known is not None:
         if isinstance(known, Tensor):

@@ -16,7 +16,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -25,7 +24,7 @@ from torch import nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import data as data_
-from layerscope import devices, perturb
+from layerscope import devices, perturb, validate
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series
 from layerscope.engine.dataset import assemble
@@ -34,7 +33,7 @@ from layerscope.engine.outcomes import gather
 from layerscope.engine.plan import Plan, recorded_epochs, rows
 from layerscope.engine.sums import judged
 from layerscope.errors import OptionError
-from layerscope.layers import Norms, Wanted
+from layerscope.layers import Norms, Wanted, require_network
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation
 from layerscope.sequential import Decision, Tolerance
@@ -175,13 +174,17 @@ def sweep(
     {'layer': 3, 'epoch': 3, 'perturbation': 2, 'draw': 2, 'metric': 2}
     """
     began = time.monotonic()
-    if draws < 1:
-        raise OptionError(f"draws is {draws}; it must be at least 1.")
-    if not isinstance(model, nn.Module):
-        given = model.__name__ if isinstance(model, type) else repr(model)
-        raise OptionError(f"model is {given}, not an nn.Module; pass the network itself: Net().")
-    if outcomes and out is None:
+    require_network(model)
+    draws, seed = validate.integer(draws, "draws", 1, 3), validate.integer(seed, "seed")
+    batch_size = validate.integer(batch_size, "batch_size", 1, 64)
+    whole, outcomes = validate.flag(whole, "whole"), validate.flag(outcomes, "outcomes")
+    folder = None if out is None else validate.path(out, "out", "layers")
+    if outcomes and folder is None:
         raise OptionError("outcomes=True keeps what every example gave in a folder; name it: out=.")
+    if callback is not None:
+        validate.function(callback, "callback", "callback(ds)")
+    if between is not None:
+        validate.function(between, "between", "between()")
     place = devices.resolve(device)
     kept = Norms.of(norms)
     series = checkpoints_.open_series(checkpoints).fit(model)
@@ -190,7 +193,9 @@ def sweep(
         # Before the data are read, which may take long.
         judged(metrics_.chosen(metrics), rule)
     held = data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None)
-    wanted = metrics_.chosen(metrics or metrics_.usual(positions=held.positions))
+    wanted = metrics_.chosen(
+        metrics_.usual(positions=held.positions) if metrics is None else metrics
+    )
     judged(wanted, rule)
     plan = Plan(
         model=model,
@@ -218,7 +223,7 @@ def sweep(
             stacklevel=2,
         )
     identity = plan.identity() | {"batch_size": batch_size}
-    store = Store(Path(out), identity) if out is not None else None
+    store = Store(folder, identity) if folder is not None else None
     if store is not None and (done := store.finished()) is not None:
         return done
 

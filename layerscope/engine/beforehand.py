@@ -33,14 +33,17 @@ def lent(plan: Plan) -> Iterator[tuple[Recorder, Swapper]]:
         yield stack.enter_context(Recorder(plan.model, budget=budget)), swapper
 
 
-def repeated(recorder: Recorder, call: Callable[[], Any]) -> torch.Tensor:
+def repeated(recorder: Recorder, call: Callable[[], Any], inputs: Any) -> torch.Tensor:
     """Logits of a batch; refuse a network that does not repeat itself on the same batch.
 
     Raises
     ------
+    DataError
+        If the network can't take the batch.
     LayerscopeError
     """
-    once, again = (metrics.logits(recorder.plain(call)) for _ in range(2))
+    with metrics.matching(inputs):
+        once, again = (metrics.logits(recorder.plain(call)) for _ in range(2))
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise LayerscopeError(
             "the network gives different outputs for the same batch in evaluation mode, so no "

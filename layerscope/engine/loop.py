@@ -113,7 +113,7 @@ def measure(
         def call() -> Any:
             return plan.call(inputs)
 
-        outputs = repeated(recorder, call)
+        outputs = repeated(recorder, call, inputs)
         metrics.check_labels(plan.metrics, outputs, plan.data.labels)
         metrics.check_in_place(plan.metrics, outputs, targets)
         most = heaviest(judged(plan.metrics, plan.rule), outputs, targets, plan.data.heaviest)

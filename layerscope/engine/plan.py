@@ -26,6 +26,7 @@ from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
+from layerscope.validate import described
 
 __all__ = ["Cell", "Changed", "Plan", "recorded_epochs", "rows"]
 
@@ -373,9 +374,10 @@ def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:
     """Check that the wanted epochs were recorded; all of them if none is named."""
     if wanted is None:
         return list(series.epochs)
-    if isinstance(wanted, (str, int)) or not all(isinstance(e, Integral) for e in wanted):
-        raise OptionError(f"epochs is {wanted!r}; give whole numbers, such as [0, 1].")
-    if not wanted:
+    known = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [None]
+    if not all(isinstance(e, Integral) and not isinstance(e, bool) for e in known):
+        raise OptionError(f"epochs is {described(wanted)}; give whole numbers, such as [0, 1].")
+    if not known:
         raise OptionError("epochs is empty; leave it out to take every recorded epoch.")
-    series.require(wanted)
-    return sorted(set(wanted))
+    series.require(known)
+    return sorted({int(epoch) for epoch in known})

@@ -11,6 +11,7 @@ share memory are one.
 """
 
 from layerscope.layers.layer import ROOT, Layer, merge, owner, tensors
+from layerscope.layers.network import require_network
 from layerscope.layers.norms import Norms
 from layerscope.layers.order import execution_order
 from layerscope.layers.selecting import Wanted, rows, select
@@ -29,6 +30,7 @@ __all__ = [
     "find",
     "merge",
     "owner",
+    "require_network",
     "rows",
     "select",
     "storage_of",

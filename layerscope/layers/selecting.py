@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from layerscope.errors import LayerError, choose
 from layerscope.layers.layer import ROOT, Layer, merge
 from layerscope.layers.norms import Norms
 from layerscope.layers.views import find
+from layerscope.validate import described
 
 __all__ = ["Wanted", "rows", "select"]
 
@@ -55,8 +57,8 @@ def rows(
     [('0', '2'), ('1',)]
     """
     found = find(model, view, norms)
-    if not callable(wanted):
-        return select(found, wanted)
+    if isinstance(wanted, (type, nn.Module)) or not callable(wanted):
+        return select(found, _names(model, wanted))
     if view != "leaf":
         raise LayerError(f"a function groups leaves, but view is {view!r}; leave view out.")
     groups: dict[str, list[Layer]] = {}
@@ -72,6 +74,36 @@ def rows(
     if not groups:
         raise LayerError("the function in layers leaves every layer out; it must name a group.")
     return [merge(group, members) for group, members in groups.items()]
+
+
+def _names(model: nn.Module, wanted: Any) -> Any:
+    """What `select` takes, of names in any container; say the name of a module that came.
+
+    Raises
+    ------
+    LayerError
+        If something else came.
+    """
+    if wanted is None or isinstance(wanted, str):
+        return wanted
+    if isinstance(wanted, Mapping):
+        return {_name(model, group): _names(model, rows) for group, rows in wanted.items()}
+    if not isinstance(wanted, Iterable) or isinstance(wanted, (type, nn.Module)):
+        wanted = [wanted]
+    return [_name(model, each) for each in wanted]
+
+
+def _name(model: nn.Module, given: Any) -> str:
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Layer):
+        return given.name
+    own = next((name for name, module in model.named_modules() if module is given), None)
+    hint = "" if own is None else f"; this one is {own or ROOT!r}"
+    raise LayerError(
+        f"layers holds {described(given)}; give names or patterns of layers, as "
+        f"model.named_modules() has them, such as ['0', 'features.*']{hint}."
+    )
 
 
 def select(

@@ -9,6 +9,7 @@ from torch import nn
 
 from layerscope.errors import LayerError, choose
 from layerscope.layers.layer import ROOT, Layer, common
+from layerscope.layers.network import require_module
 from layerscope.layers.norms import Norms
 from layerscope.layers.places import GROUPING, Place, alone, places
 from layerscope.layers.tree import Leaf, Tree
@@ -60,6 +61,7 @@ def find(
     >>> [row.name for row in find(net, view="component", norms="with")][:4]
     ['0', '1.self_attn', '1.linear1', '1.linear2']
     """
+    require_module(model)
     try:
         choose(view, VIEWS, "view")
     except ValueError as error:

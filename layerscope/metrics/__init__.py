@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from layerscope.metrics.named import METRICS, Metric, chosen, usual
 from layerscope.metrics.per_example import Outcome, check_in_place, check_labels, logits, outcomes
-from layerscope.metrics.running import add_batch, call, evaluate, evaluating
+from layerscope.metrics.running import add_batch, call, evaluate, evaluating, matching
 from layerscope.metrics.tally import Tally
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "evaluate",
     "evaluating",
     "logits",
+    "matching",
     "outcomes",
     "usual",
 ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from layerscope.errors import DataError, choose
+from layerscope.errors import DataError, OptionError, choose
+from layerscope.validate import described
 
 __all__ = ["METRICS", "NOT_COUNTED", "Metric", "chosen", "usual"]
 
@@ -85,8 +86,13 @@ def chosen(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     >>> [metric.long_name for metric in chosen("top3_error")]
     ['fraction whose target is not among the 3 largest logits, in [0, 1]']
     """
-    wanted = [names] if isinstance(names, (str, Metric)) else names
-    return [metric if isinstance(metric, Metric) else _named(metric) for metric in wanted]
+    wanted: Iterable[Any] = [names]
+    if isinstance(names, Iterable) and not isinstance(names, str):
+        wanted = names
+    found = [metric if isinstance(metric, Metric) else _named(metric) for metric in wanted]
+    if not found:
+        raise OptionError("metrics is empty; name one, such as 'error', or leave it out.")
+    return found
 
 
 def usual(*, positions: bool = False) -> tuple[str, ...]:
@@ -105,9 +111,24 @@ def usual(*, positions: bool = False) -> tuple[str, ...]:
     return ("error", "loss", "perplexity") if positions else ("error", "loss")
 
 
-def _named(name: str) -> Metric:
+def _named(name: Any) -> Metric:
+    if not isinstance(name, str):
+        raise OptionError(_no_metric(name))
     found = re.fullmatch(r"top([1-9][0-9]*)_error", str(name))
     return _top(int(found[1])) if found else METRICS[choose(name, METRICS, "metric")]
+
+
+def _no_metric(came: Any) -> str:
+    """What to write instead of what is neither a name nor a Metric."""
+    what = f"metrics holds {described(came)}; give names, such as 'error',"
+    if not callable(came):
+        return f"{what} or Metric objects."
+    name = getattr(came, "__name__", type(came).__name__)
+    name = name if name.isidentifier() else "mine"
+    return (
+        f"{what} or wrap what computes one value per example: Metric({name!r}, 'what it "
+        "measures', function), where function(outputs, targets) returns shape (n,)."
+    )
 
 
 def _error(outputs: Tensor, targets: Tensor) -> Tensor:

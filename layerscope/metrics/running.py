@@ -12,12 +12,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from layerscope import data as data_module
 from layerscope import devices
-from layerscope.errors import DataError
+from layerscope.errors import DataError, LayerscopeError
+from layerscope.layers import require_network
 from layerscope.metrics.named import Metric, chosen
 from layerscope.metrics.per_example import check_in_place, check_labels, outcomes, version
 from layerscope.metrics.tally import Tally
+from layerscope.validate import a_kind
 
-__all__ = ["add_batch", "call", "evaluate", "evaluating"]
+__all__ = ["add_batch", "call", "evaluate", "evaluating", "matching"]
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -52,6 +54,41 @@ def add_batch(
     for name, outcome in outcomes(metrics, outputs, targets, reference).items():
         tally = tallies[name]
         tally += Tally.of(outcome)
+
+
+@contextmanager
+def matching(inputs: Any) -> Iterator[None]:
+    """Say of an error in the unchanged network that network and data do not go together.
+
+    Raises
+    ------
+    DataError
+        In place of what the network raised; running out of memory, and what layerscope itself
+        refuses, come through as they are.
+    """
+    try:
+        yield
+    except LayerscopeError:
+        raise
+    except Exception as error:
+        if devices.exhausted(error):
+            raise
+        raise DataError(
+            f"the network can't take the first batch, {_form(inputs)}: {type(error).__name__}: "
+            f"{error}. Give inputs with which model(inputs) works by itself, of the type and shape "
+            "that it was trained on."
+        ) from error
+
+
+def _form(inputs: Any) -> str:
+    """Describe inputs in a message, such as "float32 of shape (30, 4)"."""
+    if torch.is_tensor(inputs):
+        return f"{str(inputs.dtype).removeprefix('torch.')} of shape {tuple(inputs.shape)}"
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{name}: {_form(value)}" for name, value in inputs.items())
+    if isinstance(inputs, (tuple, list)):
+        return " and ".join(map(_form, inputs))
+    return a_kind(inputs)
 
 
 @contextmanager
@@ -110,6 +147,9 @@ def evaluate(
     >>> tallies["error"].count
     6
     """
+    require_network(model)
+    if reference is not None:
+        require_network(reference, "reference")
     place = devices.resolve(device)
     wanted = chosen(metrics)
     tallies = {metric.name: Tally() for metric in wanted}
@@ -119,7 +159,8 @@ def evaluate(
         for number, (inputs, targets) in enumerate(data_module.batches(data, batch_size)):
             moved = data_module.move(inputs, place)
             against = None if reference is None else _said(reference, moved)
-            outputs = _said(model, moved)
+            with matching(moved):
+                outputs = _said(model, moved)
             check_labels(wanted, outputs, data_module.label_range(targets))
             known = None if targets is None else targets.to(place)
             if number == 0:

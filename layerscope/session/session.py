@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import data as data_
-from layerscope import devices, layers, perturb
+from layerscope import devices, layers, perturb, validate
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series, finite
 from layerscope.engine.beforehand import in_order, lent, repeated
 from layerscope.engine.plan import Cell, Changed, Plan, recorded_epochs, rows
 from layerscope.engine.weights import Weights
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
-from layerscope.layers import Layer, Norms
+from layerscope.layers import Layer, Norms, require_network
 from layerscope.metrics import Metric, Outcome, Tally
 from layerscope.perturb import Fresh
 from layerscope.results import FULL_MODEL, NO_EPOCH
@@ -85,6 +85,9 @@ class Session:
         fresh: Callable[[], nn.Module] | None = None,
         budget: int | None = None,
     ) -> None:
+        require_network(model)
+        if budget is not None:
+            budget = validate.integer(budget, "budget", 0, 2**30)
         series: Series = checkpoints_.open_series(checkpoints).fit(model)
         self.device = devices.resolve(device)
         self.plan = Plan(
@@ -96,7 +99,7 @@ class Session:
             epochs=recorded_epochs(series, None),
             draws=1,
             fresh=Fresh(model, series, fresh),
-            seed=seed,
+            seed=validate.integer(seed, "seed"),
             data=data_.Held(data, batch_size, self.device),
             device=self.device,
             dtype=devices.precision(dtype),
@@ -111,7 +114,7 @@ class Session:
         try:
             self._recorder, self._swapper = self._stack.enter_context(lent(self.plan))
             inputs, targets = self.data.first
-            outputs = repeated(self._recorder, lambda: self.plan.call(inputs))
+            outputs = repeated(self._recorder, lambda: self.plan.call(inputs), inputs)
             metrics_.check_in_place(self.plan.metrics, outputs, targets)
             # From the last, since they cost the least memory and save the most time.
             zero = perturb.chosen("zero")[0]
@@ -208,7 +211,7 @@ class Session:
 
         Of a batch whose inputs are no plain tensor, None.
         """
-        wanted, found, start = set(places), {}, 0
+        wanted, found, start = set(self._places(places)), {}, 0
         for length, (inputs, _) in zip(self.data.lengths, self.data, strict=True):
             for place in wanted & set(range(start, start + length)):
                 found[place] = inputs[place - start] if torch.is_tensor(inputs) else None
@@ -218,6 +221,15 @@ class Session:
         return [found[place] for place in places]
 
     # What the public methods are made of.
+
+    def _places(self, places: Sequence[int]) -> Sequence[int]:
+        count = self.data.count
+        if isinstance(places, (str, int)) or not all(0 <= place < count for place in places):
+            raise OptionError(
+                f"places is {validate.described(places)}; give the numbers of examples from 0 to "
+                f"{count - 1}, such as [0, 1]."
+            )
+        return places
 
     def _view(self, view: str) -> _View:
         choose(view, layers.VIEWS, "view")

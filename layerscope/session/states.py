@@ -10,6 +10,7 @@ from typing import Any
 from layerscope import perturb
 from layerscope.errors import OptionError
 from layerscope.results import NO_EPOCH
+from layerscope.validate import described
 
 __all__ = ["TRAINED", "Change", "as_call", "changes"]
 
@@ -59,8 +60,8 @@ class Change:
         whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers)
         if not isinstance(name, str) or len(numbers) > 1 or not whole:
             raise OptionError(
-                f"{given!r} says nothing that can be done to a layer; give 'trained', 'zero', "
-                "'skip', ('reinitialize', epoch) or ('rerandomize', draw)."
+                f"{described(given)} says nothing that can be done to a layer; give 'trained', "
+                "'zero', 'skip', ('reinitialize', epoch) or ('rerandomize', draw)."
             )
         (kind,) = perturb.chosen(name)
         number = int(numbers[0]) if numbers else None
@@ -99,6 +100,11 @@ def changes(state: Mapping[str, Any]) -> dict[str, Change]:
     >>> changes({"layer1": "trained", "layer2": "zero"})
     {'layer2': Change(perturbation='zero', epoch=-1, draw=0)}
     """
+    if not isinstance(state, Mapping):
+        raise OptionError(
+            f"the state is {described(state)}; give a mapping from rows to what is done to them, "
+            "such as {'layer1': 'zero'}."
+        )
     read = {row: Change.of(given) for row, given in state.items()}
     return {row: change for row, change in read.items() if change is not None}
 

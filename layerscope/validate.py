@@ -1,0 +1,162 @@
+"""One validator for each kind of argument that many functions take.
+
+Each returns what was given in its plain form, or says what came, what was expected and what to do.
+
+>>> from layerscope import validate
+>>> validate.integer(3, "draws", least=1)
+3
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from layerscope.errors import OptionError
+
+__all__ = ["a_kind", "described", "flag", "function", "integer", "number", "path"]
+
+_SHORT = 60  # characters of a value that a message still shows
+
+
+def described(value: Any) -> str:
+    """Name a value in a message: as it is written where that is short, else by its kind.
+
+    Examples
+    --------
+    >>> described("64"), described(None), described([0.0] * 99), described(len)
+    ("'64'", 'None', 'a list of 99', 'the function len')
+    """
+    name = getattr(value, "__name__", None)
+    if isinstance(name, str) and callable(value):
+        return f"the {'class' if isinstance(value, type) else 'function'} {name}"
+    kind = type(value)
+    plain = kind.__module__ == "builtins" or isinstance(value, (Real, os.PathLike))
+    if plain and len(text := repr(value)) <= _SHORT and "\n" not in text and " at 0x" not in text:
+        return text
+    count = f" of {len(value)}" if isinstance(value, (list, tuple, dict, set)) else ""
+    return f"{a_kind(value)}{count}"
+
+
+def a_kind(value: Any) -> str:
+    """Name the kind of a value with its article, such as "an int"; None by itself."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def integer(value: Any, name: str, least: int | None = None, example: int = 0) -> int:
+    """Return a whole number, of Python's kind; True and "3" are none.
+
+    Parameters
+    ----------
+    value
+        What came.
+    name : str
+        Of the argument.
+    least : int, optional
+        The lowest that is allowed.
+    example : int
+        For the message; at least `least`.
+
+    Raises
+    ------
+    OptionError
+
+    Examples
+    --------
+    >>> integer("64", "batch_size", 1)
+    Traceback (most recent call last):
+    ...
+    layerscope.errors.OptionError: batch_size is '64', a str; give a whole number, such as 1.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        such = example if least is None else max(least, example)
+        raise OptionError(f"{name} is {_with_kind(value)}; give a whole number, such as {such}.")
+    if least is not None and value < least:
+        raise OptionError(f"{name} is {value}; it must be at least {least}.")
+    return int(value)
+
+
+def number(value: Any, name: str, low: float, high: float, example: float) -> float:
+    """Return a number in [low, high] as a plain one; NaN lies in no interval.
+
+    Raises
+    ------
+    OptionError
+
+    Examples
+    --------
+    >>> number("5 %", "critical", 0, 1, example=0.05)
+    Traceback (most recent call last):
+    ...
+    layerscope.errors.OptionError: critical is '5 %', a str; give a number, such as 0.05.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise OptionError(f"{name} is {_with_kind(value)}; give a number, such as {example:g}.")
+    if not low <= float(value) <= high:
+        raise OptionError(
+            f"{name} is {float(value):g}; give a number in [{low:g}, {high:g}], such as "
+            f"{example:g}."
+        )
+    return float(value)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return True or False; "no" would count as true.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} is {_with_kind(value)}; give True or False.")
+    return value
+
+
+def function(value: Any, name: str, takes: str) -> Callable[..., Any]:
+    """Return what can be called.
+
+    Parameters
+    ----------
+    value
+        What came.
+    name : str
+        Of the argument.
+    takes : str
+        How it is called, such as ``"callback(ds)"``.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not callable(value):
+        raise OptionError(
+            f"{name} is {_with_kind(value)}; give a function, which is called as {takes}."
+        )
+    result: Callable[..., Any] = value
+    return result
+
+
+def path(value: Any, name: str, example: str) -> Path:
+    """Return the path of a file or folder.
+
+    Raises
+    ------
+    OptionError
+        If it is no text or path, or is empty.
+    """
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise OptionError(f"{name} is {_with_kind(value)}; give a path, such as {example!r}.")
+    return Path(value)
+
+
+def _with_kind(value: Any) -> str:
+    """Show a value together with its kind, where the one does not say the other."""
+    text = described(value)
+    shown = value is not None and text == repr(value)
+    return f"{text}, {a_kind(value)}" if shown else text
