@@ -7,14 +7,19 @@ the part it was at; the same call goes on with what is missing, to the same Data
 processes may run the same sweep into the same folder: each takes parts that nobody is at. Claims
 only save work. Where one is wrong, a part is computed twice, to the same bits, and the first file
 stays.
+
+Every file carries a digest of the sweep's identity. One that does not is the user's or another
+sweep's: it is neither read as a result nor replaced nor removed. What the finished Dataset was
+made of is removed only once that Dataset was opened.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-import shutil
+import re
 import socket
 import time
 import zipfile
@@ -30,20 +35,32 @@ import xarray as xr
 from layerscope import results
 from layerscope.errors import ResultError
 
-__all__ = ["DATASET", "OUTCOMES", "PARTIAL", "Parts", "Store"]
+__all__ = ["DATASET", "IDENTITY", "OUTCOMES", "PARTIAL", "Parts", "Store", "digest"]
 
 DATASET = "sweep.nc"
 PARTIAL = "partial.nc"
 OUTCOMES = results.OUTCOMES
+IDENTITY = "identity"
+"""The attribute of a Dataset, and the array of a part, that holds the digest of its sweep."""
+
 _LONGEST_CHUNK = 2**16
 _IDENTITY = "sweep.json"
 _PARTS = "parts-"
+_DRAFT = re.compile(r"\..+\.npz\.[0-9a-f]+\.tmp")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CLAIM = re.compile(r"\d+@.*")
+_ELSEWHERE = "Choose another folder with out= (--out)"
 _SILENT_S = 600.0
 """A claim that was not renewed for so long is nobody's."""
 
 _BEAT_S = 10.0
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of an identity, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 class Store:
@@ -55,36 +72,64 @@ class Store:
     identity : mapping
         Everything that the values depend on, as plain values.
 
+    Attributes
+    ----------
+    digest : str
+        Of the identity; every Dataset that is handed over must carry it as ``attrs["identity"]``.
+
     Raises
     ------
     ResultError
-        If the folder belongs to another sweep, or can't be written to.
+        If the folder belongs to another sweep, holds files of another's under the names that this
+        one needs, or can't be written to.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder
-        mine = json.loads(json.dumps(identity))
+        self._identity = json.loads(json.dumps(identity))
+        self.digest = digest(identity)
+        # Without outcomes=True a file of that name is none of ours.
+        self._names = [DATASET, PARTIAL] + [OUTCOMES] * bool(identity.get("outcomes"))
         path = folder / _IDENTITY
+        if path.is_file():
+            self._compare(_read(path))
+        for name in self._names:
+            self._require_own(name)
+        for part in self._parts():
+            _require_owner(part, _owner(part) or self.digest, self.digest)
+        # Not before: the folder may be another sweep's that lost this file.
         if not path.is_file():
-            results.write_bytes(path, json.dumps(mine, indent=1).encode(), once=True)
-        theirs = _read(path)
-        differing = sorted(key for key in theirs | mine if theirs.get(key) != mine.get(key))
-        if differing:
-            raise ResultError(
-                f"{folder} belongs to another sweep: {', '.join(differing)} differ. "
-                "Choose another folder with out= (--out). Where only data differ, is it shuffled?"
-            )
+            results.write_bytes(path, json.dumps(self._identity, indent=1).encode(), once=True)
+            self._compare(_read(path))  # another process may have been first
 
     def parts(self, batch_size: int) -> Parts:
         """Open the parts of this sweep at one batch size."""
         return Parts(self, self.folder / f"{_PARTS}{batch_size}")
 
     def finished(self) -> xr.Dataset | None:
-        """Return the Dataset of the finished sweep, or None while there is none."""
+        """Return the Dataset of the finished sweep, or None while there is none.
+
+        Raises
+        ------
+        ResultError
+            If it is damaged or another sweep's, or its outcomes are gone.
+        """
         if not self.is_finished():
             return None
+        for name in self._names:
+            self._require_own(name)
+        try:
+            ds = results.open_dataset(self.folder / DATASET)
+        except ResultError as error:
+            raise self._unusable(str(error).rstrip(".")) from None
+        if OUTCOMES in self._names and not (self.folder / OUTCOMES).is_file():
+            raise ResultError(
+                f"{self.folder / OUTCOMES} is gone, but the sweep is finished: remove "
+                f"{self.folder / DATASET} to compute it again, or leave outcomes=True away and "
+                f"{_ELSEWHERE[0].lower()}{_ELSEWHERE[1:]}."
+            )
         self._clear()
-        return results.open_dataset(self.folder / DATASET)
+        return ds
 
     def is_finished(self) -> bool:
         """Tell whether the sweep is finished, by whichever process."""
@@ -95,24 +140,78 @@ class Store:
         results.save(ds, self.folder / PARTIAL)
 
     def keep_outcomes(self, ds: xr.Dataset) -> Path:
-        """Write what every example gave, in chunks of one cell and metric."""
+        """Write what every example gave, in chunks of one cell and metric, unless it is there."""
         sizes = ds["outcome"].sizes
         chunk = (1, 1, min(sizes["example"], _LONGEST_CHUNK))
         packed = {"chunksizes": chunk, "compression": "gzip", "compression_opts": 1}
-        return results.save(ds, self.folder / OUTCOMES, {"outcome": packed})
+        return results.save(ds, self.folder / OUTCOMES, {"outcome": packed}, once=True)
 
     def finish(self, ds: xr.Dataset) -> Path:
-        """Write the Dataset of the finished sweep, then remove what it was made of."""
-        path = results.save(ds, self.folder / DATASET)
-        self._clear()
+        """Write the Dataset of the finished sweep, then remove what it was made of.
+
+        A Dataset that another process has finished meanwhile stays.
+
+        Raises
+        ------
+        ResultError
+            If it can't be written, or can't be opened again; nothing is removed then.
+        """
+        path = results.save(ds, self.folder / DATASET, once=True)
+        self.finished()
         return path
 
     def _clear(self) -> None:
         """Remove what the finished Dataset was made of, also what was left by a kill just then."""
-        (self.folder / PARTIAL).unlink(missing_ok=True)
-        for folder in self.folder.glob(f"{_PARTS}*"):
-            # Another process may be removing them as well.
-            shutil.rmtree(folder, ignore_errors=True)
+        if not self._foreign(PARTIAL):
+            (self.folder / PARTIAL).unlink(missing_ok=True)
+        for folder in self._part_folders():
+            _remove_parts(folder, self.digest)
+
+    def _part_folders(self) -> list[Path]:
+        """Folders of the names that parts are in; others may be in them as well."""
+        folders = self.folder.glob(f"{_PARTS}*")
+        return [f for f in folders if f.name.removeprefix(_PARTS).isdecimal() and f.is_dir()]
+
+    def _parts(self) -> list[Path]:
+        return [path for folder in self._part_folders() for path in folder.glob("*.npz")]
+
+    def _compare(self, theirs: Mapping[str, Any]) -> None:
+        if differing := self._differing(theirs):
+            raise ResultError(
+                f"{self.folder} belongs to another sweep: {', '.join(differing)} differ. "
+                f"{_ELSEWHERE}. Where only data differ, is it shuffled?"
+            )
+
+    def _differing(self, theirs: Mapping[str, Any]) -> list[str]:
+        mine = self._identity
+        return sorted(key for key in theirs | mine if theirs.get(key) != mine.get(key))
+
+    def _require_own(self, name: str) -> None:
+        if why := self._foreign(name):
+            raise self._unusable(why)
+
+    def _foreign(self, name: str) -> str:
+        """Say why a file is not this sweep's; empty where it is, or where there is none."""
+        path = self.folder / name
+        if not os.path.lexists(path):
+            return ""
+        try:
+            about = results.attributes(path)
+        except ResultError as error:
+            # Another process may have finished, and removed it.
+            return str(error).rstrip(".") if os.path.lexists(path) else ""
+        if about.get(IDENTITY) == self.digest:
+            return ""
+        if IDENTITY not in about:
+            return f"{path} does not say of which sweep it is, so it is not taken for this one's"
+        differing = self._differing({key: about.get(key) for key in self._identity})
+        return f"{path} is of another sweep: {', '.join(differing) or 'more'} differ"
+
+    def _unusable(self, why: str) -> ResultError:
+        return ResultError(
+            f"{why}. Nothing was removed. {_ELSEWHERE}, or move that file away; the same call then "
+            "goes on from the parts that are finished."
+        )
 
 
 class Parts:
@@ -144,18 +243,27 @@ class Parts:
         return self._path(name).is_file()
 
     def read(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
-        """Return the arrays of a part, or None if it is not recorded."""
+        """Return the arrays of a part, or None if it is not recorded.
+
+        Raises
+        ------
+        ResultError
+            If it is no part of this sweep.
+        """
         path = self._path(name)
         try:
             # Read as a whole, so that the CRC of every array is checked here.
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                return {key: arrays[key] for key in arrays.files}
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
         except FileNotFoundError:
             return None
         except (zipfile.BadZipFile, ValueError, EOFError, KeyError):
             self.damaged.append(name)
-            path.replace(path.with_suffix(".damaged"))
+            # What can't be read can't say whose it is, so its name does.
+            path.replace(path.with_suffix(f".{_mark(self.store.digest)}"))
             return None
+        _require_owner(path, str(arrays.pop(IDENTITY, "")), self.store.digest)
+        return arrays
 
     def write(self, name: str, arrays: Arrays) -> None:
         """Record a part, unless another process was first.
@@ -166,7 +274,7 @@ class Parts:
             If it can't be written, for example on a full disk.
         """
         content = io.BytesIO()
-        np.savez(content, **arrays)  # type: ignore[arg-type]
+        np.savez(content, **{IDENTITY: np.array(self.store.digest)}, **arrays)  # type: ignore[arg-type]
         try:
             results.write_bytes(self._path(name), content.getvalue(), once=True)
         except ResultError as error:
@@ -222,8 +330,53 @@ class Parts:
         for path in self._folder.glob(".*.tmp"):
             # A file that another process is writing is younger.
             with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _SILENT_S:
+                old = time.time() - path.stat().st_mtime > _SILENT_S
+                if old and _DRAFT.fullmatch(path.name):
                     path.unlink()
+
+
+def _remove_parts(folder: Path, owner: str) -> None:
+    """Remove what a sweep recorded in a folder, and the folder if nothing else is in it."""
+    for path in list(folder.glob("*")):
+        # Another process may be removing them as well.
+        with suppress(FileNotFoundError):
+            if _is_recorded(path, owner):
+                path.unlink()
+    # A link to a folder stays, as do files that somebody put there.
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _is_recorded(path: Path, owner: str) -> bool:
+    """Whether a file is a part of a sweep, or what making one left behind."""
+    if path.suffix == ".claim":
+        return path.is_symlink() and bool(_CLAIM.fullmatch(str(path.readlink())))
+    if path.suffix == ".npz":
+        return _owner(path) == owner
+    return path.suffix == f".{_mark(owner)}" or bool(_DRAFT.fullmatch(path.name))
+
+
+def _mark(owner: str) -> str:
+    """Suffix of a damaged part."""
+    return f"damaged-{owner[:12]}"
+
+
+def _owner(path: Path) -> str:
+    """Read of which sweep a part is, and nothing else; empty where it does not say."""
+    try:
+        with zipfile.ZipFile(path) as file, file.open(f"{IDENTITY}.npy") as array:
+            said = str(np.lib.format.read_array(array, allow_pickle=False))
+    except (OSError, zipfile.BadZipFile, ValueError, EOFError, KeyError):
+        return ""
+    return said if _DIGEST.fullmatch(said) else ""
+
+
+def _require_owner(path: Path, owner: str, wanted: str) -> None:
+    if owner != wanted:
+        raise ResultError(
+            f"{path} is no part of this sweep, but of another or of nobody's. Nothing was removed. "
+            f"{_ELSEWHERE}, or move {path.parent} away."
+        )
 
 
 def _abandoned(path: Path) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from layerscope import results, testing
-from layerscope.store import Store
+from layerscope.store import Store, digest
 
 CALLS = ("write", "fsync", "link,linkat", "rename,renameat,renameat2", "unlink,unlinkat")
 NAMES = ("a", "b")
@@ -36,7 +36,7 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def dataset():
-    return testing.dataset(layers=2, epochs=(0, 1), draws=1)
+    return testing.dataset(layers=2, epochs=(0, 1), draws=1).assign_attrs(identity=digest(IDENTITY))
 
 
 def work(folder: Path, dataset, acknowledge) -> None:

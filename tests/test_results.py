@@ -153,7 +153,7 @@ def test_a_place_that_can_not_be_written_to_is_named(ds, tmp_path):
     with pytest.raises(ResultError, match=r"can't write .*sweep\.nc.*--out"):
         results.save(ds, tmp_path / "file" / "sweep.nc")
     (tmp_path / "folder.nc").mkdir()
-    with pytest.raises(ResultError, match=r"can't write .*folder\.nc: Is a directory"):
+    with pytest.raises(ResultError, match=r"can't write .*folder\.nc: it is a folder"):
         results.save(ds, tmp_path / "folder.nc")
 
 

@@ -133,7 +133,7 @@ def test_the_finished_dataset_stays_and_what_it_was_made_of_goes(tmp_path):
     assert store.finished() is None
     assert not store.is_finished()
     store.parts(1).write("p", arrays())
-    ds = testing.dataset(layers=2, epochs=(0, 1), draws=2)
+    ds = testing.dataset(layers=2, epochs=(0, 1), draws=2).assign_attrs(identity=store.digest)
     store.show(ds)
     assert store.finish(ds) == tmp_path / "sweep.nc"
     assert Store(tmp_path, IDENTITY).finished().identical(ds)

@@ -37,7 +37,7 @@ from layerscope.layers import Norms, Wanted, require_network
 from layerscope.metrics import Metric
 from layerscope.perturb import Fresh, Perturbation
 from layerscope.sequential import Decision, Tolerance
-from layerscope.store import Store
+from layerscope.store import IDENTITY, Store, digest
 
 __all__ = ["sweep"]
 
@@ -223,6 +223,7 @@ def sweep(
             stacklevel=2,
         )
     identity = plan.identity() | {"batch_size": batch_size}
+    mark = {IDENTITY: digest(identity)}
     store = Store(folder, identity) if folder is not None else None
     if store is not None and (done := store.finished()) is not None:
         return done
@@ -232,7 +233,7 @@ def sweep(
         actual: dict[str, Any] = {"batch_size": plan.data.size}
         if measured.refused:
             actual["refused"] = {" ".join(at): why for at, why in measured.refused.items()}
-        return assemble(plan, measured, identity | measured.about | spent | actual)
+        return assemble(plan, measured, identity | mark | measured.about | spent | actual)
 
     while True:
         try:
@@ -258,10 +259,14 @@ def sweep(
     ds = described(measured)
     if callback:
         callback(ds.copy(deep=True))  # which may change what it is handed, and this is kept
-    if store is not None and parts is not None:
+    if store is None or parts is None:
+        return ds
+    try:
         if outcomes:
-            store.keep_outcomes(gather(plan, measured, parts))
+            store.keep_outcomes(gather(plan, measured, parts, identity | mark))
         store.finish(ds)
+    except FinishedElsewhere:
+        return cast("xr.Dataset", store.finished())
     return ds
 
 

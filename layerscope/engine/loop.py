@@ -288,10 +288,20 @@ class _Work:
                 if not mine:
                     continue
                 found_part = gathering.finish()
-                if self._store is not None:
-                    self._store.write(part_name(index, part), found_part.arrays())
+                self._record(part_name(index, part), found_part)
             if self.sums.next[part] == index:
                 self._fold(part, found_part)
+
+    def _record(self, name: str, found: Found) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.write(name, found.arrays())
+        except LayerscopeError:
+            # Its folder may be gone, since another process did the same and was done.
+            if self._store.store.is_finished():
+                raise FinishedElsewhere from None
+            raise
 
     @contextmanager
     def _claimed(self, index: int, part: int) -> Iterator[bool]:

@@ -143,6 +143,8 @@ class Sums:
         By key of the cell and name of the metric.
     next : list of int
         For each part the batch that is to be added next.
+    added : list of int
+        For each part how many batches were added; no cell of it needed the others.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class Sums:
         self._baselines: dict[int, dict[str, Tally]] = {}
         self.tallies: dict[str, dict[str, Tally]] = {}
         self.differences: dict[str, dict[str, Tally]] = {}
-        self.next = [0] * len(parts)
+        self.next, self.added = [0] * len(parts), [0] * len(parts)
         self.settlers = (
             [Settler(rule, len(keys), population, heaviest) for keys in self._parts] if rule else []
         )
@@ -183,6 +185,7 @@ class Sums:
             moved = {name: tallies[place] for name, tallies in found.differences.items()}
             _merge(self.differences, key, moved)
         self.next[part] += 1
+        self.added[part] += 1
         if not self._rule:
             return []
         self._settle(part, found)

@@ -51,6 +51,7 @@ from layerscope.results.dataset import (
     NO_EPOCH,
     NOT_MOVED,
     OUTCOMES,
+    attributes,
     build,
     concat,
     open_dataset,
@@ -58,14 +59,15 @@ from layerscope.results.dataset import (
     require,
     save,
     settings,
-    write_bytes,
 )
+from layerscope.results.writing import write_bytes
 
 __all__ = [
     "FULL_MODEL",
     "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
+    "attributes",
     "build",
     "concat",
     "open_dataset",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import secrets
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,14 @@ import numpy as np
 import xarray as xr
 
 from layerscope.errors import ResultError
+from layerscope.results.writing import write_bytes
 
 __all__ = [
     "FULL_MODEL",
     "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
+    "attributes",
     "build",
     "concat",
     "open_dataset",
@@ -29,7 +29,6 @@ __all__ = [
     "require",
     "save",
     "settings",
-    "write_bytes",
 ]
 
 OUTCOMES = "outcomes.nc"
@@ -228,8 +227,12 @@ def save(
     ds: xr.Dataset,
     path: str | os.PathLike[str],
     encoding: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    once: bool = False,
 ) -> Path:
     """Write a Dataset as netCDF, completely or not at all.
+
+    A link stays one: what it leads to is written. A file that is replaced hands on its mode.
 
     Parameters
     ----------
@@ -237,18 +240,20 @@ def save(
     path : path
     encoding : mapping, optional
         By variable, how it is laid out in the file, as xarray takes it.
+    once : bool
+        Leave the file that is there already.
 
     Raises
     ------
     ResultError
-        If the place is not writable.
+        If the place is not writable, or what is there is no regular file.
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
         draft = Path(folder) / "draft.nc"
         ds.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
         content = draft.read_bytes()
-    return write_bytes(path, content)
+    return write_bytes(path, content, once=once)
 
 
 def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -266,6 +271,24 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         if len(found) != 1:
             raise ResultError(f"{path} holds {len(found)} Datasets (*.nc); name one of them.")
         path = found[0]
+    with _opened(path) as ds:
+        return ds.load()
+
+
+def attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the settings of a saved Dataset, as `settings` does, without its values.
+
+    Raises
+    ------
+    ResultError
+        As for `open_dataset`.
+    """
+    with _opened(Path(path)) as ds:
+        return settings(ds)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[xr.Dataset]:
     if not path.is_file():
         raise ResultError(f"there is no Dataset at {path}; give a .nc file that a sweep wrote.")
     import h5py  # type: ignore[import-untyped]
@@ -275,77 +298,13 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         with h5py.File(path, "r"):
             pass
         with xr.open_dataset(path, engine="h5netcdf") as ds:
-            return ds.load()
+            yield ds
+    except FileNotFoundError:
+        raise ResultError(f"{path} was removed just now.") from None
     except (OSError, ValueError, RuntimeError, LookupError) as error:
         raise ResultError(
             f"{path} ({path.stat().st_size:,} bytes) is no Dataset: {error}"
         ) from None
-
-
-def write_bytes(path: Path, content: bytes, *, once: bool = False) -> Path:
-    """Write a file through a temporary one beside it, so that it is never half there.
-
-    Parameters
-    ----------
-    path : Path
-    content : bytes
-    once : bool
-        Leave the file that is there already, also if another process wrote it just now.
-
-    Raises
-    ------
-    ResultError
-        If the folder can't be made or written to.
-    """
-    # Random, since processes on several machines may share the folder.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if once:
-            _link(draft, path)
-        else:
-            draft.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise ResultError(
-            f"can't write {path}: {error.strerror}. Choose another folder with out= (--out)."
-        ) from None
-    finally:
-        # Below a regular file there is nothing to remove, which is an error of its own.
-        with suppress(OSError):
-            draft.unlink()
-    return path
-
-
-def _link(draft: Path, path: Path) -> None:
-    """Give a written file its name, unless there is one of that name."""
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
-            raise
-        # A file system without links: the last writer wins, with the same content.
-        draft.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder last, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _plain(value: Any) -> str | int | float:
