@@ -11,7 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,13 @@ from layerscope import layers, perturb, results, seeds
 from layerscope.checkpoints import open_series
 from layerscope.metrics import Metric
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True"),
+]
 
 CLASSES = 7
 TOKENS = 50
-MOST_ROWS = 24  # of large networks, spread from first to last
 
 
 # The plain way
@@ -112,6 +114,7 @@ class Case:
     build: Callable[[], nn.Module]
     data: Callable[[], list[tuple[Any, Tensor]]]
     skips: bool = False
+    most_rows: int = 24  # of those that take long, spread from first to last
 
 
 def tokens(*shape: int, seed: int = 0, low: int = 3) -> Tensor:
@@ -288,7 +291,7 @@ def from_timm(name: str, side: int = 32, skips: bool = False, **options: Any) ->
     def build() -> nn.Module:
         return timm.create_model(name, num_classes=CLASSES, **options)
 
-    return Case(build, pictures(side), skips)
+    return Case(build, pictures(side), skips, most_rows=12)
 
 
 def timm_mixer(**options: Any) -> Case:
@@ -338,7 +341,7 @@ def from_torchvision(name: str, side: int = 32, **options: Any) -> Case:
     def build() -> nn.Module:
         return torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
 
-    return Case(build, pictures(side))
+    return Case(build, pictures(side), most_rows=8)
 
 
 TORCHVISION = {
@@ -457,8 +460,8 @@ LORA = {
 }
 
 
-def compiled(inner: Case, backend: str, **options: Any) -> Case:
-    return Case(lambda: torch.compile(inner.build(), backend=backend, **options), inner.data)
+def compiled(inner: Case, backend: str) -> Case:
+    return Case(lambda: torch.compile(inner.build(), backend=backend), inner.data)
 
 
 def in_place(inner: Case, backend: str) -> Case:
@@ -485,7 +488,7 @@ COMPILED = {
     "mixer, aot_eager": compiled(TIMM["mixer"], "aot_eager"),
     "mixer, in place": in_place(TIMM["mixer"], "eager"),
     "lstm, eager": compiled(RECURRENT["lstm"], "eager"),
-    "mixer, inductor": compiled(TIMM["mixer"], "inductor"),
+    "mixer, inductor": replace(compiled(TIMM["mixer"], "inductor"), most_rows=3),
 }
 
 
@@ -695,7 +698,7 @@ def check(case: Case, view: str, draws: int = 2) -> dict[str, Any]:
     batches, before = case.data(), trace_of(net)
     perturbations = ["reinitialize", "rerandomize", "zero", *(["skip"] * case.skips)]
     rows = layers.rows(net, None, view)
-    rows = rows[:: math.ceil(len(rows) / MOST_ROWS)]
+    rows = rows[:: math.ceil(len(rows) / case.most_rows)]
     ds = layerscope.sweep(
         net, batches, checkpoints=states, view=view, layers=[row.name for row in rows],
         perturbations=perturbations,
@@ -765,7 +768,7 @@ EVERY = [
 QUICK = [
     ("decoder", "gpt2", "block"),
     ("encoder", "bert", "block"),
-    ("timm", "mixer", "block"),
+    ("timm", "vit", "block"),
     ("recurrent", "lstm", "leaf"),
     ("parametrised", "weight norm", "leaf"),
     ("shared", "transformer with a block in two places", "block"),

@@ -181,7 +181,7 @@ class Plan:
         given = handed.tensors(trained)
         values = self._perturbed(cell, given)
         _fit(cell, values, trained)
-        if not values and not self.skips(cell):
+        if not values and not cell.perturbation.skips:
             _told(cell, given.taken, trained)
         values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
         return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
