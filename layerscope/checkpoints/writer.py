@@ -59,9 +59,11 @@ class Writer:
         self.update()
 
     def update(self, **about: Any) -> None:
-        """Write the manifest, with more in it."""
-        self.manifest |= about
-        write_bytes(self.folder / MANIFEST, json.dumps(self.manifest, indent=1).encode())
+        """Write the manifest, with more in it, and with what another process recorded meanwhile."""
+        path = self.folder / MANIFEST
+        there = read_manifest(path)["epochs"] if path.is_file() else {}
+        self.manifest |= {"epochs": there | self.manifest["epochs"], **about}
+        write_bytes(path, json.dumps(self.manifest, indent=1).encode())
 
 
 def apart(state: Mapping[str, Any]) -> dict[str, Tensor]:

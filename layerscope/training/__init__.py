@@ -31,6 +31,7 @@ from layerscope.checkpoints import MANIFEST, Series, Writer, open_series
 from layerscope.errors import OptionError, choose
 from layerscope.results import write_bytes
 from layerscope.training.given import Data, scored_in, steps_of
+from layerscope.training.lock import alone
 from layerscope.training.loop import Loop
 from layerscope.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
@@ -84,7 +85,8 @@ def train(
         Of the initial parameters, of the order of the data, and of everything random in training.
     out : path
         Folder to keep series in, each in a folder of its own that is named after everything it
-        depends on: a series that is there already is returned, not trained again.
+        depends on: a series that is there already is returned, not trained again, and of several
+        processes with the same call one trains while the others wait for it.
     record : sequence of int
         Epochs to record, besides the first and the last; those beyond the last are left out.
     record_steps : sequence of int
@@ -142,26 +144,39 @@ def train(
         identity["augment"] = _described(augment)
     name = _short(model)
     folder = Path(out) / _name(name, data.name, seed, identity)
-    if (folder / MANIFEST).is_file():
-        series = open_series(folder)
-        if series.manifest.get("finished"):
-            return series
-    about = {
-        "layerscope": __version__,
-        "torch": torch.__version__,
-        "device": devices.describe(place),
-    }
-    writer = Writer(folder, identity | about)
-    if isinstance(data, data_module.TextData):
-        write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
-    what = f"train {name}, seed {seed}"
-    loop = Loop(model.to(place), data, recipe, seed, place, writer, augment, what)
-    try:
-        loop.run(wanted, show_progress)
-    except KeyboardInterrupt as stop:
-        stop.add_note(f"what is recorded is safe in {folder}; the same call goes on from there.")
-        raise
-    return open_series(folder)
+    if (done := _finished(folder, identity["record"])) is not None:
+        return done
+    with alone(folder):
+        # Another process may have finished it meanwhile.
+        if (done := _finished(folder, identity["record"])) is not None:
+            return done
+        about = {
+            "layerscope": __version__,
+            "torch": torch.__version__,
+            "device": devices.describe(place),
+        }
+        writer = Writer(folder, identity | about)
+        if isinstance(data, data_module.TextData):
+            write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
+        what = f"train {name}, seed {seed}"
+        loop = Loop(model.to(place), data, recipe, seed, place, writer, augment, what)
+        try:
+            loop.run(wanted, show_progress)
+        except KeyboardInterrupt as stop:
+            stop.add_note(
+                f"what is recorded is safe in {folder}; the same call goes on from there."
+            )
+            raise
+        return open_series(folder)
+
+
+def _finished(folder: Path, wanted: Sequence[int]) -> Series | None:
+    """Open a series that is there in full; None where something of it has yet to be trained."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    series = open_series(folder)
+    whole = series.manifest.get("finished") and set(wanted) <= set(series.epochs)
+    return series if whole else None
 
 
 def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, Any]]:
