@@ -10,6 +10,7 @@ import struct
 import sys
 import types
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -337,6 +338,72 @@ def test_sources_of_all_kinds_agree(tmp_path):
     assert files.source(c, "elsewhere") is c
     assert a.signature() == b.signature() == c.signature()
     assert a.digest() == b.digest()
+
+
+# Records of a zip, which may be packed, or shorter than what lies in them
+
+
+def rewritten(path, change):
+    """Write the zip of a .pt file anew, each record as `change(name, content)` gives it."""
+    with zipfile.ZipFile(path) as file:
+        records = {info.filename: file.read(info) for info in file.infolist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in records.items():
+            kind, changed = change(name, content)
+            file.writestr(name, changed, kind)
+    return path
+
+
+LARGE = {
+    "first": torch.randn(64, 64, generator=torch.Generator().manual_seed(1)),
+    # Room behind it, in which a map would go on reading.
+    "second": torch.arange(40_000.0),
+}
+
+
+@pytest.mark.parametrize("packed", ["data/0", "data/1", "data.pkl", "data/"])
+def test_packed_records_are_unpacked(tmp_path, packed):
+    def pack(name, content):
+        return zipfile.ZIP_DEFLATED if packed in name else zipfile.ZIP_STORED, content
+
+    torch.save(LARGE, tmp_path / "a.pt")
+    found = opened(rewritten(tmp_path / "a.pt", pack))
+    assert all(same(found[name], LARGE[name]) for name in LARGE)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_a_record_that_is_too_short_is_refused(tmp_path, kind, share):
+    def cut(name, content):
+        return kind, content[: int(share * len(content))] if name.endswith("data/0") else content
+
+    torch.save(LARGE, tmp_path / "a.pt")
+    path = rewritten(tmp_path / "a.pt", cut)
+    message = rf"a\.pt is damaged: its record a/data/0 holds {int(share * 16384):,} bytes of 16,384"
+    with pytest.raises(CheckpointError, match=message):
+        opened(path)
+
+
+TYPES = [torch.float64, torch.bfloat16, torch.complex64, torch.int16, torch.bool, torch.uint8]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_whole_records_of_any_type_are_mapped(tmp_path, dtype, monkeypatch):
+    seen, load = [], torch.load
+
+    def watched(*args, **options):
+        seen.append(options["mmap"])
+        return load(*args, **options)
+
+    monkeypatch.setattr(torch, "load", watched)
+    state = {"w": torch.arange(20).to(dtype).reshape(4, 5).T, "tied": torch.ones(3, dtype=dtype)}
+    state["again"] = state["tied"][1:]
+    optimizer = torch.optim.Adam(nn.Linear(2, 2).parameters()).state_dict()
+    path = tmp_path / "a.pt"
+    torch.save({"model": state, "optimizer": optimizer, "shape": torch.Size([2])}, path)
+    found = opened(path)
+    assert all(same(found[name], state[name]) for name in state)
+    assert set(seen) == {True}
 
 
 # Several files, folders, and the hub

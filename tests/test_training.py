@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,6 +265,53 @@ def test_a_resumed_training_does_not_begin_again(
     assert hashes(resumed.folder) == hashes(undisturbed.folder)
     assert recorded(resumed.folder) == recorded(undisturbed.folder)
     assert resumed.manifest["seconds"] > 0
+
+
+@pytest.fixture(scope="module")
+def stopped(few_digits, undisturbed, tmp_path_factory):
+    """The folder of a training that was interrupted in its sixth epoch."""
+    out = tmp_path_factory.mktemp("stopped")
+    whole = loop.Loop._epoch
+
+    def stopping(self, epoch):
+        if epoch == 6:
+            raise KeyboardInterrupt
+        return whole(self, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_SAVE_EVERY_S", 0)
+        patch.setattr(loop.Loop, "_epoch", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            six_epochs(few_digits, out)
+    return out / undisturbed.folder.name
+
+
+@pytest.mark.parametrize("at", ["header", "first", "middle", "last", "position"])
+def test_a_flipped_bit_in_where_it_stands_is_noticed(
+    few_digits, undisturbed, stopped, tmp_path, at
+):
+    folder = tmp_path / stopped.name
+    shutil.copytree(stopped, folder)
+    path = folder / RESUME
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    places = {"header": 20, "first": start, "middle": (start + len(content)) // 2, "last": -1}
+    places["position"] = content.index(b'"epoch":"5"') + len(b'"epoch":"')
+    content[places[at]] ^= 1
+    path.write_bytes(content)
+    message = r"resume\.safetensors is not what the interrupted training wrote.*delete it: the same"
+    with pytest.raises(CheckpointError, match=message):
+        six_epochs(few_digits, tmp_path)
+    path.unlink()  # as the message says
+    assert hashes(six_epochs(few_digits, tmp_path).folder) == hashes(undisturbed.folder)
+
+
+def test_a_cut_file_of_where_it_stands_is_refused_by_name(few_digits, stopped, tmp_path):
+    folder = tmp_path / stopped.name
+    shutil.copytree(stopped, folder)
+    os.truncate(folder / RESUME, 1000)
+    with pytest.raises(CheckpointError, match=r"resume\.safetensors is not what"):
+        six_epochs(few_digits, tmp_path)
 
 
 DIVERGED = r"in epoch 1, step \d of 5, at learning rate 1e\+06.*lr=200000.*clip=1"

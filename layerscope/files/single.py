@@ -8,6 +8,7 @@ import pickle
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from layerscope.errors import CheckpointError
 from layerscope.files.base import Signature
+from layerscope.files.zipped import mappable
 
 __all__ = ["SafeTensors", "TorchFile"]
 
@@ -106,12 +108,16 @@ class TorchFile(_File):
         state = self._state()
         return {name: state[name].detach().clone() for name in names}
 
+    @cached_property
+    def _mappable(self) -> bool:
+        return mappable(self.path)
+
     def _state(self) -> dict[str, Tensor]:
         self._unchanged()
         try:
-            # Files of the old, non-zip format can't be mapped.
-            mapped = _is_zip(self.path)
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
+            content = torch.load(
+                self.path, map_location="cpu", weights_only=True, mmap=self._mappable
+            )
         except pickle.UnpicklingError:
             # torch's own message advises weights_only=False, which would run the file's code.
             raise CheckpointError(
@@ -191,11 +197,6 @@ def _check_safetensors(path: Path, size: int) -> None:
             ) from None
     if size != expected:
         raise CheckpointError(f"{path} is {size:,} bytes long, expected {expected:,}: truncated?")
-
-
-def _is_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from layerscope import data
 from layerscope.checkpoints import apart
+from layerscope.errors import CheckpointError
 from layerscope.results import write_bytes
 
 __all__ = ["RESUME", "Position", "restore", "save"]
 
 RESUME = "resume.safetensors"
+
+_DIGEST = "sha256"
+
+_DAMAGED = (
+    "{} is not what the interrupted training wrote: {}. Copy it again from where it is whole, or "
+    "delete it: the same call then trains from the start, to the same weights. Checkpoints that "
+    "were recorded stay."
+)
 
 
 @dataclass
@@ -52,26 +63,32 @@ def save(
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             state[f"optimizer.{key}.{name}"] = value
-    about = {"epoch": position.epoch, "step": position.step, "seconds": position.seconds}
     state |= {f"sums.{name}": t for name, t in sums.items()}
+    kept = apart(state)
+    about = {"epoch": position.epoch, "step": position.step, "seconds": position.seconds}
     metadata = {key: repr(value) for key, value in about.items()}
-    write_bytes(folder / RESUME, serialise(apart(state), metadata=metadata))
+    metadata[_DIGEST] = _digest(kept, metadata)
+    write_bytes(folder / RESUME, serialise(kept, metadata=metadata))
 
 
 def restore(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sums: Mapping[str, Tensor]
 ) -> Position:
-    """Load what an interrupted training left, into the tensors that are there."""
-    from safetensors import safe_open
+    """Load what an interrupted training left, into the tensors that are there.
 
+    Raises
+    ------
+    CheckpointError
+        If it is not what was written.
+    """
     path = folder / RESUME
     if not path.is_file():
         return Position()
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata()
-        if "step" not in about:  # written before steps were counted; beginning again is the same
-            return Position()
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state, about = _read(path)
+    if _DIGEST not in about:  # of an earlier layerscope; beginning again gives the same weights
+        return Position()
+    if about.pop(_DIGEST) != _digest(state, about):
+        raise CheckpointError(_DAMAGED.format(path, "its SHA-256 is another"))
     with torch.no_grad():
         for name, tensor in sums.items():
             tensor.copy_(state.pop(f"sums.{name}"))
@@ -87,3 +104,21 @@ def restore(
         held = torch.empty_like(like, dtype=value.dtype, device=parameter.device)
         optimizer.state[parameter][key] = held.copy_(value).detach()
     return Position(int(about["epoch"]), int(about["step"]), float(about["seconds"]))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(_DAMAGED.format(path, error)) from None
+
+
+def _digest(state: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """SHA-256 of where a training stands, and of everything that goes on from there."""
+    seen = hashlib.sha256(repr(sorted(about.items())).encode())
+    data.digest(seen, {name: state[name] for name in sorted(state)})
+    return seen.hexdigest()
