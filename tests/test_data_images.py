@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from layerscope import data
-from layerscope.data import memory, parquet
+from layerscope.data import memory, parquet, pictures
 from layerscope.errors import DataError, OptionError
 
 pa = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (extra data)")
@@ -122,6 +122,32 @@ def test_unreadable_images_are_counted_and_left_out_only_on_request(tmp_path):
     assert torch.equal(found.train.inputs[2], torch.from_numpy(pixels(3)).permute(2, 0, 1))
     assert "2 unreadable left out" in found.train.name
     assert "2 unreadable left out" in found.origin
+
+
+# Other depths than 8 bits
+
+
+DEEP = np.array([[0, 257, 1000], [32768, 65278, 65535]], np.uint16)
+PLAIN = [[0, 1, 4], [128, 254, 255]]  # value · 255 / 65535, rounded
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_grey_pictures_of_16_bits_are_scaled_not_clipped(tmp_path, form):
+    for part in ("train", "test"):
+        write_parquet(tmp_path / f"{part}.parquet", [encoded(DEEP, form)] * 2, [0, 1])
+        for label in "ab":
+            place = tmp_path / "files" / part / label
+            place.mkdir(parents=True)
+            (place / "0.png").write_bytes(encoded(DEEP, form))
+    assert data.load(tmp_path).train.inputs.tolist() == [[PLAIN]] * 2
+    found = pictures.decode(tmp_path / "files" / "train" / "a" / "0.png")
+    assert np.asarray(found).transpose(2, 0, 1).tolist() == [PLAIN] * 3
+
+
+def test_a_depth_without_a_known_white_is_refused_by_name(tmp_path):
+    Image.fromarray(np.ones((3, 3), np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(DataError, match=r"a\.tiff has 32 bits a pixel .*mode F.*8 or 16 bits"):
+        pictures.decode(tmp_path / "a.tiff")
 
 
 @pytest.mark.parametrize(

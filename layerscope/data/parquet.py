@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layerscope.data import memory
+from layerscope.data.depth import eight_bits
 from layerscope.data.examples import Examples
 from layerscope.errors import DataError
 
@@ -196,8 +197,8 @@ def _pixels(image: bytes) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
 
     try:
         with Image.open(io.BytesIO(image)) as picture:
-            mode = "L" if picture.mode in ("L", "1") else "RGB"
-            array = np.asarray(picture.convert(mode))
+            plain = eight_bits(picture)
+            array = np.asarray(plain.convert("L" if plain.mode in ("L", "1") else "RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return None
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from layerscope import seeds
 from layerscope.data import memory
+from layerscope.data.depth import eight_bits
 from layerscope.data.examples import Batch, Examples, normalise
 from layerscope.data.modify import Modifiers
 from layerscope.errors import DataError, OptionError
@@ -355,12 +356,18 @@ def by_picture(
 
 
 def decode(source: Any) -> Any | None:
-    """Decode a picture from a path or an open file, as RGB; None where it can't be read."""
+    """Decode a picture from a path or an open file, as RGB; None where it can't be read.
+
+    Raises
+    ------
+    DataError
+        If its values have no known range.
+    """
     from PIL import Image
 
     try:
         with Image.open(source) as picture:
-            return picture.convert("RGB")
+            return eight_bits(picture).convert("RGB")
     # Pillow reports broken files as any of these, by format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return None
