@@ -29,7 +29,14 @@ __all__ = [
 LEAST = 0.1
 """A network that is not this share better than without training has no `damage`."""
 
-VERDICTS = ("robust", "intermediate", "critical", results.NOT_MOVED, "undecided")
+VERDICTS = (
+    "robust",
+    "intermediate",
+    "critical",
+    results.NOT_MOVED,
+    results.NOT_FINITE,
+    "undecided",
+)
 
 
 def runs_of(ds: xr.Dataset) -> list[xr.Dataset]:

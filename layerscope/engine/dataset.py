@@ -11,7 +11,7 @@ import xarray as xr
 from layerscope import distances, results
 from layerscope.engine.loop import Measured
 from layerscope.engine.plan import Cell, Plan
-from layerscope.metrics import Tally
+from layerscope.metrics import NOT_FINITE, Tally
 from layerscope.results import FULL_MODEL, NO_EPOCH, NOT_MOVED
 from layerscope.sequential import Decision, Tolerance
 
@@ -34,6 +34,7 @@ def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dat
         | {
             "baseline": (["metric"], [tally.mean for tally in baseline]),
             "baseline_standard_error": (["metric"], [t.standard_error for t in baseline]),
+            "baseline_not_finite": ([], _total(known)),
             "chance": ([], plan.data.chance),
             "distance": (["layer", "epoch", "norm"], distance),
             "draw_distance": (["layer", "draw", "norm"], draw_distance),
@@ -76,6 +77,7 @@ def _values(
         for name in ("value", "standard_error", "difference", "difference_standard_error")
     }
     count = np.full([len(coords[dim]) for dim in _DIMS[:-1]], np.nan)
+    broken = np.full_like(count, np.nan)
     verdict = np.full(count.shape, "", dtype="U12")
     bounds = np.full((2, *count.shape), np.nan)
     decides = isinstance(plan.rule, Decision)
@@ -92,6 +94,7 @@ def _values(
                     error = found[name].standard_error
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
         count[at] = next((tally.count for tally in tallies.values()), np.nan)
+        broken[at] = _total(tallies)
         still = cell.epoch != NO_EPOCH and not plan.moved.get(cell.layer.name, True)
         verdict[at] = NOT_MOVED if still and decides else verdicts.get(cell.key, "")
         bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
@@ -99,11 +102,18 @@ def _values(
         name: (_DIMS, array) for name, array in full.items()
     }
     variables["n_examples"] = (_DIMS[:-1], count)
+    variables["not_finite"] = (_DIMS[:-1], broken)
     if decides:
         variables["verdict"] = (_DIMS[:-1], verdict)
     if intervals:
         variables["lower"], variables["upper"] = ((_DIMS[:-1], bound) for bound in bounds)
     return variables
+
+
+def _total(tallies: Mapping[str, Tally]) -> float:
+    """How many predictions are not finite; NaN where nothing was computed."""
+    found = tallies.get(NOT_FINITE.name)
+    return np.nan if found is None else found.total
 
 
 def _place(cell: Cell, coords: Mapping[str, list[Any]]) -> tuple[int, int, int, int]:

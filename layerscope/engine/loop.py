@@ -268,7 +268,8 @@ class _Work:
             if any(cell.key in active[part] for cell in cells)
         ]
         reference = recorder.record(call, waiting)
-        baseline = metrics.outcomes(plan.metrics, reference, targets, reference)
+        measured = [*plan.metrics, metrics.NOT_FINITE]
+        baseline = metrics.outcomes(measured, reference, targets, reference)
 
         for part in ready:
             gathering = Gathering(baseline, plan.each)
@@ -282,7 +283,7 @@ class _Work:
                     waiting.remove(group)
                     for cell in wanted if mine else ():
                         outputs = self._outputs(cell, group, call, reference)
-                        found = metrics.outcomes(plan.metrics, outputs, targets, reference)
+                        found = metrics.outcomes(measured, outputs, targets, reference)
                         gathering.add(cell.key, found)
                     recorder.forget(group)
                 if not mine:

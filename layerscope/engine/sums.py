@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import OptionError, choose
-from layerscope.metrics import Metric, Outcome, Tally, outcomes
+from layerscope.metrics import NOT_FINITE, Metric, Outcome, Tally, outcomes
 from layerscope.metrics.named import NOT_COUNTED
 from layerscope.sequential import Decision, Settler, Tolerance
 
@@ -35,7 +35,8 @@ class Found:
     keys : list of str
         Of the cells that were computed.
     tallies : dict
-        By name of the metric, the unperturbed network first, then the cells.
+        By name of the metric, `metrics.NOT_FINITE` among them, the unperturbed network first, then
+        the cells.
     differences : dict
         By name of the metric, of each cell from the unperturbed network, example by example;
         without metrics of which a mean of differences says nothing.
@@ -66,7 +67,7 @@ class Found:
     @classmethod
     def of(cls, arrays: Mapping[str, Array], metrics: Sequence[Metric]) -> Found:
         """Read what `arrays` made."""
-        known = {metric.name: metric for metric in metrics}
+        known = {metric.name: metric for metric in (*metrics, NOT_FINITE)}
         found = cls([str(key) for key in arrays["keys"]])
         for label, array in arrays.items():
             what, _, name = label.partition("/")
@@ -102,6 +103,8 @@ class Gathering:
         self.found.keys.append(key)
         for name, outcome in outcomes.items():
             self.found.tallies[name].append(Tally.of(outcome))
+            if name == NOT_FINITE.name:
+                continue
             difference = Tally.of_difference(outcome, self._baseline[name])
             if difference is not None:
                 self.found.differences.setdefault(name, []).append(difference)
@@ -221,18 +224,21 @@ class Sums:
 
     def _settle(self, part: int, found: Found) -> None:
         assert self._metric is not None
-        outcomes = found.outcomes[self._metric.name].astype(float)
-        values = outcomes[1:]
+        weights = found.weights[self._metric.name]
+        each = found.outcomes[self._metric.name].astype(float)
+        # What is no number is as bad as can be: it must not hold up what can be settled.
+        each = np.where(np.isnan(each), 0 if self._metric.higher_is_better else weights, each)
+        values = each[1:]
         if isinstance(self._rule, Decision):
             worse = -1 if self._metric.higher_is_better else 1
-            values = worse * (outcomes[1:] - outcomes[0])
+            values = worse * (each[1:] - each[0])
         place = {key: index for index, key in enumerate(self._parts[part])}
         rows = [place[key] for key in found.keys]
-        every = np.zeros((len(place), outcomes.shape[1]))
+        every = np.zeros((len(place), each.shape[1]))
         every[rows] = values
         seen = np.zeros(len(place), bool)
         seen[rows] = True
-        self.settlers[part].add(every, seen, found.weights[self._metric.name])
+        self.settlers[part].add(every, seen, weights)
 
 
 def judged(metrics: Sequence[Metric], rule: Decision | Tolerance | None) -> Metric | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SUMMARY", "command", "compared", "folder_name", "keep", "told"]
 
 SUMMARY = "summary.json"
-_WORST_FIRST = ("critical", "intermediate", "robust", "not moved", "undecided")
+_WORST_FIRST = ("critical", "not finite", "intermediate", "robust", "not moved", "undecided")
 _MOST_TOLD = 4
 _LONGEST = 60  # characters of what a folder's name says of parameters
 

@@ -15,13 +15,14 @@ tensor([2., 3.], dtype=torch.float64)
 
 from __future__ import annotations
 
-from layerscope.metrics.named import METRICS, Metric, chosen, usual
+from layerscope.metrics.named import METRICS, NOT_FINITE, Metric, chosen, usual
 from layerscope.metrics.per_example import Outcome, check_in_place, check_labels, logits, outcomes
 from layerscope.metrics.running import add_batch, call, evaluate, evaluating, matching
 from layerscope.metrics.tally import Tally
 
 __all__ = [
     "METRICS",
+    "NOT_FINITE",
     "Metric",
     "Outcome",
     "Tally",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.validate import described
 
-__all__ = ["METRICS", "NOT_COUNTED", "Metric", "chosen", "usual"]
+__all__ = ["METRICS", "NOT_COUNTED", "NOT_FINITE", "Metric", "chosen", "usual"]
 
 NOT_COUNTED = -100
 """The target of a position that no metric counts, as torch's losses have it."""
@@ -131,12 +131,19 @@ def _no_metric(came: Any) -> str:
     )
 
 
+def _named_class(outputs: Tensor) -> Tensor:
+    """The class with the largest logit, or −1, which no target is, where one of them is NaN."""
+    place = outputs.argmax(-1, keepdim=True)
+    # argmax points to a NaN if there is one.
+    return torch.where(outputs.gather(-1, place).isnan(), -1, place).squeeze(-1)
+
+
 def _error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(-1) != targets).float()
+    return (_named_class(outputs) != targets).float()
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(-1) == targets).float()
+    return (_named_class(outputs) == targets).float()
 
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -152,14 +159,17 @@ def _top(count: int) -> Metric:
                 f"top{count}_error came with {outputs.shape[-1]} classes; it looks among the "
                 f"{count} largest logits. Choose a smaller number."
             )
-        return (outputs.topk(count, -1).indices != targets.unsqueeze(-1)).all(-1).float()
+        values, places = outputs.topk(count, -1)
+        # The largest is NaN if any is.
+        return ((places != targets.unsqueeze(-1)).all(-1) | values[..., 0].isnan()).float()
 
     text = f"fraction whose target is not among the {count} largest logits, in [0, 1]"
     return Metric(f"top{count}_error", text, missed, bounds=(0.0, 1.0))
 
 
 def _agreement(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
-    return (outputs.argmax(-1) == reference.argmax(-1)).float()
+    found, wanted = _named_class(outputs), _named_class(reference)
+    return ((found == wanted) & (found >= 0)).float()
 
 
 def _cosine(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
@@ -189,6 +199,21 @@ def _exp(mean: float) -> float:
     except OverflowError:
         return math.inf
 
+
+def _not_finite(outputs: Tensor, targets: Any) -> Tensor:
+    largest = outputs.amax(-1) if outputs.ndim > 1 else outputs
+    wrong = ~largest.isfinite()
+    by_position = targets is None or getattr(targets, "shape", None) == wrong.shape
+    return (wrong if by_position else wrong.flatten(1).any(1) if wrong.ndim > 1 else wrong).float()
+
+
+NOT_FINITE = Metric(
+    "not finite",
+    "predictions whose largest output is NaN or infinite",
+    _not_finite,
+    needs_targets=False,
+)
+"""Measured beside whatever is asked for. An output of −∞ may be meant: it rules a class out."""
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -229,7 +254,8 @@ METRICS: Mapping[str, Metric] = {
 }
 """By name; of topK_error only one.
 
-Ties between logits are resolved as `torch.argmax` and, for topK_error, `torch.topk` do.
+Ties between logits are resolved as `torch.argmax` and, for topK_error, `torch.topk` do. Logits with
+a NaN among them name no class: such an example is wrong, and agrees with nothing; its loss is NaN.
 
 References
 ----------

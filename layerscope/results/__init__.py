@@ -5,7 +5,8 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 ``value`` (layer, epoch, perturbation, draw, metric)
     The metric of the network with one row of ``layer`` perturbed. ``epoch`` is the checkpoint
     that the layer's weights come from. Perturbations that take nothing from a checkpoint stand
-    once, at epoch `NO_EPOCH` (−1); those without chance stand at draw 0. NaN: not computed.
+    once, at epoch `NO_EPOCH` (−1); those without chance stand at draw 0. NaN: not computed, or
+    computed and not finite; `not_finite` tells which.
 ``standard_error``
     Of each value, from the spread over examples; same dimensions.
 ``baseline``, ``baseline_standard_error`` (metric)
@@ -14,7 +15,11 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
     Mean difference from the unperturbed network over the same examples, from example to example.
     NaN for metrics that are no means, such as perplexity.
 ``n_examples`` (layer, epoch, perturbation, draw), or () where every cell has the same
-    Examples that each value averages over; cells that were stopped early have fewer.
+    Examples that each value averages over; cells that were stopped early have fewer. The values
+    of those are biased, since a cell stops when its mean happens to be clear.
+``not_finite`` (layer, epoch, perturbation, draw), ``baseline_not_finite`` ()
+    Predictions, one for each target that counts, whose largest output is NaN or infinite. NaN: not
+    computed. Earlier sweeps have none.
 ``verdict`` (layer, epoch, perturbation, draw)
     Where cells were stopped once they were settled: "robust", "intermediate" or "critical"; "not
     moved" where a layer was set back that never changed.
@@ -49,6 +54,7 @@ from __future__ import annotations
 from layerscope.results.dataset import (
     FULL_MODEL,
     NO_EPOCH,
+    NOT_FINITE,
     NOT_MOVED,
     OUTCOMES,
     attributes,
@@ -60,16 +66,19 @@ from layerscope.results.dataset import (
     save,
     settings,
 )
+from layerscope.results.finite import not_finite
 from layerscope.results.writing import write_bytes
 
 __all__ = [
     "FULL_MODEL",
+    "NOT_FINITE",
     "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
     "attributes",
     "build",
     "concat",
+    "not_finite",
     "open_dataset",
     "refused",
     "require",

@@ -18,6 +18,7 @@ from layerscope.results.writing import write_bytes
 
 __all__ = [
     "FULL_MODEL",
+    "NOT_FINITE",
     "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
@@ -40,6 +41,9 @@ NO_EPOCH = -1
 FULL_MODEL = "fullmodel"
 """The row of ``layer`` in which every layer is perturbed at once."""
 
+NOT_FINITE = "not finite"
+"""What `stats.classify` says of a layer whose degradation is no number."""
+
 NOT_MOVED = "not moved"
 """The verdict of a layer that holds the same values at the first checkpoint and at the last."""
 
@@ -51,6 +55,8 @@ _DESCRIBED = {
     "difference": ("mean difference from the baseline over the same examples", "1"),
     "difference_standard_error": ("standard error of difference over examples", "1"),
     "n_examples": ("number of examples that value averages over", "1"),
+    "not_finite": ("number of predictions whose largest output is NaN or infinite", "1"),
+    "baseline_not_finite": ("the same of the unperturbed network", "1"),
     "chance": ("error of always naming the commonest class", "1"),
     "verdict": ("what the layer was settled to be, and where the cell was stopped", ""),
     "lower": ("lower end of the interval of value that holds however often one looks", "1"),

@@ -172,17 +172,19 @@ def estimate(samples: Array, lower: Array, upper: Array, confidence: float) -> E
     # Where a single seed has data, flattening leaves that seed's draws; likewise a single draw.
     flat = samples.reshape(*samples.shape[:-2], -1)
     draw_spread = moments(flat, -1)[1]
-    kinds = [n_seeds >= 2, n_draws >= 2]
+    # Where all are infinite there is no spread, and nothing that is unknown.
+    endless = np.isinf(value) & (np.isinf(flat) | np.isnan(flat)).all(-1)
+    kinds = [endless, n_seeds >= 2, n_draws >= 2]
     by_seed, by_draw = student(per_seed, -1, confidence), student(flat, -1, confidence)
     alone = [moments(bound.reshape(flat.shape), -1)[0] for bound in (lower, upper)]
     return Estimate(
         value,
-        np.select(kinds, [by_seed[1], by_draw[1]], alone[0]),
-        np.select(kinds, [by_seed[2], by_draw[2]], alone[1]),
-        np.select(kinds, [seed_spread, draw_spread], np.nan),
+        np.select(kinds, [value, by_seed[1], by_draw[1]], alone[0]),
+        np.select(kinds, [value, by_seed[2], by_draw[2]], alone[1]),
+        np.select(kinds[1:], [seed_spread, draw_spread], np.nan),
         n_draws,
         n_seeds,
-        np.select(kinds, ["seeds", "draws"], "examples"),
+        np.select(kinds[1:], ["seeds", "draws"], "examples"),
     )
 
 

@@ -141,10 +141,21 @@ def stopped_early(
 
 
 def estimate_of(
-    values: Array, lower: Array, upper: Array, early: xr.DataArray, confidence: float
+    values: Array,
+    lower: Array,
+    upper: Array,
+    early: xr.DataArray,
+    broken: npt.NDArray[np.bool_],
+    confidence: float,
 ) -> Estimate:
-    """`estimate`, whose interval has a name of its own in the cells that were stopped early."""
-    found = estimate(values, lower, upper, confidence)
+    """`estimate`, whose interval has a name of its own in the cells that were stopped early.
+
+    Samples that are `broken` were computed, and are NaN; so is any mean that they are part of.
+    """
+    found = estimate(np.where(broken, np.inf, values), lower, upper, confidence)
+    none = broken.any((-2, -1))
+    numbers = {name: getattr(found, name) for name in ("value", "lower", "upper", "spread")}
+    found = found._replace(**{name: np.where(none, np.nan, x) for name, x in numbers.items()})
     unseen = (found.kind == "examples") & early.any(("seed", "draw")).values
     return found._replace(kind=np.where(unseen, "unseen examples", found.kind))
 
@@ -205,6 +216,12 @@ def samples_of(ds: xr.Dataset, metric: str) -> xr.DataArray:
     samples = with_seed(value.sel(metric=metric))
     samples = samples.transpose("layer", "epoch", "perturbation", "seed", "draw")
     return samples.sel(layer=layer_order(ds))
+
+
+def marked_of(ds: xr.Dataset, metric: str, samples: xr.DataArray) -> xr.DataArray:
+    """Which of `samples` were computed and are not finite, or come from outputs that were not."""
+    marked = with_seed(results.not_finite(ds).sel(metric=metric)).transpose(*samples.dims)
+    return marked.sel(layer=samples["layer"].values)
 
 
 def with_seed(array: xr.DataArray) -> xr.DataArray:

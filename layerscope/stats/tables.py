@@ -20,6 +20,7 @@ from layerscope.stats.labelled import (
     examples_of,
     interval,
     layer_order,
+    marked_of,
     samples_of,
     stopped_early,
     with_seed,
@@ -64,6 +65,10 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
             another test set).
         ``degradation``
             ``value − baseline``, over the same examples; NaN without a baseline.
+        ``not_finite``
+            How many of these draws and seeds gave NaN or infinity, in this metric or in the
+            network's outputs. Where this metric is NaN, so are its mean and bounds: none is left
+            out. A mean of infinite values alone is known to be infinite.
         ``verdict``
             Only where the sweep stopped cells once they were settled: "robust", "intermediate" or
             "critical" if every draw and seed was settled to be that, else "".
@@ -89,12 +94,16 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     )
     least, most, early = stopped_early(ds, metric, samples, confidence)
     lower, upper = least.where(early, lower), most.where(early, upper)
-    found = estimate_of(samples.values, lower.values, upper.values, early, confidence)
+    marked = marked_of(ds, metric, samples)
+    broken = (marked & samples.isnull()).values
+    found = estimate_of(samples.values, lower.values, upper.values, early, broken, confidence)
     if metric in FRACTIONS:
         found = found._replace(lower=np.clip(found.lower, 0, 1), upper=np.clip(found.upper, 0, 1))
     moved = moments(moments(difference_of(ds, metric, samples).values, -1)[0], -1)[0]
+    moved = np.where(broken.any((-2, -1)), np.nan, moved)
     cells = {name: array for name, array in found._asdict().items() if name != "kind"}
     cells |= {"interval_kind": found.kind, "degradation": moved, "n_examples": _fewest(ds, samples)}
+    cells["not_finite"] = marked.sum(("seed", "draw")).values
     if "verdict" in ds:
         cells["verdict"] = _settled(ds, samples)
     frame = _long(samples, cells)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import OptionError, ResultError, choose
-from layerscope.results import NOT_MOVED
+from layerscope.results import NOT_FINITE, NOT_MOVED
 from layerscope.stats.arrays import Array, newcombe, normal_quantile
 from layerscope.stats.labelled import (
     FRACTIONS,
@@ -22,6 +22,7 @@ from layerscope.stats.labelled import (
     examples_of,
     is_network,
     layer_order,
+    marked_of,
     part_of,
     samples_of,
     stopped_early,
@@ -52,9 +53,11 @@ def classify(
     - *intermediate* if the whole interval lies strictly between the two,
     - *not moved* if it was set back to a checkpoint but holds the same values at the first one and
       at the last, as a frozen layer does: its degradation of 0 says nothing of it,
-    - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was
-      not computed, one whose interval is unknown, and every layer where `critical` is not above
-      `tolerance`, as in a network that is hardly better than chance.
+    - *not finite* if its degradation was computed and is no number, as the loss of a network that
+      outputs NaN; where it is infinite in every draw and seed, it is critical,
+    - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was not
+      computed, and one whose interval is unknown. Where `critical` is not above `tolerance`, as in
+      a network that is hardly better than chance, only an interval beyond both is decided.
 
     The paper gives no numbers; these limits are defaults of this package.
 
@@ -111,14 +114,16 @@ def classify(
     {'layer1': 'critical', 'layer2': 'intermediate'}
     """
     samples = samples_of(ds, metric)
-    cell = _one_cell(samples, epoch, perturbation)
+    computed = samples.notnull() | marked_of(ds, metric, samples)
+    cell = _one_cell(samples, computed, epoch, perturbation)
     limit = _critical_limit(ds, metric, critical_share) if critical is None else critical
     moved = _same_cell(difference_of(ds, metric, samples, required=True), cell)
     lower, upper, early = _difference_bounds(ds, metric, cell, moved, confidence)
     sign = -1 if metric in HIGHER_IS_BETTER else 1
     arrays = (sign * moved, *((lower, upper) if sign > 0 else (-upper, -lower)))
     worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
-    found = estimate_of(worse, low, high, early, confidence)
+    broken = _same_cell(computed, cell).transpose("layer", "seed", "draw").values & np.isnan(worse)
+    found = estimate_of(worse, low, high, early, broken, confidence)
     frame = pd.DataFrame(
         {
             "layer": [str(name) for name in samples["layer"].values],
@@ -126,8 +131,13 @@ def classify(
             "lower": found.lower,
             "upper": found.upper,
             "interval_kind": found.kind,
-            "verdict": np.where(
-                _still(cell), NOT_MOVED, _verdicts(found.lower, found.upper, tolerance, limit)
+            "verdict": np.select(
+                [
+                    _still(cell),
+                    broken.any((1, 2)) | (np.isinf(found.value) & np.isnan(found.lower)),
+                ],
+                [NOT_MOVED, NOT_FINITE],
+                _verdicts(found.lower, found.upper, tolerance, limit),
             ),
         }
     )
@@ -140,7 +150,8 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
     """Tell whether the layers that moved furthest matter most.
 
     Spearman's rank correlation over layers, the whole network left out, between the distance at
-    the last checkpoint and the degradation at re-initialisation to epoch 0.
+    the last checkpoint and the degradation at re-initialisation to epoch 0. A degradation that was
+    computed and is no number ranks as the worst.
 
     Parameters
     ----------
@@ -173,10 +184,13 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
     """
     samples = samples_of(ds, metric)
     moved = difference_of(ds, metric, samples, required=True)
-    moved = _same_cell(moved, _one_cell(samples, 0, "reinitialize"))
+    computed = samples.notnull() | marked_of(ds, metric, samples)
+    cell = _one_cell(samples, computed, 0, "reinitialize")
+    moved, computed = _same_cell(moved, cell), _same_cell(computed, cell)
     sign = -1 if metric in HIGHER_IS_BETTER else 1
     layers = layer_order(ds, network=False)
-    worse = sign * moved.mean("draw").sel(layer=layers)
+    # What is no number is as bad as can be, not left out.
+    worse = (sign * moved).where(~computed | moved.notnull(), np.inf).mean("draw").sel(layer=layers)
     kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
     choose(norm, map(str, ds["norm"].values), "norm")
     distance = with_seed(kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=layers))
@@ -196,11 +210,14 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
     )
 
 
-def _one_cell(samples: xr.DataArray, epoch: int, perturbation: str) -> xr.DataArray:
-    """(layer, seed, draw) at one epoch and perturbation."""
+def _one_cell(
+    samples: xr.DataArray, computed: xr.DataArray, epoch: int, perturbation: str
+) -> xr.DataArray:
+    """(layer, seed, draw) at one epoch and perturbation, if anything was computed there."""
     names = [str(name) for name in samples["perturbation"].values]
     chosen = samples.sel(perturbation=choose(perturbation, names, "perturbation"))
-    done = [int(each) for each in chosen["epoch"].values if chosen.sel(epoch=each).notnull().any()]
+    known = computed.sel(perturbation=perturbation)
+    done = [int(each) for each in known["epoch"].values if known.sel(epoch=each).any()]
     if done == [results.NO_EPOCH]:
         epoch = results.NO_EPOCH
     if epoch not in done:
@@ -286,10 +303,13 @@ def _still(cell: xr.DataArray) -> npt.NDArray[np.bool_]:
 def _verdicts(
     lower: Array, upper: Array, tolerance: float, critical: float
 ) -> npt.NDArray[np.str_]:
-    if critical <= tolerance:
-        return np.full(lower.shape, "undecided")
+    # Of limits that do not stand apart, each counts: what lies beyond both is clear.
     return np.select(
-        [upper <= tolerance, lower >= critical, (lower > tolerance) & (upper < critical)],
+        [
+            (upper <= tolerance) & ~(upper >= critical),
+            (lower >= critical) & (lower > tolerance),
+            (lower > tolerance) & (upper < critical),
+        ],
         ["robust", "critical", "intermediate"],
         "undecided",
     )
