@@ -18,6 +18,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layerscope.errors import OptionError
+from layerscope.validate import described
 
 __all__ = [
     "autocast",
@@ -74,7 +75,7 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
         raise OptionError(
-            f"{device!r} is not a device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
+            f"{described(device)} is not a device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
         ) from None
     # Other kinds, such as xpu, each have a module in torch; meta, which holds no values, has none.
     backend = getattr(torch, chosen.type, None)
@@ -135,12 +136,12 @@ def precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
         If it is not one that autocast knows.
     """
     known = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is None or dtype in known.values():
+    if dtype is None or any(dtype is each for each in known.values()):
         return dtype  # type: ignore[return-value]
-    if dtype not in known:
+    if not isinstance(dtype, str) or dtype not in known:
         raise OptionError(
-            f"dtype is {dtype!r}; use 'bfloat16' or 'float16' to compute in a shorter type, or "
-            "leave it out to compute as the network is."
+            f"dtype is {described(dtype)}; use 'bfloat16' or 'float16' to compute in a shorter "
+            "type, or leave it out to compute as the network is."
         )
     return known[dtype]
 

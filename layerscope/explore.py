@@ -19,6 +19,7 @@ from typing import Any
 from layerscope import reproduce
 from layerscope.errors import OptionError, ResultError
 from layerscope.results import write_bytes
+from layerscope.validate import path
 
 __all__ = ["prepare", "serve"]
 
@@ -52,13 +53,13 @@ def prepare(
     ResultError
         If there is no run, or the folder can't be written to.
     """
-    folder = Path(out)
+    folder = path(out, "out", "lab")
     given: dict[str, Any] = {"device": device, "out": str(folder.resolve() / "series")}
     name = _NOTEBOOK
     if data_root is not None:
         given["data_root"] = str(Path(data_root).resolve())
     if run is not None:
-        place = Path(run).resolve()
+        place = path(run, "run", "series/RUN").resolve()
         if not place.is_dir():
             raise ResultError(f"there is no run at {run}; give the folder that train printed.")
         given["run"], name = str(place), f"explore-{place.name}.ipynb"

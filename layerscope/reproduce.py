@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from layerscope import data, devices, experiments, progress, results
+from layerscope import data, devices, experiments, progress, results, validate
 from layerscope._version import __version__
 from layerscope.errors import LayerscopeError, OptionError, ResultError, choose
 from layerscope.experiments import Experiment
@@ -124,6 +124,12 @@ def run(
     """
     experiment = experiments.EXPERIMENTS[choose(name, experiments.EXPERIMENTS, "experiment")]
     chosen = dict(experiment.scales[choose(scale, experiment.scales, "scale")].parameters)
+    root = validate.path(out, "out", "papermill_runs")
+    if not isinstance(overrides or {}, Mapping):
+        raise OptionError(
+            f"overrides is {validate.described(overrides)}; give a mapping, such as "
+            "{'epochs': 5}."
+        )
     changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
     source = notebook(experiment)
     declared = parameters(source)
@@ -132,7 +138,6 @@ def run(
     values = {**usual, **changed}
     devices.resolve(device)
     fingerprints = _fingerprints(values, data_root)
-    root = Path(out)
     changed = {key: value for key, value in changed.items() if usual[key] != value}
     folder = root / name / experiments.folder_name(scale, changed)
     identity = {

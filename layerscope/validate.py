@@ -10,14 +10,14 @@ Each returns what was given in its plain form, or says what came, what was expec
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from layerscope.errors import OptionError
 
-__all__ = ["a_kind", "described", "flag", "function", "integer", "number", "path"]
+__all__ = ["a_kind", "described", "flag", "function", "integer", "integers", "number", "path"]
 
 _SHORT = 60  # characters of a value that a message still shows
 
@@ -82,8 +82,8 @@ def integer(value: Any, name: str, least: int | None = None, example: int = 0) -
     return int(value)
 
 
-def number(value: Any, name: str, low: float, high: float, example: float) -> float:
-    """Return a number in [low, high] as a plain one; NaN lies in no interval.
+def integers(values: Any, name: str, example: str = "[0, 1]") -> list[int]:
+    """Return whole numbers in any container, tensors and arrays included, as plain ones.
 
     Raises
     ------
@@ -91,19 +91,54 @@ def number(value: Any, name: str, low: float, high: float, example: float) -> fl
 
     Examples
     --------
-    >>> number("5 %", "critical", 0, 1, example=0.05)
+    >>> integers(range(3), "epochs")
+    [0, 1, 2]
+    """
+    listed = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
+    found: list[Any] = list(values) if listed else [None]
+    # One-element tensors are what iterating over a tensor gives.
+    found = [each.item() if hasattr(each, "item") else each for each in found]
+    if not all(isinstance(each, Integral) and not isinstance(each, bool) for each in found):
+        raise OptionError(f"{name} is {described(values)}; give whole numbers, such as {example}.")
+    return [int(each) for each in found]
+
+
+def number(value: Any, name: str, span: str, example: float) -> float:
+    """Return a finite number as a plain one.
+
+    Parameters
+    ----------
+    value
+        What came.
+    name : str
+        Of the argument.
+    span : str
+        Where it must lie, such as ``"[0, 1)"`` or ``"(0, inf)"``.
+    example : float
+        For the message.
+
+    Raises
+    ------
+    OptionError
+
+    Examples
+    --------
+    >>> number("5 %", "critical", "[0, 1]", 0.05)
     Traceback (most recent call last):
     ...
     layerscope.errors.OptionError: critical is '5 %', a str; give a number, such as 0.05.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise OptionError(f"{name} is {_with_kind(value)}; give a number, such as {example:g}.")
-    if not low <= float(value) <= high:
-        raise OptionError(
-            f"{name} is {float(value):g}; give a number in [{low:g}, {high:g}], such as "
-            f"{example:g}."
-        )
-    return float(value)
+    found = float(value)
+    low, high = map(float, span[1:-1].split(","))
+    inside = low < found < high or (found == low and span[0] == "[")
+    inside |= found == high and span[-1] == "]"
+    if not inside or found in (float("inf"), float("-inf")):
+        least = "at least" if span[0] == "[" else "above"
+        where = f"{least} {low:g}" if high == float("inf") and low > -high else f"in {span}"
+        raise OptionError(f"{name} is {value}; it must be {where}, such as {example:g}.")
+    return found
 
 
 def flag(value: Any, name: str) -> bool:

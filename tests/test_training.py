@@ -340,7 +340,7 @@ def test_divergence_says_what_to_try_and_keeps_what_was_recorded(train_few, tmp_
         ({"lr": float("nan")}, "lr is nan"),
         ({"weight_decay": float("nan")}, "weight_decay is nan"),
         ({"clip": 0.0}, "clip is 0.0; it must be above 0"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be below 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be in"),
         ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\)"),
         ({"optimizer": "adamx"}, "no optimizer 'adamx'. Did you mean 'adam'"),
         ({"schedule": "step"}, "no schedule 'step'. Did you mean 'steps'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from layerscope import arguments
+from layerscope import arguments, validate
 from layerscope.cli.shared import add_row, data_root, device, make_table, show
 from layerscope.errors import LayerscopeError, OptionError, ResultError
 
@@ -84,6 +84,7 @@ def _run_all(options: argparse.Namespace) -> None:
 
     if options.seeds is not None or options.parameters:
         raise OptionError("--seeds and -p are for one experiment; leave them out with --all.")
+    validate.integer(options.jobs, "jobs", 1)
     planned = batch.plan(options.scale, out=options.out)
     table = make_table(f"Plan, scale {options.scale}", "experiment", "minutes", "expected", "")
     for each in planned:

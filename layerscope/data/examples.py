@@ -14,6 +14,7 @@ from torch import Tensor
 from layerscope import seeds
 from layerscope.data.modify import Modifiers
 from layerscope.errors import DataError, OptionError
+from layerscope.validate import described
 
 __all__ = ["Batch", "Examples", "ImageData", "by_batch", "digest", "label_range"]
 
@@ -53,6 +54,12 @@ class Examples:
     about: str = ""
 
     def __post_init__(self) -> None:
+        for what in ("inputs", "targets"):
+            if not isinstance(getattr(self, what), Tensor):
+                raise DataError(
+                    f"{what} is {described(getattr(self, what))}; give a tensor: "
+                    f"torch.as_tensor({what})."
+                )
         if self.inputs.ndim == 0 or self.targets.ndim == 0:
             raise DataError("inputs and targets must have one entry per example; one is a number.")
         if len(self.inputs) != len(self.targets):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from layerscope import validate
 from layerscope.data import generated, images, modify, texts
 from layerscope.data.examples import ImageData
 from layerscope.data.pictures import ImageStream
@@ -130,6 +131,13 @@ def load(
     >>> load("mnist-5k", classes=[0, 1], size=500, random_labels=0.5, seed=1)
     <mnist-5k+classes=0,1+size=500@1+random_labels=0.5@1: 500 + 200 images of (1, 28, 28)>
     """
+    if root is not None:
+        validate.path(root, "root", "data")
+    if not isinstance(name, (str, os.PathLike)):
+        raise OptionError(
+            f"name is {validate.described(name)}; give the name of a data set, such as "
+            "'mnist-5k', or a path."
+        )
     plain, words = modify.split(os.fspath(name))
     source, place = _source(plain, root)
     for word in [word for word in words if word.split("=")[0] in _IN_NAME]:

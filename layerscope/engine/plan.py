@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
-from layerscope.validate import described
+from layerscope.validate import integers
 
 __all__ = ["Cell", "Changed", "Plan", "recorded_epochs", "rows"]
 
@@ -374,10 +373,8 @@ def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:
     """Check that the wanted epochs were recorded; all of them if none is named."""
     if wanted is None:
         return list(series.epochs)
-    known = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [None]
-    if not all(isinstance(e, Integral) and not isinstance(e, bool) for e in known):
-        raise OptionError(f"epochs is {described(wanted)}; give whole numbers, such as [0, 1].")
+    known = integers(wanted, "epochs")
     if not known:
         raise OptionError("epochs is empty; leave it out to take every recorded epoch.")
     series.require(known)
-    return sorted({int(epoch) for epoch in known})
+    return sorted(set(known))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from layerscope import results
+from layerscope import results, validate
 from layerscope.errors import choose
 from layerscope.gallery.pages import as_html, as_markdown
 from layerscope.gallery.runs import Run, read
@@ -43,7 +43,7 @@ def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     ResultError
         If there is no finished run, a manifest is damaged, or the place is not writable.
     """
-    path = Path(path)
+    path = validate.path(path, "path", "gallery.html")
     make = {".html": as_html, ".md": as_markdown}
     form = choose(path.suffix.lower(), make, "kind of page with the suffix")
     return results.write_bytes(path, make[form](read(runs), path.parent).encode())

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Generator
 
+from layerscope import validate
 from layerscope.errors import OptionError, choose
 from layerscope.models import fcn, language, patches, resnet, vgg
 from layerscope.models.family import VIEWS, Config, Family, Network, assemble, structure
@@ -110,7 +111,7 @@ def build(network: str | Config | Mapping[str, Any], seed: int = 0, **options: A
     >>> list(net.layer_views["block"])[:3]
     ['stage0', 's1.1', 's1.2']
     """
-    config = configure(network, **options)
+    config, seed = configure(network, **options), validate.integer(seed, "seed")
     whole = _with(config, removed=())
     model = assemble(FAMILIES[config.family], whole, Generator().manual_seed(seed))
     return remove(model, config.removed) if config.removed else model
@@ -150,6 +151,11 @@ def configure(network: str | Config | Mapping[str, Any], **options: Any) -> Conf
         return _with(network, **options)
     if isinstance(network, str):
         name, values = _parse(network)
+    elif not isinstance(network, Mapping):
+        raise OptionError(
+            f"network is {validate.described(network)}; give a name, such as 'fcn-3x256', a "
+            "configuration, or one as a mapping."
+        )
     else:
         values = dict(network)
         name = choose(values.pop("family", "fcn"), FAMILIES, "network family")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Generator, Tensor, nn
 
+from layerscope import validate
 from layerscope.errors import OptionError, choose
 from layerscope.models.initializers import Initializer, draw
 
@@ -71,8 +72,8 @@ class Config:
     def positive(self, *names: str) -> None:
         """Refuse numbers of layers, units or outputs below one."""
         for name in (*names, "classes"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            validate.integer(getattr(self, name), name, 1, 10)
+        validate.integers(self.inputs, "inputs", "(1, 28, 28)")
 
     def fraction(self, name: str) -> None:
         """Refuse a probability of dropping that is outside [0, 1)."""

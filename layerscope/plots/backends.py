@@ -7,6 +7,9 @@ from typing import Any
 import holoviews as hv
 from bokeh.models import NoOverlap
 
+from layerscope.errors import OptionError
+from layerscope.validate import described
+
 FONT_SIZES = {"title": 9, "labels": 8, "ticks": 8, "legend": 8, "cticks": 7}
 
 
@@ -55,9 +58,27 @@ def load_backends() -> None:
         hv.Store.set_current_backend(chosen)
 
 
+def drawable(plot: Any) -> Any:
+    """Return what HoloViews or matplotlib can draw.
+
+    Raises
+    ------
+    OptionError
+        If it is something else, such as the Dataset that a plot is made from.
+    """
+    from holoviews.core import Dimensioned
+    from matplotlib.figure import Figure
+
+    if not isinstance(plot, (Dimensioned, Figure)):
+        raise OptionError(
+            f"plot is {described(plot)}, which is no plot; draw one first, such as heatmap(ds)."
+        )
+    return plot
+
+
 def unformatted(title: str) -> str:
     """Keep HoloViews from taking braces for its own placeholders."""
-    return title.replace("{", "{{").replace("}", "}}")
+    return str(title).replace("{", "{{").replace("}", "}}")
 
 
 def literal(name: object) -> str:

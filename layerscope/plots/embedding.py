@@ -11,7 +11,7 @@ import holoviews as hv
 from bokeh.models import Toolbar
 
 from layerscope.errors import OptionError
-from layerscope.plots.backends import load_backends
+from layerscope.plots.backends import drawable, load_backends
 from layerscope.plots.stills import description, fewer_colours, option, still
 
 __all__ = ["embed", "frame", "library", "page"]
@@ -75,7 +75,7 @@ def embed(plot: Any) -> str:
     >>> page.count("<figure")
     1
     """
-    script, place = _live(plot)
+    script, place = _live(drawable(plot))
     picture, form = _picture(plot)
     alt, content = html.escape(description(plot)), base64.b64encode(picture).decode()
     return (

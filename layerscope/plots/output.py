@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from layerscope import results
-from layerscope.errors import OptionError, choose
+from layerscope import results, validate
+from layerscope.errors import choose
+from layerscope.plots.backends import drawable
 from layerscope.plots.embedding import frame, page
 from layerscope.plots.stills import description, fewer_colours, still
 
@@ -60,10 +61,11 @@ def save(
     >>> figure = plots.heatmap(testing.dataset())
     >>> save(figure, "heatmap.svg", width="column")                         # doctest: +SKIP
     """
-    path = Path(path)
+    plot = plot.plot if isinstance(plot, Shown) else plot
+    path, plot = validate.path(path, "path", "figure.pdf"), drawable(plot)
     suffix = choose(path.suffix.lower(), _SUFFIXES, "kind of figure with the suffix")
     if suffix == ".html":
-        words = title or description(plot)
+        words = description(plot) if title is None else str(title)
         made = _picture_page(plot, words) if _is_drawn(plot) else page(plot, words)
         return results.write_bytes(path, made.encode())
     return results.write_bytes(path, still(plot, suffix[1:], 300, title, _inches(width)))
@@ -89,9 +91,7 @@ def _picture_page(figure: Any, title: str) -> str:
 def _inches(width: float | str | None) -> float | None:
     if isinstance(width, str):
         return WIDTHS[choose(width, WIDTHS, "width of paper called")]
-    if width is not None and not 1 <= width <= 50:
-        raise OptionError(f"width is {width!r}; give inches between 1 and 50, or 'column', 'page'.")
-    return width
+    return None if width is None else validate.number(width, "width", "[1, 50]", WIDTHS["column"])
 
 
 def show(plot: Any, live: bool | None = None) -> Shown:
@@ -118,7 +118,8 @@ def show(plot: Any, live: bool | None = None) -> Shown:
     Test error with one layer reset: 3 rows × 9 columns, from .02 (layer1, 100) to .95 \
 (fullmodel, 0).
     """
-    return Shown(plot, _is_interactive() if live is None else live)
+    live = _is_interactive() if live is None else validate.flag(live, "live")
+    return Shown(drawable(plot), live)
 
 
 class Shown:

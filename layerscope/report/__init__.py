@@ -16,7 +16,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from layerscope import plots, results
+from layerscope import plots, results, validate
 from layerscope.errors import OptionError, choose
 from layerscope.report import markup
 from layerscope.report.again import again, settings_table
@@ -57,7 +57,8 @@ def write(
         As for `page`, or if the place is not writable.
     """
     return results.write_bytes(
-        Path(path), page(runs, metric=metric, critical=critical, title=title).encode()
+        validate.path(path, "path", "report.html"),
+        page(runs, metric=metric, critical=critical, title=title).encode(),
     )
 
 

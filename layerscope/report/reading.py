@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import xarray as xr
 
-from layerscope import results
+from layerscope import results, validate
 from layerscope.errors import OptionError
 
 __all__ = ["read"]
@@ -35,9 +35,16 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
     ResultError
         If there is no Dataset at one of the places.
     """
-    if not paths:
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    if isinstance(paths, xr.Dataset) or not isinstance(paths, Iterable):
+        raise OptionError(
+            f"paths is {validate.described(paths)}; give a list of Datasets (.nc), or of folders "
+            "with one. An open Dataset needs no reading: report.write({'name': ds}, …)."
+        )
+    places = [validate.path(each, "a result", "layers/sweep.nc") for each in paths]
+    if not places:
         raise OptionError("no result came; give a Dataset (.nc), or a folder with one.")
-    places = [Path(path) for path in paths]
     whole = [place.resolve() for place in places]
     if twice := [
         str(place) for place, at in zip(places, whole, strict=True) if whole.count(at) > 1

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from layerscope import validate
 from layerscope.errors import ResultError
 from layerscope.results.writing import write_bytes
 
@@ -194,7 +195,15 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     ResultError
         If the runs differ in a coordinate; joining would fill the gaps with NaN silently.
     """
-    runs = list(datasets)
+    if isinstance(datasets, (xr.Dataset, Mapping, str)) or not isinstance(datasets, Iterable):
+        raise ResultError(
+            f"datasets is {validate.described(datasets)}; give a list of Datasets, one per run."
+        )
+    runs, seeds = list(datasets), validate.integers(seeds, "seeds")
+    if other := [run for run in runs if not isinstance(run, xr.Dataset)]:
+        raise ResultError(f"datasets holds {validate.described(other[0])}; open it first.")
+    if len(set(seeds)) < len(seeds):
+        raise ResultError(f"seeds is {list(seeds)}; each run needs a seed of its own.")
     if len(runs) != len(seeds) or not runs:
         raise ResultError(f"{len(runs)} Datasets came with {len(seeds)} seeds; one each is needed.")
     later = [name for name in _LATER if all(name in run.coords for run in runs)]
@@ -254,7 +263,9 @@ def save(
     ResultError
         If the place is not writable, or what is there is no regular file.
     """
-    path = Path(path)
+    path = validate.path(path, "path", "sweep.nc")
+    if not isinstance(ds, xr.Dataset):
+        raise ResultError(f"expected an xarray Dataset, got {validate.described(ds)}.")
     with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
         draft = Path(folder) / "draft.nc"
         ds.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
@@ -270,7 +281,7 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     ResultError
         If there is no such file, or it is not a Dataset.
     """
-    path = Path(path)
+    path = validate.path(path, "path", "sweep.nc")
     if path.is_dir():
         # What every example gave lies beside the Dataset of a sweep.
         found = sorted(each for each in path.glob("*.nc") if each.name != OUTCOMES)

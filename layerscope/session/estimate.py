@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layerscope import stats
+from layerscope.errors import choose
 from layerscope.metrics import Tally
 
 __all__ = ["Estimate"]
@@ -72,6 +73,7 @@ class Estimate:
 
     def change(self, metric: str) -> float:
         """Value minus that of the trained network over the same examples."""
+        choose(metric, self.tallies, "metric")
         return self.tallies[metric].mean - self.baseline[metric].mean
 
     def change_interval(self, metric: str, confidence: float = 0.95) -> Bounds:

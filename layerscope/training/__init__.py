@@ -25,15 +25,17 @@ import torch
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import devices, models
+from layerscope import devices, models, validate
 from layerscope._version import __version__
 from layerscope.checkpoints import MANIFEST, Series, Writer, open_series
 from layerscope.errors import OptionError, choose
+from layerscope.layers import require_network
 from layerscope.results import write_bytes
 from layerscope.training.given import Data, scored_in, steps_of
 from layerscope.training.lock import alone
 from layerscope.training.loop import Loop
 from layerscope.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from layerscope.validate import integers
 
 __all__ = [
     "OPTIMIZERS",
@@ -123,7 +125,12 @@ def train(
         raise OptionError(
             f"data is a {type(data).__name__}; give a data set, such as load_data('mnist-5k')."
         )
-    recipe, seed = recipe or Recipe(), int(seed)
+    seed, place_of_series = validate.integer(seed, "seed"), validate.path(out, "out", "series")
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise OptionError(
+            f"recipe is {validate.described(recipe)}; give a Recipe, such as Recipe(epochs=10)."
+        )
     place = devices.resolve(device)
     model, identity = _network(network, data, seed)
     recipe = recipe.resolved(model, place)
@@ -141,9 +148,10 @@ def train(
         known = data_module.AUGMENTATIONS
         augment = known[choose(augment, known, "augmentation")]
     if augment is not None:
+        validate.function(augment, "augment", "augment(inputs, generator)")
         identity["augment"] = _described(augment)
     name = _short(model)
-    folder = Path(out) / _name(name, data.name, seed, identity)
+    folder = place_of_series / _name(name, data.name, seed, identity)
     if (done := _finished(folder, identity["record"])) is not None:
         return done
     with alone(folder):
@@ -182,8 +190,11 @@ def _finished(folder: Path, wanted: Sequence[int]) -> Series | None:
 def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Build or copy the network; say which it is."""
     if not isinstance(network, nn.Module):
+        if callable(network):
+            require_network(network, "network")
         model = models.build(network, seed, inputs=data.shape, classes=data.classes)
         return model, {"network": models.describe(model.config)}
+    require_network(network, "network")
     seen = hashlib.sha256(repr(network).encode())
     data_module.digest(seen, network.state_dict())
     seen.update(repr([p.requires_grad for p in network.parameters()]).encode())
@@ -201,6 +212,7 @@ def _short(model: nn.Module) -> str:
 def _wanted(record: Sequence[int], by_step: Sequence[int], epochs: int, steps: int) -> list[int]:
     """After how many steps to record."""
     last = epochs * steps
+    record, by_step = integers(record, "record"), integers(by_step, "record_steps")
     beyond = [step for step in by_step if not 0 <= step <= last]
     if beyond:
         raise OptionError(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layerscope import devices
+from layerscope import devices, validate
 from layerscope.errors import OptionError, choose
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Recipe", "convolves"]
@@ -101,19 +101,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("momentum", "weight_decay", "warmup", "label_smoothing"):
-            # Not "< 0", which NaN would pass.
-            if not getattr(self, name) >= 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("lr", "clip"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if not self.label_smoothing < 1:
-            raise OptionError(f"label_smoothing is {self.label_smoothing}; it must be below 1.")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise OptionError(f"betas is {self.betas}; each must be in [0, 1).")
+            validate.integer(getattr(self, name), name, 1, 100)
+        for name in ("momentum", "weight_decay", "warmup", "decay"):
+            validate.number(getattr(self, name), name, "[0, inf)", 0.1)
+        validate.number(self.label_smoothing, "label_smoothing", "[0, 1)", 0.1)
+        validate.number(self.lr, "lr", "(0, inf)", 0.01)
+        if self.clip is not None:
+            validate.number(self.clip, "clip", "(0, inf)", 1.0)
+        for name in ("drops", "betas", "frozen"):
+            if not isinstance(getattr(self, name), (tuple, list)):
+                came = validate.described(getattr(self, name))
+                raise OptionError(f"{name} is {came}; give a tuple: ({came},).")
+        for drop in self.drops:
+            validate.number(drop, "one of drops", "[0, inf)", 0.3)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise OptionError(f"betas is {self.betas}; give two numbers, each in [0, 1).")
+        validate.flag(self.nesterov, "nesterov")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
         choose(self.schedule, SCHEDULES, "schedule")
         choose(self.autocast, _AUTOCAST, "autocast type")
@@ -124,8 +127,6 @@ class Recipe:
             )
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum > 0):
             raise OptionError("nesterov is for optimizer='sgd' with a momentum above 0.")
-        if isinstance(self.frozen, str):
-            raise OptionError(f"frozen is {self.frozen!r}; give a tuple: ({self.frozen!r},).")
 
     def lr_at(self, epoch: int, step: int = 0, steps: int = 1) -> float:
         """Learning rate in `step`, counted from 0, of the `steps` of `epoch`, counted from 1."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from layerscope.errors import choose
+from layerscope.layers import VIEWS
 from layerscope.session import Change
 
 __all__ = ["History", "Scene"]
@@ -16,6 +18,9 @@ class Scene:
 
     view: str = "leaf"
     state: Mapping[str, Change] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose(self.view, VIEWS, "view")
 
     def having(self, changes: Mapping[str, Change | None]) -> Scene:
         """The same with some rows changed; None makes a row trained."""
