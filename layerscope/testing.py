@@ -54,6 +54,8 @@ def dataset(
     distance[:, 1:] = np.sqrt(np.asarray(epochs, float))[None, :, None] * rng.uniform(
         0.5, 1.5, (layers + 1, 1, len(norms))
     )
+    drawn = np.full((layers + 1, 2, draws, len(norms)), np.nan)
+    drawn[:, 1] = 12 + rng.random((layers + 1, draws, len(norms)))
     dims = ("layer", "epoch", "perturbation", "draw", "metric")
     return results.build(
         {
@@ -66,10 +68,7 @@ def dataset(
             "n_examples": ([], n_examples),
             "chance": ([], 0.8865),
             "distance": (["layer", "epoch", "norm"], distance),
-            "draw_distance": (
-                ["layer", "draw", "norm"],
-                12 + rng.random((layers + 1, draws, len(norms))),
-            ),
+            "draw_distance": (["layer", "perturbation", "draw", "norm"], drawn),
         },
         {
             "layer": names,

@@ -140,7 +140,8 @@ def test_only_what_was_not_computed_is_nan(pair, states):
     expected = (redrawn & from_none) | (~redrawn & ~from_none & (ds.draw == 0))
     assert bool((known == expected).all())
     assert ds.distance.sel(epoch=[0, 2, 5]).notnull().all()
-    assert ds.draw_distance.notnull().all()
+    assert ds.draw_distance.sel(perturbation="rerandomize").notnull().all()
+    assert ds.draw_distance.sel(perturbation="reinitialize").isnull().all()
 
 
 def snapshot(model):

@@ -397,7 +397,7 @@ def test_hundreds_of_layers_fit_a_page():
     ],
 )
 def test_values_of_any_size_are_written_in_four_signs(value, text):
-    wide = scales.scale_of(pd.Series([1e-5, 1e13]), "perplexity")
+    wide = scales.scale_of(pd.Series([1e-5, 1e13]), results.metric(None, "perplexity"))
     assert wide.log
     assert wide.text(value) == text
 

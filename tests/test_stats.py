@@ -413,7 +413,7 @@ def paired_cell(worse, better, n=1000, wrong=100, metric="error") -> xr.Dataset:
         np.repeat([1.0, -1.0, 0.0], [w, b, size - w - b])
         for w, b, size in zip(worse, better, n, strict=True)
     ]
-    sign = -1 if metric in stats.HIGHER_IS_BETTER else 1
+    sign = results.metric(None, metric).worse
     differences = sign * np.array([row.mean() for row in rows])
     start = wrong / 1000 if sign > 0 else 1 - wrong / 1000
     ds = one_cell((start + differences)[:, None], start).assign_coords(metric=[metric])

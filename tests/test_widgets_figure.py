@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import nn
 
-from layerscope import testing
+from layerscope import results, testing
 from layerscope.session import changes
 from layerscope.widgets import LayerExplorer, drawing, figure, words
 from layerscope.widgets.history import Scene
@@ -152,7 +152,7 @@ def test_any_number_of_layers_fits_a_page(layers):
     ds = testing.dataset(layers=layers)
     explorer = LayerExplorer(ds)
     scene = Scene("leaf", changes({"layer1": ("reinitialize", 0)}))
-    blocks = drawing.blocks(explorer._layers(), scene.state, None, {})
+    blocks = drawing.blocks(explorer._layers(), scene.state, None, {}, results.metric(None, "error"))
     picture = figure.of_state("net", scene, blocks, None, None, "error")
     strip = [each for each in picture.artists if hasattr(each, "get_hatch")]
     wide = picture.get_figwidth()

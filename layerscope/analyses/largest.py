@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from torch import nn
 
-from layerscope import engine, stats
+from layerscope import engine, results, stats
 from layerscope.errors import LayerError, OptionError
 
 __all__ = ["LargestSet", "largest_set"]
@@ -128,7 +128,8 @@ def largest_set(
 def _least(ds: xr.Dataset, metric: str) -> tuple[str, float]:
     """The row that hurts least, and how much; the first of equal ones."""
     moved = stats.degradation(ds).sel(metric=metric)
-    sign = -1 if metric in stats.HIGHER_IS_BETTER else 1
-    worse = sign * moved.mean([dim for dim in moved.dims if dim != "layer"])
+    worse = results.metric(ds, metric).worse * moved.mean(
+        [dim for dim in moved.dims if dim != "layer"]
+    )
     best = str(worse["layer"].values[int(worse.argmin("layer"))])
     return best, float(worse.sel(layer=best))

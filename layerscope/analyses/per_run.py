@@ -58,15 +58,12 @@ def untrained(ds: xr.Dataset, metric: str = "error") -> xr.DataArray:
     choose(metric, map(str, ds["metric"].values), "metric")
     base = ds["baseline"].sel(metric=metric, drop=True)
     if _by_chance(ds, metric):
-        return (ds["chance"] if metric == "error" else 1 - ds["chance"]) + 0 * base
-    names = [str(name) for name in ds["perturbation"].values]
-    if (
-        results.FULL_MODEL in ds["layer"].values
-        and 0 in ds["epoch"].values
-        and "reinitialize" in names
-    ):
+        chance: xr.DataArray = results.metric(ds, metric).by_chance(ds["chance"])
+        return chance + 0 * base
+    resets = results.resetting(ds)
+    if results.FULL_MODEL in ds["layer"].values and 0 in ds["epoch"].values and resets:
         cell = ds["value"].sel(metric=metric, layer=results.FULL_MODEL, epoch=0, drop=True)
-        found = cell.sel(perturbation="reinitialize", draw=0, drop=True)
+        found = cell.sel(perturbation=resets[0], draw=0, drop=True)
         if bool(found.notnull().all()):
             return found
     raise ResultError(
@@ -152,8 +149,8 @@ def damage(
     -------
     DataArray
         Dimensions ``seed`` and ``layer``, the whole network left out. NaN in runs whose trained
-        network is not a tenth better than the untrained, on the way to what is best: 0 for errors
-        and losses, 1 for accuracy, agreement and cosine.
+        network is not a tenth better than the untrained, on the way to what is best: 0, or where
+        higher is better the upper bound, such as 1 for accuracy; where that is not known, none.
 
     Raises
     ------
@@ -172,10 +169,11 @@ def damage(
     base = ds["baseline"].sel(metric=metric, drop=True)
     start = untrained(ds, metric)
     way = start - base
-    rises = metric in stats.HIGHER_IS_BETTER
-    learnt, whole = (-way, 1 - start) if rises else (way, start)
+    info = results.metric(ds, metric)
+    best = info.upper_bound if info.higher_is_better else 0.0
+    learnt, whole = info.worse * way, abs(best - start).fillna(0)
     # Of a network that has hardly learnt, a share of what it learnt is noise.
-    share = moved / way.where(learnt >= LEAST * abs(whole))
+    share = moved / way.where((learnt > 0) & (learnt >= LEAST * whole))
     if "seed" not in share.dims:
         share = share.expand_dims("seed")
     return share.transpose("seed", "layer")
@@ -222,7 +220,7 @@ def limits(ds: xr.Dataset, metric: str = "error", share: float = 0.05) -> dict[s
     if _by_chance(ds, metric):
         return {"metric": metric}
     way = float((untrained(ds, metric) - ds["baseline"].sel(metric=metric, drop=True)).mean())
-    way = -way if metric in stats.HIGHER_IS_BETTER else way
+    way *= results.metric(ds, metric).worse
     return {"metric": metric, "tolerance": share * way, "critical": 0.25 * way}
 
 
@@ -320,4 +318,4 @@ def robust_rows(
 def _by_chance(ds: xr.Dataset, metric: str) -> bool:
     """Whether chance is known in this metric; of sequences it is not."""
     known = "chance" in ds and bool(ds["chance"].notnull().all())
-    return known and metric in ("error", "accuracy")
+    return known and results.metric(ds, metric).by_chance(0.0) is not None

@@ -138,27 +138,28 @@ def _result_table(ds: Any, metric: str) -> Any:
     cells = stats.summary(ds, metric)
     columns = list(dict.fromkeys(cells["column"]))
     table = make_table(f"{metric} with one layer reset", "layer", *columns)
-    low, high = cells["value"].min(), cells["value"].max()
+    ends = cells["value"].min(), cells["value"].max()
+    good, bad = ends[:: results.metric(ds, metric).worse]
     for layer, row in cells.groupby("layer", sort=False):
         values = dict(zip(row["column"], row["value"], strict=True))
         add_row(
             table,
             str(layer),
-            *(_coloured(values.get(column), low, high) for column in columns),
+            *(_coloured(values.get(column), good, bad) for column in columns),
         )
     base = ds["baseline"].sel(metric=metric)
     table.caption = f"trained network: {float(base.mean()):.4f}"
     return table
 
 
-def _coloured(value: float | None, low: float, high: float) -> Any:
+def _coloured(value: float | None, good: float, bad: float) -> Any:
     from rich.style import Style
     from rich.text import Text
 
     if value is None:
         return Text("–")
     # Dark is bad, as in the figures; printed numbers say the same without colour.
-    share = (value - low) / (high - low) if high > low else 0.0
+    share = (value - good) / (bad - good) if bad != good else 0.0
     shade = int(250 - 200 * share)
     text = "black" if shade > 140 else "white"
     return Text(f"{value:.3f}", style=Style(color=text, bgcolor=f"rgb({shade},{shade},255)"))

@@ -37,9 +37,9 @@ def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dat
             "baseline_not_finite": ([], _total(known)),
             "chance": ([], plan.data.chance),
             "distance": (["layer", "epoch", "norm"], distance),
-            "draw_distance": (["layer", "draw", "norm"], draw_distance),
+            "draw_distance": (["layer", "perturbation", "draw", "norm"], draw_distance),
         },
-        coords | _described(measured) | _moved(plan, measured),
+        coords | _described(measured) | _moved(plan, measured) | _meant(plan),
         {**attrs, "distance_from": plan.series.epochs[0]},
         _counted(plan),
     )
@@ -52,7 +52,7 @@ def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
     return {
         "epoch": ("checkpoint the layer's weights come from", unit),
         "distance": (f"distance of the layer's parameters from {start}", "1"),
-        "draw_distance": (f"distance of re-randomised parameters from {start}", "1"),
+        "draw_distance": (f"distance of redrawn parameters from {start}", "1"),
     }
 
 
@@ -133,17 +133,25 @@ def _distances(
     for (name, epoch), found in measured.distances.items():
         at = names.index(name), coords["epoch"].index(epoch)
         distance[at] = [found[norm] for norm in norms]
-    drawn = np.full((len(names), len(coords["draw"]), len(norms)), np.nan)
+    drawn = np.full([len(coords[d]) for d in ("layer", "perturbation", "draw", "norm")], np.nan)
     for cell in measured.cells:
         if cell.key in measured.draw_distances:
+            layer, _, perturbation, draw = _place(cell, coords)
             moved = measured.draw_distances[cell.key]
-            drawn[names.index(cell.layer.name), cell.draw] = [moved[norm] for norm in norms]
+            drawn[layer, perturbation, draw] = [moved[norm] for norm in norms]
     return distance, drawn
 
 
 def _moved(plan: Plan, measured: Measured) -> dict[str, Any]:
     known = plan.moved
     return {"moved": ("layer", [known[row.name] for row in measured.rows])} if known else {}
+
+
+def _meant(plan: Plan) -> dict[str, Any]:
+    return results.coordinates(
+        [metric.info for metric in plan.metrics],
+        [perturbation.info for perturbation in plan.perturbations],
+    )
 
 
 def _described(measured: Measured) -> dict[str, Any]:

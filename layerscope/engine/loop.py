@@ -54,7 +54,7 @@ class Measured:
     distances : dict
         By row and epoch.
     draw_distances : dict
-        By key of the cell, for re-randomised layers.
+        By key of the cell, for layers that are drawn anew.
     origins : dict
         By row, where re-randomised values are drawn from.
     about : dict
@@ -101,11 +101,7 @@ def measure(
     plan.check()
     distances, origins = plan.distances(show_progress), plan.origins()
     cells = list(plan.cells())
-    drawn = {
-        cell.key: plan.draw_distance(cell)
-        for cell in cells
-        if cell.perturbation.name == "rerandomize"
-    }
+    drawn = {cell.key: plan.draw_distance(cell) for cell in cells if cell.perturbation.redraws}
     with ExitStack() as stack:
         recorder, swapper = stack.enter_context(lent(plan))
         inputs, targets = plan.data.first

@@ -224,8 +224,10 @@ class Plan:
                 self.values(cell)
 
     def draw_distance(self, cell: Cell) -> dict[str, float]:
-        """Measure how far a re-randomised layer is from the first checkpoint recorded."""
-        drawn = self._perturbed(cell, self.series.read(self.series.last, cell.layer.tensors))
+        """Measure how far a layer that was drawn anew is from the first checkpoint recorded."""
+        trained = self.series.read(self.series.last, cell.layer.tensors)
+        # What a perturbation leaves out keeps its trained values.
+        drawn = {**trained, **self._perturbed(cell, trained)}
         total = distances.Moved()
         # Module by module, since a vector's fan-in is that of the matrix beside it.
         by_module: dict[str, list[str]] = {}
@@ -297,9 +299,8 @@ class Plan:
         return [*held.values(), rest]
 
     def origins(self) -> dict[str, str]:
-        """Say where the re-randomised values of each row are drawn from."""
-        redrawn = any(p.name == "rerandomize" for p in self.perturbations)
-        return {row.name: self.fresh.origin(row) if redrawn else "" for row in self.rows}
+        """Say where the fresh values of each row were drawn from, by `check` or later."""
+        return {row.name: self.fresh.drawn_from(row) for row in self.rows}
 
     def _perturbed(self, cell: Cell, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         from_checkpoint = cell.epoch != NO_EPOCH

@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from layerscope.errors import DataError, OptionError, choose
+from layerscope.results import MetricInfo
 from layerscope.validate import described
 
 __all__ = ["METRICS", "NOT_COUNTED", "NOT_FINITE", "Metric", "chosen", "usual"]
@@ -38,6 +39,13 @@ class Metric:
     higher_is_better : bool
     bounds : (float, float), optional
         Between which every position's value lies, where that is known.
+    fraction_of : {"errors", "hits", "examples"}, optional
+        Of a metric that is 0 or 1 at every position what its mean is the fraction of: of those
+        whose largest logit is not the target's, or is, or of those of which something else is
+        so. Intervals are those of counts then, and changes are told in points.
+    unit : str
+    logarithmic : bool
+        Values differ by factors rather than by sums, as exponentials do.
     finish, slope : callable, optional
         What is done to the mean, and its derivative there, for the standard error by the delta
         method; without `slope` that is NaN.
@@ -64,6 +72,23 @@ class Metric:
     finish: Callable[[float], float] | None = None
     slope: Callable[[float], float] | None = None
     bins: int | None = None
+    fraction_of: Literal["errors", "hits", "examples", ""] = ""
+    unit: str = "1"
+    logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fraction_of not in ("errors", "hits", "examples", ""):
+            raise OptionError(
+                f"the metric {self.name!r} has fraction_of={self.fraction_of!r}; give 'errors', "
+                "'hits' or 'examples', or leave it out."
+            )
+
+    @property
+    def info(self) -> MetricInfo:
+        """What a Dataset says of the metric."""
+        lower, upper = self.bounds or (math.nan, math.nan)
+        about = (self.name, self.long_name, self.unit, self.higher_is_better, lower, upper)
+        return MetricInfo(*about, self.fraction_of, self.logarithmic)
 
     @property
     def averages(self) -> bool:
@@ -164,7 +189,8 @@ def _top(count: int) -> Metric:
         return ((places != targets.unsqueeze(-1)).all(-1) | values[..., 0].isnan()).float()
 
     text = f"fraction whose target is not among the {count} largest logits, in [0, 1]"
-    return Metric(f"top{count}_error", text, missed, bounds=(0.0, 1.0))
+    name = f"top{count}_error"
+    return Metric(name, text, missed, bounds=(0.0, 1.0), fraction_of="examples")
 
 
 def _agreement(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
@@ -218,18 +244,30 @@ NOT_FINITE = Metric(
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("error", "0–1 error, fraction in [0, 1]", _error, bounds=(0.0, 1.0)),
+        Metric(
+            "error",
+            "0–1 error, fraction in [0, 1]",
+            _error,
+            bounds=(0.0, 1.0),
+            fraction_of="errors",
+        ),
         Metric(
             "accuracy",
             "fraction of examples named rightly, in [0, 1]",
             _accuracy,
             higher_is_better=True,
             bounds=(0.0, 1.0),
+            fraction_of="hits",
         ),
         Metric("loss", "cross-entropy, nats per example", _loss),
         _top(5),
         Metric(
-            "perplexity", "exponential of the mean cross-entropy", _loss, finish=_exp, slope=_exp
+            "perplexity",
+            "exponential of the mean cross-entropy",
+            _loss,
+            finish=_exp,
+            slope=_exp,
+            logarithmic=True,
         ),
         Metric(
             "agreement",
@@ -239,6 +277,7 @@ METRICS: Mapping[str, Metric] = {
             needs_targets=False,
             higher_is_better=True,
             bounds=(0.0, 1.0),
+            fraction_of="examples",
         ),
         Metric(
             "cosine",

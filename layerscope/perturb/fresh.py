@@ -60,6 +60,7 @@ class Fresh:
         self._build = build
         self._leaves = {layer.name: layer for layer in layers_module.find(model)}
         self._origins: dict[str, str] = {}
+        self._drawn: set[str] = set()
         self._draws_itself: bool | None = None
 
     def origin(self, layer: Layer) -> str:
@@ -73,6 +74,11 @@ class Fresh:
         origins = {name: self._origin(self._leaves[name]) for name in layer.members}
         return ", ".join(sorted(set(origins.values())))
 
+    def drawn_from(self, layer: Layer) -> str:
+        """Say where values of a layer were drawn from so far; empty where none were."""
+        origins = {self._origin(self._leaves[n]) for n in layer.members if n in self._drawn}
+        return ", ".join(sorted(origins))
+
     def draw(self, layer: Layer, generator: Generator) -> dict[str, Tensor]:
         """Draw every tensor of a layer anew, on the CPU.
 
@@ -82,6 +88,7 @@ class Fresh:
         generator : torch.Generator
             Gives the seed; the global generators are left as they are.
         """
+        self._drawn |= set(layer.members)
         if self._build is not None:
             return self._from_network(layer.tensors, generator, self._build)
         drawn: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 from layerscope.errors import LayerError, OptionError
 from layerscope.perturb import handed
 from layerscope.perturb.protocol import Perturbation, Site, modules_of
+from layerscope.results import RAND
 
 __all__ = [
     "interpolate",
@@ -25,7 +26,14 @@ __all__ = [
 
 def reinitialize() -> Perturbation:
     """Put back what the layer held at an epoch, buffers included."""
-    return Perturbation("reinitialize", _checkpoint, uses_checkpoint=True, settings={})
+    return Perturbation(
+        "reinitialize",
+        _checkpoint,
+        uses_checkpoint=True,
+        settings={},
+        label="reset to checkpoint {epoch}",
+        column="{epoch}",
+    )
 
 
 def rerandomize() -> Perturbation:
@@ -35,6 +43,10 @@ def rerandomize() -> Perturbation:
         lambda site: site.fresh(site.layer, site.generator),
         stochastic=True,
         settings={},
+        redraws=True,
+        label="re-randomised",
+        column=RAND,
+        sign="R",
     )
 
 
@@ -58,6 +70,8 @@ def zero() -> Perturbation:
         "zero",
         lambda site: {name: torch.zeros_like(t) for name, t in _parameters(site).items()},
         settings={},
+        label="set to zero",
+        sign="0",
     )
 
 
@@ -67,7 +81,9 @@ def skip() -> Perturbation:
     For modules that return a tensor of the shape and type of the one tensor they are given, such
     as residual blocks.
     """
-    return Perturbation("skip", lambda _: {}, settings={}, skips=modules_of)
+    return Perturbation(
+        "skip", lambda _: {}, settings={}, skips=modules_of, label="skipped", sign="–"
+    )
 
 
 def noise(scale: float, relative: bool = False) -> Perturbation:

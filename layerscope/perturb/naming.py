@@ -80,10 +80,12 @@ def together(parts: Mapping[str, str | Perturbation], name: str | None = None) -
     made = {pattern: chosen(part)[0] for pattern, part in parts.items()}
     called = f"together({ {pattern: part.name for pattern, part in made.items()}!r})"
     skips = any(part.skips for part in made.values())
+    uses_checkpoint = any(part.uses_checkpoint for part in made.values())
     return Perturbation(
         name or called,
         lambda site: _together(made, site),
-        uses_checkpoint=any(part.uses_checkpoint for part in made.values()),
+        uses_checkpoint=uses_checkpoint,
+        redraws=any(part.redraws for part in made.values()) and not uses_checkpoint,
         stochastic=any(part.stochastic for part in made.values()),
         settings={"parts": [[p, part.name, dict(part.settings)] for p, part in made.items()]},
         skips=(lambda layer: _skipped_together(made, layer)) if skips else None,

@@ -12,10 +12,11 @@ from torch import Generator, Tensor, nn
 
 from layerscope import layers as layers_
 from layerscope import seeds
-from layerscope.errors import LayerError
+from layerscope.errors import LayerError, OptionError
 from layerscope.layers import Layer
 from layerscope.perturb import handed
 from layerscope.perturb.code import digest
+from layerscope.results import PerturbationInfo
 
 __all__ = ["Perturbation", "Site"]
 
@@ -75,6 +76,21 @@ class Perturbation:
     skips : callable, optional
         Takes a `Layer`, returns the names of the modules that are passed over: whenever one is
         called, a copy of its one input stands for its output.
+    redraws : bool
+        True where all of a layer's values are drawn anew, so that nothing is left of the trained
+        ones nor of a checkpoint: the Dataset says how far each draw is from the first checkpoint.
+    label : str, optional
+        What a layer is after it, in words such as "re-randomised"; by default "perturbed by" and
+        the name. ``{epoch}`` stands for the checkpoint.
+    column : str, optional
+        Its column in figures and tables; by default the name, with the epoch where there is one.
+    sign : str, optional
+        A layer's mark in the explorer, one or two characters.
+
+    Raises
+    ------
+    OptionError
+        If it `redraws` without being `stochastic`, or with `uses_checkpoint`.
 
     Examples
     --------
@@ -92,10 +108,27 @@ class Perturbation:
     settings: Mapping[str, Any] = field(default_factory=lambda: _UNSAID)
     skips: Callable[[Layer], Sequence[str]] | None = None
     parts: tuple[Perturbation, ...] = field(default=(), repr=False, compare=False)
+    redraws: bool = False
+    label: str = ""
+    column: str = ""
+    sign: str = ""
 
     def __post_init__(self) -> None:
+        if self.redraws and (self.uses_checkpoint or not self.stochastic):
+            raise OptionError(
+                f"the perturbation {self.name!r} redraws a layer, so it must be stochastic and "
+                "use no checkpoint; say stochastic=True, or leave redraws= out."
+            )
         if self.settings is _UNSAID:
             object.__setattr__(self, "settings", {"code": digest(self.apply)})
+
+    @property
+    def info(self) -> PerturbationInfo:
+        """What a Dataset says of the perturbation."""
+        said = (self.label, self.column, self.sign)
+        return PerturbationInfo(
+            self.name, *said, self.stochastic, self.redraws, self.uses_checkpoint
+        )
 
     def then(self, other: Perturbation) -> Perturbation:
         """Do this, then `other` to what this gave: `other` sees it as ``site.trained``.
@@ -104,11 +137,13 @@ class Perturbation:
         from a stream of its own, so that the others draw the same whatever stands beside them.
         """
         parts = (*(self.parts or (self,)), *(other.parts or (other,)))
+        uses_checkpoint = any(part.uses_checkpoint for part in parts)
         return Perturbation(
             name="+".join(part.name for part in parts),
             apply=lambda site: _in_turn(parts, site),
-            uses_checkpoint=any(part.uses_checkpoint for part in parts),
+            uses_checkpoint=uses_checkpoint,
             stochastic=any(part.stochastic for part in parts),
+            redraws=any(part.redraws for part in parts) and not uses_checkpoint,
             settings={"parts": [[part.name, dict(part.settings)] for part in parts]},
             skips=(lambda layer: skipped(parts, layer)) if any(p.skips for p in parts) else None,
             parts=parts,

@@ -79,13 +79,15 @@ def compare(
         )
     tables = {str(name): _placed(ds, metric) for name, ds in runs.items()}
     chosen = _column(tables, column)
-    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), metric)
+    info = results.metric(next(iter(runs.values())), metric)
+    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), info)
     most = max(len(table["layer"].unique()) for table in tables.values())
     size = _Size(float(np.clip(0.3 * most, 2.4, 7.0)), int(np.clip(26 * most, 280, 900)))
-    heading = f"Test {metric}, one layer {_said(chosen)}" if title is None else title
-    parts = [_profile(runs, tables, chosen, metric, heading, size)]
+    said = _said(runs, tables, chosen)
+    heading = f"Test {metric}, one layer {said}" if title is None else title
+    parts = [_profile(runs, tables, chosen, info, heading, size)]
     last = list(tables)[-1]
-    bar = label_of(metric)
+    bar = label_of(info)
     parts += [
         _panel(name, table, scale, size, bar if name == last else "")
         for name, table in tables.items()
@@ -152,17 +154,18 @@ def _column(tables: Mapping[str, pd.DataFrame], wanted: int | str | None) -> str
     return str(wanted)
 
 
-def _said(column: str) -> str:
-    if column == "rand":
-        return "re-randomised"
-    return f"reset to {column}" if column.isdigit() else f"under {column}"
+def _said(runs: Mapping[str, xr.Dataset], tables: Mapping[str, pd.DataFrame], column: str) -> str:
+    name, table = next(iter(tables.items()))
+    cell = table[table["column"] == column].iloc[0]
+    done = results.perturbation(runs[name], cell["perturbation"])
+    return f"reset to {column}" if done.resets else done.words_at(int(cell["epoch"]))
 
 
 def _profile(
     runs: Mapping[str, xr.Dataset],
     tables: Mapping[str, pd.DataFrame],
     column: str,
-    metric: str,
+    metric: results.MetricInfo,
     title: str,
     size: _Size,
 ) -> hv.Overlay:
@@ -172,7 +175,7 @@ def _profile(
         cells = table[table["column"] == column].sort_values("depth", ascending=False)
         colour, dash = COLOURS[index % len(COLOURS)], _DASHES[index % len(_DASHES)]
         parts += _curve(cells, name, colour, dash)
-        parts += _baseline(ds, metric, colour)
+        parts += _baseline(ds, metric.name, colour)
     scale = scale_of(pd.concat([table["value"] for table in tables.values()]), metric)
     shared: dict[str, Any] = {
         "title": unformatted(title),
@@ -182,7 +185,7 @@ def _profile(
         "yticks": [(1 - share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)],
         "logx": scale.log,
     }
-    if metric in stats.FRACTIONS:
+    if metric.fraction_of:
         shared["xlim"] = (-0.02, 1.02)
     return both(
         hv.Overlay(parts),

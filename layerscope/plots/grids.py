@@ -86,8 +86,9 @@ def heatmap(
     table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
     heading = f"Test {metric} with one layer reset" if title is None else title
     rows = stats.layer_order(ds)
-    scale = scale_of(table["value"], metric)
-    return _grid(table, rows, columns, scale, heading, label_of(metric), results.refused(ds))
+    info = results.metric(ds, metric)
+    scale = scale_of(table["value"], info)
+    return _grid(table, rows, columns, scale, heading, label_of(info), results.refused(ds))
 
 
 def distances(
@@ -131,7 +132,7 @@ def distances(
     """
     table = with_hover(ds, stats.distances(ds, norm), DISTANCE_HOVER)
     single = table["layer"].isin(stats.layer_order(ds, network=False))
-    scale = scale_of(table.loc[single, "value"], "distance")
+    scale = scale_of(table.loc[single, "value"], None)
     formula = FORMULAS.get(norm, norm)
     heading = f"Distance from initial value, {formula}" if title is None else title
     return _grid(table, stats.layer_order(ds), columns, scale, heading, "distance")

@@ -60,9 +60,9 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
     True
     """
     table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
-    table = table[table["perturbation"] == "reinitialize"]
+    table = table[table["column"] == table["epoch"].astype(str)]
     if table.empty:
-        raise ResultError("no layer was reset to a checkpoint here; sweep with 'reinitialize'.")
+        raise ResultError(f"no layer was reset to a checkpoint here; sweep with {results.RESET!r}.")
     epochs = sorted(table["epoch"].unique())
     table = table.assign(place=table["epoch"].map(epochs.index))
     looks = _looks(stats.layer_order(ds, network=False))
@@ -72,7 +72,8 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
     heading = f"Test {metric} with one layer reset" if title is None else title
-    return _framed(hv.Overlay(parts), epochs, scale_of(table["value"], metric), heading, metric)
+    info = results.metric(ds, metric)
+    return _framed(hv.Overlay(parts), epochs, scale_of(table["value"], info), heading, info)
 
 
 class _Look(NamedTuple):
@@ -198,7 +199,11 @@ def _baseline_curve(ds: xr.Dataset, metric: str, places: int) -> hv.Curve:
 
 
 def _framed(
-    overlay: hv.Overlay, epochs: list[int], scale: Scale, title: str, metric: str
+    overlay: hv.Overlay,
+    epochs: list[int],
+    scale: Scale,
+    title: str,
+    metric: results.MetricInfo,
 ) -> hv.Overlay:
     """Give curves their axes, size and legend."""
     shared: dict[str, Any] = {
@@ -208,6 +213,6 @@ def _framed(
         "xticks": [(place, str(epoch)) for place, epoch in enumerate(epochs)],
         "logy": scale.log,
     }
-    if metric in stats.FRACTIONS:
+    if metric.fraction_of:
         shared["ylim"] = (-0.02, 1.02)
     return framed(overlay, title, shared)

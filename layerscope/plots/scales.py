@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from layerscope import stats
+from layerscope.results import MetricInfo
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe & Ito's palette without black, which is the whole network's, and without its yellow,
@@ -41,19 +41,18 @@ class Scale(NamedTuple):
         return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
-def scale_of(values: pd.Series, metric: str) -> Scale:
-    """Choose the range of the colours, and the decimals that fit it."""
-    colours = shades(reverse=metric in stats.HIGHER_IS_BETTER)
-    if metric in stats.FRACTIONS:
+def scale_of(values: pd.Series, metric: MetricInfo | None) -> Scale:
+    """Choose the range of the colours, and the decimals that fit it; of distances without one."""
+    colours = shades(reverse=metric is not None and metric.higher_is_better)
+    if metric is not None and metric.fraction_of:
         return Scale(0.0, 1.0, False, 2, colours)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if metric == "distance":
+    if metric is None:
         low = 0.0
     if high <= low:
         high = low + 1.0
-    # Perplexity is the exponential of the loss.
-    log = low > 0 and high / low > (10 if metric == "perplexity" else 100)
+    log = low > 0 and high / low > (10 if metric is not None and metric.logarithmic else 100)
     decimals = int(np.clip(2 - np.floor(np.log10(max(-low, high))), 0, 4))
     return Scale(low, high, log, None if log else decimals, colours)
 
@@ -93,6 +92,7 @@ def ink(colour: str) -> str:
     return "#000000" if luminance > 0.179 else "#ffffff"
 
 
-def label_of(metric: str) -> str:
+def label_of(metric: MetricInfo) -> str:
     """Name the axis or colour bar of a metric."""
-    return f"test {metric}" + (" (fraction)" if metric in stats.FRACTIONS else "")
+    unit = "fraction" if metric.fraction_of else metric.unit
+    return f"test {metric.name}" + (f" ({unit})" if unit != "1" else "")

@@ -192,7 +192,11 @@ def _printed_moves(network: str) -> dict[str, float]:
 
 def _moved(ds: xr.Dataset, layer: str) -> float:
     last = ds["distance"].sel(layer=layer, norm="l2_fan_in").isel(epoch=-1)
-    return float(last.mean() / ds["draw_distance"].sel(layer=layer, norm="l2_fan_in").mean())
+    return float(last.mean() / _redrawn(ds).sel(layer=layer, norm="l2_fan_in").mean())
+
+
+def _redrawn(ds: xr.Dataset) -> xr.DataArray:
+    return results.draw_distance(ds).sel(perturbation=results.REDRAWN)
 
 
 def _rms(table: pd.DataFrame) -> float:
@@ -220,8 +224,8 @@ def _row(
 
 def cell_of(values: xr.DataArray, column: str) -> xr.DataArray | None:
     """Return the runs of one cell, (seed, draw); None where it was not computed."""
-    redrawn = column == "rand"
-    name = "rerandomize" if redrawn else "reinitialize"
+    redrawn = column == results.RAND
+    name = results.REDRAWN if redrawn else results.RESET
     epoch = results.NO_EPOCH if redrawn else int(column)
     if name not in values["perturbation"] or epoch not in values["epoch"]:
         return None
@@ -244,7 +248,7 @@ def _shared(ds: xr.Dataset, printed: Printed) -> Printed:
 
 def _distance(ds: xr.Dataset, layer: str, column: str, norm: str) -> np.ndarray | None:
     if column == "rand":
-        return np.asarray(ds["draw_distance"].sel(layer=layer, norm=norm)).ravel()
+        return np.asarray(_redrawn(ds).sel(layer=layer, norm=norm)).ravel()
     if int(column) not in ds["epoch"]:
         return None
     return np.asarray(ds["distance"].sel(layer=layer, norm=norm, epoch=int(column))).ravel()

@@ -154,7 +154,7 @@ def _section(
     """All about one result."""
     heading = f'<h2 id="{anchor}">{markup.text(name)}</h2>'
     figures = [plots.overview(ds, metric) if "distance" in ds else plots.heatmap(ds, metric)]
-    if "reinitialize" in ds["perturbation"].values:
+    if results.resetting(ds):
         figures.append(plots.curves(ds, metric))
     return [
         "<section>",

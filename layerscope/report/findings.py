@@ -25,17 +25,16 @@ def judged(
 ) -> pd.DataFrame | None:
     """Classify the layers at the first checkpoint; None where no limit for "critical" is known.
 
-    ``attrs`` also holds "column", what was done to the layers.
+    ``attrs`` also holds "perturbation", and "done", what was done to the layers in words.
     """
-    if critical is None and metric not in ("error", "accuracy"):
+    if critical is None and results.metric(ds, metric).by_chance(0.0) is None:
         return None
     cells = stats.summary(ds, metric)
-    chosen = perturbation or _first(cells)
+    chosen = perturbation or _first(ds, cells)
     done = cells[cells["perturbation"] == chosen]
     epoch = int(done["epoch"].min())
     table = stats.classify(ds, metric, critical=critical, epoch=epoch, perturbation=chosen)
-    table.attrs |= {"column": str(done.loc[done["epoch"] == epoch, "column"].iloc[0])}
-    table.attrs |= {"perturbation": chosen, "epoch": epoch}
+    table.attrs |= {"perturbation": chosen, "done": _done(ds, chosen, epoch)}
     return table
 
 
@@ -67,9 +66,10 @@ def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None
     worst = table[table["verdict"] == "critical"].sort_values("degradation", ascending=False)
     count, total = len(worst), len(table)
     first = f"{count or 'None'} of {total} layers {'is' if count < 2 else 'are'} critical "
-    first += f"when {_done(table.attrs['column'])}"
+    first += f"when {table.attrs['done']}"
     if count:
-        named = [_measured(row, metric, at == 0) for at, row in enumerate(_rows(worst))]
+        info = results.metric(ds, metric)
+        named = [_measured(row, info, at == 0) for at, row in enumerate(_rows(worst))]
         more = f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else ""
         first += f": {', '.join(named[:_MOST_NAMED])}{more}"
     others = [
@@ -84,21 +84,19 @@ def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None
 def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> str:
     """Make the tables of verdicts, one for each perturbation; all but the first folded away."""
     cells = stats.summary(ds, metric)
-    first = _first(cells)
+    first, info = _first(ds, cells), results.metric(ds, metric)
     others = [str(name) for name in cells["perturbation"].unique() if name != first]
     parts = [markup.element("h3", "Layer by layer")]
     table = judged(ds, metric, critical, first)
     if table is None:
         parts += [_values(ds, cells, metric)]
         return "\n".join([*parts, markup.element("p", _NO_LIMIT.format(metric), "note")])
-    parts += [_judged_rows(ds, table, metric), _limits(table, metric)]
+    parts += [_judged_rows(ds, table, info), _limits(table, info)]
     for name in others:
         more = judged(ds, metric, critical, name)
         assert more is not None
         parts.append(
-            markup.fold(
-                f"The same when {_done(more.attrs['column'])}", _judged_rows(ds, more, metric)
-            )
+            markup.fold(f"The same when {more.attrs['done']}", _judged_rows(ds, more, info))
         )
     return "\n".join(parts)
 
@@ -109,7 +107,7 @@ _NO_LIMIT = (
 )
 
 
-def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: str) -> str:
+def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo) -> str:
     facts, refused = _facts(ds), results.refused(ds)
     rows = []
     for row in _rows(table):
@@ -118,9 +116,8 @@ def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: str) -> str:
         measured = f"can't be computed: {why}" if why else _number(row.degradation, metric)
         about = _range(row, metric)
         rows.append([*map(markup.text, [row.layer, *facts[row.layer], measured, about]), chip])
-    what = f"rise of test {metric} when {_done(table.attrs['column'])}"
-    if metric in stats.HIGHER_IS_BETTER:
-        what = f"fall of test {metric} when {_done(table.attrs['column'])}"
+    way = "fall" if metric.higher_is_better else "rise"
+    what = f"{way} of test {metric.name} when {table.attrs['done']}"
     heads = ["layer", *facts["names"], what, "95 % interval", "verdict"]
     return markup.table(heads, rows)
 
@@ -128,20 +125,21 @@ def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: str) -> str:
 def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> str:
     """Without verdicts: the values at the first checkpoint."""
     facts = _facts(ds)
-    done = cells[cells["perturbation"] == _first(cells)]
-    done = done[done["epoch"] == done["epoch"].min()]
-    heads = ["layer", *facts["names"], f"test {metric} when {_done(done['column'].iloc[0])}"]
+    first = _first(ds, cells)
+    done = cells[cells["perturbation"] == first]
+    epoch = int(done["epoch"].min())
+    done = done[done["epoch"] == epoch]
+    heads = ["layer", *facts["names"], f"test {metric} when {_done(ds, first, epoch)}"]
     rows = [
-        list(map(markup.text, [row.layer, *facts[row.layer], f"{row.value:.4g}", _range(row, "")]))
+        list(map(markup.text, [row.layer, *facts[row.layer], f"{row.value:.4g}", _range(row)]))
         for row in _rows(done)
         if row.layer in facts
     ]
     return markup.table([*heads, "95 % interval"], rows)
 
 
-def _limits(table: pd.DataFrame, metric: str) -> str:
-    unit = " points" if metric in stats.FRACTIONS else ""
-    share = 100 if metric in stats.FRACTIONS else 1
+def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
+    unit, share = (" points", 100) if metric.fraction_of else ("", 1)
     said = (
         f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
         f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
@@ -152,12 +150,13 @@ def _limits(table: pd.DataFrame, metric: str) -> str:
     return markup.element("p", said, "note")
 
 
-def _first(cells: pd.DataFrame) -> str:
+def _first(ds: xr.Dataset, cells: pd.DataFrame) -> str:
     """The perturbation to judge by: to the first checkpoint where there is that."""
     if cells.empty:
         raise ResultError("every cell of this Dataset is NaN: nothing was computed yet.")
     names = [str(name) for name in cells["perturbation"].unique()]
-    return "reinitialize" if "reinitialize" in names else names[0]
+    resets = [name for name in results.resetting(ds) if name in names]
+    return (resets or names)[0]
 
 
 def _facts(ds: xr.Dataset) -> dict[str, list[str]]:
@@ -182,34 +181,27 @@ def _rows(table: pd.DataFrame) -> list[Any]:
     return list(table.itertuples())
 
 
-def _done(column: str) -> str:
-    if column == "rand":
-        return "re-randomised"
-    if column.isdigit():
-        return f"reset to checkpoint {column}"
-    name, _, epoch = column.rpartition(" ")
-    if name and epoch.isdigit():
-        return f"perturbed by {name} at checkpoint {epoch}"
-    return {"zero": "set to zero", "skip": "skipped"}.get(column, f"perturbed by {column}")
+def _done(ds: xr.Dataset, perturbation: str, epoch: int) -> str:
+    return results.perturbation(ds, perturbation).words_at(epoch)
 
 
-def _number(value: float, metric: str) -> str:
+def _number(value: float, metric: results.MetricInfo) -> str:
     if pd.isna(value):
         return "not computed"
-    return f"{100 * value:+.1f} points" if metric in stats.FRACTIONS else f"{value:+.4g}"
+    return f"{100 * value:+.1f} points" if metric.fraction_of else f"{value:+.4g}"
 
 
-def _range(row: Any, metric: str) -> str:
+def _range(row: Any, metric: results.MetricInfo | None = None) -> str:
     if pd.isna(row.lower) or pd.isna(row.upper):
         return "–"
-    if metric in stats.FRACTIONS:
+    if metric is not None and metric.fraction_of:
         return f"{100 * row.lower:+.1f} to {100 * row.upper:+.1f}, over {row.interval_kind}"
     return f"{row.lower:.4g} to {row.upper:.4g}, over {row.interval_kind}"
 
 
-def _measured(row: Any, metric: str, first: bool) -> str:
+def _measured(row: Any, metric: results.MetricInfo, first: bool) -> str:
     """Name a layer with its numbers; the first one says what the numbers are."""
-    what = f"test {metric} {_number(row.degradation, metric)}, 95 % interval "
+    what = f"test {metric.name} {_number(row.degradation, metric)}, 95 % interval "
     where = f" over {row.interval_kind}" if first else ""
     bounds = _range(row, metric).partition(", over")[0]
     if not first:

@@ -32,15 +32,18 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 ``distance`` (layer, epoch, norm)
     Of a layer's parameters at each checkpoint from those at the first one recorded, which is that
     before training unless ``attrs["distance_from"]`` says otherwise.
-``draw_distance`` (layer, draw, norm)
-    Of each re-randomised draw from the same.
+``draw_distance`` (layer, perturbation, draw, norm)
+    Of each draw of a perturbation that redraws a layer from the same. Earlier versions left out
+    the dimension ``perturbation``: there it is that of re-randomised layers.
 
 Checkpoints are counted in epochs, or in steps of the optimiser: ``ds.epoch.units`` says.
 
 Along ``layer`` stand ``depth`` (index in execution order), ``kind``, ``module_type``,
 ``parameters``, ``initializer``, ``moved`` (whether anything in it changed from the first checkpoint
 to the last: not so in frozen layers), and ``component``, ``block`` and ``stage``, which say what
-the row lies in. The attributes hold what is needed to compute the Dataset again (`settings` reads
+the row lies in. Along ``metric`` and ``perturbation`` stands what these mean, such as
+``higher_is_better`` and ``redraws``: `metric` and `perturbation` read it, for Datasets that do not
+say it, too. The attributes hold what is needed to compute the Dataset again (`settings` reads
 them), and under ``refused`` why cells are not there that were asked for.
 
 The Dataset opens with plain xarray:
@@ -67,6 +70,18 @@ from layerscope.results.dataset import (
     settings,
 )
 from layerscope.results.finite import not_finite
+from layerscope.results.meaning import (
+    RAND,
+    REDRAWN,
+    RESET,
+    MetricInfo,
+    PerturbationInfo,
+    coordinates,
+    draw_distance,
+    metric,
+    perturbation,
+    resetting,
+)
 from layerscope.results.writing import write_bytes
 
 __all__ = [
@@ -75,13 +90,23 @@ __all__ = [
     "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
+    "RAND",
+    "REDRAWN",
+    "RESET",
+    "MetricInfo",
+    "PerturbationInfo",
     "attributes",
     "build",
     "concat",
+    "coordinates",
+    "draw_distance",
+    "metric",
     "not_finite",
     "open_dataset",
+    "perturbation",
     "refused",
     "require",
+    "resetting",
     "save",
     "settings",
     "write_bytes",

@@ -72,7 +72,7 @@ _DESCRIBED = {
     "scenario_difference": ("scenario_value minus the trained network's", "1"),
     "scenario_state": ("what is done to each layer, as JSON", ""),
     "distance": ("distance of the layer's parameters from the first checkpoint", "1"),
-    "draw_distance": ("distance of re-randomised parameters from the first checkpoint", "1"),
+    "draw_distance": ("distance of redrawn parameters from the first checkpoint", "1"),
     "layer": ("layer, by dotted name, in execution order", ""),
     "epoch": ("checkpoint the layer's weights come from", "epoch"),
     "perturbation": ("what is done to the layer", ""),
@@ -89,6 +89,19 @@ _DESCRIBED = {
     "block": ("block that the layer lies in, empty for several", ""),
     "stage": ("stage that the layer lies in, empty for several", ""),
     "initializer": ("where re-randomised values are drawn from", ""),
+    "metric_long_name": ("what the metric is", ""),
+    "metric_unit": ("unit of the metric", ""),
+    "higher_is_better": ("whether the metric falls when a network gets worse", ""),
+    "metric_lower_bound": ("least value that an example can have", "1"),
+    "metric_upper_bound": ("largest value that an example can have", "1"),
+    "fraction_of": ("what the metric is a fraction of, empty if of nothing", ""),
+    "logarithmic": ("whether values of the metric differ by factors", ""),
+    "perturbation_label": ("what a layer is after the perturbation", ""),
+    "perturbation_column": ("column of the perturbation in figures and tables", ""),
+    "perturbation_sign": ("mark of a layer that was perturbed", ""),
+    "stochastic": ("whether the perturbation draws random numbers", ""),
+    "redraws": ("whether the perturbation draws a layer's values anew", ""),
+    "uses_checkpoint": ("whether the perturbation takes values from a checkpoint", ""),
 }
 
 
@@ -212,6 +225,7 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
         # Where a layer did not move in one of them, an average over them says nothing of it.
         moved = np.all([run["moved"].values for run in runs], axis=0)
         runs = [run.assign_coords(moved=run["moved"].copy(data=moved)) for run in runs]
+    runs = _alike(runs)
     # What only some have, xarray would fill with NaN in the others.
     held = [{str(name) for name in run.variables} for run in runs]
     everything = {name for names in held for name in names}
@@ -236,6 +250,24 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     )
     joined.attrs["runs"] = json.dumps([settings(run) for run in runs])
     return joined
+
+
+def _alike(runs: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Give runs that leave unsaid what their metrics and perturbations mean what the others say."""
+    said = {
+        name: coordinate.variable
+        for run in reversed(runs)
+        for name, coordinate in run.coords.items()
+        if coordinate.dims in (("metric",), ("perturbation",))
+    }
+    return [
+        run.assign_coords({n: v for n, v in said.items() if n not in run.coords and _fits(v, run)})
+        for run in runs
+    ]
+
+
+def _fits(coordinate: xr.Variable, run: xr.Dataset) -> bool:
+    return coordinate.sizes.items() <= run.sizes.items()
 
 
 def save(

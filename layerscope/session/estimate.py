@@ -55,6 +55,11 @@ class Estimate:
         """Whether all examples were seen."""
         return self.examples == self.total
 
+    def is_fraction(self, metric: str) -> bool:
+        """Whether the metric is a fraction of examples."""
+        about = self.tallies[metric].metric
+        return about is not None and bool(about.fraction_of)
+
     def mean(self, metric: str) -> float:
         """The state's value, in the metric's unit."""
         return self.tallies[metric].mean
@@ -66,7 +71,7 @@ class Estimate:
         examples come in no particular order.
         """
         tally = self.tallies[metric]
-        if metric in stats.FRACTIONS and tally.count and tally.weight == tally.count:
+        if self.is_fraction(metric) and tally.count and tally.weight == tally.count:
             lower, upper = stats.wilson(min(max(tally.mean, 0.0), 1.0), tally.count, confidence)
             return float(lower), float(upper)
         return _normal(tally, confidence)
@@ -81,7 +86,7 @@ class Estimate:
         tally = self.differences.get(metric)
         if tally is None:
             return math.nan, math.nan
-        if metric in stats.FRACTIONS:
+        if self.is_fraction(metric):
             moved = tally.mean, tally.standard_error, tally.count
             worse, better = stats.discordant(*moved)
             if not np.isnan(worse):

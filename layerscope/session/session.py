@@ -263,7 +263,7 @@ class Session:
                         f"{row.name} and {held[tensor]} both hold {tensor}; change only one of "
                         "them."
                     )
-            kind = perturb.chosen(change.perturbation)[0]
+            kind = change.kind or perturb.chosen(change.perturbation)[0]
             cell = Cell(row, kind, change.epoch, change.draw)
             if kind.uses_checkpoint:
                 self.plan.series.require([change.epoch])

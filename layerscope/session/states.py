@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-from layerscope import perturb
+from layerscope import perturb, results
 from layerscope.errors import OptionError
-from layerscope.results import NO_EPOCH
+from layerscope.perturb import Perturbation
+from layerscope.results import NO_EPOCH, PerturbationInfo
 from layerscope.validate import described
 
 __all__ = ["TRAINED", "Change", "as_call", "changes"]
@@ -31,11 +32,17 @@ class Change:
         The checkpoint that it takes values from; `results.NO_EPOCH` where it takes none.
     draw : int
         Which random draw, the same as that of a sweep with the same seed.
+    kind : Perturbation, optional
+        The perturbation itself, where it is one of the user's own.
+    info : PerturbationInfo, optional
+        What is known of it; by default what `kind` says, or its name.
     """
 
     perturbation: str
     epoch: int = NO_EPOCH
     draw: int = 0
+    kind: Perturbation | None = field(default=None, repr=False, compare=False)
+    info: PerturbationInfo | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, given: Any) -> Change | None:
@@ -45,7 +52,8 @@ class Change:
         ------
         OptionError
             If it is none of ``"trained"``, ``"zero"``, ``"skip"``, ``("reinitialize", 3)``,
-            ``"rerandomize"`` or ``("rerandomize", 1)``, or the like.
+            ``"rerandomize"`` or ``("rerandomize", 1)``, or the like; instead of the name may
+            stand a `Perturbation` of one's own.
 
         Examples
         --------
@@ -58,20 +66,22 @@ class Change:
             return given if isinstance(given, Change) else None
         name, *numbers = given if isinstance(given, (tuple, list)) and given else (given,)
         whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers)
-        if not isinstance(name, str) or len(numbers) > 1 or not whole:
+        if not isinstance(name, (str, Perturbation)) or len(numbers) > 1 or not whole:
             raise OptionError(
                 f"{described(given)} says nothing that can be done to a layer; give 'trained', "
                 "'zero', 'skip', ('reinitialize', epoch) or ('rerandomize', draw)."
             )
         (kind,) = perturb.chosen(name)
+        own = None if isinstance(name, str) else kind
         number = int(numbers[0]) if numbers else None
         if kind.uses_checkpoint:
             if number is None:
-                raise OptionError(f"{name!r} needs an epoch: write ({name!r}, 0), for example.")
-            return cls(kind.name, number)
+                called = repr(name if own is None else own.name)
+                raise OptionError(f"{called} needs an epoch: write ({called}, 0), for example.")
+            return cls(kind.name, number, kind=own)
         if number is not None and (number < 0 or not kind.stochastic):
             raise OptionError(f"{given!r} has a number that {name!r} can't use; leave it out.")
-        return cls(kind.name, draw=number or 0)
+        return cls(kind.name, draw=number or 0, kind=own)
 
     @property
     def plain(self) -> str | tuple[str, int]:
@@ -83,13 +93,17 @@ class Change:
     @property
     def words(self) -> str:
         """In words, such as ``"checkpoint 3"``."""
-        kinds = {"rerandomize": "re-randomised", "zero": "zero", "skip": "skipped"}
-        if self.perturbation == "reinitialize":
+        if self.about.resets:
             return "initial" if self.epoch == 0 else f"checkpoint {self.epoch}"
-        words = kinds.get(self.perturbation, self.perturbation)
-        if self.epoch != NO_EPOCH:
-            words = f"{words}, checkpoint {self.epoch}"
+        words = self.about.words_at(self.epoch)
         return f"{words}, draw {self.draw}" if self.draw else words
+
+    @property
+    def about(self) -> PerturbationInfo:
+        """What is known of the perturbation."""
+        if self.kind is not None:
+            return self.kind.info
+        return self.info or results.perturbation(None, self.perturbation)
 
 
 def changes(state: Mapping[str, Any]) -> dict[str, Change]:

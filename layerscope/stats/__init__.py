@@ -22,8 +22,6 @@ from __future__ import annotations
 
 from layerscope.stats.arrays import newcombe, student, wilson
 from layerscope.stats.labelled import (
-    FRACTIONS,
-    HIGHER_IS_BETTER,
     degradation,
     interval,
     layer_order,
@@ -33,8 +31,6 @@ from layerscope.stats.tables import column_order, distances, summary
 from layerscope.stats.verdicts import classify, rank_correlation
 
 __all__ = [
-    "FRACTIONS",
-    "HIGHER_IS_BETTER",
     "bootstrap",
     "classify",
     "column_order",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -13,30 +11,14 @@ from layerscope.errors import ResultError, choose
 from layerscope.stats.arrays import Array, Estimate, estimate, normal_quantile, wilson
 from layerscope.stats.paired import is_whole
 
-
-class _Fractions(tuple[str, ...]):
-    """These names, and every topK_error."""
-
-    __slots__ = ()
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or bool(re.fullmatch(r"top[0-9]+_error", str(name)))
-
-
-FRACTIONS = _Fractions(("error", "accuracy", "agreement"))
-"""Metrics that are counts of examples divided by `n_examples`, every topK_error among them."""
-
-HIGHER_IS_BETTER = ("accuracy", "agreement", "cosine")
-"""Metrics that fall when a network gets worse."""
-
 _DIMS = ("layer", "epoch", "perturbation", "draw", "metric")
 
 
 def degradation(ds: xr.Dataset) -> xr.DataArray:
     """How much the metric moved: ``value − baseline``, over the same examples.
 
-    Above 0 is worse for errors, loss and perplexity; below 0 is worse for accuracy, agreement and
-    cosine.
+    Above 0 is worse for errors, loss and perplexity; below 0 is worse where higher is better, as
+    ``ds.higher_is_better`` says.
 
     Parameters
     ----------
@@ -74,8 +56,8 @@ def degradation(ds: xr.Dataset) -> xr.DataArray:
 def interval(ds: xr.Dataset, confidence: float = 0.95) -> xr.Dataset:
     """Bounds of every value over examples: what another test set of this size might give.
 
-    Wilson's interval for `FRACTIONS` of examples, ``value ± z · standard_error`` for the others,
-    fractions of the positions of sequences among them.
+    Wilson's interval for fractions of examples (``ds.fraction_of``), ``value ± z ·
+    standard_error`` for the others, fractions of the positions of sequences among them.
 
     Parameters
     ----------
@@ -192,7 +174,7 @@ def _example_bounds(ds: xr.Dataset, value: xr.DataArray, confidence: float) -> x
     # Infinite perplexity has no standard error; inf − inf would warn on the way to NaN.
     with np.errstate(invalid="ignore"):
         bounds = xr.Dataset({"lower": value - half, "upper": value + half})
-    if metric not in FRACTIONS:
+    if not results.metric(ds, metric).fraction_of:
         return bounds
     n = examples_of(ds, value)
     lower, upper = xr.apply_ufunc(

@@ -14,7 +14,6 @@ from layerscope import results
 from layerscope.errors import choose
 from layerscope.stats.arrays import Array, estimate, moments
 from layerscope.stats.labelled import (
-    FRACTIONS,
     difference_of,
     estimate_of,
     examples_of,
@@ -97,7 +96,7 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     marked = marked_of(ds, metric, samples)
     broken = (marked & samples.isnull()).values
     found = estimate_of(samples.values, lower.values, upper.values, early, broken, confidence)
-    if metric in FRACTIONS:
+    if results.metric(ds, metric).fraction_of:
         found = found._replace(lower=np.clip(found.lower, 0, 1), upper=np.clip(found.upper, 0, 1))
     moved = moments(moments(difference_of(ds, metric, samples).values, -1)[0], -1)[0]
     moved = np.where(broken.any((-2, -1)), np.nan, moved)
@@ -106,7 +105,7 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     cells["not_finite"] = marked.sum(("seed", "draw")).values
     if "verdict" in ds:
         cells["verdict"] = _settled(ds, samples)
-    frame = _long(samples, cells)
+    frame = _long(ds, samples, cells)
     counts = frame.pop("n_examples")
     counts = counts if counts.isna().any() else counts.astype(int)
     frame.insert(list(frame).index("n_draws"), "n_examples", counts)
@@ -146,18 +145,17 @@ def distances(ds: xr.Dataset, norm: str = "l2_fan_in") -> pd.DataFrame:
     """
     kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
     choose(norm, map(str, ds["norm"].values), "norm")
-    parts = [kept.sel(norm=norm).expand_dims(perturbation=["reinitialize"], draw=[0])]
+    parts = [kept.sel(norm=norm).expand_dims(perturbation=[results.RESET], draw=[0])]
     if "draw_distance" in ds:
-        drawn = results.require(ds, "layer", "draw", "norm", variable="draw_distance")
-        at = {"perturbation": ["rerandomize"], "epoch": [results.NO_EPOCH]}
-        parts.append(drawn.sel(norm=norm).expand_dims(at))
+        drawn = results.draw_distance(ds).sel(norm=norm)
+        parts.append(drawn.expand_dims(epoch=[results.NO_EPOCH]))
     frames = []
     for part in parts:
         samples = with_seed(part).transpose("layer", "epoch", "perturbation", "seed", "draw")
         unknown = np.full(samples.shape, np.nan)
         found = estimate(samples.values, unknown, unknown, confidence=0.95)
         names = ("value", "spread", "n_draws", "n_seeds")
-        frames.append(_long(samples, {name: getattr(found, name) for name in names}))
+        frames.append(_long(ds, samples, {name: getattr(found, name) for name in names}))
     return _in_order(pd.concat(frames, ignore_index=True), layer_order(ds))
 
 
@@ -190,16 +188,19 @@ def _settled(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:
     return np.select(agreed, names, "")
 
 
-def _long(samples: xr.DataArray, cells: dict[str, npt.NDArray[Any]]) -> pd.DataFrame:
+def _long(
+    ds: xr.Dataset, samples: xr.DataArray, cells: dict[str, npt.NDArray[Any]]
+) -> pd.DataFrame:
     """Put (layer, epoch, perturbation) arrays into one table of the computed cells."""
     names = ("layer", "epoch", "perturbation")
     index = np.argwhere(cells["n_seeds"] > 0)
     where = {name: samples[name].values[index[:, axis]] for axis, name in enumerate(names)}
+    infos = {name: results.perturbation(ds, str(name)) for name in samples["perturbation"].values}
     frame = pd.DataFrame(
         {
             "layer": where["layer"].astype(object),
             "column": [
-                _column(str(perturbation), int(epoch))
+                infos[perturbation].column_at(int(epoch))
                 for perturbation, epoch in zip(where["perturbation"], where["epoch"], strict=True)
             ],
             "epoch": where["epoch"].astype(int),
@@ -210,21 +211,14 @@ def _long(samples: xr.DataArray, cells: dict[str, npt.NDArray[Any]]) -> pd.DataF
     return _in_order(frame, list(samples["layer"].values))
 
 
-def _column(perturbation: str, epoch: int) -> str:
-    """Name a column of the figure; the paper's two perturbations have its short names."""
-    if epoch == results.NO_EPOCH:
-        return "rand" if perturbation == "rerandomize" else perturbation
-    return str(epoch) if perturbation == "reinitialize" else f"{perturbation} {epoch}"
-
-
 def _in_order(frame: pd.DataFrame, layers: list[Any]) -> pd.DataFrame:
     """Sort by layer, then rand, what takes no epoch, 0, 1, …, then what else takes one."""
-    ours = {"rerandomize": 0, "reinitialize": 1}
+    places = {results.RAND: 0} | {str(epoch): 1 for epoch in frame["epoch"]}
     keys = pd.DataFrame(
         {
             "layer": frame["layer"].map({name: place for place, name in enumerate(layers)}),
             "from": frame["epoch"] != results.NO_EPOCH,
-            "perturbation": frame["perturbation"].map(lambda name: ours.get(name, 2)),
+            "perturbation": frame["column"].map(lambda name: places.get(name, 2)),
             "name": frame["perturbation"].map(_by_number),
             "epoch": frame["epoch"],
         }

@@ -14,8 +14,6 @@ from layerscope.errors import OptionError, ResultError, choose
 from layerscope.results import NOT_FINITE, NOT_MOVED
 from layerscope.stats.arrays import Array, newcombe, normal_quantile
 from layerscope.stats.labelled import (
-    FRACTIONS,
-    HIGHER_IS_BETTER,
     baseline_of,
     difference_of,
     estimate_of,
@@ -81,8 +79,8 @@ def classify(
     critical_share : float
         Share of the way from baseline to chance, in (0, 1].
     critical : float, optional
-        Degradation from which a layer is critical, in the metric's unit. Needed for metrics
-        other than error and accuracy, whose value by chance is not known.
+        Degradation from which a layer is critical, in the metric's unit. Needed for metrics whose
+        value by chance is not known: all but those that are fractions of errors or of hits.
     confidence : float
         In (0, 1).
     epoch : int
@@ -119,7 +117,7 @@ def classify(
     limit = _critical_limit(ds, metric, critical_share) if critical is None else critical
     moved = _same_cell(difference_of(ds, metric, samples, required=True), cell)
     lower, upper, early = _difference_bounds(ds, metric, cell, moved, confidence)
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    sign = results.metric(ds, metric).worse
     arrays = (sign * moved, *((lower, upper) if sign > 0 else (-upper, -lower)))
     worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
     broken = _same_cell(computed, cell).transpose("layer", "seed", "draw").values & np.isnan(worse)
@@ -187,7 +185,7 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
     computed = samples.notnull() | marked_of(ds, metric, samples)
     cell = _one_cell(samples, computed, 0, "reinitialize")
     moved, computed = _same_cell(moved, cell), _same_cell(computed, cell)
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    sign = results.metric(ds, metric).worse
     layers = layer_order(ds, network=False)
     # What is no number is as bad as can be, not left out.
     worse = (sign * moved).where(~computed | moved.notnull(), np.inf).mean("draw").sel(layer=layers)
@@ -234,7 +232,8 @@ def _same_cell(array: xr.DataArray, cell: xr.DataArray) -> xr.DataArray:
 
 
 def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
-    if metric not in ("error", "accuracy"):
+    info = results.metric(ds, metric)
+    if info.by_chance(0.0) is None:
         raise OptionError(
             f"what chance gives is not known for {metric!r}; say from which degradation on a "
             "layer is critical: critical=…, in the metric's unit."
@@ -242,8 +241,8 @@ def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
     if not 0 < share <= 1:
         raise OptionError(f"critical_share is {share!r}; give a number in (0, 1], such as 0.25.")
     baseline = baseline_of(ds, metric, required=True)
-    error = baseline if metric == "error" else 1 - baseline
-    return share * float((results.require(ds, variable="chance") - error).mean())
+    chance = info.by_chance(results.require(ds, variable="chance"))
+    return share * float((info.worse * (chance - baseline)).mean())
 
 
 def _difference_bounds(
@@ -256,7 +255,7 @@ def _difference_bounds(
     bounds = [
         each.fillna(other) for each, other in zip((moved - half, moved + half), apart, strict=True)
     ]
-    if metric in FRACTIONS:
+    if results.metric(ds, metric).fraction_of:
         n = examples_of(ds, cell)
         worse, better = _apply(discordant, part_of(ds, "difference", metric, cell), error, n)
         paired = _apply(paired_proportions, worse, better, n, confidence=confidence)
@@ -274,7 +273,7 @@ def _unpaired_bounds(
     """What is known of a difference without knowing how single examples differ."""
     baseline = baseline_of(ds, metric, required=True)
     n = examples_of(ds, cell)
-    if metric in FRACTIONS and n.notnull().any():
+    if results.metric(ds, metric).fraction_of and n.notnull().any():
         lower, upper = _apply(newcombe, cell, n, baseline, n, confidence=confidence)
         return lower, upper
     half = normal_quantile(confidence) * np.hypot(

@@ -13,8 +13,13 @@ from layerscope.widgets.strip import Grid, Strip
 
 __all__ = ["KINDS", "Controls"]
 
-KINDS = ("checkpoint", "re-randomised", "zero", "skipped")
-"""What a click does to a layer, beside which it is trained."""
+KINDS = {
+    "checkpoint": "reinitialize",
+    "re-randomised": "rerandomize",
+    "zero": "zero",
+    "skipped": "skip",
+}
+"""What a click can do to a layer, as the button says it, to the perturbation that does it."""
 
 
 class Controls:
@@ -34,7 +39,7 @@ class Controls:
         self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
         self.strip, self.grid = Strip(label="Layers"), Grid(label="Heat map")
         self.kind = widgets.ToggleButtons(
-            options=KINDS, style={"button_width": "auto"}, layout=widgets.Layout(width="auto")
+            options=list(KINDS), style={"button_width": "auto"}, layout=widgets.Layout(width="auto")
         )
         self.epoch = widgets.SelectionSlider(
             options=[(str(epoch), epoch) for epoch in epochs],

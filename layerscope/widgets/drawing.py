@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from layerscope import stats
+from layerscope import results, stats
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer
 from layerscope.plots.scales import ink, scale_of
@@ -31,21 +31,19 @@ _UNKNOWN = "#e9ecef"
 _TRAINED, _ALL = "all trained", "reset all layers"
 _ROBUST, _UNCRITICAL = "reset all robust layers", "reset all but the critical ones"
 _SIGNS = {"critical": "●", "robust": "○"}
-_BADGES = {"rerandomize": "R", "zero": "0", "skip": "–"}
 
 
 def column_of(change: Change) -> str:
     """Name the column of the heat map that a change stands in."""
-    if change.epoch != NO_EPOCH:
-        return str(change.epoch)
-    return "rand" if change.perturbation == "rerandomize" else change.perturbation
+    return change.about.column_at(change.epoch)
 
 
-def change_of(column: str) -> Change:
-    """Say what the cells of a column do to their layer."""
-    if column.isdecimal():
-        return Change("reinitialize", int(column))
-    return Change("rerandomize" if column == "rand" else column)
+def change_of(ds: xr.Dataset, metric: str, column: str) -> Change:
+    """Say what the cells of a column of a Dataset's heat map do to their layer."""
+    table = stats.summary(ds, metric)
+    cell = table[table["column"] == column].iloc[0]
+    info = results.perturbation(ds, cell["perturbation"])
+    return Change(info.name, int(cell["epoch"]), info=info)
 
 
 def blocks(
@@ -53,7 +51,7 @@ def blocks(
     state: Mapping[str, Change],
     table: pd.DataFrame | None,
     found: Mapping[str, str],
-    metric: str = "error",
+    metric: results.MetricInfo,
 ) -> list[dict[str, Any]]:
     """Draw every layer as a block of the strip.
 
@@ -66,7 +64,7 @@ def blocks(
         As `stats.summary` gives.
     found : mapping of str to str
         Verdicts by layer.
-    metric : str
+    metric : MetricInfo
     """
     critical = _criticality(table)
     scale = scale_of(table["value"], metric) if table is not None else None
@@ -101,7 +99,7 @@ def _badge(change: Change | None, verdict: str) -> str:
         return _SIGNS.get(verdict, "")
     if change.epoch != NO_EPOCH:
         return f"e{change.epoch}"
-    return _BADGES.get(change.perturbation, "≠")
+    return change.about.sign or "≠"
 
 
 def _criticality(table: pd.DataFrame | None) -> dict[str, float]:
@@ -148,7 +146,7 @@ def cells(
     ds: xr.Dataset, table: pd.DataFrame, metric: str, layers: Sequence[str]
 ) -> tuple[list[str], list[str], list[list[dict[str, str]]]]:
     """Draw the heat map: rows, columns, and cells; empty where nothing is known."""
-    scale = scale_of(table["value"], metric)
+    scale = scale_of(table["value"], results.metric(ds, metric))
     columns = stats.column_order(table)
     rows = [*layers, *([FULL_MODEL] if FULL_MODEL in set(table["layer"]) else [])]
     known: dict[tuple[str, str], dict[str, str]] = {}

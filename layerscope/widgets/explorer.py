@@ -19,7 +19,7 @@ from layerscope.layers import Layer
 from layerscope.results import FULL_MODEL
 from layerscope.session import Change, Estimate, Session, as_call, changes, with_scenario
 from layerscope.widgets import drawing, figure, rows, words
-from layerscope.widgets.controls import Controls
+from layerscope.widgets.controls import KINDS, Controls
 from layerscope.widgets.history import History, Scene
 from layerscope.widgets.source import resolve
 from layerscope.widgets.still import bundle
@@ -245,7 +245,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     @_told
     def _on_cell(self, picked: dict[str, Any]) -> None:
-        row, change = str(picked["row"]), drawing.change_of(str(picked["column"]))
+        row, ds = str(picked["row"]), self._swept[self._history.now.view]
+        change = drawing.change_of(ds, self._metric, str(picked["column"]))
         chosen = self._names() if row == FULL_MODEL else [row]
         self.controls.strip.selected = chosen
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, change)))
@@ -264,7 +265,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self.controls.preset.value = "–"
         found = drawing.verdicts(self._swept.get(self._history.now.view), self._metric)
         chosen = drawing.preset_rows(preset, self._layers(), found)
-        first = Change("reinitialize", self.controls.epoch.options[0][1])
+        first = Change(KINDS["checkpoint"], self.controls.epoch.options[0][1])
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
 
     def _on_view(self) -> None:
@@ -335,7 +336,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         ds = self._swept.get(scene.view)
         table = stats.summary(ds, self._metric) if ds is not None else None
         found = drawing.verdicts(ds, self._metric)
-        parts.strip.blocks = drawing.blocks(self._layers(), scene.state, table, found, self._metric)
+        metric = results.metric(ds, self._metric)
+        parts.strip.blocks = drawing.blocks(self._layers(), scene.state, table, found, metric)
         if ds is not None and table is not None:
             rows, columns, cells = drawing.cells(ds, table, self._metric, self._names())
             with parts.grid.hold_sync():
@@ -444,7 +446,5 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         return [layer.name for layer in self._layers()]
 
     def _tool(self) -> Change:
-        kind = self.controls.kind.value
-        if kind == "checkpoint":
-            return Change("reinitialize", int(self.controls.epoch.value))
-        return Change({"re-randomised": "rerandomize", "skipped": "skip"}.get(kind, kind))
+        change, epoch = Change(KINDS[self.controls.kind.value]), int(self.controls.epoch.value)
+        return Change(change.perturbation, epoch) if change.about.uses_checkpoint else change

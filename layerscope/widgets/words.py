@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from layerscope import stats
 from layerscope.data import Tokenizer
 from layerscope.session import Estimate
 
@@ -89,7 +88,7 @@ def readings(estimate: Estimate) -> list[Reading]:
     """Write every metric out; an interval that is not known is empty."""
     found = []
     for name in estimate.tallies:
-        fraction = name in stats.FRACTIONS
+        fraction = estimate.is_fraction(name)
         value, change = estimate.mean(name), estimate.change(name)
         lower, upper = estimate.interval(name)
         below, above = estimate.change_interval(name)

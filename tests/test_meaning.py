@@ -1,0 +1,295 @@
+"""A metric and a perturbation of one's own go everywhere as those that have a name do."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import holoviews as hv
+import numpy as np
+import pytest
+import torch
+
+import layerscope
+from layerscope import analyses, metrics, perturb, plots, results, stats, testing
+from layerscope.cli import main
+from layerscope.cli.sweeping import _result_table
+from layerscope.errors import OptionError
+from layerscope.report.findings import finding, verdict_table
+from layerscope.session import Session
+from layerscope.widgets import LayerExplorer
+
+SCALE = 3.0
+
+
+def certainty(outputs, targets):
+    """How probable the right class is said to be."""
+    return outputs.softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+CERTAIN = metrics.Metric(
+    "certainty", "probability of the right class", certainty, higher_is_better=True, bounds=(0, 1)
+)
+
+
+class Uniform:
+    """Draws every parameter uniformly, and remembers what it drew of each layer."""
+
+    def __init__(self):
+        self.drawn = {}
+
+    def __call__(self, site):
+        values = {
+            name: SCALE * (2 * torch.rand(site.trained[name].shape, generator=site.generator) - 1)
+            for name in site.layer.parameters
+        }
+        self.drawn.setdefault(site.layer.name, []).append(values)
+        return values
+
+    def perturbation(self):
+        return perturb.Perturbation(
+            "mine(3)",
+            self,
+            stochastic=True,
+            redraws=True,
+            label="drawn uniformly",
+            column="uniform",
+            sign="U",
+        )
+
+
+@pytest.fixture(scope="module")
+def uniform():
+    return Uniform()
+
+
+@pytest.fixture(scope="module")
+def swept(trained, few_digits, uniform):
+    return layerscope.sweep(
+        trained.build(),
+        few_digits.test,
+        checkpoints=trained,
+        metrics=[CERTAIN, "error"],
+        perturbations=["reinitialize", "rerandomize", uniform.perturbation()],
+        draws=2,
+        device="cpu",
+        show_progress=False,
+    )
+
+
+@pytest.fixture(scope="module", params=["as swept", "saved"])
+def ds(request, swept, tmp_path_factory):
+    if request.param == "as swept":
+        return swept
+    return results.open_dataset(results.save(swept, tmp_path_factory.mktemp("own") / "own.nc"))
+
+
+def test_the_dataset_says_what_its_metrics_and_perturbations_mean(ds):
+    info = results.metric(ds, "certainty")
+    assert info == CERTAIN.info
+    assert (info.higher_is_better, info.worse, info.fraction_of) == (True, -1, "")
+    assert (info.lower_bound, info.upper_bound) == (0, 1)
+    assert ds["metric_long_name"].sel(metric="certainty") == "probability of the right class"
+    assert ds["redraws"].values.tolist() == [False, True, True]
+    assert ds["stochastic"].values.tolist() == [False, True, True]
+    assert ds["uses_checkpoint"].values.tolist() == [True, False, False]
+    assert all(ds[n].dtype == bool for n in ("higher_is_better", "redraws", "uses_checkpoint"))
+    for name in ("reinitialize", "rerandomize"):
+        assert results.perturbation(ds, name) == perturb.PERTURBATIONS[name].info
+
+
+def test_verdicts_are_the_right_way_round(ds, trained, few_digits):
+    model, test = trained.build(), few_digits.test
+    start = copy.deepcopy(model)
+    start.layer1.load_state_dict(
+        {n.partition(".")[2]: t for n, t in trained.read(0, [*names(model, "layer1")]).items()}
+    )
+    inputs = next(test.batches(len(test)))[0]
+    with torch.no_grad():
+        now, then = (certainty(net(inputs), test.targets).double().mean() for net in (model, start))
+    fell = float(now - then)
+    assert fell > 0.01
+    limits = {"critical": 0.005, "tolerance": 0.001}
+    table = stats.classify(ds, "certainty", **limits).set_index("layer")
+    assert table.loc["layer1", "degradation"] == pytest.approx(fell, abs=1e-6)
+    assert table.loc["layer1", "lower"] < fell < table.loc["layer1", "upper"]
+    assert table.loc["layer1", "verdict"] == "critical"
+    assert stats.rank_correlation(ds, metric="certainty").n_layers == 3
+    assert analyses.limits(ds, "certainty")["critical"] > 0
+
+
+def names(model, layer):
+    return [name for name in model.state_dict() if name.startswith(f"{layer}.")]
+
+
+def test_what_redraws_has_distances_of_its_own(ds, trained, uniform):
+    for layer in ("layer1", "layer2"):
+        start = trained.read(0, names(trained.build(), layer))
+        expected = {
+            float(
+                sum((values[n].double() - start[n].double()).square().sum() for n in start).sqrt()
+            )
+            for values in uniform.drawn[layer]
+        }
+        found = ds["draw_distance"].sel(layer=layer, perturbation="mine(3)", norm="l2")
+        assert set(found.values) <= expected
+        assert len(set(found.values)) == 2
+    both = ds["draw_distance"].sel(norm="linf", layer=["layer1", "layer2", "layer3"])
+    # Drawn from [-3, 3], far beyond any initialiser of this network.
+    assert (both.sel(perturbation="mine(3)") > 2).all()
+    assert (both.sel(perturbation="rerandomize") < 2).all()
+    table = stats.distances(ds, "l2").set_index(["layer", "column"])["value"]
+    drawn = ds["draw_distance"].sel(layer="layer1", norm="l2").mean("draw")
+    assert table["layer1", "uniform"] == pytest.approx(float(drawn.sel(perturbation="mine(3)")))
+    assert table["layer1", "rand"] == pytest.approx(float(drawn.sel(perturbation="rerandomize")))
+
+
+def test_columns_have_the_name_that_was_given(ds):
+    columns = stats.column_order(stats.summary(ds, "certainty"))
+    assert columns == ["rand", "uniform", "0", "1", "2"]
+
+
+def test_dark_is_bad_in_every_plot(ds):
+    def colours(plot):
+        return hv.Store.lookup_options("matplotlib", plot, "style").kwargs["cmap"]
+
+    assert colours(plots.heatmap(ds, "certainty")) == colours(plots.heatmap(ds, "error"))[::-1]
+    assert "uniform" in plots.distances(ds).dimension_values("column")
+    assert len(plots.overview(ds, "certainty")) == 3
+    assert len(plots.curves(ds, "certainty").Curve) > 3
+    pair = {"a": ds, "b": ds}
+    title = hv.Store.lookup_options(
+        "bokeh", plots.compare(pair, "certainty", column="uniform").Overlay.I, "plot"
+    ).kwargs["title"]
+    assert "drawn uniformly" in title
+
+
+def test_reports_say_it_in_the_right_words(ds):
+    page = verdict_table(ds, "certainty", 0.1)
+    assert "fall of test certainty when reset to checkpoint 0" in page
+    assert "fall of test certainty when drawn uniformly" in page
+    assert "rise of" not in page
+    assert "perturbed by" not in page
+    assert "critical when reset to checkpoint 0" in finding(ds, "certainty", 0.1)
+
+
+def test_the_command_line_shows_it_dark_where_it_is_bad(swept, tmp_path, capsys):
+    path = results.save(swept, tmp_path / "own.nc")
+    main(["show", str(path), "--metric", "certainty"])
+    assert "uniform" in capsys.readouterr().out
+    main(["report", str(path), "-o", str(tmp_path / "a.html"), "--metric", "certainty"])
+    for metric in ("certainty", "error"):
+        cells = {
+            float(str(cell)): cell.style.bgcolor.triplet.red
+            for column in _result_table(swept, metric).columns[1:]
+            for cell in column.cells
+        }
+        lowest, highest = cells[min(cells)], cells[max(cells)]
+        assert (lowest < highest) == (metric == "certainty")
+
+
+def test_a_dataset_in_the_explorer_has_its_words(ds):
+    explorer = LayerExplorer(ds, metric="certainty")
+    try:
+        explorer._on_cell({"row": "layer1", "column": "uniform", "seq": 1})
+        block = explorer.controls.strip.blocks[0]
+        assert (block["state"], block["badge"]) == ("drawn uniformly", "U")
+        assert explorer.state == {"layer1": "mine(3)"}
+        assert explorer.controls.grid.marked == [["layer1", "uniform"]]
+    finally:
+        explorer.close()
+
+
+def test_a_state_takes_a_perturbation_of_ones_own(swept, trained, few_digits, uniform):
+    """And then a session and an explorer give what the sweep gave."""
+    mine, test = uniform.perturbation(), few_digits.test
+    expected = swept["value"].sel(layer="layer2", perturbation="mine(3)", draw=1, epoch=-1)
+    options = {"metrics": [CERTAIN, "error"], "device": "cpu", "batch_size": 1000}
+    with Session(trained.build(), test, checkpoints=trained, **options) as session:
+        found = session.measure({"layer2": (mine, 1)})
+    for name in ("certainty", "error"):
+        assert found.mean(name) == expected.sel(metric=name)
+    assert (found.is_fraction("error"), found.is_fraction("certainty")) == (True, False)
+    explorer = LayerExplorer(trained, test, metric="certainty", **options)
+    try:
+        explorer.state = {"layer2": (mine, 1)}
+        assert explorer.wait(60)
+        assert explorer.controls.strip.blocks[1]["state"] == "drawn uniformly, draw 1"
+        assert explorer.estimate.mean("certainty") == expected.sel(metric="certainty")
+    finally:
+        explorer.close()
+
+
+# What is not written down.
+
+
+def test_names_of_earlier_versions_mean_what_the_objects_say():
+    for name, metric in metrics.METRICS.items():
+        told = results.metric(None, name)
+        assert (told.worse, told.fraction_of) == (metric.info.worse, metric.info.fraction_of)
+        assert told.logarithmic == metric.info.logarithmic
+        bounds = (told.lower_bound, told.upper_bound)
+        np.testing.assert_equal(bounds, metric.bounds or (np.nan, np.nan))
+    for name, kind in perturb.PERTURBATIONS.items():
+        told, info = results.perturbation(None, name), kind.info
+        assert (told.label, told.column, told.sign) == (info.label, info.column, info.sign)
+        assert (told.redraws, told.resets) == (info.redraws, info.resets)
+
+
+def test_a_dataset_without_these_coordinates_is_judged_by_its_names(swept):
+    said = [n for n, c in swept.coords.items() if c.dims in (("metric",), ("perturbation",))]
+    bare = swept.drop_vars([name for name in said if name not in ("metric", "perturbation")])
+    assert stats.classify(bare).equals(stats.classify(swept))
+    assert results.perturbation(bare, "mine(3)").stochastic
+    assert not results.perturbation(bare, "mine(3)").uses_checkpoint
+    assert results.perturbation(bare, "reinitialize") == results.perturbation(swept, "reinitialize")
+    # Nothing else is known of a metric of one's own than what is usual …
+    assert results.metric(bare, "certainty").worse == 1
+    # … but it can be said by hand.
+    told = bare.assign_coords(higher_is_better=("metric", [True, False]))
+    options = {"metric": "certainty", "critical": 0.1}
+    assert stats.classify(told, **options).equals(stats.classify(swept, **options))
+
+
+def test_old_distances_without_a_perturbation_are_of_rerandomised_layers():
+    new = testing.dataset()
+    old = new.assign(draw_distance=new["draw_distance"].sel(perturbation="rerandomize", drop=True))
+    assert stats.distances(old).equals(stats.distances(new))
+
+
+def test_runs_that_say_it_are_joined_with_runs_that_do_not(swept):
+    said = [n for n, c in swept.coords.items() if c.dims in (("metric",), ("perturbation",))]
+    bare = swept.drop_vars([name for name in said if name not in ("metric", "perturbation")])
+    joined = results.concat([bare, swept], [0, 1])
+    assert results.metric(joined, "certainty") == CERTAIN.info
+    assert stats.classify(joined, "certainty", critical=0.1).verdict.notna().all()
+
+
+def test_torch_is_not_needed_to_judge_what_was_saved(swept, tmp_path):
+    path = results.save(swept, tmp_path / "own.nc")
+    code = (
+        "import sys\n"
+        "from layerscope import results, stats\n"
+        f"ds = results.open_dataset({str(path)!r})\n"
+        "print(*stats.classify(ds, 'certainty', critical=.005, tolerance=.001).verdict)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    first, *_, loaded = done.stdout.split()
+    assert (first, loaded) == ("critical", "False"), done.stderr
+
+
+def test_what_can_not_be_meant_is_refused():
+    with pytest.raises(OptionError, match="redraws a layer, so it must be stochastic"):
+        perturb.Perturbation("x", lambda _: {}, redraws=True)
+    with pytest.raises(OptionError, match="fraction_of='wrong'; give 'errors', 'hits'"):
+        metrics.Metric("x", "", certainty, fraction_of="wrong")
+
+
+def test_no_other_list_of_names_stays(repository):
+    """Whoever asks what a name means reads the Dataset."""
+    lists = ("FRACTIONS", "HIGHER_IS_BETTER", '== "rerandomize"', '== "reinitialize"')
+    for path in (repository / "layerscope").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not [each for each in lists if each in text], path
