@@ -574,7 +574,7 @@ def test_parametrised_layers_equal_the_plain_way(pair, normalise):
         assert (cell.values == plain(trained, pair, 32, **changed)).all()
     # reset_parameters would leave what is drawn as it is.
     assert ds.initializer.sel(layer="2").item() == "empirical"
-    drawn = ds.draw_distance.sel(layer="2", norm="l2")
+    drawn = ds.draw_distance.sel(layer="2", perturbation="rerandomize", norm="l2")
     assert (drawn > 0).all()
     assert drawn[0] != drawn[1]
 
