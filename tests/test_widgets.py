@@ -48,7 +48,7 @@ def test_a_click_shows_what_a_session_measures(explorer, trained, few_digits):
         explorer.controls.kind.value = "zero"  # goes to the selection
         assert explorer.state == {"layer1": "zero"}
         click(explorer, "layer3", "range")
-        assert shown(explorer) == dict.fromkeys(["layer1", "layer2", "layer3"], "zero")
+        assert shown(explorer) == dict.fromkeys(["layer1", "layer2", "layer3"], "set to zero")
         assert explorer.estimate.tallies == plain.measure(explorer.state).tallies
         click(explorer, "layer2")
         assert explorer.state == {"layer1": "zero", "layer3": "zero"}

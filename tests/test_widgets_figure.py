@@ -90,7 +90,7 @@ def test_before_a_sweep_there_is_no_heat_map(explorer):
     assert explorer.wait(60)
     picture = drawn(explorer)
     assert not picture.axes
-    assert "zero" in written(picture)
+    assert "set to zero" in written(picture)
     assert [changed for _, changed in boxes(picture)] == [False, True, False]
 
 
