@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerscope import layers
 
@@ -77,31 +77,55 @@ class Moved:
         return dict(zip(NORMS, (*values, self.largest), strict=True))
 
 
-def moved(now: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Moved:
-    """Measure how far the parameters of one module moved.
+def moved(
+    now: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module] | None = None,
+) -> Moved:
+    """Measure how far the parameters of one or more modules moved.
 
     Parameters
     ----------
     now, start : mapping of str to Tensor
-        The parameters by dotted name, of the same shapes.
+        The parameters by dotted name, of the same shapes; of one module those that there are.
+    modules : mapping of str to nn.Module, optional
+        What holds them, by dotted name: how a weight is laid out depends on it. Without, every
+        weight is taken to have one row for each output.
 
     Notes
     -----
-    The fan-in of a tensor with two or more dimensions is the number of elements that one output
-    sees; a vector, such as a bias, takes that of the matrix beside it in the same module, else 1.
-    All sums are in double precision.
+    The fan-in of a weight is the number of its elements that one output sees: all dimensions but
+    the first; of a transposed convolution the mean over outputs, ``in / groups · Π kernel /
+    stride``; of GPT-2's ``Conv1D`` the first dimension; of an embedding the length of a row, as
+    torch counts it. A bias takes that of its weight (``bias_hh_l0`` that of ``weight_hh_l0``),
+    another vector that of the matrix before it in the same module, else 1. Of the parameters of a
+    normalisation, and of what is added to every example, of shape ``(1, n, …)``, one output sees
+    one element. All sums are in double precision.
     """
-    fans = {layers.owner(name): math.prod(t.shape[1:]) for name, t in start.items() if t.ndim > 1}
+    by_owner: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in start.items():
+        by_owner.setdefault(layers.owner(name), {})[name.rpartition(".")[2]] = tensor
     total = Moved()
-    for name, before in start.items():
-        fan = fans.get(layers.owner(name), 1)
-        pieces = (torch.split(t.flatten(), _PIECE) for t in (now[name], before))
-        for after, start_piece in zip(*pieces, strict=True):
-            total += _moved(after.double(), start_piece.double(), fan)
+    for owner, tensors in by_owner.items():
+        fans = layers.fan_ins(tensors, (modules or {}).get(owner))
+        for name, before in tensors.items():
+            after = now[f"{owner}.{name}" if owner else name]
+            total += _sections(after, before, fans[name])
     return total
 
 
-def _moved(now: Tensor, start: Tensor, fan: int) -> Moved:
+def _sections(now: Tensor, start: Tensor, fans: Sequence[float]) -> Moved:
+    """How far the equal sections of one tensor moved, each with its fan-in."""
+    total = Moved()
+    sections = zip(now.chunk(len(fans)), start.chunk(len(fans)), fans, strict=True)
+    for after, before, fan in sections:
+        pieces = (torch.split(t.flatten(), _PIECE) for t in (after, before))
+        for piece, start_piece in zip(*pieces, strict=True):
+            total += _moved(piece.double(), start_piece.double(), fan)
+    return total
+
+
+def _moved(now: Tensor, start: Tensor, fan: float) -> Moved:
     change = now - start
     square = float(change.square().sum())
     return Moved(

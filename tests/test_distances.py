@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from torch import nn
 
+import layerscope
 from layerscope import distances
 
 VALUES = st.floats(-1e3, 1e3, width=32)
@@ -65,6 +67,114 @@ def test_fan_in_is_what_one_output_sees():
     now = {name: torch.ones_like(t) for name, t in start.items()}
     scaled = distances.moved(now, start).scaled
     assert scaled == pytest.approx(8 * 75 / 75 + 8, rel=1e-14)  # a vector alone counts as it is
+
+
+def weighed(module, names=None) -> float:
+    """Squared distance by fan-in of a module whose parameters moved by 1 each, or some of them."""
+    start = dict(module.named_parameters())
+    now = {name: t + (names is None or name in names) for name, t in start.items()}
+    with torch.no_grad():
+        return distances.moved(now, start, dict(module.named_modules())).scaled
+
+
+def test_each_matrix_of_a_recurrent_layer_has_a_fan_in_of_its_own():
+    lstm = nn.LSTM(4, 1024)
+    assert weighed(lstm, {"weight_ih_l0"}) == pytest.approx(64.0**2, rel=1e-6)
+    assert weighed(lstm, {"weight_hh_l0"}) == pytest.approx(4096, rel=1e-6)
+    assert weighed(lstm, {"bias_ih_l0"}) == pytest.approx(4096 / 4, rel=1e-6)
+    assert weighed(lstm, {"bias_hh_l0"}) == pytest.approx(4096 / 1024, rel=1e-6)
+    # Two layers, both directions, with a projection: each weight by its own second dimension.
+    deep = nn.LSTM(5, 12, 2, bidirectional=True, proj_size=3)
+    fans = {"weight_ih_l0": 5, "weight_ih_l1": 6, "weight_hh": 3, "weight_hr": 12}
+    for name, tensor in deep.named_parameters():
+        like = name.replace("bias", "weight")
+        fan = next(fan for start, fan in fans.items() if like.startswith(start))
+        assert weighed(deep, {name}) == pytest.approx(tensor.numel() / fan, rel=1e-6)
+
+
+def test_attention_with_sizes_of_its_own_for_keys_and_values():
+    apart = nn.MultiheadAttention(12, 2, kdim=5, vdim=7, add_bias_kv=True)
+    for name, expected in (
+        ("q_proj_weight", 12 * 12 / 12),
+        ("k_proj_weight", 12 * 5 / 5),
+        ("v_proj_weight", 12 * 7 / 7),
+        ("in_proj_bias", 12 / 12 + 12 / 5 + 12 / 7),
+        ("bias_k", 12 / 5),
+        ("bias_v", 12 / 7),
+        ("out_proj.weight", 12),
+        ("out_proj.bias", 1),
+    ):
+        assert weighed(apart, {name}) == pytest.approx(expected, rel=1e-6), name
+    joint = nn.MultiheadAttention(12, 2)
+    assert weighed(joint) == pytest.approx(36 + 36 / 12 + 12 + 1, rel=1e-6)
+
+
+def test_gpt2_keeps_its_weights_transposed():
+    pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
+    layer = pytorch_utils.Conv1D(nf=30, nx=10)
+    assert weighed(layer) == pytest.approx(300 / 10 + 30 / 10, rel=1e-6)
+    square = pytorch_utils.Conv1D(nf=10, nx=10)
+    assert weighed(square, {"weight"}) == pytest.approx(10, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "fan"),
+    [
+        (nn.Conv2d(6, 4, 5), 6 * 25),
+        (nn.Conv2d(6, 4, (5, 3), groups=2, stride=2), 3 * 15),
+        (nn.Conv2d(6, 6, 3, groups=6), 9),
+        # Each output sees every input channel of its group, at as many places as cover it.
+        (nn.ConvTranspose2d(6, 4, 5), 6 * 25),
+        (nn.ConvTranspose1d(6, 4, 3, groups=2), 3 * 3),
+        (nn.ConvTranspose2d(6, 4, 4, stride=2), 6 * 4),
+        (nn.Bilinear(3, 5, 4), 15),
+        (nn.Linear(7, 2), 7),
+        (nn.LayerNorm((4, 5)), 1),
+        (nn.BatchNorm2d(4), 1),
+    ],
+    ids=str,
+)
+def test_fan_ins_of_layers_of_one_weight(module, fan):
+    count = sum(t.numel() for t in module.parameters())
+    assert weighed(module) == pytest.approx(count / fan, rel=1e-6)
+
+
+def test_fan_ins_where_names_do_not_tell():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 8))
+            self.inner = nn.Parameter(torch.zeros(3, 5))
+            self.shift = nn.Parameter(torch.zeros(3))
+            self.outer = nn.Parameter(torch.zeros(2, 3))
+            self.gain = nn.Parameter(torch.zeros(2))
+
+    for name, expected in (("token", 8), ("inner", 3), ("shift", 3 / 5), ("outer", 2)):
+        assert weighed(Own(), {name}) == pytest.approx(expected, rel=1e-6)
+    assert weighed(Own(), {"gain"}) == pytest.approx(2 / 3, rel=1e-6)
+
+
+def test_a_sweep_measures_layers_by_their_own_fan_in():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(4, 64, batch_first=True)
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0][:, -1])
+
+    start = {name: t.clone() for name, t in Reader().state_dict().items()}
+    end = {name: t.clone() for name, t in start.items()}
+    end |= {"lstm.weight_ih_l0": start["lstm.weight_ih_l0"] + 1}
+    pair = torch.zeros(4, 2, 4), torch.zeros(4, dtype=torch.long)
+    ds = layerscope.sweep(
+        Reader(), pair, checkpoints={0: start, 1: end}, draws=1, device="cpu", show_progress=False
+    )
+    moved = ds.distance.sel(epoch=1, norm="l2_fan_in")
+    assert float(moved.sel(layer="lstm")) == pytest.approx(16.0, rel=1e-6)
+    assert float(moved.sel(layer="head")) == 0
+    assert float(moved.sel(layer="fullmodel")) == pytest.approx(16.0, rel=1e-6)
 
 
 def test_a_start_at_zero_has_no_relative_distance():

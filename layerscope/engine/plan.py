@@ -229,12 +229,13 @@ class Plan:
         # What a perturbation leaves out keeps its trained values.
         drawn = {**trained, **self._perturbed(cell, trained)}
         total = distances.Moved()
-        # Module by module, since a vector's fan-in is that of the matrix beside it.
+        # Module by module, so that little of the first checkpoint is held at a time.
         by_module: dict[str, list[str]] = {}
         for name in cell.layer.parameters:
             by_module.setdefault(layers.owner(name), []).append(name)
         for names in by_module.values():
-            total += distances.moved(drawn, self.series.read(self.series.epochs[0], names))
+            start = self.series.read(self.series.epochs[0], names)
+            total += distances.moved(drawn, start, self._holders(names))
         return total.norms()
 
     def distances(self, show_progress: bool = False) -> dict[tuple[str, int], dict[str, float]]:
@@ -255,10 +256,11 @@ class Plan:
         with progress.bar(total, "read checkpoints", "layer", show=show_progress) as advance:
             for leaf in leaves:
                 start = self.series.read(first, leaf.parameters)
+                holders = self._holders(start)
                 for epoch in epochs:
                     now = self.series.read(epoch, leaf.tensors)
                     finite(now, f"the checkpoint of epoch {epoch}")
-                    moved[leaf.name, epoch] = distances.moved(now, start)
+                    moved[leaf.name, epoch] = distances.moved(now, start, holders)
                     del now  # before the next is read
                     advance(1)
         return {
@@ -302,9 +304,13 @@ class Plan:
         """Say where the fresh values of each row were drawn from, by `check` or later."""
         return {row.name: self.fresh.drawn_from(row) for row in self.rows}
 
+    def _holders(self, names: Iterable[str]) -> dict[str, nn.Module]:
+        """The modules that hold tensors, by name."""
+        owners = dict.fromkeys(layers.owner(name) for name in names)
+        return {owner: self.model.get_submodule(owner) for owner in owners}
+
     def _perturbed(self, cell: Cell, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         from_checkpoint = cell.epoch != NO_EPOCH
-        owners = dict.fromkeys(layers.owner(name) for name in trained)
         site = Site(
             layer=cell.layer,
             trained=trained,
@@ -313,7 +319,7 @@ class Plan:
             generator=seeds.generator(
                 self.seed, cell.layer.name, cell.perturbation.name, cell.epoch, cell.draw
             ),
-            modules=handed.modules({name: self.model.get_submodule(name) for name in owners}),
+            modules=handed.modules(self._holders(trained)),
         )
         # As in the sweep, where an operation in place on a parameter needs no thought of gradients.
         with torch.no_grad():

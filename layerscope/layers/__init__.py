@@ -10,6 +10,7 @@ share memory are one.
 ['layer1', 'layer2', 'layer3']
 """
 
+from layerscope.layers.fans import fan_ins
 from layerscope.layers.layer import ROOT, Layer, merge, owner, tensors
 from layerscope.layers.network import require_network
 from layerscope.layers.norms import Norms
@@ -27,6 +28,7 @@ __all__ = [
     "clusters",
     "execution_order",
     "extent",
+    "fan_ins",
     "find",
     "merge",
     "owner",
