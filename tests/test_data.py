@@ -304,7 +304,8 @@ def test_inputs_may_be_tuples_and_mappings():
     ("targets", "chance"),
     [
         (torch.tensor([3, 3, 3, 7]), 0.25),
-        (torch.tensor([-100, 2, 2]), 1 - 2 / 3),
+        (torch.tensor([-100, 2, 2, 3, -100, -100]), 1 - 2 / 3),
+        (torch.tensor([[-100, 2], [2, 3]]), 1 - 2 / 3),
         (torch.tensor([True, False, True, True]), 0.25),
         (torch.tensor([0, 2**45]), 0.5),
         (torch.tensor([0.5, 1.5]), float("nan")),
@@ -334,9 +335,10 @@ def test_inputs_may_come_without_labels():
 
 def test_sequences_have_targets_of_their_own_shape():
     tokens = torch.arange(12).reshape(3, 4)
-    held = data.Held((tokens, tokens + 1), 2, CPU)
+    held = data.Held((tokens, tokens % 3), 2, CPU)
     assert held.count == 3
-    assert np.isnan(held.chance)
+    assert held.chance == 1 - 4 / 12
+    assert held.positions
 
 
 @given(n=st.integers(1, 30), size=st.integers(1, 12), limit=st.integers(0, 400))
@@ -404,8 +406,9 @@ def test_the_most_targets_of_an_example_leave_out_what_never_counts():
     targets = torch.tensor([[1, -100, -100], [-100, -100, -100], [4, 5, -100]])
     assert data.Held((targets, targets), 2, CPU).heaviest == 2
     assert data.Held((targets, targets[:, 1]), 2, CPU).heaviest == 1
-    assert data.Held((targets, torch.full((3,), -100)), 2, CPU).heaviest == 0
     assert data.Held((targets, None), 2, CPU).heaviest is None
+    with pytest.raises(DataError, match="all targets are -100"):
+        data.Held((targets, torch.full((3,), -100)), 2, CPU)
 
 
 @pytest.mark.parametrize(

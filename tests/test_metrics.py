@@ -252,7 +252,10 @@ def test_agreement_and_cosine_with_itself_are_one():
         assert 1 - 1e-6 < found["cosine"].values.min() <= found["cosine"].values.max() <= 1
 
 
-@pytest.mark.parametrize("name", [name for name in metrics.METRICS if name != "top5_error"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, metric in metrics.METRICS.items() if metric.classes and name != "top5_error"],
+)
 def test_bounds_hold_for_every_position(name):
     (metric,) = metrics.chosen(name)
     outputs, targets, reference = scored((2000, 3), 5)
@@ -531,7 +534,7 @@ def test_logits_are_found(wrap):
     "outputs", [None, {}, {"out": torch.ones(1)}, (), ("a",), 3, {"logits": 3}]
 )
 def test_outputs_without_logits_are_refused(outputs):
-    with pytest.raises(DataError, match=f"returned a {type(outputs).__name__} in which"):
+    with pytest.raises(DataError, match=f"returned a {type(outputs).__name__}.* no logits"):
         metrics.logits(outputs)
 
 

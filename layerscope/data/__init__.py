@@ -17,14 +17,18 @@ from layerscope.data.held import Held
 from layerscope.data.modify import apply as changed
 from layerscope.data.modify import split
 from layerscope.data.pictures import ImageStream, Pictures, RandomResizedCrop
+from layerscope.data.reading import FOLLOWING, SAME, Arguments, Reading, evidence, tokens
 from layerscope.data.sources import ROOT_VARIABLE, SOURCES, DataSet, Source, find_root, load
 from layerscope.data.text import TextData
 from layerscope.data.tokens import Tokenizer
 
 __all__ = [
     "AUGMENTATIONS",
+    "FOLLOWING",
     "ROOT_VARIABLE",
+    "SAME",
     "SOURCES",
+    "Arguments",
     "Augment",
     "Batch",
     "DataSet",
@@ -34,6 +38,7 @@ __all__ = [
     "ImageStream",
     "Pictures",
     "RandomResizedCrop",
+    "Reading",
     "Source",
     "TextData",
     "Tokenizer",
@@ -41,9 +46,11 @@ __all__ = [
     "changed",
     "changes",
     "digest",
+    "evidence",
     "find_root",
     "label_range",
     "load",
     "move",
     "split",
+    "tokens",
 ]

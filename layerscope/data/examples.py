@@ -136,13 +136,13 @@ class Examples:
         return seen.hexdigest()
 
 
-def label_range(targets: Tensor | None) -> tuple[int, int] | None:
+def label_range(targets: Any) -> tuple[int, int] | None:
     """The lowest and the highest class index that counts; None where there is none.
 
     >>> label_range(torch.tensor([[2, 7], [5, -100]]))
     (2, 7)
     """
-    if targets is None or targets.is_floating_point() or targets.is_complex():
+    if not torch.is_tensor(targets) or targets.is_floating_point() or targets.is_complex():
         return None
     counted = targets[targets != NO_TARGET]
     return (int(counted.min()), int(counted.max())) if counted.numel() else None

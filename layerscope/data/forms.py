@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from layerscope.data.examples import Batch, Examples, ImageData
 from layerscope.data.joined import Joined
 from layerscope.data.pictures import ImageStream, Pictures
+from layerscope.data.reading import Arguments, is_padding
 from layerscope.data.text import TextData
 from layerscope.errors import DataError, OptionError
 from layerscope.validate import integer
 
-__all__ = ["batches", "count", "move", "parts"]
+__all__ = ["Whole", "batches", "count", "move", "parts", "tensors"]
+
+_LABELS = ("labels", "label", "label_ids")
 
 
 def batches(data: Any, size: int, order: Tensor | None = None) -> Iterator[Batch]:
     """Yield ``(inputs, targets)`` from any of the forms that a user may hold.
 
+    Inputs and targets come as they are, of whatever type; only `Examples` and `Pictures`, which
+    say how their pixels are normalised, do that.
+
     Parameters
     ----------
-    data : Examples, Pictures, pair of tensors, or iterable of batches
-        A pair ``(inputs, targets)`` is cut into batches of `size`; an iterable, such as a
-        ``DataLoader``, already yields batches and keeps its own. Targets may be None where there
-        are no labels.
+    data : Examples, Pictures, pair of tensors, mapping of tensors, or iterable of batches
+        A pair ``(inputs, targets)`` is cut into batches of `size`, and so is a mapping from
+        arguments to tensors with its targets under ``"labels"``, or rows of ``datasets``; an
+        iterable, such as a ``DataLoader``, already yields batches of these forms and keeps its own.
+        Targets may be None where there are no labels.
     size : int
         Examples in a batch.
     order : Tensor, optional
@@ -49,10 +58,7 @@ def batches(data: Any, size: int, order: Tensor | None = None) -> Iterator[Batch
     size = integer(size, "batch_size", 1, 64)
     known = parts(data)
     if known is not None:
-        if isinstance(known, Tensor):
-            yield from _unlabelled(known, size, order)
-        else:
-            yield from known.batches(size, order)
+        yield from known.batches(size, order)
         return
     if order is not None:
         raise OptionError(
@@ -61,61 +67,139 @@ def batches(data: Any, size: int, order: Tensor | None = None) -> Iterator[Batch
         )
     _refuse(data)
     for item in data:
-        _check(item)
-        yield item[0], item[1]
+        yield _read(item)
 
 
-def parts(data: Any) -> Examples | Pictures | Joined | Tensor | None:
-    """What can be cut into batches of any size; None for batches of the user's own.
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """Tensors of all examples at once, as a user holds them: cut, and else as they are.
 
-    A pair of tensors becomes `Examples`; the inputs alone are returned where targets are None.
+    Parameters
+    ----------
+    inputs : Tensor, or tuple or mapping of tensors
+        Shape ``(n, …)``; what has another length goes whole into every batch.
+    targets : Tensor, optional
+        Shape ``(n, …)``.
     """
-    if isinstance(data, (Examples, Pictures, Joined)):
+
+    inputs: Any
+    targets: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        given = [each for each in (*tensors(self.inputs), self.targets) if each is not None]
+        if any(each.ndim == 0 for each in given):
+            raise DataError("inputs and targets must have one entry per example; one is a number.")
+        lengths = {len(each) for each in tensors(self.inputs)}
+        if len(self) not in lengths:
+            raise DataError(
+                f"{' and '.join(map(str, sorted(lengths)))} inputs came with {len(self)} targets; "
+                "there must be one target for each input."
+            )
+
+    def __len__(self) -> int:
+        return len(next(tensors(self.inputs)) if self.targets is None else self.targets)
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+        """Yield batches of `size` (the last may be smaller), in an order of shape ``(n,)``."""
+        for start in range(0, len(self), size):
+            where = slice(start, start + size) if order is None else order[start : start + size]
+            yield self._cut(self.inputs, where), self._cut(self.targets, where)
+
+    def _cut(self, value: Any, where: slice | Tensor) -> Any:
+        def cut(each: Tensor) -> Tensor:
+            return each[where] if len(each) == len(self) else each
+
+        return mapped(cut, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of ``datasets``, whose columns are a network's arguments and its labels."""
+
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+        """Yield batches of `size` (the last may be smaller), in an order of shape ``(n,)``."""
+        held = self.rows.with_format("torch")
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            chosen = range(start, stop) if order is None else order[start:stop].tolist()
+            yield _read(held[list(chosen)])
+
+
+def parts(data: Any) -> Examples | Pictures | Joined | Whole | Rows | None:
+    """What can be cut into batches of any size; None for batches of the user's own."""
+    if isinstance(data, (Examples, Pictures, Joined, Whole, Rows)):
         return data
-    if not (isinstance(data, (tuple, list)) and len(data) == 2 and torch.is_tensor(data[0])):
+    if isinstance(data, Mapping):
+        return Whole(*_read(data))
+    if hasattr(data, "with_format") and hasattr(data, "column_names") and hasattr(data, "__len__"):
+        return Rows(data)
+    if not (isinstance(data, (tuple, list)) and len(data) == 2):
         return None
-    if torch.is_tensor(data[1]):
-        return Examples(data[0], data[1])
-    if data[1] is not None:
-        return None
-    if data[0].ndim == 0:
-        raise DataError("inputs must have one entry per example; they are a number.")
-    inputs: Tensor = data[0]
-    return inputs
+    inputs, targets = data
+    if torch.is_tensor(inputs) and (targets is None or torch.is_tensor(targets)):
+        return Whole(inputs, targets)
+    several = isinstance(inputs, (tuple, list, Mapping)) and next(tensors(inputs), None) is not None
+    unlabelled = targets is None and isinstance(inputs, Mapping)
+    return Whole(inputs, targets) if several and (torch.is_tensor(targets) or unlabelled) else None
 
 
 def count(inputs: Any, targets: Any) -> int:
-    """Number of examples in a batch: of its targets, else of the first tensor of its inputs."""
-    if torch.is_tensor(targets):
-        return len(targets)
-    if torch.is_tensor(inputs):
-        if inputs.ndim == 0:
-            raise DataError("a batch has a single number as its inputs; give batches of examples.")
-        return len(inputs)
-    values: Iterable[Any] = inputs.values() if isinstance(inputs, Mapping) else inputs
-    for value in values if isinstance(inputs, (Mapping, tuple, list)) else ():
-        return count(value, None)
-    raise DataError(
-        f"a batch without targets has inputs of type {type(inputs).__name__}; they must hold a "
-        "tensor, so that its examples can be counted."
-    )
+    """Number of examples in a batch: of its targets, else of the first of its inputs."""
+    if targets is not None:
+        return _length(targets)
+    several = isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence)
+    if several or isinstance(inputs, Mapping):
+        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs), None)
+    return _length(inputs)
 
 
 def move(inputs: Any, device: torch.device) -> Any:
-    """Move a tensor, or every tensor in a tuple, list or mapping, to `device`."""
-    if torch.is_tensor(inputs):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {key: move(value, device) for key, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(move(value, device) for value in inputs)
-    return inputs
+    """Move a tensor, every tensor in a tuple, list or mapping, or what has ``to``, to `device`."""
+    return mapped(lambda each: each.to(device), inputs)
 
 
-def _unlabelled(inputs: Tensor, size: int, order: Tensor | None) -> Iterator[Batch]:
-    for start in range(0, len(inputs), size):
-        where = slice(start, start + size) if order is None else order[start : start + size]
-        yield inputs[where], None
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Change every tensor, and whatever else has ``to``, in tuples, lists and mappings."""
+    if isinstance(value, Mapping):
+        kind = Arguments if isinstance(value, Arguments) else dict
+        return kind((key, mapped(change, each)) for key, each in value.items())
+    if hasattr(value, "to"):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(change, each) for each in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(change, each) for each in value)
+    return value
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in tuples, lists, mappings and the attributes of objects, such as graphs."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (each for part in value.values() for each in tensors(part))
+    elif isinstance(value, (tuple, list)):
+        yield from (each for part in value for each in tensors(part))
+
+
+def _length(value: Any) -> int:
+    if torch.is_tensor(value) and value.ndim == 0:
+        raise DataError("a batch has a single number as its inputs; give batches of examples.")
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
+    if isinstance(value, Mapping) or (isinstance(value, tuple) and value):
+        return _length(next(tensors(value), None))
+    if torch.is_tensor(value) or isinstance(value, list):
+        return len(value)
+    raise DataError(
+        f"a batch without targets has inputs of type {type(value).__name__}; they must hold a "
+        "tensor, so that its examples can be counted."
+    )
 
 
 def _refuse(data: Any) -> None:
@@ -132,16 +216,59 @@ def _refuse(data: Any) -> None:
         )
 
 
-def _check(item: Any) -> None:
-    """Raise for an item that is no batch."""
+def _read(item: Any) -> Batch:
+    """Inputs and targets of one batch in any of its forms.
+
+    Raises
+    ------
+    DataError
+        If it is no batch.
+    """
+    if isinstance(item, Mapping):
+        return _by_name(item)
+    if isinstance(item, (tuple, list)) and len(item) > 2 and _is_masked(item):
+        return tuple(item[:-1]), item[-1]
     pair = isinstance(item, (tuple, list)) and len(item) == 2
-    if not pair or not (item[1] is None or torch.is_tensor(item[1])):
+    if not pair or not isinstance(item[1], (Tensor, tuple, list, Mapping, type(None))):
         raise DataError(
             f"a batch is a {type(item).__name__}; each must be a pair (inputs, targets), "
-            "targets a tensor, or None without labels."
+            "targets a tensor, or None without labels; several inputs as ((a, b), targets)."
         )
-    if item[1] is not None and item[1].ndim == 0:
+    if torch.is_tensor(item[1]) and item[1].ndim == 0:
         raise DataError(
             "a batch has a single number as its targets; give batches, not examples one by "
             "one, such as a DataLoader makes of a data set."
         )
+    return item[0], item[1]
+
+
+def _by_name(item: Mapping[str, Any]) -> Batch:
+    """A batch of arguments by name with its targets among them, as collators make it."""
+    # Words that a tokenizer or a data set left beside their tokens are for no network.
+    given = {name: each for name, each in item.items() if not _is_words(each)}
+    name = next((name for name in _LABELS if name in given), None)
+    targets = None if name is None else given.pop(name)
+    plain = [*given.values()] if targets is None else [*given.values(), targets]
+    if next(tensors(given), None) is None or any(isinstance(each, list) for each in plain):
+        raise DataError(
+            f"a batch is a {type(item).__name__} with "
+            f"{', '.join(f'{name} ({type(each).__name__})' for name, each in item.items())}; its "
+            "values must be tensors, the targets under 'labels'. Let a tokenizer return them with "
+            "return_tensors='pt', or a DataLoader with a collator make them, such as "
+            "DataCollatorForLanguageModeling(tokenizer, mlm=False), which pads rows of different "
+            "length."
+        )
+    return (given, None) if targets is None else (Arguments(given), targets)
+
+
+def _is_masked(item: Sequence[Any]) -> bool:
+    """Whether it is (tokens, attention mask, …, targets), in the order of a `TensorDataset`."""
+    if not all(map(torch.is_tensor, item)) or not is_padding(item[1], item[0]):
+        return False
+    return all(each.shape == item[0].shape for each in item[2:-1])
+
+
+def _is_words(value: Any) -> bool:
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return isinstance(value, str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from layerscope import seeds
 from layerscope.data.examples import NO_TARGET, Batch, Examples, digest, label_range
-from layerscope.data.forms import batches, count, move, parts
+from layerscope.data.forms import batches, count, move, parts, tensors
 from layerscope.data.joined import Joined
 from layerscope.data.pictures import Pictures
+from layerscope.data.reading import Reading
 from layerscope.errors import DataError, OptionError
 
 __all__ = ["Held"]
@@ -42,6 +43,9 @@ class Held:
         Evaluate in an order drawn with this seed, so that the first batches are a random sample
         of all. For it, batches of the user's own are put together, and cut anew into as many
         examples as the largest of them had.
+    read : callable, optional
+        Says of the first batch, moved to the device, how all are to be read; as they are by
+        default.
 
     Attributes
     ----------
@@ -57,9 +61,10 @@ class Held:
         ``"as given"``, or with which seed it was shuffled.
     fingerprint : str
         SHA-256 of the data, and of the order where it was shuffled.
+    reading : Reading
     chance : float
-        Error of always naming the commonest class; NaN where targets are not one class index for
-        each input.
+        Error of always naming the commonest class, of the targets that count; NaN where they are
+        no class indices.
     labels : pair of int, or None
         The lowest and the highest class index; None where there is none.
     positions : bool
@@ -70,7 +75,7 @@ class Held:
     Raises
     ------
     DataError
-        If there are no examples.
+        If there are no examples, or no target that counts.
     OptionError
         If batches are to be shuffled that can't be put together: of different lengths, without an
         entry for each example, or larger than `limit`.
@@ -91,9 +96,12 @@ class Held:
         device: torch.device,
         limit: int = 2 * 2**30,
         shuffle_seed: int | None = None,
+        read: Callable[[Any, Any], Reading] | None = None,
     ) -> None:
         self._data = list(data) if isinstance(data, Iterator) else data
         self._device, self._limit = device, limit
+        self._read = read or (lambda _, __: Reading())
+        self._found: Reading | None = None
         self.name = str(getattr(data, "name", ""))
         self.order, self._order = "as given", None
         if shuffle_seed is not None:
@@ -121,7 +129,10 @@ class Held:
         labels = []
         for inputs, targets in batches(self._data, size, self._order):
             seen.append(_digest(inputs, targets))
-            labels.append(None if targets is None else targets.cpu())
+            if self._found is None:
+                self._found = self._read(*self._moved(inputs, targets))
+            inputs, targets = self._found(inputs, targets)
+            labels.append(targets.cpu() if torch.is_tensor(targets) else None)
             self.lengths.append(count(inputs, targets))
             used += _bytes(inputs)
             if used > self._limit:
@@ -150,11 +161,17 @@ class Held:
 
     def _know(self, labels: list[Tensor | None]) -> None:
         """Learn what there is to know of the targets of all batches."""
-        self.chance = _chance(labels)
-        ranges = [found for found in map(label_range, labels) if found is not None]
+        classes = [t for t in labels if t is not None and _is_whole(t)]
+        ranges = [found for found in map(label_range, classes) if found is not None]
+        if classes and len(classes) == len(labels) and not ranges:
+            raise DataError(
+                f"all targets are {NO_TARGET}, which stands for no target, or at padding; nothing "
+                "is left to measure on. Give the class that is right for at least one."
+            )
         lows, highs = zip(*ranges, strict=True) if ranges else ((), ())
         self.labels = (min(lows), max(highs)) if ranges else None
-        self.positions = any(targets is not None and targets.ndim > 1 for targets in labels)
+        self.chance = _chance(classes) if len(classes) == len(labels) else float("nan")
+        self.positions = any(targets.ndim > 1 for targets in classes)
         known = [_most_counted(targets) for targets in labels if targets is not None]
         self.heaviest = max(known) if len(known) == len(labels) else None
 
@@ -174,6 +191,11 @@ class Held:
         other = copy.copy(self)
         other._take_in(size)
         return other
+
+    @property
+    def reading(self) -> Reading:
+        """How the batches are read."""
+        return self._found or Reading()
 
     @property
     def indices(self) -> npt.NDArray[np.int64]:
@@ -197,12 +219,12 @@ class Held:
                 and _digest(inputs, targets) not in self._seen[index : index + 1]
             ):
                 raise _changed(f"batch {index} is not what it was")
-            yield self._moved(inputs, targets)
+            yield self._moved(*self.reading(inputs, targets))
         if self._seen is not None and index + 1 != len(self._seen):
             raise _changed(f"there were {len(self._seen)} batches, now {index + 1}")
 
-    def _moved(self, inputs: Any, targets: Tensor | None) -> Batch:
-        return move(inputs, self._device), None if targets is None else targets.to(self._device)
+    def _moved(self, inputs: Any, targets: Any) -> Batch:
+        return move(inputs, self._device), move(targets, self._device)
 
 
 def _digest(inputs: Any, targets: Any) -> str:
@@ -247,17 +269,20 @@ def _length(data: Any) -> int:
 
 
 def _bytes(inputs: Any) -> int:
-    if torch.is_tensor(inputs):
-        return int(inputs.numel() * inputs.element_size())
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return sum(map(_bytes, values)) if isinstance(inputs, (Mapping, tuple, list)) else 0
+    return sum(each.numel() * each.element_size() for each in tensors(inputs))
 
 
-def _chance(labels: list[Tensor | None]) -> float:
-    known = [targets for targets in labels if targets is not None and targets.ndim == 1]
-    if len(known) < len(labels):
+def _is_whole(targets: Tensor) -> bool:
+    return not (targets.is_floating_point() or targets.is_complex())
+
+
+def _chance(classes: list[Tensor]) -> float:
+    counted = [targets[targets != NO_TARGET].long() for targets in classes]
+    found = torch.cat(counted) if counted else torch.empty(0)
+    if found.numel() == 0:
         return float("nan")
-    targets = torch.cat(known)
-    if targets.is_floating_point() or targets.numel() == 0:
-        return float("nan")
-    return 1 - float(torch.unique(targets, return_counts=True)[1].max()) / targets.numel()
+    low, high = map(int, found.aminmax())
+    # Counting needs no sorting, which takes long for millions of tokens.
+    few = low >= 0 and high < 2**24
+    counts = found.bincount() if few else torch.unique(found, return_counts=True)[1]
+    return 1 - float(counts.max()) / found.numel()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerscope.data.reading import Arguments
 from layerscope.errors import DataError, OptionError
 
 __all__ = ["Joined"]
@@ -88,16 +89,21 @@ def _together(values: Any, counts: list[int], what: str) -> Any:
     if isinstance(first, Mapping):
         if any(not isinstance(each, Mapping) or set(each) != set(first) for each in values):
             raise OptionError(f"the batches' {what} differ in their names, {_ORDER}.")
-        return {
-            name: _together([each[name] for each in values], counts, f"{what}[{name!r}]")
+        return _named(first)(
+            (name, _together([each[name] for each in values], counts, f"{what}[{name!r}]"))
             for name in first
-        }
+        )
     if isinstance(first, (tuple, list)):
         if any(not isinstance(each, (tuple, list)) or len(each) != len(first) for each in values):
             raise OptionError(f"the batches' {what} differ in their number, {_ORDER}.")
         parts = zip(*values, strict=True)
         return tuple(_together(each, counts, f"{what}[{at}]") for at, each in enumerate(parts))
     return _rows(values, counts, what)
+
+
+def _named(first: Mapping[str, Any]) -> type[dict[str, Any]]:
+    """What holds arguments by name, and says where their labels came from."""
+    return Arguments if isinstance(first, Arguments) else dict
 
 
 def _rows(values: Any, counts: list[int], what: str) -> Any:
@@ -145,7 +151,7 @@ def _some(found: set[Any]) -> str:
 def _taken(inputs: Any, where: Tensor) -> Any:
     """The examples at some places."""
     if isinstance(inputs, Mapping):
-        return {name: _taken(each, where) for name, each in inputs.items()}
+        return _named(inputs)((name, _taken(each, where)) for name, each in inputs.items())
     if isinstance(inputs, tuple):
         return tuple(_taken(each, where) for each in inputs)
     return inputs.value if isinstance(inputs, _Same) else inputs[where]

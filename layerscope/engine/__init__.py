@@ -30,11 +30,11 @@ from layerscope.checkpoints import Series
 from layerscope.engine.dataset import assemble
 from layerscope.engine.loop import FinishedElsewhere, Measured, measure
 from layerscope.engine.outcomes import gather
-from layerscope.engine.plan import Plan, recorded_epochs, rows
+from layerscope.engine.plan import Plan, reader, recorded_epochs, rows
 from layerscope.engine.sums import judged
 from layerscope.errors import OptionError
 from layerscope.layers import Norms, Wanted, require_network
-from layerscope.metrics import Metric
+from layerscope.metrics import Metric, Where
 from layerscope.perturb import Fresh, Perturbation
 from layerscope.sequential import Decision, Tolerance
 from layerscope.store import IDENTITY, Store, digest
@@ -60,6 +60,7 @@ def sweep(
     epochs: Sequence[int] | None = None,
     seed: int = 0,
     fresh: Callable[[], nn.Module] | None = None,
+    output: Where = None,
     whole: bool = True,
     decide: Decision | Mapping[str, Any] | float | bool = False,
     tolerance: Tolerance | Mapping[str, Any] | float | None = None,
@@ -75,9 +76,20 @@ def sweep(
     model : nn.Module
         The architecture; its weights are taken from the last checkpoint for the time of the
         sweep. It comes back as it was.
-    data : pair of tensors, or iterable of batches
+    data : pair of tensors, mapping of tensors, or iterable of batches
         ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
-        or batches of such pairs in a fixed order.
+        or ``(n, T)`` for the token after each of T; −100 where there is none. Or a mapping from
+        the network's arguments to tensors, with ``"labels"``, as tokenizers and collators make it;
+        ``(input_ids, attention_mask, labels)``; rows of ``datasets``; or batches of any of these
+        in a fixed order. Several inputs are ``((a, b), targets)``; a list that is one argument,
+        ``((images,), targets)``.
+
+        Where labels equal the tokens, as causal networks of Hugging Face's take them, and the
+        network's own loss shifts them, metrics shift them too; nothing counts where the attention
+        mask is 0. ``ds.attrs["data"]`` says how targets were read.
+
+        What you give reaches the network as it is, of whatever type, in one piece or in batches;
+        only data sets of `layerscope.data` normalise their own ``uint8`` pixels.
     checkpoints : series, mapping, or folder
         From epoch to state dict or path, or a folder of files named by epoch (``epoch-3.pt``,
         ``step_10.pt``); the last epoch is the trained network.
@@ -96,7 +108,9 @@ def sweep(
         ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), or your own.
     metrics : sequence of str or Metric, optional
         ``"error"``, ``"accuracy"``, ``"loss"``, … of `metrics.METRICS`, or your own; by default
-        error and loss, and perplexity where an example has several targets, as text has.
+        error and loss, and perplexity where an example has several targets, as text has. Targets
+        may be of any form where all are your own; ``"mse"`` and ``"bce"`` take those of
+        regression and of several labels.
     draws : int
         Random draws of each stochastic perturbation.
     batch_size : int
@@ -118,6 +132,11 @@ def sweep(
     fresh : callable, optional
         Returns a freshly initialised network, for re-randomisation; see `perturb.Fresh` for what
         is done without.
+    output : str, int or callable, optional
+        What metrics read of what the network returns: its key or attribute, its place, or a
+        function that returns it, as a tensor of shape ``(n, …)`` with classes in the last
+        dimension. By default the logits, where ``(n, classes, …)`` is recognised by the targets'
+        shape.
     whole : bool
         Add the row ``fullmodel``, in which every layer is perturbed at once. It is the only one
         that needs memory for a second network.
@@ -192,7 +211,10 @@ def sweep(
     if metrics is not None:
         # Before the data are read, which may take long.
         judged(metrics_.chosen(metrics), rule)
-    held = data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None)
+    precision, find = devices.precision(dtype), metrics_.Output(output)
+    known = metrics_.chosen(metrics_.usual() if metrics is None else metrics)
+    read = reader(model, known, place, precision)
+    held = data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None, read=read)
     wanted = metrics_.chosen(
         metrics_.usual(positions=held.positions) if metrics is None else metrics
     )
@@ -209,11 +231,12 @@ def sweep(
         seed=seed,
         data=held,
         device=place,
-        dtype=devices.precision(dtype),
+        dtype=precision,
         rule=rule,
         outcomes=outcomes,
         view=view,
         norms=kept,
+        output=find,
     )
     if plan.moved and not any(plan.moved.values()):
         warnings.warn(

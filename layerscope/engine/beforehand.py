@@ -33,8 +33,8 @@ def lent(plan: Plan) -> Iterator[tuple[Recorder, Swapper]]:
         yield stack.enter_context(Recorder(plan.model, budget=budget)), swapper
 
 
-def repeated(recorder: Recorder, call: Callable[[], Any], inputs: Any) -> torch.Tensor:
-    """Logits of a batch; refuse a network that does not repeat itself on the same batch.
+def repeated(recorder: Recorder, call: Callable[[], torch.Tensor], inputs: Any) -> torch.Tensor:
+    """Outputs of a batch; refuse a network that does not repeat itself on the same batch.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def repeated(recorder: Recorder, call: Callable[[], Any], inputs: Any) -> torch.
     LayerscopeError
     """
     with metrics.matching(inputs):
-        once, again = (metrics.logits(recorder.plain(call)) for _ in range(2))
+        once, again = recorder.plain(call), recorder.plain(call)
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise LayerscopeError(
             "the network gives different outputs for the same batch in evaluation mode, so no "

@@ -110,7 +110,8 @@ def measure(
             return plan.call(inputs)
 
         outputs = repeated(recorder, call, inputs)
-        metrics.check_labels(plan.metrics, outputs, plan.data.labels)
+        plan = plan.fitted(outputs, inputs, targets)
+        outputs = plan.output.classes_last(outputs)
         metrics.check_in_place(plan.metrics, outputs, targets)
         most = heaviest(judged(plan.metrics, plan.rule), outputs, targets, plan.data.heaviest)
         rows = in_order(plan, recorder, call)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from layerscope import data, devices, distances, layers, metrics, progress, seeds
 from layerscope._version import __version__
+from layerscope.borrow import borrowed
 from layerscope.checkpoints import Series, finite
 from layerscope.engine.sums import judged
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer, Norms, Wanted
-from layerscope.metrics import Metric
+from layerscope.metrics import Metric, Output, Where
 from layerscope.perturb import Fresh, Perturbation, Site, handed
 from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
@@ -27,7 +28,7 @@ from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
 from layerscope.validate import integers
 
-__all__ = ["Cell", "Changed", "Plan", "recorded_epochs", "rows"]
+__all__ = ["Cell", "Changed", "Plan", "ran", "reader", "recorded_epochs", "rows"]
 
 
 _COUNTER = "num_batches_tracked"
@@ -72,6 +73,7 @@ class Plan:
     outcomes: bool = False
     view: str = "leaf"
     norms: Norms = field(default_factory=Norms)
+    output: Output = field(default_factory=Output)
 
     def identity(self) -> dict[str, Any]:
         """Describe the sweep in plain values."""
@@ -92,7 +94,9 @@ class Plan:
                 "examples": self.data.count,
                 "sha256": self.data.fingerprint,
                 "order": self.data.order,
+                "targets": str(self.data.reading),
             },
+            "output": _described(self.output.where),
             "layers": sorted(row.name for row in self.rows),
             # Two sweeps may give one name to different groups.
             "groups": {
@@ -153,11 +157,22 @@ class Plan:
         )
         return replace(self, data=smaller)
 
-    def call(self, inputs: Any) -> Any:
-        """Run the network on one batch."""
-        # Entered anew each time, since autocast remembers cast weights until it ends.
-        with devices.autocast(self.device, self.dtype):
-            return metrics.call(self.model, inputs)
+    def fitted(self, outputs: Tensor, inputs: Any, targets: Any) -> Plan:
+        """Return the same plan, with what can be told from the outputs of the first batch.
+
+        Raises
+        ------
+        DataError
+            If there is a class that the network has no output for, or it can't be told in which
+            dimension classes stand.
+        """
+        found = self.output.fitted(outputs, inputs, targets)
+        metrics.check_labels(self.metrics, found.classes_last(outputs), self.data.labels)
+        return replace(self, output=found)
+
+    def call(self, inputs: Any) -> Tensor:
+        """Run the network on one batch, and find in what it returned what metrics read."""
+        return self.output(ran(self.model, inputs, self.device, self.dtype))
 
     def cells(self) -> Iterator[Cell]:
         """Yield every cell, layer by layer."""
@@ -366,6 +381,30 @@ def _told(cell: Cell, given: Mapping[str, Tensor], trained: Mapping[str, Tensor]
 def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:
     """Tell truth values, complex, real and whole numbers apart."""
     return tensor.dtype == torch.bool, tensor.is_complex(), tensor.is_floating_point()
+
+
+def ran(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Run a network on one batch in a precision."""
+    # Entered anew each time, since autocast remembers cast weights until it ends.
+    with devices.autocast(device, dtype):
+        return metrics.call(model, inputs)
+
+
+def reader(
+    model: nn.Module, wanted: list[Metric], device: torch.device, dtype: torch.dtype | None
+) -> Callable[[Any, Any], data.Reading]:
+    """What finds out from the first batch how all are to be read for a network."""
+
+    def run(within: nn.Module, inputs: Any) -> Any:
+        # Only where it is asked, which it is about tokens alone.
+        with borrowed(model, device), metrics.matching(inputs):
+            return ran(within, inputs, device, dtype)
+
+    return lambda inputs, targets: metrics.reading(model, run, inputs, targets, wanted)
+
+
+def _described(where: Where) -> str:
+    return digest(where) if callable(where) else "" if where is None else repr(where)
 
 
 def rows(model: nn.Module, wanted: Wanted, view: str, norms: Norms, network: bool) -> list[Layer]:

@@ -271,22 +271,13 @@ def heaviest(metric: Metric | None, outputs: Tensor, targets: Any, known: int | 
         Of the first batch, as `metrics.outcomes` takes them.
     known : int or None
         The most targets that count of any one example.
-
-    Raises
-    ------
-    OptionError
-        If no target counts.
     """
     if metric is None:
         return 1.0
     # As if every target counted: all batches are cut from the same tensors, and are as long.
-    filled = targets if targets is None else torch.where(targets == NOT_COUNTED, 0, targets)
+    given = torch.is_tensor(targets)
+    filled = torch.where(targets == NOT_COUNTED, 0, targets) if given else targets
     most = float(outcomes([metric], outputs, filled, outputs)[metric.name].weights.max())
-    if known == 0:
-        raise OptionError(
-            f"all targets are {NOT_COUNTED}, which never count, so that no cell can be settled; "
-            "give others, or leave decide= and tolerance= out."
-        )
     return most if known is None else min(most, known)
 
 

@@ -15,17 +15,22 @@ tensor([2., 3.], dtype=torch.float64)
 
 from __future__ import annotations
 
-from layerscope.metrics.named import METRICS, NOT_FINITE, Metric, chosen, usual
-from layerscope.metrics.per_example import Outcome, check_in_place, check_labels, logits, outcomes
+from layerscope.metrics.convention import reading
+from layerscope.metrics.named import METRICS, NOT_COUNTED, NOT_FINITE, Metric, chosen, usual
+from layerscope.metrics.outputs import Output, Where, logits
+from layerscope.metrics.per_example import Outcome, check_in_place, check_labels, outcomes
 from layerscope.metrics.running import add_batch, call, evaluate, evaluating, matching
 from layerscope.metrics.tally import Tally
 
 __all__ = [
     "METRICS",
+    "NOT_COUNTED",
     "NOT_FINITE",
     "Metric",
     "Outcome",
+    "Output",
     "Tally",
+    "Where",
     "add_batch",
     "call",
     "check_in_place",
@@ -36,5 +41,6 @@ __all__ = [
     "logits",
     "matching",
     "outcomes",
+    "reading",
     "usual",
 ]

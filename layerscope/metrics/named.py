@@ -31,7 +31,8 @@ class Metric:
     per_example : callable
         Takes outputs, shape ``(n, …, classes)``, and targets, shape ``(n, …)``, or None where they
         are unknown; returns shape ``(n, …)``, one value per position, or ``(n,)``. Positions whose
-        target is −100 are left out afterwards, whatever it returns there.
+        target is −100 are left out afterwards, whatever it returns there. Outputs and targets may
+        be of any other form that the network and the data have; then it returns shape ``(n,)``.
     uses_reference : bool
         `per_example` takes a third argument, the outputs of the unperturbed network.
     needs_targets : bool
@@ -53,6 +54,9 @@ class Metric:
         Of a calibration error: `per_example` returns shape ``(2, n, …)``, what happened (0 or 1)
         and how probable it was said to be. What differs is summed in this many bins of equal
         width, and the sizes of the sums are averaged.
+    classes : bool
+        Outputs are logits of classes in their last dimension, and targets class indices, which is
+        checked.
 
     Examples
     --------
@@ -75,6 +79,7 @@ class Metric:
     fraction_of: Literal["errors", "hits", "examples", ""] = ""
     unit: str = "1"
     logarithmic: bool = False
+    classes: bool = False
 
     def __post_init__(self) -> None:
         if self.fraction_of not in ("errors", "hits", "examples", ""):
@@ -172,7 +177,7 @@ def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    flat, wanted = _single(outputs).flatten(0, -2), targets.flatten()
+    flat, wanted = _single(outputs).flatten(0, -2), targets.flatten().long()
     loss = nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=NOT_COUNTED)
     return loss.view(targets.shape)
 
@@ -190,7 +195,7 @@ def _top(count: int) -> Metric:
 
     text = f"fraction whose target is not among the {count} largest logits, in [0, 1]"
     name = f"top{count}_error"
-    return Metric(name, text, missed, bounds=(0.0, 1.0), fraction_of="examples")
+    return Metric(name, text, missed, bounds=(0.0, 1.0), fraction_of="examples", classes=True)
 
 
 def _agreement(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
@@ -208,6 +213,34 @@ def _calibration(outputs: Tensor, targets: Tensor) -> Tensor:
     confidence, named = _softmax(outputs).max(-1)
     # Subtracted later, in double precision, in which both are exact.
     return torch.stack([(named == targets).to(confidence), confidence])
+
+
+def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    found, wanted = _alike("mse", outputs, targets)
+    return nn.functional.mse_loss(found, wanted, reduction="none").flatten(1).mean(1)
+
+
+def _bce(outputs: Tensor, targets: Tensor) -> Tensor:
+    found, wanted = _alike("bce", outputs, targets)
+    loss = nn.functional.binary_cross_entropy_with_logits(found, wanted, reduction="none")
+    return loss.flatten(1).mean(1)
+
+
+def _alike(name: str, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+    """Outputs and targets in one shape (n, …) and type; never broadcast."""
+    # One number for each example may stand in a dimension of its own, or not.
+    if not torch.is_tensor(targets) or _one(outputs.shape) != _one(targets.shape):
+        given = tuple(targets.shape) if torch.is_tensor(targets) else type(targets).__name__
+        raise DataError(
+            f"{name} came with outputs of shape {tuple(outputs.shape)} and targets {given}; both "
+            "must have the same shape (n, …)."
+        )
+    found = _single(outputs).reshape(len(outputs), -1)
+    return found, targets.reshape(len(targets), -1).to(found.dtype)
+
+
+def _one(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(shape[:1]) if tuple(shape[1:]) == (1,) else tuple(shape)
 
 
 def _softmax(outputs: Tensor) -> Tensor:
@@ -250,6 +283,7 @@ METRICS: Mapping[str, Metric] = {
             _error,
             bounds=(0.0, 1.0),
             fraction_of="errors",
+            classes=True,
         ),
         Metric(
             "accuracy",
@@ -258,8 +292,9 @@ METRICS: Mapping[str, Metric] = {
             higher_is_better=True,
             bounds=(0.0, 1.0),
             fraction_of="hits",
+            classes=True,
         ),
-        Metric("loss", "cross-entropy, nats per example", _loss),
+        Metric("loss", "cross-entropy, nats per example", _loss, classes=True),
         _top(5),
         Metric(
             "perplexity",
@@ -268,6 +303,7 @@ METRICS: Mapping[str, Metric] = {
             finish=_exp,
             slope=_exp,
             logarithmic=True,
+            classes=True,
         ),
         Metric(
             "agreement",
@@ -278,6 +314,7 @@ METRICS: Mapping[str, Metric] = {
             higher_is_better=True,
             bounds=(0.0, 1.0),
             fraction_of="examples",
+            classes=True,
         ),
         Metric(
             "cosine",
@@ -287,8 +324,17 @@ METRICS: Mapping[str, Metric] = {
             needs_targets=False,
             higher_is_better=True,
             bounds=(0.0, 1.0),
+            classes=True,
         ),
-        Metric("calibration_error", "expected calibration error, 15 bins", _calibration, bins=15),
+        Metric(
+            "calibration_error",
+            "expected calibration error, 15 bins",
+            _calibration,
+            bins=15,
+            classes=True,
+        ),
+        Metric("mse", "mean squared error, over all outputs of an example", _mse),
+        Metric("bce", "binary cross-entropy of logits, mean over labels, nats per example", _bce),
     )
 }
 """By name; of topK_error only one.

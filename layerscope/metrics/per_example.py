@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from layerscope.errors import DataError, OptionError
 from layerscope.metrics.named import METRICS, NOT_COUNTED, Metric
+from layerscope.metrics.outputs import logits
 
-__all__ = ["Outcome", "check_in_place", "check_labels", "logits", "outcomes", "version"]
+__all__ = ["Outcome", "check_in_place", "check_labels", "outcomes", "version"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,35 +38,8 @@ class Outcome:
     bins: Tensor | None = None
 
 
-def logits(outputs: Any) -> Tensor:
-    """Find the logits in what a network returned.
-
-    Parameters
-    ----------
-    outputs : Tensor, mapping with ``"logits"``, object with ``.logits``, or tuple
-        Of a tuple, the first tensor.
-
-    Raises
-    ------
-    DataError
-        If there are none.
-    """
-    if torch.is_tensor(outputs):
-        return outputs
-    found = outputs.get("logits") if isinstance(outputs, Mapping) else None
-    found = found if found is not None else getattr(outputs, "logits", None)
-    if found is None and isinstance(outputs, (tuple, list)) and outputs:
-        found = outputs[0]
-    if not torch.is_tensor(found):
-        raise DataError(
-            f"the network returned a {type(outputs).__name__} in which there are no logits; it "
-            "must return a tensor, a tuple that starts with one, or something with 'logits'."
-        )
-    return found
-
-
 def outcomes(
-    wanted: Sequence[Metric], outputs: Any, targets: Tensor | None, reference: Any = None
+    wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any = None
 ) -> dict[str, Outcome]:
     """Measure every example of one batch.
 
@@ -73,10 +48,11 @@ def outcomes(
     wanted : sequence of Metric
     outputs : Tensor, or anything in which `logits` finds one
         Logits of shape ``(n, …, classes)``: ``(n, classes)`` for a classifier, ``(n, length,
-        classes)`` for sequences.
+        classes)`` for sequences. Of any shape ``(n, …)`` for metrics of one's own.
     targets : Tensor or None
         Class indices of shape ``(n, …)``, each for the output of its own position. Positions with
-        −100 are not counted, by no metric. None where they are unknown: then all are counted.
+        −100 are not counted, by no metric. None where they are unknown: then all are counted. Of
+        any form where no metric takes class indices.
     reference : as `outputs`, optional
         What the unperturbed network gave for the same batch.
 
@@ -104,11 +80,12 @@ def outcomes(
     found = logits(outputs)
     against = None if reference is None else logits(reference)
     _check(wanted, found, targets, against)
+    there = _counted(found, targets)
     rows: dict[str, Tensor] = {}
     for metric in wanted:
         given = (found, targets, against) if metric.uses_reference else (found, targets)
-        rows[metric.name] = _rows(metric, _measured(metric, given), found)
-    counted, held = _together(_counted(found, targets), rows)
+        rows[metric.name] = _rows(metric, _measured(metric, given), found, there)
+    counted, held = _together(there, rows)
     return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
 
 
@@ -118,7 +95,7 @@ def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int]
     Parameters
     ----------
     wanted : sequence of Metric
-        Where none of layerscope's own needs targets, these may mean something else.
+        Where none takes class indices, targets may mean something else.
     outputs : as for `outcomes`
     labels : pair of int, or None
         The lowest and the highest class index, as `data.label_range` finds them.
@@ -128,8 +105,7 @@ def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int]
     DataError
         If one is negative, or beyond the last output.
     """
-    ours = any(m.needs_targets and m == METRICS.get(m.name) for m in wanted)
-    if labels is None or not ours:
+    if labels is None or not any(m.classes and m.needs_targets for m in wanted):
         return
     count = logits(outputs).shape[-1]
     wrong = [label for label in labels if not 0 <= label < count]
@@ -142,7 +118,7 @@ def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int]
 
 
 def check_in_place(
-    wanted: Sequence[Metric], outputs: Any, targets: Tensor | None, reference: Any = None
+    wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any = None
 ) -> None:
     """Refuse a metric that changes what it is handed, which others are handed after it.
 
@@ -165,17 +141,17 @@ def check_in_place(
     _check(own, found, targets, against)
     for metric in own:
         given = (found, targets, against) if metric.uses_reference else (found, targets)
-        copies = tuple(None if tensor is None else tensor.clone() for tensor in given)
+        copies = copy.deepcopy(given)
         metric.per_example(*copies)
         for what, before, after in zip(_HANDED, given, copies, strict=False):
-            if before is not None and after is not None and not _equal(before, after):
+            if torch.is_tensor(before) and not _equal(before, after):
                 raise _in_place(metric, what)
 
 
 _HANDED = ("outputs", "targets", "reference")
 
 
-def _measured(metric: Metric, given: tuple[Tensor | None, ...]) -> Tensor:
+def _measured(metric: Metric, given: tuple[Any, ...]) -> Tensor:
     """What a metric says; refused if it changed what it was handed."""
     before = [version(tensor) for tensor in given]
     values = metric.per_example(*given)
@@ -190,9 +166,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
-def version(tensor: Tensor | None) -> int:
+def version(tensor: Any) -> int:
     """How often PyTorch changed a tensor; nobody counts for those of inference mode."""
-    return 0 if tensor is None or tensor.is_inference() else tensor._version
+    return tensor._version if torch.is_tensor(tensor) and not tensor.is_inference() else 0
 
 
 def _in_place(metric: Metric, what: str) -> OptionError:
@@ -208,7 +184,7 @@ def exact(values: Tensor) -> Tensor:
 
 
 def _check(
-    wanted: Sequence[Metric], outputs: Tensor, targets: Tensor | None, reference: Tensor | None
+    wanted: Sequence[Metric], outputs: Tensor, targets: Any, reference: Tensor | None
 ) -> None:
     if targets is None and (lacking := [m.name for m in wanted if m.needs_targets]):
         raise OptionError(
@@ -220,7 +196,16 @@ def _check(
             f"{', '.join(lacking)} can't be measured without the unperturbed network to compare "
             "with; give it, or for `outcomes` its outputs: reference=…."
         )
-    if outputs.ndim < 2 or (targets is not None and targets.shape != outputs.shape[:-1]):
+    by_class = [metric for metric in wanted if metric.classes]
+    takers = [metric.name for metric in by_class if metric.needs_targets]
+    if takers and (not torch.is_tensor(targets) or _is_real(targets)):
+        given = f"{targets.dtype}" if torch.is_tensor(targets) else f"a {type(targets).__name__}"
+        raise DataError(
+            f"targets are {given}; {', '.join(takers)} must have class indices, whole numbers in "
+            "a tensor: targets.long(). For others choose metrics=['mse'], ['bce'] or a Metric of "
+            "your own."
+        )
+    if by_class and (outputs.ndim < 2 or (takers and targets.shape != outputs.shape[:-1])):
         given = "none" if targets is None else f"targets of shape {tuple(targets.shape)}"
         raise DataError(
             f"outputs of shape {tuple(outputs.shape)} came with {given}; expected (n, classes) "
@@ -233,21 +218,30 @@ def _check(
         )
 
 
-def _counted(outputs: Tensor, targets: Tensor | None) -> Tensor:
-    """Which positions count, shape (n, …)."""
-    # Real-valued targets of a metric of one's own may well be −100.
-    if targets is None or targets.is_floating_point():
-        return torch.ones_like(outputs[..., 0], dtype=torch.bool)
-    return targets != NOT_COUNTED
+def _counted(outputs: Tensor, targets: Any) -> Tensor:
+    """Which positions count, shape (n, …); of targets of another form (n,): all examples."""
+    shape = outputs.shape[:-1] if outputs.ndim > 1 else outputs.shape
+    if targets is not None:
+        placed = torch.is_tensor(targets) and targets.shape in (shape, outputs.shape[:1])
+        # Real-valued targets of a metric of one's own may well be −100.
+        if placed and not _is_real(targets):
+            return cast("Tensor", targets != NOT_COUNTED)
+        shape = targets.shape if placed else outputs.shape[:1]
+    return torch.ones(shape, dtype=torch.bool, device=outputs.device)
 
 
-def _rows(metric: Metric, values: Tensor, outputs: Tensor) -> Tensor:
+def _is_real(targets: Tensor) -> bool:
+    return targets.is_floating_point() or targets.is_complex()
+
+
+def _rows(metric: Metric, values: Any, outputs: Tensor, counted: Tensor) -> Tensor:
     """What a metric returned with one leading row, or with two where it has bins."""
-    rows = values if metric.bins else values.unsqueeze(0)
-    shapes = [(1 + bool(metric.bins), *shape) for shape in (outputs.shape[:-1], outputs.shape[:1])]
-    if rows.shape not in shapes:
+    shapes = [(1 + bool(metric.bins), *shape) for shape in (counted.shape, counted.shape[:1])]
+    rows = values if metric.bins or not torch.is_tensor(values) else values.unsqueeze(0)
+    if not torch.is_tensor(rows) or rows.shape not in shapes:
+        given = f"shape {tuple(values.shape)}" if torch.is_tensor(values) else repr(values)
         raise DataError(
-            f"the metric {metric.name!r} returned shape {tuple(values.shape)} for outputs of shape "
+            f"the metric {metric.name!r} returned {given} for outputs of shape "
             f"{tuple(outputs.shape)}; expected one value per position, "
             f"{shapes[0][not metric.bins :]}, or per example."
         )

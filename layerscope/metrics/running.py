@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 from layerscope import data as data_module
 from layerscope import devices
 from layerscope.errors import DataError, LayerscopeError
 from layerscope.layers import require_network
+from layerscope.metrics.convention import reading
 from layerscope.metrics.named import Metric, chosen
+from layerscope.metrics.outputs import Output, Where
 from layerscope.metrics.per_example import check_in_place, check_labels, outcomes, version
 from layerscope.metrics.tally import Tally
 from layerscope.validate import a_kind
@@ -25,6 +28,9 @@ __all__ = ["add_batch", "call", "evaluate", "evaluating", "matching"]
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run the network on a tensor, a tuple of arguments or a mapping of keyword arguments.
 
+    Anything else is one argument, such as a graph or a ``PackedSequence``; so is what stands alone
+    in a tuple, such as a list of images: ``([image, image],)``.
+
     Raises
     ------
     DataError
@@ -33,7 +39,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
     try:
         if isinstance(inputs, Mapping):
             return model(**inputs)
-        return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+        several = isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence)
+        return model(*inputs) if several else model(inputs)
     except IndexError as error:
         if "index out of range in self" not in str(error):  # torch's words of an embedding
             raise
@@ -47,7 +54,7 @@ def add_batch(
     tallies: Mapping[str, Tally],
     metrics: Sequence[Metric],
     outputs: Any,
-    targets: Tensor | None,
+    targets: Any,
     reference: Any = None,
 ) -> None:
     """Add one batch's outputs to the tally of every metric; the rest is as for `outcomes`."""
@@ -73,10 +80,13 @@ def matching(inputs: Any) -> Iterator[None]:
     except Exception as error:
         if devices.exhausted(error):
             raise
+        scaled = (
+            " Bytes reach it as they are: scale pixels, as images / 255, or give tokens.long()."
+        )
         raise DataError(
             f"the network can't take the first batch, {_form(inputs)}: {type(error).__name__}: "
             f"{error}. Give inputs with which model(inputs) works by itself, of the type and shape "
-            "that it was trained on."
+            f"that it was trained on.{scaled if 'uint8' in _form(inputs) else ''}"
         ) from error
 
 
@@ -111,6 +121,7 @@ def evaluate(
     batch_size: int = 1000,
     device: str | torch.device = "auto",
     reference: nn.Module | None = None,
+    output: Where = None,
 ) -> dict[str, Tally]:
     """Evaluate a network as it stands: every batch, one after the other.
 
@@ -127,6 +138,8 @@ def evaluate(
         Where batches are moved to.
     reference : nn.Module, optional
         The unperturbed network, for metrics that compare with it; treated as `model`.
+    output : str, int or callable, optional
+        What metrics read, as for `layerscope.sweep`.
 
     Returns
     -------
@@ -137,7 +150,7 @@ def evaluate(
     OptionError
         If there is no such metric, or it needs a reference and there is none.
     DataError
-        If outputs and targets do not go together.
+        If outputs and targets do not go together, or no target counts.
 
     Examples
     --------
@@ -156,17 +169,37 @@ def evaluate(
     with ExitStack() as stack:
         for each in [model] if reference is None else [model, reference]:
             stack.enter_context(evaluating(each))
-        for number, (inputs, targets) in enumerate(data_module.batches(data, batch_size)):
-            moved = data_module.move(inputs, place)
-            against = None if reference is None else _said(reference, moved)
-            with matching(moved):
-                outputs = _said(model, moved)
-            check_labels(wanted, outputs, data_module.label_range(targets))
-            known = None if targets is None else targets.to(place)
-            if number == 0:
-                check_in_place(wanted, outputs, known, against)
-            add_batch(tallies, wanted, outputs, known, against)
+        read: data_module.Reading | None = None
+        find = Output(output)
+        for given in data_module.batches(data, batch_size):
+            first = read is None
+            if read is None:
+                inputs, targets = data_module.move(given, place)
+                read = reading(model, _asked, inputs, targets, wanted)
+            inputs, targets = read(*given)
+            labels = data_module.label_range(targets)
+            inputs, targets = data_module.move((inputs, targets), place)
+            with matching(inputs):
+                said = _said(model, inputs)
+            if first:
+                find = find.fitted(find(said), inputs, targets)
+            outputs = find(said)
+            against = None if reference is None else find(_said(reference, inputs))
+            check_labels(wanted, outputs, labels)
+            if first:
+                check_in_place(wanted, outputs, targets, against)
+            add_batch(tallies, wanted, outputs, targets, against)
+    if read is not None and not any(tally.count for tally in tallies.values()):
+        raise DataError(
+            "no target counts: all are -100, or at padding. Give the class that is right for at "
+            "least one."
+        )
     return tallies
+
+
+def _asked(model: nn.Module, inputs: Any) -> Any:
+    with matching(inputs):
+        return call(model, inputs)
 
 
 def _said(model: nn.Module, inputs: Any) -> Any:

@@ -58,7 +58,7 @@ _DESCRIBED = {
     "n_examples": ("number of examples that value averages over", "1"),
     "not_finite": ("number of predictions whose largest output is NaN or infinite", "1"),
     "baseline_not_finite": ("the same of the unperturbed network", "1"),
-    "chance": ("error of always naming the commonest class", "1"),
+    "chance": ("error of always naming the commonest class of the targets that count", "1"),
     "verdict": ("what the layer was settled to be, and where the cell was stopped", ""),
     "lower": ("lower end of the interval of value that holds however often one looks", "1"),
     "upper": ("upper end of the interval of value that holds however often one looks", "1"),

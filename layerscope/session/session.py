@@ -16,11 +16,11 @@ from layerscope import devices, layers, perturb, validate
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series, finite
 from layerscope.engine.beforehand import in_order, lent, repeated
-from layerscope.engine.plan import Cell, Changed, Plan, recorded_epochs, rows
+from layerscope.engine.plan import Cell, Changed, Plan, reader, recorded_epochs, rows
 from layerscope.engine.weights import Weights
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 from layerscope.layers import Layer, Norms, require_network
-from layerscope.metrics import Metric, Outcome, Tally
+from layerscope.metrics import Metric, Outcome, Tally, Where
 from layerscope.perturb import Fresh
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.reuse import Group
@@ -38,7 +38,7 @@ class Session:
     model : nn.Module
         Lent, with the weights of the last checkpoint and in evaluation mode, until the session is
         closed; then it is as before. Not to be used otherwise in between.
-    data, checkpoints, metrics, batch_size, device, dtype, norms, seed, fresh
+    data, checkpoints, metrics, batch_size, device, dtype, norms, seed, fresh, output
         As for `layerscope.sweep`. A smaller batch gives a first estimate sooner. A sweep with the
         same gives the same bits.
     budget : int, optional
@@ -83,6 +83,7 @@ class Session:
         norms: Norms | str | Mapping[str, str] = "own",
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
+        output: Where = None,
         budget: int | None = None,
     ) -> None:
         require_network(model)
@@ -90,20 +91,23 @@ class Session:
             budget = validate.integer(budget, "budget", 0, 2**30)
         series: Series = checkpoints_.open_series(checkpoints).fit(model)
         self.device = devices.resolve(device)
+        wanted, precision = metrics_.chosen(metrics), devices.precision(dtype)
+        read = reader(model, wanted, self.device, precision)
         self.plan = Plan(
             model=model,
             series=series,
             rows=rows(model, None, "leaf", Norms.of(norms), True),
             perturbations=[],
-            metrics=metrics_.chosen(metrics),
+            metrics=wanted,
             epochs=recorded_epochs(series, None),
             draws=1,
             fresh=Fresh(model, series, fresh),
             seed=validate.integer(seed, "seed"),
-            data=data_.Held(data, batch_size, self.device),
+            data=data_.Held(data, batch_size, self.device, read=read),
             device=self.device,
-            dtype=devices.precision(dtype),
+            dtype=precision,
             norms=Norms.of(norms),
+            output=metrics_.Output(output),
         )
         self.epochs, self.data = tuple(self.plan.epochs), self.plan.data
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
@@ -115,6 +119,8 @@ class Session:
             self._recorder, self._swapper = self._stack.enter_context(lent(self.plan))
             inputs, targets = self.data.first
             outputs = repeated(self._recorder, lambda: self.plan.call(inputs), inputs)
+            self.plan = self.plan.fitted(outputs, inputs, targets)
+            outputs = self.plan.output.classes_last(outputs)
             metrics_.check_in_place(self.plan.metrics, outputs, targets)
             # From the last, since they cost the least memory and save the most time.
             zero = perturb.chosen("zero")[0]
@@ -362,9 +368,9 @@ class _Sums:
             _merge(moved, name, Tally.of_difference(outcome, trained.outcomes[name]))
         self._kept[0].append(said.predicted)
         self._kept[1].append(trained.predicted)
-        if targets is not None:
+        if torch.is_tensor(targets):
             self._kept[2].append(targets.cpu())
-        predicted, before = torch.cat(self._kept[0]), torch.cat(self._kept[1])
+        predicted, before = _together(self._kept[0]), _together(self._kept[1])
         return Estimate(
             examples=len(predicted),
             total=self._total,
@@ -373,9 +379,22 @@ class _Sums:
             differences=_copied(moved),
             predicted=predicted,
             trained=before,
-            targets=torch.cat(self._kept[2]) if self._kept[2] else None,
+            targets=_together(self._kept[2]) if self._kept[2] else None,
             classes=said.classes,
         )
+
+
+def _together(batches: Sequence[Tensor]) -> Tensor:
+    """Put batches together, filled up to the longest sequence with what counts nowhere."""
+    shapes = [each.shape[1:] for each in batches]
+    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    whole = batches[0].new_full((sum(map(len, batches)), *longest), metrics_.NOT_COUNTED)
+    start = 0
+    for batch in batches:
+        places = (slice(start, start + len(batch)), *(slice(size) for size in batch.shape[1:]))
+        whole[places] = batch
+        start += len(batch)
+    return whole
 
 
 def _said(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any) -> _Said:
