@@ -125,6 +125,7 @@ def criticality_grid(
         If α, σ or a number of draws is outside its range.
     """
     _check(alphas, sigmas, within, draws, most)
+    model = layers_.require_network(model)
     series = checkpoints_.open_series(checkpoints).fit(model)
     start, wanted = series.epochs[0], sweep.pop("layers", None)
     points = [(a, s) for a in alphas for s in sigmas]

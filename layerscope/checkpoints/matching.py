@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from layerscope import files
+from layerscope import files, layers
 from layerscope.errors import CheckpointError
 
 __all__ = ["finite", "matched", "spare_names"]
@@ -19,7 +19,7 @@ _HOLDERS = ("model.", "net.", "network.", "_forward_module.")
 
 def _plain(name: str) -> str:
     """Take off what DataParallel and torch.compile put into names."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+    return layers.bare(name).removeprefix("module.")
 
 
 def _unheld(names: Iterable[str]) -> dict[str, str]:

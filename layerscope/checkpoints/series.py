@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from layerscope import devices, files, layers, models
 from layerscope.checkpoints.matching import matched, spare_names
 from layerscope.checkpoints.sharing import require_apart, require_copies
+from layerscope.checkpoints.tying import require_one_value
 from layerscope.errors import CheckpointError, choose
 
 __all__ = ["UNITS", "Series"]
@@ -122,8 +123,9 @@ class Series:
         ------
         CheckpointError
             If a checkpoint is of another architecture: shows the first missing, unexpected and
-            mismatched tensors. Or if one before the last shares memory with the network, or two
-            with one another: they hold what is there now.
+            mismatched tensors. If it holds several values for tensors that are tied. If one before
+            the last shares memory with the network, or two with one another: they hold what is
+            there now.
         OptionError
             If the network can't be examined, see `layers.require_network`.
         """
@@ -132,6 +134,7 @@ class Series:
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
         for epoch, checkpoint in self._sources.items():
             self._names[epoch] = matched(wanted, checkpoint, spare)
+            require_one_value(wanted, checkpoint, self._names[epoch])
         require_copies(model, self._sources, self._names)
         return self
 

@@ -75,7 +75,8 @@ def sweep(
     ----------
     model : nn.Module
         The architecture; its weights are taken from the last checkpoint for the time of the
-        sweep. It comes back as it was.
+        sweep. It comes back as it was. Of ``DataParallel`` the network inside is taken; what is
+        drawn at random is the same for a compiled network as for the plain one.
     data : pair of tensors, mapping of tensors, or iterable of batches
         ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
         or ``(n, T)`` for the token after each of T; −100 where there is none. Or a mapping from
@@ -193,7 +194,7 @@ def sweep(
     {'layer': 3, 'epoch': 3, 'perturbation': 2, 'draw': 2, 'metric': 2}
     """
     began = time.monotonic()
-    require_network(model)
+    model = require_network(model)
     draws, seed = validate.integer(draws, "draws", 1, 3), validate.integer(seed, "seed")
     batch_size = validate.integer(batch_size, "batch_size", 1, 64)
     whole, outcomes = validate.flag(whole, "whole"), validate.flag(outcomes, "outcomes")

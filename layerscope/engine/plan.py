@@ -331,8 +331,13 @@ class Plan:
             trained=trained,
             checkpoint=self.series.read(cell.epoch, trained) if from_checkpoint else None,
             fresh=self.fresh.draw,
+            # The same whether the network is compiled or not.
             generator=seeds.generator(
-                self.seed, cell.layer.name, cell.perturbation.name, cell.epoch, cell.draw
+                self.seed,
+                layers.bare(cell.layer.name) or layers.ROOT,
+                cell.perturbation.name,
+                cell.epoch,
+                cell.draw,
             ),
             modules=handed.modules(self._holders(trained)),
         )

@@ -11,7 +11,7 @@ share memory are one.
 """
 
 from layerscope.layers.fans import fan_ins
-from layerscope.layers.layer import ROOT, Layer, merge, owner, tensors
+from layerscope.layers.layer import ROOT, Layer, bare, merge, owner, tensors
 from layerscope.layers.network import require_network
 from layerscope.layers.norms import Norms
 from layerscope.layers.order import execution_order
@@ -25,6 +25,7 @@ __all__ = [
     "Layer",
     "Norms",
     "Wanted",
+    "bare",
     "clusters",
     "execution_order",
     "extent",

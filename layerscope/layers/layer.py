@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerError
 
-__all__ = ["ROOT", "Layer", "merge", "owner", "tensors"]
+__all__ = ["ROOT", "Layer", "bare", "merge", "owner", "tensors"]
 
 ROOT = "(root)"
 """Name of the layer that holds parameters of the network itself."""
@@ -99,3 +99,14 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 def owner(name: str) -> str:
     """Name of the module that holds the tensor `name`."""
     return name.rpartition(".")[0]
+
+
+def bare(name: str) -> str:
+    """Take off what ``torch.compile`` puts into names.
+
+    Examples
+    --------
+    >>> bare("_orig_mod.layer1"), bare("blocks.0._orig_mod"), bare("_orig_mod")
+    ('layer1', 'blocks.0', '')
+    """
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")

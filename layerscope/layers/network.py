@@ -16,6 +16,9 @@ __all__ = ["require_module", "require_network"]
 def require_network(model: Any, name: str = "model") -> nn.Module:
     """Return the network if it can be examined, else say what to pass instead.
 
+    Of one that is spread over devices (``DataParallel``, ``DistributedDataParallel``) it is the one
+    inside, so that layers have the names, and draws, that they have without.
+
     Parameters
     ----------
     model
@@ -54,6 +57,8 @@ itself, such as Net().
             if why := _unfit(tensor):
                 raise OptionError(f"{at} of {name} {why}")
     result: nn.Module = model
+    while isinstance(result, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        result = result.module
     return result
 
 

@@ -32,7 +32,7 @@ from typing import Any
 from torch import nn
 
 from layerscope.errors import LayerError
-from layerscope.layers.layer import ROOT, owner
+from layerscope.layers.layer import ROOT, bare, owner
 from layerscope.layers.tree import Tree, conv_like, lineage, pooling
 
 __all__ = ["GROUPING", "Place", "alone", "places"]
@@ -231,9 +231,10 @@ def _span(tree: Tree, blocks: Mapping[str, str]) -> set[str]:
 def _declared(tree: Tree, view: str, groups: Any) -> dict[str, Place]:
     if not isinstance(groups, Mapping) or not groups:
         raise LayerError(f"layer_views[{view!r}] is {groups!r}; it must map names to leaves.")
-    paths = {(path or ROOT): path for path in tree.held}
+    # What a network declares holds for it compiled, too.
+    paths = {(bare(path) or ROOT): path for path in tree.held}
     # A module may hold nothing but other names of what lies elsewhere, as a tied head does.
-    tied = {owner(alias) or ROOT for others in tree.aliases.values() for alias in others}
+    tied = {bare(owner(alias)) or ROOT for others in tree.aliases.values() for alias in others}
     found: dict[str, Place] = {}
     for group, patterns in groups.items():
         listed = [patterns] if isinstance(patterns, str) else patterns

@@ -120,7 +120,9 @@ class Fresh:
                 self._check_varies()
             return "fresh network"
         declared = getattr(self._model, "initializers", None)
-        if isinstance(declared, Mapping) and all(name in declared for name in leaf.parameters):
+        if isinstance(declared, Mapping) and all(
+            layers_module.bare(name) in declared for name in leaf.parameters
+        ):
             return "declared"
         known = self._series.epochs[0] == 0
         if not known and self._redraws():
@@ -194,7 +196,8 @@ class Fresh:
         drawn = {}
         for name in leaf.parameters:
             drawn[name] = torch.empty(current[name].shape, dtype=current[name].dtype)
-            self._model.initializers[name](drawn[name], generator)  # type: ignore[operator, index]
+            initializer = self._model.initializers[layers_module.bare(name)]  # type: ignore[index]
+            initializer(drawn[name], generator)  # type: ignore[operator]
         return drawn | self._buffers(leaf)
 
     def _empirical(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class Session:
         output: Where = None,
         budget: int | None = None,
     ) -> None:
-        require_network(model)
+        model = require_network(model)
         if budget is not None:
             budget = validate.integer(budget, "budget", 0, 2**30)
         series: Series = checkpoints_.open_series(checkpoints).fit(model)
