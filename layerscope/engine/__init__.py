@@ -27,6 +27,7 @@ from layerscope import data as data_
 from layerscope import devices, perturb, validate
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series
+from layerscope.engine.call import batches_of, called
 from layerscope.engine.dataset import assemble
 from layerscope.engine.loop import FinishedElsewhere, Measured, measure
 from layerscope.engine.outcomes import gather
@@ -116,7 +117,8 @@ def sweep(
         Random draws of each stochastic perturbation.
     batch_size : int
         For tensors; batches of your own keep their size. Where memory runs out, it is halved,
-        with a warning, and the sweep starts again; ``ds.attrs["batch_size"]`` says what it came to.
+        with a warning, and the sweep starts again; ``ds.attrs["batch_size"]`` says what it came to,
+        of your own batches too: a number, or ``"5 to 16, as given"`` where they differ.
         Under `decide` and `tolerance`, batches of your own are put together, shuffled, and cut
         again into as many examples as the largest of them had.
     device : str or torch.device
@@ -193,6 +195,7 @@ def sweep(
     >>> dict(ds.value.sizes)
     {'layer': 3, 'epoch': 3, 'perturbation': 2, 'draw': 2, 'metric': 2}
     """
+    call = called(sweep, locals())
     began = time.monotonic()
     model = require_network(model)
     draws, seed = validate.integer(draws, "draws", 1, 3), validate.integer(seed, "seed")
@@ -247,14 +250,14 @@ def sweep(
             stacklevel=2,
         )
     identity = plan.identity() | {"batch_size": batch_size}
-    mark = {IDENTITY: digest(identity)}
+    mark = {IDENTITY: digest(identity), "call": call}
     store = Store(folder, identity) if folder is not None else None
     if store is not None and (done := store.finished()) is not None:
         return done
 
     def described(measured: Measured) -> xr.Dataset:
         spent = {"wall_time_s": round(time.monotonic() - began, 3)}
-        actual: dict[str, Any] = {"batch_size": plan.data.size}
+        actual: dict[str, Any] = {"batch_size": batches_of(plan.data.size, plan.data.lengths)}
         if measured.refused:
             actual["refused"] = {" ".join(at): why for at, why in measured.refused.items()}
         return assemble(plan, measured, identity | mark | measured.about | spent | actual)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import keyword
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +15,19 @@ from layerscope.report import markup
 
 __all__ = ["again", "settings_table"]
 
-# What `layerscope.sweep` takes under the same name, with the defaults that need not be said.
-_ARGUMENTS: Mapping[str, Any] = {
+# Sweeps that did not record their call said these things under the names of the arguments.
+_EARLIER: Mapping[str, Any] = {
     "view": "leaf",
     "norms": {"parameters": "own", "statistics": "own"},
     "epochs": None,
     "perturbations": ["reinitialize", "rerandomize"],
     "metrics": ["error", "loss"],
     "draws": 3,
-    "batch_size": 1000,
     "dtype": "",
     "seed": 0,
     "outcomes": False,
 }
+_USUAL_BATCH = 1000
 
 _SHOWN = (
     *("network", "data", "view", "layers", "epochs", "perturbations", "metrics", "draws", "seed"),
@@ -66,6 +68,8 @@ def settings_table(ds: xr.Dataset) -> str:
 def again(ds: xr.Dataset) -> str:
     """Write what computes a result again: the command, or the Python call.
 
+    What only the user has, such as a function, stands there by its name, with a comment.
+
     Examples
     --------
     >>> from layerscope import testing
@@ -78,7 +82,7 @@ def again(ds: xr.Dataset) -> str:
     runs = _runs(about)
     trained = [run["training"] for run in runs if isinstance(run.get("training"), dict)]
     if trained and len(trained) == len(runs):
-        return _probe(ds, about, trained)
+        return _probe(ds, runs[0], trained)
     return _call(about | {k: v for k, v in (runs[0] if runs else {}).items() if k not in about})
 
 
@@ -86,7 +90,15 @@ def _probe(ds: xr.Dataset, about: Mapping[str, Any], trained: list[dict[str, Any
     """The call of a study that trained its networks itself."""
     first = trained[0]
     recipe = ", ".join(f"{key}={value!r}" for key, value in first.get("recipe", {}).items())
-    data = first.get("data", {})
+    data = _mapping(first.get("data"))
+    given = {"draws": about.get("draws", 3)} | _arguments(about)
+    given.pop("seed", None)  # each run has its own
+    if _mapping(about.get("data")).get("sha256") == data.get("sha256"):
+        given["part"] = "train"
+    if "epoch" in ds.coords and ds["epoch"].attrs.get("units") == "epoch":
+        given["record"] = [int(epoch) for epoch in _mapping(about.get("checkpoints"))]
+    if first.get("augment"):
+        given["augment"] = {results.YOURS: first["augment"]}
     return "\n".join(
         [
             "import layerscope",
@@ -99,7 +111,7 @@ def _probe(ds: xr.Dataset, about: Mapping[str, Any], trained: list[dict[str, Any
             "    data,",
             "    recipe,",
             f"    seeds={[int(seed) for seed in ds['seed'].values.ravel()]!r},",
-            f"    draws={about.get('draws', 3)!r},",
+            *(_line(name, value) for name, value in given.items()),
             ")",
         ]
     )
@@ -107,37 +119,89 @@ def _probe(ds: xr.Dataset, about: Mapping[str, Any], trained: list[dict[str, Any
 
 def _call(about: Mapping[str, Any]) -> str:
     """The call of a sweep over checkpoints of the user's own."""
-    network, data = (about.get(name) for name in ("network", "data"))
-    network = network if isinstance(network, dict) else {}
-    data = data if isinstance(data, dict) else {}
-    lines = [
-        "import layerscope",
-        "",
-        "ds = layerscope.sweep(",
-        f"    network,  # {_of(network, 'class')}, {network.get('parameters', '?')} parameters",
-        f"    data,  # {_of(data, 'name')}, {data.get('examples', '?')} examples, {_hash(data)}",
-        f"    checkpoints=checkpoints,  # epochs {_epochs(about)}; their SHA-256 are listed above",
-    ]
-    # Groups of the user's own have the names of no view.
-    if about.get("groups") and about.get("view", "leaf") == "leaf":
-        lines.append(f"    layers={about['groups']!r},")
-    lines += [
-        f"    {name}={about[name]!r},"
-        for name, default in _ARGUMENTS.items()
+    network, data = _mapping(about.get("network")), _mapping(about.get("data"))
+    kind = f"{network.get('class') or 'your own'}, {network.get('parameters', '?')} parameters"
+    known = f"{data.get('name') or 'your own'}, {data.get('examples', '?')} examples, {_hash(data)}"
+    recorded = f"epochs {_epochs(about)}; their SHA-256 are listed above"
+    return "\n".join(
+        [
+            "import layerscope",
+            "",
+            "ds = layerscope.sweep(",
+            _commented("network,", kind),
+            _commented("data,", known),
+            _commented("checkpoints=checkpoints,", recorded),
+            *(_line(name, value) for name, value in _arguments(about).items()),
+            ")",
+        ]
+    )
+
+
+def _arguments(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the sweep, by name, with what it took where that was left to it."""
+    call = about.get("call")
+    given = dict(call) if isinstance(call, dict) else _earlier(about)
+    given.pop("batch_size", None)
+    # A number that it was cut to, as when memory ran out; own batches have it already.
+    if isinstance(size := about.get("batch_size"), int) and size != _USUAL_BATCH:
+        given["batch_size"] = size
+    if device := about.get("device"):
+        given["device"] = device
+    if given.get("outcomes"):
+        given["out"] = "again"
+    return given
+
+
+def _earlier(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, of a sweep that did not record its call."""
+    groups, rows = _mapping(about.get("groups")), about.get("layers")
+    given: dict[str, Any] = {}
+    if isinstance(rows, list):
+        names = [name for name in rows if name != results.FULL_MODEL]
+        # Groups of the user's own have the names of no view.
+        own = groups and about.get("view", "leaf") == "leaf"
+        given["layers"] = {name: groups.get(name, [name]) for name in names} if own else names
+        given["whole"] = results.FULL_MODEL in rows
+    given |= {
+        name: about[name]
+        for name, default in _EARLIER.items()
         if name in about and about[name] != default
-    ]
+    }
     if stopping := about.get("stopping"):
-        lines.append(f"    {_rule(stopping)}={stopping!r},")
-    lines = [line.replace("\n", " ") for line in lines]
-    return "\n".join([*lines, ")"])
+        given["decide" if "critical" in stopping else "tolerance"] = stopping
+    return given
 
 
-def _of(about: Mapping[str, Any], key: str) -> str:
-    return str(about.get(key) or "your own")
+def _line(name: str, value: Any) -> str:
+    yours: dict[str, str] = {}
+    text = f"{name}={_written(value, yours)},"
+    words = [f"{short}: your own {one}, pass the same" for short, one in yours.items()]
+    return _commented(text, "any new folder" if name == "out" else "; ".join(words))
 
 
-def _rule(stopping: Mapping[str, Any]) -> str:
-    return "decide" if "critical" in stopping else "tolerance"
+def _commented(code: str, words: str) -> str:
+    # No line of a comment may end where a text from a file does.
+    return f"    {code}  # {' '.join(words.split())}" if words else f"    {code}"
+
+
+def _written(value: Any, yours: dict[str, str]) -> str:
+    """Write a value as Python; what only the user has as a name, which is added to `yours`."""
+    if isinstance(value, list):
+        return f"[{', '.join(_written(each, yours) for each in value)}]"
+    if not isinstance(value, dict):
+        return repr(value)
+    if set(value) == {results.YOURS}:
+        name = str(value[results.YOURS])
+        short = re.sub(r"\W+", "_", name).strip("_")
+        short = short if short.isidentifier() and not keyword.iskeyword(short) else "mine"
+        yours[short] = name
+        return short
+    pairs = (f"{key!r}: {_written(each, yours)}" for key, each in value.items())
+    return f"{{{', '.join(pairs)}}}"
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _epochs(about: Mapping[str, Any]) -> str:
@@ -146,7 +210,7 @@ def _epochs(about: Mapping[str, Any]) -> str:
 
 
 def _hash(data: Mapping[str, Any]) -> str:
-    return f"SHA-256 {str(data.get('sha256', '?'))[:16]}"
+    return f"SHA-256 {' '.join(str(data.get('sha256', '?')).split())[:16]}"
 
 
 def _runs(about: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ __all__ = [
     "NOT_MOVED",
     "NO_EPOCH",
     "OUTCOMES",
+    "YOURS",
     "attributes",
     "build",
     "concat",
@@ -47,6 +48,9 @@ NOT_FINITE = "not finite"
 
 NOT_MOVED = "not moved"
 """The verdict of a layer that holds the same values at the first checkpoint and at the last."""
+
+YOURS = "__yours__"
+"""In the attribute ``call``, from this to a name: what only the user has, such as a function."""
 
 _DESCRIBED = {
     "value": ("metric of the perturbed network", "1"),
