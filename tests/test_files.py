@@ -317,11 +317,8 @@ def test_a_file_that_changes_while_open_is_refused(tmp_path, kind, change):
     ("item", "message"),
     [
         (3, "here is a int; give a state dict"),
-        ({}, "here holds no tensors"),
-        (
-            {"state_dict": {"w": torch.ones(1)}},
-            "here holds no tensors; give a network's state_dict",
-        ),
+        ({}, "here holds nothing, and no state dict; save or give"),
+        ({"state_dict": {"w": 1}}, "here holds state_dict, and no state dict"),
         (None, "here is a NoneType"),
     ],
 )

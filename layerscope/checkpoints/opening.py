@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from layerscope import files
 from layerscope.checkpoints.series import Series
 from layerscope.checkpoints.writer import MANIFEST, read_manifest
 from layerscope.errors import CheckpointError
@@ -15,7 +16,11 @@ from layerscope.errors import CheckpointError
 __all__ = ["open_series"]
 
 
-def open_series(checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str]) -> Series:
+def open_series(
+    checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+    *,
+    ignore: Iterable[str] = (),
+) -> Series:
     """Open a series from any of the forms in which a user may hold it.
 
     Parameters
@@ -24,18 +29,25 @@ def open_series(checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str]
         A mapping goes from epoch, or step, to state dict, path or revision on the Hugging Face hub:
         ``{step: f"EleutherAI/pythia-70m@step{step}" for step in (0, 1000)}``. A folder holds a
         series that layerscope recorded, or checkpoints that are all named by epoch or step:
-        ``epoch-3.pt``, ``3.safetensors``, Lightning's ``epoch=3-step=400.ckpt`` (step 400), folders
-        such as ``checkpoint-500`` (step 500).
+        ``epoch-3.pt``, ``3.safetensors``, ``model_3.pth``, ``checkpoint-3.pth.tar``,
+        ``iter_0000300.pt`` (step 300), folders such as ``checkpoint-500`` (step 500), and
+        Lightning's ``epoch=3-step=400.ckpt`` (step 400) or ``epoch=3.ckpt`` (the step that it says
+        inside, since Lightning counts epochs from 0).
+    ignore : iterable of str
+        Names or patterns (``"*.mask"``) of tensors that may be in a checkpoint though the network
+        does not have them. Those that networks once saved and no longer do, such as ``inv_freq``
+        and ``position_ids``, are left aside without it.
 
     Raises
     ------
     CheckpointError
         If there is nothing there, a file is damaged, or two files claim one epoch.
     """
+    ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     if isinstance(checkpoints, Series):
-        return checkpoints
+        return checkpoints.ignoring(ignored) if ignored else checkpoints
     if isinstance(checkpoints, Mapping):
-        return Series(checkpoints)
+        return Series(checkpoints).ignoring(ignored)
     if not isinstance(checkpoints, (str, os.PathLike)):
         raise CheckpointError(
             f"checkpoints is a {type(checkpoints).__name__}; give a series, a folder, or a mapping "
@@ -53,7 +65,8 @@ def open_series(checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str]
             "to state dict or path."
         )
     path = folder / MANIFEST
-    return _recorded(folder, read_manifest(path)) if path.is_file() else _collected(folder)
+    series = _recorded(folder, read_manifest(path)) if path.is_file() else _collected(folder)
+    return series.ignoring(ignored)
 
 
 def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
@@ -62,9 +75,12 @@ def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
 
 
 _NAMED_BY_EPOCH = re.compile(
-    r"(?:.*[-_.])?(?P<word>epoch|step|ckpt|checkpoint)s?[-_=]?(?P<count>\d+)|(?P<bare>\d+)", re.I
+    r"(?:.*[-_.])?(?P<word>epoch|step|iter|iteration|ckpt|checkpoint|model)s?[-_=]?(?P<count>\d+)"
+    r"|(?P<bare>\d+)",
+    re.I,
 )
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+_BY_STEP = ("step", "iter", "iteration")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")
 
 
 def _collected(folder: Path) -> Series:
@@ -84,14 +100,12 @@ def _collected(folder: Path) -> Series:
                 f"{path.name} in {folder} does not say its epoch, as epoch-3.pt, step_10.pt or "
                 "3.pt would; rename it, or give a mapping from epoch to path."
             )
-        word = (match["word"] or "").lower()
-        if word == "epoch" and path.suffix == ".ckpt":
-            raise CheckpointError(
-                f"{path.name} in {folder}: Lightning counts epochs from 0, so that this may be the "
-                "first trained epoch; give a mapping from the number of finished epochs to path."
-            )
-        by_step.append(word == "step" or path.is_dir())
-        if (epoch := int(match["count"] or match["bare"])) in sources:
+        word, epoch = (match["word"] or "").lower(), int(match["count"] or match["bare"])
+        lightning = word == "epoch" and path.suffix == ".ckpt"
+        if lightning:
+            epoch = _step_of(path)
+        by_step.append(word in _BY_STEP or path.is_dir() or lightning)
+        if epoch in sources:
             raise CheckpointError(
                 f"{sources[epoch].name} and {path.name} in {folder} both say epoch {epoch}; "
                 "give a mapping from epoch to path."
@@ -100,8 +114,22 @@ def _collected(folder: Path) -> Series:
     return Series(sources, folder, unit="step" if all(by_step) else "epoch")
 
 
+def _step_of(path: Path) -> int:
+    """How many steps a checkpoint of Lightning's says that it is after."""
+    step = files.TorchFile(path).beside("global_step")
+    if step is None:
+        raise CheckpointError(
+            f"{path.name} in {path.parent}: Lightning counts epochs from 0, so that this may be "
+            "the first trained epoch, and the file does not say how many steps it is after "
+            "(global_step); give a mapping from the number of finished epochs to path."
+        )
+    return step
+
+
 def _named(path: Path) -> re.Match[str] | None:
-    return _NAMED_BY_EPOCH.fullmatch(path.name if path.is_dir() else path.stem)
+    suffix = max((end for end in _SUFFIXES if path.name.endswith(end)), key=len, default="")
+    name = path.name if path.is_dir() else path.name.removesuffix(suffix)
+    return _NAMED_BY_EPOCH.fullmatch(name)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -109,4 +137,4 @@ def _is_checkpoint(path: Path) -> bool:
     if path.is_dir():
         match = _named(path)
         return match is not None and match["word"] is not None
-    return path.suffix in _SUFFIXES
+    return path.name.endswith(_SUFFIXES)

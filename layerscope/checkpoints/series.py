@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from layerscope import devices, files, layers, models
+from layerscope.checkpoints.converting import converted
 from layerscope.checkpoints.matching import matched, spare_names
 from layerscope.checkpoints.sharing import require_apart, require_copies
 from layerscope.checkpoints.tying import require_one_value
@@ -67,6 +69,8 @@ class Series:
             for epoch in sorted(sources)
         }
         self._names: dict[int, dict[str, str]] = {}
+        self._converted: dict[int, files.Source] = {}
+        self._ignored: tuple[str, ...] = ()
         self._sizes: dict[str, int] = {}
         require_apart(self._sources)
         self.folder = folder
@@ -107,8 +111,10 @@ class Series:
         """Check every checkpoint against a network and learn how its tensors are named.
 
         Prefixes that wrappers leave behind (``module.``, ``_orig_mod.``, Lightning's ``model.``)
-        are looked through if then every name matches. Buffers that the network does not save, and
-        what it says itself that it ignores, may be in a checkpoint.
+        are looked through if then every name matches, and so is a missing one, as of a base model
+        (``transformer.``). What transformers writes under other names than its networks have is
+        read through its own conversion. Buffers that the network does not save, that were dropped
+        from newer code, and what is to be ignored, may be in a checkpoint.
 
         Parameters
         ----------
@@ -130,13 +136,56 @@ class Series:
             If the network can't be examined, see `layers.require_network`.
         """
         layers.require_network(model)
-        wanted, spare = layers.tensors(model), spare_names(model)
+        wanted = layers.tensors(model)
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
-        for epoch, checkpoint in self._sources.items():
-            self._names[epoch] = matched(wanted, checkpoint, spare)
-            require_one_value(wanted, checkpoint, self._names[epoch])
-        require_copies(model, self._sources, self._names)
+        for epoch in self._sources:
+            self._names[epoch] = self._matched(epoch, model, wanted)
+            require_one_value(wanted, self._source(epoch), self._names[epoch])
+        require_copies(model, {e: self._source(e) for e in self._sources}, self._names)
         return self
+
+    def ignoring(self, patterns: Iterable[str]) -> Series:
+        """Leave aside tensors that match one of `patterns` where the network does not have them.
+
+        Returns
+        -------
+        Series
+            This one, to be chained.
+
+        Raises
+        ------
+        CheckpointError
+            If a pattern matches no tensor of any checkpoint.
+        """
+        self._ignored += tuple(patterns)
+        held = {name for each in self._sources.values() for name in each.signature()}
+        for pattern in self._ignored:
+            if not fnmatch.filter(held, pattern):
+                raise CheckpointError(
+                    f"ignore has {pattern!r}, which matches none of the {len(held):,} tensors of "
+                    "the checkpoints; give names as they stand there, or patterns (*.mask)."
+                )
+        return self
+
+    def _source(self, epoch: int) -> files.Source:
+        return self._converted.get(epoch) or self._sources[epoch]
+
+    def _matched(
+        self, epoch: int, model: nn.Module, wanted: Mapping[str, Tensor]
+    ) -> dict[str, str]:
+        """Find a checkpoint's names, as it is or as transformers converts it for the network."""
+        spare = spare_names(model, self._ignored)
+        base = str(getattr(model, "base_model_prefix", ""))
+        known = self._converted.pop(epoch, None)
+        try:
+            return matched(wanted, self._sources[epoch], spare, base)
+        except CheckpointError:
+            found = known or converted(model, self._sources[epoch], spare)
+            if found is None:
+                raise
+        names = matched(wanted, found, spare, base)
+        self._converted[epoch] = found
+        return names
 
     def read(self, epoch: int, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Read tensors of one checkpoint as copies on the CPU.
@@ -153,7 +202,7 @@ class Series:
             If the epoch was not recorded, or its file can't be read.
         """
         self.require([epoch])
-        checkpoint = self._sources[epoch]
+        checkpoint = self._source(epoch)
         stored = self._names.get(epoch) or {name: name for name in checkpoint.signature()}
         wanted = list(stored) if names is None else list(names)
         absent = [name for name in wanted if name not in stored]

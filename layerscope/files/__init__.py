@@ -20,6 +20,7 @@ from layerscope.files.sharded import INDEX, Sharded
 from layerscope.files.single import SafeTensors, TorchFile
 
 __all__ = [
+    "MERGE",
     "WEIGHTS",
     "Memory",
     "SafeTensors",
@@ -37,6 +38,12 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 """What holds the weights in a folder, in order of preference."""
+
+MERGE = (
+    "merge them, with PEFT's model.merge_and_unload(), and save that; or give the network with its "
+    "adapter, and checkpoints that hold both"
+)
+"""What to do with an adapter."""
 
 
 def source(item: Any, where: str) -> Source:
@@ -76,6 +83,11 @@ def source(item: Any, where: str) -> Source:
 def _opened(path: Path) -> Source:
     if path.is_dir():
         held = [name for name in WEIGHTS if (path / name).is_file()]
+        if not held and any(path.glob("adapter_model.*")):
+            raise CheckpointError(
+                f"the folder {path} holds an adapter alone, not the network that it changes; "
+                f"{MERGE}."
+            )
         if not held:
             raise CheckpointError(
                 f"the folder {path} holds no weights; there must be one of {', '.join(WEIGHTS)}."

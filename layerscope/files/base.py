@@ -12,7 +12,7 @@ from torch import Tensor
 from layerscope import data
 from layerscope.errors import CheckpointError
 
-__all__ = ["Memory", "Signature", "Source"]
+__all__ = ["Memory", "Signature", "Source", "unwrapped"]
 
 Signature = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and type of every tensor by name."""
@@ -37,13 +37,11 @@ class Source(Protocol):
 
 
 class Memory:
-    """A state dict held in memory."""
+    """A state dict held in memory, bare or as a training loop wraps it up."""
 
     def __init__(self, state: Mapping[str, Any], where: str) -> None:
         self.where = where
-        self._state = {name: t for name, t in state.items() if torch.is_tensor(t)}
-        if not self._state:
-            raise CheckpointError(f"{where} holds no tensors; give a network's state_dict().")
+        self._state = unwrapped(state, where)
 
     def signature(self) -> Signature:
         """Shape and type of every tensor."""
@@ -66,3 +64,27 @@ class Memory:
         seen = hashlib.sha256()
         data.digest(seen, self._state)
         return seen.hexdigest()
+
+
+def unwrapped(content: Any, where: str) -> dict[str, Tensor]:
+    """Find the state dict in what a file holds, or held.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    outer = content if isinstance(content, Mapping) else {}
+    # Wrappers come first: beside one there may be tensors that are no weights, such as a
+    # generator's state; in a state dict itself these names never stand for a mapping.
+    for inner in (*map(outer.get, ("state_dict", "model_state_dict", "model")), outer):
+        if isinstance(inner, Mapping):
+            state = {str(name): t for name, t in inner.items() if torch.is_tensor(t)}
+            if state:
+                return state
+    nothing = "nothing" if content is outer else f"a {type(content).__name__}"
+    held = ", ".join(sorted(map(str, outer))) or nothing
+    raise CheckpointError(
+        f"{where} holds {held}, and no state dict; save or give model.state_dict(), alone or under "
+        "'state_dict'."
+    )

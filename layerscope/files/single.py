@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import CheckpointError
-from layerscope.files.base import Signature
+from layerscope.files.base import Signature, unwrapped
 from layerscope.files.zipped import mappable
 
 __all__ = ["SafeTensors", "TorchFile"]
@@ -112,12 +112,19 @@ class TorchFile(_File):
     def _mappable(self) -> bool:
         return mappable(self.path)
 
+    def beside(self, name: str) -> int | None:
+        """A whole number that stands beside the weights, such as Lightning's global_step."""
+        content = self._content()
+        found = content.get(name) if isinstance(content, Mapping) else None
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
     def _state(self) -> dict[str, Tensor]:
+        return unwrapped(self._content(), self.where)
+
+    def _content(self) -> Any:
         self._unchanged()
         try:
-            content = torch.load(
-                self.path, map_location="cpu", weights_only=True, mmap=self._mappable
-            )
+            return torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._mappable)
         except pickle.UnpicklingError:
             # torch's own message advises weights_only=False, which would run the file's code.
             raise CheckpointError(
@@ -129,7 +136,6 @@ class TorchFile(_File):
             raise CheckpointError(
                 f"{self.path} ({self._stamp[0]:,} bytes) is damaged or not a checkpoint: {reason}"
             ) from None
-        return _unwrapped(content, self.path)
 
 
 # What the unpickler runs into in a damaged file: it trusts what it reads.
@@ -197,19 +203,3 @@ def _check_safetensors(path: Path, size: int) -> None:
             ) from None
     if size != expected:
         raise CheckpointError(f"{path} is {size:,} bytes long, expected {expected:,}: truncated?")
-
-
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    outer = content if isinstance(content, Mapping) else {}
-    # Wrappers come first: beside one there may be tensors that are no weights, such as a
-    # generator's state; in a state dict itself these names never stand for a mapping.
-    for inner in (*map(outer.get, ("state_dict", "model_state_dict", "model")), outer):
-        if isinstance(inner, Mapping):
-            state = {str(name): t for name, t in inner.items() if torch.is_tensor(t)}
-            if state:
-                return state
-    held = sorted(map(str, outer)) if isinstance(content, Mapping) else type(content).__name__
-    raise CheckpointError(
-        f"{path} holds {held}, and no state dict; save model.state_dict(), alone or under "
-        "'state_dict'."
-    )
