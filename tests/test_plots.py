@@ -341,7 +341,7 @@ def test_what_cannot_be_computed_is_grey_and_says_why(settled):
     assert "grey: can't be computed" in label
     figure = hv.render(plot, backend="bokeh")
     boxes = [dict(each.data_source.data) for each in figure.renderers if each.level == "underlay"]
-    assert [each["layer"] for each in boxes] == [["layer4"], ["layer3"]]
+    assert [each["layer"] for each in boxes] == [["layer4"], ["layer3"], []]
     assert drawn(plots.heatmap(testing.dataset())).axes[0].get_xlabel().count("\n") == 0
 
 

@@ -152,7 +152,8 @@ def test_any_number_of_layers_fits_a_page(layers):
     ds = testing.dataset(layers=layers)
     explorer = LayerExplorer(ds)
     scene = Scene("leaf", changes({"layer1": ("reinitialize", 0)}))
-    blocks = drawing.blocks(explorer._layers(), scene.state, None, {}, results.metric(None, "error"))
+    info = results.metric(None, "error")
+    blocks = drawing.blocks(explorer._layers(), scene.state, None, {}, info)
     picture = figure.of_state("net", scene, blocks, None, None, "error")
     strip = [each for each in picture.artists if hasattr(each, "get_hatch")]
     wide = picture.get_figwidth()

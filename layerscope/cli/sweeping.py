@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,6 +132,8 @@ def _run_show(options: argparse.Namespace) -> None:
 
 def _result_table(ds: Any, metric: str) -> Any:
     """Make a table like the paper's figure: layers down, checkpoints across, coloured."""
+    import numpy as np
+
     from layerscope import results, stats
 
     results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
@@ -138,10 +141,14 @@ def _result_table(ds: Any, metric: str) -> Any:
     cells = stats.summary(ds, metric)
     columns = list(dict.fromkeys(cells["column"]))
     table = make_table(f"{metric} with one layer reset", "layer", *columns)
-    ends = cells["value"].min(), cells["value"].max()
+    finite = cells["value"][np.isfinite(cells["value"])]
+    ends = finite.min(), finite.max()
     good, bad = ends[:: results.metric(ds, metric).worse]
     for layer, row in cells.groupby("layer", sort=False):
-        values = dict(zip(row["column"], row["value"], strict=True))
+        values = {
+            each["column"]: (float(each["value"]), bool(each["not_finite"] > 0))
+            for each in row.to_dict("records")
+        }
         add_row(
             table,
             str(layer),
@@ -149,15 +156,22 @@ def _result_table(ds: Any, metric: str) -> Any:
         )
     base = ds["baseline"].sel(metric=metric)
     table.caption = f"trained network: {float(base.mean()):.4f}"
+    if (cells["not_finite"] > 0).any():
+        table.caption += "; red: outputs or value not finite; –: not computed"
     return table
 
 
-def _coloured(value: float | None, good: float, bad: float) -> Any:
+def _coloured(cell: tuple[float, bool] | None, good: float, bad: float) -> Any:
+    """A value and whether it, or the outputs, were not finite; None where not computed."""
     from rich.style import Style
     from rich.text import Text
 
-    if value is None:
+    if cell is None:
         return Text("–")
+    value, broken = cell
+    if broken:
+        text = "NaN" if math.isnan(value) else f"{value:.3f}"
+        return Text(text, style=Style(color="white", bgcolor="rgb(170,40,20)", bold=True))
     # Dark is bad, as in the figures; printed numbers say the same without colour.
     share = (value - good) / (bad - good) if bad != good else 0.0
     shade = int(250 - 200 * share)

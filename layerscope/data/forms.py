@@ -178,7 +178,7 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in tuples, lists and mappings."""
+    """Every tensor in tuples, lists, mappings and the attributes of objects, such as graphs."""
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, Mapping):

@@ -13,6 +13,7 @@ from bokeh.transform import dodge
 
 from layerscope.plots.backends import FONT_SIZES, literal, quieten
 from layerscope.plots.names import shortened
+from layerscope.plots.scales import NO_NUMBER
 
 _MOST_PRINTED = 400
 _MOST_COLUMN_NAMES = 24
@@ -24,12 +25,26 @@ _HIGHEST_INCHES, _HIGHEST_PIXELS = 9.5, 1500
 BLANK = {"open": "hatched: not computed", "refused": "grey: can't be computed"}
 _REFUSED = "#cfcfcf"
 
+CROSSED = "crossed: outputs or value not finite"
+"""What is said of cells that were computed, with outputs or a value that are no finite numbers."""
+
 # How a settled cell is marked: in words, as Bokeh names it, as matplotlib does, whether filled.
 MARKS = {
     "critical": ("●", "circle", "o", True),
     "intermediate": ("×", "x", "x", True),
     "robust": ("○", "circle", "o", False),
 }
+
+
+CROSSING = {
+    "fill_color": "ground",
+    "line_color": None,
+    "hatch_pattern": "x",
+    "hatch_color": "ink",
+    "hatch_alpha": 0.5,
+    "hatch_scale": 7,
+}
+"""How Bokeh crosses a cell out, in the colour that it has or on the ground of no number."""
 
 
 def explained(settled: Iterable[str]) -> str:
@@ -95,13 +110,20 @@ def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
     plot.handles["hover"].renderers = [plot.handles["glyph_renderer"]]
 
 
+_GROUNDS = {"blank": "open", "refused": "refused", "no_number": "broken"}
+"""What lies under cells without a colour of their own: the source's name, the cells' kind."""
+
+
 def _sources(cells: pd.DataFrame) -> dict[str, dict[Any, Any]]:
     """Where there is something to draw beside the values."""
-    blank = {"blank": cells["blank"] == "open", "refused": cells["blank"] == "refused"}
+    blank = {name: cells["blank"] == kind for name, kind in _GROUNDS.items()}
     marked = {name: cells["settled"] == name for name in MARKS}
     at = ["column", "layer"]
-    return {name: cells.loc[there, at].to_dict("list") for name, there in blank.items()} | {
-        name: cells.loc[there, [*at, "ink"]].to_dict("list") for name, there in marked.items()
+    crossed = cells.loc[cells["crossed"] != "", [*at, "ink", "ground", "shown"]]
+    return {
+        "crossed": crossed.to_dict("list"),
+        **{name: cells.loc[there, at].to_dict("list") for name, there in blank.items()},
+        **{name: cells.loc[at_, [*at, "ink"]].to_dict("list") for name, at_ in marked.items()},
     }
 
 
@@ -111,9 +133,11 @@ def _draw_bokeh(plot: Any, size: _Size) -> None:
     for name, look in (
         ("blank", {"fill_color": "white", **hatching}),
         ("refused", {"fill_color": _REFUSED}),
+        ("no_number", {"fill_color": NO_NUMBER}),
     ):
         box = {"width": 1, "height": 1, "line_color": "white", "level": "underlay"}
         figure.rect(**at, **box, **look, source=plot.handles[name])
+    figure.rect(**at, width=0.94, height=0.94, **CROSSING, source=plot.handles["crossed"])
     corner = {
         "x": dodge("column", 0.36, range=figure.x_range),
         "y": dodge("layer", 0.28, range=figure.y_range),
@@ -128,14 +152,24 @@ def _draw_bokeh(plot: Any, size: _Size) -> None:
             source=plot.handles[name],
         )
     if size.printed:
+        look = {
+            "text": "shown",
+            "text_color": "ink",
+            "text_align": "center",
+            "text_baseline": "middle",
+            "text_font_size": f"{round(size.points * 1.5)}px",
+        }
         figure.text(
             **at,
-            text="shown",
-            text_color="ink",
-            text_align="center",
-            text_baseline="middle",
-            text_font_size=f"{round(size.points * 1.5)}px",
+            **look,
             source=plot.handles["cds"],
+        )
+        # Once more, on a ground on which it can be read.
+        figure.text(
+            **at,
+            **look,
+            background_fill_color="ground",
+            source=plot.handles["crossed"],
         )
 
 
@@ -143,7 +177,7 @@ def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -
     """Print values and marks, hatch the ground, take every name as it is."""
     axes, mesh = plot.handles["axis"], plot.handles["artist"]
     # HoloViews leaves infinite cells blank here, which would read as "not computed".
-    largest = np.finfo(float).max
+    largest = np.finfo(float).max ** 0.5  # matplotlib multiplies it
     values = np.clip(element.dimension_values("value"), -largest, largest)
     mesh.set_array(np.ma.masked_invalid(values).reshape(mesh.get_array().shape))
     axes.patch.set(facecolor="white", hatch="/////", edgecolor="#b0b0b0", linewidth=0)
@@ -190,8 +224,14 @@ def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
         if cell.blank == "refused":
             box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_REFUSED, edgecolor="white")
             drawn.append(axes.add_patch(box))
+        if cell.crossed:
+            # Within the white lines between cells.
+            inside = x - 0.48, y - 0.47, 0.96, 0.94
+            drawn += cross_out(axes, inside, cell.ground, cell.ink)
         if cell.shown and size.printed:
-            drawn.append(axes.text(x, y, cell.shown, color=cell.ink, **look))
+            ground = {"facecolor": cell.ground, "edgecolor": "none", "pad": 0.6}
+            more = {"bbox": ground} if cell.crossed else {}
+            drawn.append(axes.text(x, y, cell.shown, color=cell.ink, **look, **more))
         if cell.settled:
             _, _, marker, filled = MARKS[cell.settled]
             points = min(3.2, 0.4 * size.points)
@@ -204,6 +244,19 @@ def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
                 markerfacecolor=cell.ink if filled else "none",
             )
     return drawn
+
+
+def cross_out(
+    axes: Any, box: tuple[float, float, float, float], ground: str, ink: str
+) -> list[Any]:
+    """Cross a box (left, bottom, width, height) out with matplotlib, as `CROSSING` does."""
+    from matplotlib.patches import Rectangle
+
+    corner, (wide, high) = box[:2], box[2:]
+    under = Rectangle(corner, wide, high, facecolor=ground, linewidth=0)
+    lines = Rectangle(corner, wide, high, fill=False, hatch="xxx", linewidth=0)
+    lines.set_edgecolor((ink, 0.4))
+    return [axes.add_patch(under), axes.add_patch(lines)]
 
 
 def add_colour_bar(plot: Any, label: str) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import holoviews as hv
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -15,6 +16,7 @@ from layerscope.errors import OptionError
 from layerscope.plots.backends import FONT_SIZES, both, unformatted
 from layerscope.plots.finishing import (
     BLANK,
+    CROSSED,
     explained,
     finish_bokeh,
     finish_matplotlib,
@@ -35,7 +37,7 @@ FORMULAS = {
 
 # The hover line that says "not computed" in a blank cell.
 _MEASURED = ("hover value", "hover distance")
-_TEXTS = ("shown", "ink", "settled")
+_TEXTS = ("shown", "ink", "ground", "settled", "crossed")
 
 
 def heatmap(
@@ -206,6 +208,7 @@ def _grid(
     table = table.assign(
         shown=[scale.text(value) for value in table["value"]],
         ink=[ink(scale.colour(value)) for value in table["value"]],
+        ground=[scale.colour(value) for value in table["value"]],
     )
     # HoloViews draws the first row at the bottom; its invert_yaxis fails with matplotlib.
     grid = pd.MultiIndex.from_product(
@@ -213,6 +216,8 @@ def _grid(
     )
     cells = table.set_index(["layer", "column"]).reindex(grid).reset_index()
     cells["settled"] = cells.get("verdict", "")
+    crossed = cells["not_finite"] > 0 if "not_finite" in cells else np.zeros(len(cells), bool)
+    cells["crossed"] = np.where(crossed, "crossed", "")
     texts = [n for n in map(str, cells) if n in _TEXTS or n.startswith("hover ")]
     cells = cells.assign(**cells[texts].fillna(""))
     cells["hover layer"], cells["hover reset to"] = cells["layer"], cells["column"]
@@ -268,15 +273,13 @@ def _blanks(
     done = dict(zip(table["column"], table["perturbation"], strict=True))
     kinds, said = [], []
     measured = next(name for name in _MEASURED if name in cells)
-    for layer, column, value, text in cells[["layer", "column", "value", measured]].itertuples(
-        index=False
-    ):
+    looked_at = ["layer", "column", "value", "crossed", measured]
+    for layer, column, value, crossed, text in cells[looked_at].itertuples(index=False):
         why = refused.get((layer, done[column]))
-        blank = pd.isna(value)
-        kinds.append("" if not blank else "open" if why is None else "refused")
-        said.append(
-            text if not blank else "not computed" if why is None else f"can't be computed: {why}"
-        )
+        kind = "broken" if crossed else "open" if why is None else "refused"
+        kinds.append(kind if pd.isna(value) else "")
+        unknown = {"broken": "NaN", "open": "not computed", "refused": f"can't be computed: {why}"}
+        said.append(unknown[kind] if pd.isna(value) else text)
     return kinds, said
 
 
@@ -287,6 +290,7 @@ def _axis_label(cells: pd.DataFrame) -> str:
     if any(name != "rand" and not name.isdigit() for name in columns):
         label = "what is done to the layer\n(a number: reset to that checkpoint)"
     told = [text for kind, text in BLANK.items() if kind in set(cells["blank"])]
+    told += [CROSSED] if cells["crossed"].any() else []
     return "\n".join(filter(None, [label, *told, explained(cells["settled"])]))
 
 

@@ -22,6 +22,7 @@ VALUE_HOVER = {
     "examples": "{n_examples:,.0f}",
     "draws, seeds": "{n_draws}, {n_seeds}",
 }
+FINITE_HOVER = {"outputs": "{outputs}"}
 SETTLED_HOVER = {"settled": "{verdict}"}
 DISTANCE_HOVER = {
     "layer": "{layer}",
@@ -45,6 +46,9 @@ def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd
     if "verdict" in table:
         forms = forms | SETTLED_HOVER
         told = told.assign(verdict=table["verdict"].replace("", "not yet"))
+    if (table.get("not_finite", pd.Series(0)) > 0).any():
+        forms = forms | FINITE_HOVER
+        told = told.assign(outputs=[_outputs(row) for row in table.itertuples()])
     if all(name in ds.coords and ds[name].dims == ("layer",) for name in _LAYER_COORDINATES):
         forms = forms | _LAYER_HOVER
         for name in _LAYER_COORDINATES:
@@ -53,6 +57,14 @@ def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd
     return table.assign(
         **{f"hover {name}": [_filled(form, row) for row in rows] for name, form in forms.items()}
     )
+
+
+def _outputs(row: Any) -> str:
+    """Say in how many runs a network's outputs, or the metric, were no finite numbers."""
+    runs = row.n_draws * row.n_seeds
+    if not row.not_finite:
+        return "finite"
+    return "not finite" if runs == 1 else f"not finite in {row.not_finite} of {runs} runs"
 
 
 def _filled(form: str, row: dict[Any, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import holoviews as hv
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -64,16 +65,18 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
     if table.empty:
         raise ResultError(f"no layer was reset to a checkpoint here; sweep with {results.RESET!r}.")
     epochs = sorted(table["epoch"].unique())
-    table = table.assign(place=table["epoch"].map(epochs.index))
+    info = results.metric(ds, metric)
+    scale = scale_of(table["value"], info)
+    table = _broken(table.assign(place=table["epoch"].map(epochs.index)), scale)
     looks = _looks(stats.layer_order(ds, network=False))
     parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
     names = shortened(stats.layer_order(ds))
     for name, of_layer in table.groupby("layer", sort=False):
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
+    parts += _crosses(table, looks)
     heading = f"Test {metric} with one layer reset" if title is None else title
-    info = results.metric(ds, metric)
-    return _framed(hv.Overlay(parts), epochs, scale_of(table["value"], info), heading, info)
+    return _framed(hv.Overlay(parts), epochs, scale, heading, info)
 
 
 class _Look(NamedTuple):
@@ -115,6 +118,42 @@ def _looks(layers: list[str]) -> dict[str, _Look]:
         )
         for index, name in enumerate(layers)
     }
+
+
+def _broken(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+    """Break curves where the value is no finite number, and say where a cross is to stand.
+
+    At the value where there is one, as an error always is; else beyond all values. Crosses of
+    several layers over one checkpoint stand side by side.
+    """
+    finite = np.isfinite(table["value"])
+    crossed = (table["not_finite"] > 0) | ~finite
+    at = table["value"].where(finite, scale.beyond)
+    beside = table[crossed].groupby(["place", at[crossed]], sort=False)["layer"]
+    offset = 0.12 * (beside.cumcount() - (beside.transform("size") - 1) / 2)
+    crosses = {"cross": at.where(crossed), "cross place": table["place"] + offset}
+    return table.assign(value=table["value"].where(finite), **crosses)
+
+
+def _crosses(table: pd.DataFrame, looks: dict[str, _Look]) -> list[Any]:
+    """Draw a cross wherever something was not finite, in its layer's colour."""
+    there = table.dropna(subset="cross")
+    if there.empty:
+        return []
+    colours = [looks.get(str(name), _NETWORK_LOOK).colour for name in there["layer"]]
+    there = there.assign(value=there["cross"], place=there["cross place"], ink=colours)
+    texts = [name for name in map(str, there) if name.startswith("hover ")]
+    label = "not finite (layer's colour)"
+    crosses = hv.Scatter(there, "place", ["value", "ink", *texts], label=label)
+    hover = {"tools": ["hover"], "hover_tooltips": tooltips(texts)}
+    return [
+        both(
+            crosses,
+            {"color": "ink"},
+            bokeh=hover | {"marker": "x", "size": 14, "line_width": 2},
+            matplotlib={"marker": "X", "s": 60},
+        )
+    ]
 
 
 def _curve(table: pd.DataFrame, name: str, look: _Look) -> list[Any]:
@@ -174,7 +213,8 @@ def _bundle(table: pd.DataFrame, looks: dict[str, _Look]) -> list[Any]:
 
 
 def _interval_band(table: pd.DataFrame, look: _Look) -> hv.Spread:
-    known = table.dropna(subset=["lower", "upper"])
+    # Rows without a value stay, where the band breaks as the line does.
+    known = table[table[["lower", "upper"]].notna().all(axis=1) | table["value"].isna()]
     below, above = known["value"] - known["lower"], known["upper"] - known["value"]
     band = hv.Spread(
         (known["place"], known["value"], below, above), "place", ["value", "below", "above"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import os
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from layerscope import results, validate
-from layerscope.errors import choose
+from layerscope.errors import OptionError, choose
 from layerscope.plots.backends import drawable
 from layerscope.plots.embedding import frame, page
 from layerscope.plots.stills import description, fewer_colours, still
@@ -91,7 +92,12 @@ def _picture_page(figure: Any, title: str) -> str:
 def _inches(width: float | str | None) -> float | None:
     if isinstance(width, str):
         return WIDTHS[choose(width, WIDTHS, "width of paper called")]
-    return None if width is None else validate.number(width, "width", "[1, 50]", WIDTHS["column"])
+    if width is None:
+        return None
+    if not isinstance(width, Real) or not 1 <= float(width) <= 50:
+        came = validate.described(width)
+        raise OptionError(f"width is {came}; give inches between 1 and 50, or 'column', 'page'.")
+    return float(width)
 
 
 def show(plot: Any, live: bool | None = None) -> Shown:

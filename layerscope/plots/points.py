@@ -62,10 +62,12 @@ def points(
     # Names along the axis keep their order, and numbers stand at equal distances like names do.
     shown = table.assign(**{x: table[x].astype(str)})
     mean = shown.groupby(x, sort=False, as_index=False)[y].mean()
-    known = np.isfinite(shown[y].astype(float))
+    numbers = shown[y].astype(float)
+    known = np.isfinite(numbers)
     axes = {"kdims": [(x, xlabel or x)], "vdims": [(y, ylabel or y)]}
     runs = hv.Scatter(shown[known], **axes, label="runs")
-    mean = mean[np.isfinite(mean[y].astype(float))]
+    # Kept without a number where one run is infinite: the line breaks, the axis keeps its order.
+    mean[y] = mean[y].astype(float).where(np.isfinite(mean[y].astype(float)))
     colour = {"color": "#4477aa"}
     if is_numeric_dtype(table[x]):
         means = both(hv.Curve(mean, **axes, label="mean"), colour, {}, {})
@@ -73,7 +75,14 @@ def points(
         marks = hv.Scatter(mean, **axes, label="mean")
         means = both(marks, colour, {"marker": "diamond", "size": 14}, {"marker": "D", "s": 60})
     runs = both(runs, {"color": "#222222"}, {"size": 6}, {"s": 20})
+    drawn = means * runs
+    if np.isinf(numbers).any():
+        top, low = numbers[known].max(), numbers[known].min()
+        beyond = top + 0.06 * (top - low) if known.any() else 0.0
+        crosses = hv.Scatter(shown[np.isinf(numbers)].assign(**{y: beyond}), **axes)
+        crosses = crosses.relabel("infinite")
+        drawn *= both(crosses, {"color": "#222222"}, {"marker": "x", "size": 9}, {"marker": "X"})
     # Names that would run into each other stand aslant.
     names = shown[x].drop_duplicates()
     turned = 35 if len(names) * (names.str.len().max() + 2) > _ABREAST else 0
-    return framed(means * runs, title, {"xrotation": turned})
+    return framed(drawn, title, {"xrotation": turned})

@@ -14,6 +14,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 which is too pale for a thin line on white."""
 
 
+NO_NUMBER = "#f4c5ad"
+"""The ground of a cell whose value is NaN: none of the colours that stand for values."""
+
+
 class Scale(NamedTuple):
     """Which values the colours stand for, and how the values are written."""
 
@@ -24,12 +28,21 @@ class Scale(NamedTuple):
     colours: list[str]
 
     def colour(self, value: float) -> str:
-        """Choose the colour of a value; beyond the range, that of its end."""
+        """Choose the colour of a value; beyond the range, that of its end; NaN has its own."""
+        if np.isnan(value):
+            return NO_NUMBER
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = np.log([low, high, max(at, low)])
         share = float(np.clip((at - low) / (high - low), 0, 1))
         return self.colours[round(share * (len(self.colours) - 1))]
+
+    @property
+    def beyond(self) -> float:
+        """A place a little above all values."""
+        if self.log:
+            return self.high * float((self.high / self.low) ** 0.06)
+        return self.high + 0.06 * (self.high - self.low)
 
     def text(self, value: float) -> str:
         """Write a value as the paper does: .38."""
@@ -60,7 +73,7 @@ def scale_of(values: pd.Series, metric: MetricInfo | None) -> Scale:
 def _brief(value: float) -> str:
     """Write a number of any size in about four signs: 38, 2.5k, 1e12, .012."""
     if not np.isfinite(value):
-        return f"{value:g}"
+        return "NaN" if np.isnan(value) else f"{value:g}"
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         # 999.5 would be rounded up to a thousand.
         if unit <= abs(value) * 1.0005 < 1000 * unit:

@@ -20,7 +20,7 @@ from layerscope import plots, results, validate
 from layerscope.errors import OptionError, choose
 from layerscope.report import markup
 from layerscope.report.again import again, settings_table
-from layerscope.report.findings import finding, judged, verdict_table
+from layerscope.report.findings import finding, judged, plain, verdict_table
 from layerscope.report.reading import read
 
 __all__ = ["finding", "page", "read", "write"]
@@ -125,16 +125,20 @@ def _metric(runs: Iterable[xr.Dataset], wanted: str | None) -> str:
 
 def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | None) -> list[str]:
     rows = []
-    for number, (name, ds) in enumerate(runs.items()):
-        table = judged(ds, metric, critical)
+    tables = [judged(ds, metric, critical) for ds in runs.values()]
+    there = {verdict for table in tables if table is not None for verdict in table["verdict"]}
+    kinds = ["intermediate", "robust", "undecided"]
+    kinds += [kind for kind in (results.NOT_FINITE, results.NOT_MOVED) if kind in there]
+    for number, ((name, ds), table) in enumerate(zip(runs.items(), tables, strict=True)):
         counts = {} if table is None else table["verdict"].value_counts().to_dict()
         level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
         names = [] if table is None else list(table.loc[table["verdict"] == "critical", "layer"])
         cells = [f"{len(names)}: {', '.join(names)}" if names else "0"]
-        cells += [str(counts.get(each, 0)) for each in ("intermediate", "robust", "undecided")]
+        cells += [str(counts.get(each, 0)) for each in kinds]
         link = markup.link(f"#run{number}", str(name))
-        rows.append([link, f"{level:.4g}", *map(markup.text, cells if counts else ["–"] * 4)])
-    columns = ["run", f"{metric}, unperturbed", "critical", "intermediate", "robust", "undecided"]
+        cells = cells if counts else ["–"] * len(cells)
+        rows.append([link, plain(level), *map(markup.text, cells)])
+    columns = ["run", f"{metric}, unperturbed", "critical", *kinds]
     figure = plots.embed(plots.compare({str(name): ds for name, ds in runs.items()}, metric))
     return [
         markup.element("h2", "Side by side"),

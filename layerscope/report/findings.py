@@ -11,7 +11,7 @@ from layerscope import results, stats
 from layerscope.errors import ResultError
 from layerscope.report import markup
 
-__all__ = ["finding", "judged", "verdict_table"]
+__all__ = ["finding", "judged", "plain", "verdict_table"]
 
 _NORM = "l2_fan_in"
 _MOST_NAMED = 6
@@ -59,7 +59,7 @@ def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None
     '2 of 2 layers are critical when reset to checkpoint 0'
     """
     level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
-    rest = f"Of the unperturbed network the test {metric} is {level:.4g}."
+    rest = f"Of the unperturbed network the test {metric} is {plain(level)}."
     table = judged(ds, metric, critical)
     if table is None:
         return f"No verdicts: what chance gives is not known for {metric}. {rest}"
@@ -74,7 +74,7 @@ def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None
         first += f": {', '.join(named[:_MOST_NAMED])}{more}"
     others = [
         f"{n} {'is' if n == 1 else 'are'} {name}"
-        for name in ("intermediate", "robust", results.NOT_MOVED, "undecided")
+        for name in ("intermediate", "robust", results.NOT_FINITE, results.NOT_MOVED, "undecided")
         if (n := int((table["verdict"] == name).sum()))
     ]
     second = f" {', '.join(others)}." if others else ""
@@ -112,8 +112,10 @@ def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo
     rows = []
     for row in _rows(table):
         why = refused.get((row.layer, table.attrs["perturbation"]))
-        chip = f'<span class="verdict {row.verdict}">{markup.text(row.verdict)}</span>'
+        kind = row.verdict.replace(" ", "-")
+        chip = f'<span class="verdict {kind}">{markup.text(row.verdict)}</span>'
         measured = f"can't be computed: {why}" if why else _number(row.degradation, metric)
+        measured = row.verdict if row.verdict == results.NOT_FINITE else measured
         about = _range(row, metric)
         rows.append([*map(markup.text, [row.layer, *facts[row.layer], measured, about]), chip])
     way = "fall" if metric.higher_is_better else "rise"
@@ -131,7 +133,7 @@ def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> str:
     done = done[done["epoch"] == epoch]
     heads = ["layer", *facts["names"], f"test {metric} when {_done(ds, first, epoch)}"]
     rows = [
-        list(map(markup.text, [row.layer, *facts[row.layer], f"{row.value:.4g}", _range(row)]))
+        list(map(markup.text, [row.layer, *facts[row.layer], plain(row.value), _range(row)]))
         for row in _rows(done)
         if row.layer in facts
     ]
@@ -144,8 +146,8 @@ def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
         f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
         f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
         "the two. Else undecided. Not moved: the layer has the same values at the first and at the "
-        "last checkpoint. An interval over seeds covers other training runs, over draws "
-        "other random values, over examples another test set."
+        "last checkpoint. Not finite: it was computed, and is NaN. An interval over seeds covers "
+        "other training runs, over draws other random values, over examples another test set."
     )
     return markup.element("p", said, "note")
 
@@ -189,6 +191,11 @@ def _number(value: float, metric: results.MetricInfo) -> str:
     if pd.isna(value):
         return "not computed"
     return f"{100 * value:+.1f} points" if metric.fraction_of else f"{value:+.4g}"
+
+
+def plain(value: float) -> str:
+    """Write a value that was computed; NaN is no number then, rather than one not computed."""
+    return results.NOT_FINITE if pd.isna(value) else f"{value:.4g}"
 
 
 def _range(row: Any, metric: results.MetricInfo | None = None) -> str:

@@ -37,7 +37,7 @@ def alone(folder: Path) -> Iterator[None]:
             warnings.warn(
                 f"another process trains this series in {folder}; waiting for it, to take over "
                 "what it recorded",
-                stacklevel=4,
+                stacklevel=5,
             )
             lock.acquire(poll_interval=_LOOK_EVERY_S)
     except (OSError, NotImplementedError) as error:

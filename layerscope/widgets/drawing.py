@@ -30,7 +30,7 @@ __all__ = [
 _UNKNOWN = "#e9ecef"
 _TRAINED, _ALL = "all trained", "reset all layers"
 _ROBUST, _UNCRITICAL = "reset all robust layers", "reset all but the critical ones"
-_SIGNS = {"critical": "●", "robust": "○"}
+_SIGNS = {"critical": "●", "robust": "○", results.NOT_FINITE: "✕"}
 
 
 def column_of(change: Change) -> str:
@@ -71,12 +71,12 @@ def blocks(
     largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
     drawn = []
     for layer in layers:
-        value = critical.get(layer.name, math.nan)
-        unknown = scale is None or math.isnan(value)
-        colour = _UNKNOWN if unknown or scale is None else scale.colour(value)
+        value, broken = critical.get(layer.name, (None, False))
+        colour = _UNKNOWN if value is None or scale is None else scale.colour(value)
         change = state.get(layer.name)
-        reset = "" if unknown else f"\nreset: {value:.4g}"
-        told = f"\n{found[layer.name]}" if layer.name in found else ""
+        reset = "" if value is None else f"\nreset: {_written(value, broken)}"
+        verdict = results.NOT_FINITE if broken else found.get(layer.name, "")
+        told = f"\n{verdict}" if verdict else ""
         tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{told}"
         drawn.append(
             {
@@ -87,7 +87,7 @@ def blocks(
                 "ink": ink(colour),
                 "share": math.log1p(layer.size) / largest,
                 "state": change.words if change else "trained",
-                "badge": _badge(change, found.get(layer.name, "")),
+                "badge": _badge(change, verdict),
                 "tip": f"{tip}\nnow: {change.words if change else 'trained'}",
             }
         )
@@ -102,12 +102,21 @@ def _badge(change: Change | None, verdict: str) -> str:
     return change.about.sign or "≠"
 
 
-def _criticality(table: pd.DataFrame | None) -> dict[str, float]:
-    """Each layer's value when it is put back to the first checkpoint, else to random values."""
+def _criticality(table: pd.DataFrame | None) -> dict[str, tuple[float, bool]]:
+    """Each layer's value when it is put back to the first checkpoint, else to random values.
+
+    And whether the outputs, or the value, were not finite.
+    """
     if table is None:
         return {}
-    chosen = table[table["column"] == _first(table)]
-    return dict(zip(chosen["layer"], chosen["value"].astype(float), strict=True))
+    chosen = table[table["column"] == _first(table)].to_dict("records")
+    return {row["layer"]: (float(row["value"]), row["not_finite"] > 0) for row in chosen}
+
+
+def _written(value: float, broken: bool) -> str:
+    """Write a value that was computed, and whether outputs or value were not finite."""
+    number = "NaN" if math.isnan(value) else f"{value:.4g}"
+    return f"{number}, not finite" if broken else number
 
 
 def _first(table: pd.DataFrame) -> str:
@@ -160,7 +169,8 @@ def cells(
         value = float(cell["value"])
         colour = scale.colour(value)
         at = str(cell["layer"]), str(cell["column"])
-        lines = [f"{at[0]}, {at[1]}: {metric} {value:.4g}"]
+        broken = bool(cell["not_finite"] > 0)
+        lines = [f"{at[0]}, {at[1]}: {metric} {_written(value, broken)}"]
         if not math.isnan(cell["lower"]):
             lines.append(f"95 %: {cell['lower']:.4g} to {cell['upper']:.4g}")
         if at in distance:
@@ -168,7 +178,8 @@ def cells(
         if at[0] in sizes:
             lines.append(f"{int(sizes[at[0]]):,} parameters")
         known[at] = {
-            "colour": colour, "ink": ink(colour), "text": scale.text(value), "tip": "\n".join(lines)
+            "colour": colour, "ink": ink(colour), "text": scale.text(value),
+            "tip": "\n".join(lines), "crossed": "crossed" if broken else "",
         }  # fmt: skip
     return rows, columns, [[known.get((row, column), {}) for column in columns] for row in rows]
 

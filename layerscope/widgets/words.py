@@ -96,7 +96,9 @@ def readings(estimate: Estimate) -> list[Reading]:
             Reading(
                 name,
                 _number(value, fraction),
-                f"{_number(lower, fraction)} to {_number(upper, fraction)}",
+                ""
+                if math.isnan(lower)
+                else f"{_number(lower, fraction)} to {_number(upper, fraction)}",
                 _signed(change, fraction) + (" points" if fraction else ""),
                 ""
                 if math.isnan(below)
@@ -270,9 +272,13 @@ def _as_trained(estimate: Estimate) -> Estimate:
 
 
 def _number(value: float, fraction: bool) -> str:
+    if math.isnan(value):
+        return "not finite"
     return f"{100 * value:.2f} %" if fraction else f"{value:.4g}"
 
 
 def _signed(value: float, fraction: bool) -> str:
+    if math.isnan(value):
+        return "not finite"
     text = f"{100 * value:+.2f}" if fraction else f"{value:+.3g}"
     return text.replace("-", "−")
