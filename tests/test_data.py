@@ -245,6 +245,45 @@ def test_what_fits_is_decoded_once(limit, passes):
     assert len(decoded) == passes
 
 
+class OneBuffer:
+    """A loader that fills one piece of memory again and again, as those of NumPy often do."""
+
+    def __init__(self, inputs, kind):
+        self.inputs, self.kind = inputs, kind
+
+    def __iter__(self):
+        buffer, labels = np.empty((5, 3), np.float32), torch.empty(5, dtype=torch.long)
+        for start in range(0, 20, 5):
+            buffer[:] = self.inputs[start : start + 5]
+            labels[:] = start
+            given = torch.from_numpy(buffer)
+            yield {"x": given} if self.kind == "mapping" else given, labels
+
+
+@pytest.mark.parametrize("shuffle_seed", [None, 0])
+@pytest.mark.parametrize("once", [False, True])
+@pytest.mark.parametrize("kind", ["tensor", "mapping"])
+def test_a_loader_may_fill_one_buffer_again_and_again(kind, once, shuffle_seed):
+    inputs = torch.arange(60.0).view(20, 3)
+    loader = OneBuffer(inputs, kind)
+    held = data.Held(iter(loader) if once else loader, 5, CPU, shuffle_seed=shuffle_seed)
+    found = [(x["x"] if kind == "mapping" else x, targets) for x, targets in held]
+    order = torch.from_numpy(held.indices)
+    assert torch.equal(torch.cat([x for x, _ in found]), inputs[order])
+    assert torch.equal(torch.cat([targets for _, targets in found]), order // 5 * 5)
+
+
+@pytest.mark.parametrize("form", [tuple, lambda pair: [pair]])
+def test_what_is_held_does_not_change_with_what_was_given(form):
+    inputs, targets = torch.arange(60.0).view(20, 3), torch.arange(20)
+    held = data.Held(form((inputs, targets)), 20, CPU)
+    inputs.numpy()[:] = 0
+    targets.zero_()
+    ((kept, labels),) = held
+    assert torch.equal(kept, torch.arange(60.0).view(20, 3))
+    assert torch.equal(labels, torch.arange(20))
+
+
 def test_what_runs_through_only_once_is_kept():
     x, y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
     held = data.Held(zip(x.split(2), y.split(2), strict=True), 1, CPU, limit=0)

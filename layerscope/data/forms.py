@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from layerscope.data.text import TextData
 from layerscope.errors import DataError, OptionError
 from layerscope.validate import integer
 
-__all__ = ["Whole", "batches", "count", "move", "parts", "tensors"]
+__all__ = ["Whole", "batches", "copied", "count", "move", "parts", "tensors"]
 
 _LABELS = ("labels", "label", "label_ids")
 
@@ -161,6 +162,13 @@ def count(inputs: Any, targets: Any) -> int:
 def move(inputs: Any, device: torch.device) -> Any:
     """Move a tensor, every tensor in a tuple, list or mapping, or what has ``to``, to `device`."""
     return mapped(lambda each: each.to(device), inputs)
+
+
+def copied(value: Any) -> Any:
+    """The same in memory of its own: a loader may fill one buffer again and again."""
+    return mapped(
+        lambda each: each.clone() if torch.is_tensor(each) else copy.deepcopy(each), value
+    )
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:

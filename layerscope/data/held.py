@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layerscope import seeds
 from layerscope.data.examples import NO_TARGET, Batch, Examples, digest, label_range
-from layerscope.data.forms import batches, count, move, parts, tensors
+from layerscope.data.forms import batches, copied, count, move, parts, tensors
 from layerscope.data.joined import Joined
 from layerscope.data.pictures import Pictures
 from layerscope.data.reading import Reading
@@ -98,7 +98,7 @@ class Held:
         shuffle_seed: int | None = None,
         read: Callable[[Any, Any], Reading] | None = None,
     ) -> None:
-        self._data = list(data) if isinstance(data, Iterator) else data
+        self._data = list(map(copied, data)) if isinstance(data, Iterator) else data
         self._device, self._limit = device, limit
         self._read = read or (lambda _, __: Reading())
         self._found: Reading | None = None
@@ -138,7 +138,8 @@ class Held:
             if used > self._limit:
                 self._held = None
             if self._held is not None:
-                self._held.append(self._moved(inputs, targets))
+                # Also safe from a callback that writes into what it has of the data.
+                self._held.append(self._moved(copied(inputs), copied(targets)))
         self.count = sum(self.lengths)
         if self.count == 0:
             raise DataError(_EMPTY)
@@ -252,7 +253,7 @@ def _recut(data: Any, size: int, limit: int) -> Any:
                 f"the batches take more than the {limit / 2**30:.1f} GiB that may be held, so "
                 "they can't be put in another order. Pass tensors (inputs, targets)."
             )
-        found.append((inputs, targets))
+        found.append((copied(inputs), copied(targets)))
     return Joined.of(found, [count(*pair) for pair in found])
 
 
