@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import layerscope
-from layerscope.errors import OptionError
+from layerscope.errors import DataError, OptionError
 
 LENGTH, CLASSES = 8, 5
 
@@ -132,7 +132,7 @@ def test_ignored_targets_do_not_count_as_zero():
     assert lower <= value <= upper
     assert upper - lower <= 0.02 + 1e-9
     ignored = data[0], torch.full((10_000,), -100)
-    with pytest.raises(OptionError, match="all targets are -100"):
+    with pytest.raises(DataError, match="all targets are -100"):
         layerscope.sweep(net, ignored, **given, decide=0.02)
 
 
@@ -182,3 +182,54 @@ def test_a_metric_of_ones_own_with_one_value_an_example_has_weight_one(states):
     ds = swept((ids, targets), states, metrics=[whole], tolerance=0.06)
     assert bool(((ds.lower <= true) & (true <= ds.upper)).where(true.notnull(), True).all())
     assert int(ds.n_examples.min()) < 4000
+
+
+def test_cells_that_were_stopped_are_told_from_those_that_saw_everything(states, tmp_path):
+    ids, targets = tokens(states)
+    targets = shortened(targets)  # some examples have no target, which is not stopping early
+    true = risen(swept((ids, targets), states))
+    limit = true.sel(layer="head", epoch=0, perturbation="reinitialize").item()
+    for rule in ({"decide": limit}, {"tolerance": 0.02}):
+        ds = swept((ids, targets), states, **rule, out=tmp_path / next(iter(rule)))
+        again = layerscope.results.open_dataset(tmp_path / next(iter(rule)))
+        assert again.stopped_early.dtype == bool
+        full = int(swept((ids, targets), states).n_examples.max())
+        assert full < 4000
+        known = ds.n_examples.notnull()
+        assert bool(((ds.n_examples < full) == ds.stopped_early).where(known, True).all())
+        assert ds.stopped_early.any()
+        # At its own limit a cell can't be settled.
+        assert "tolerance" in rule or not ds.where(known).stopped_early.all()
+        table = layerscope.stats.summary(ds).set_index(["layer", "column"])
+        for row in table.itertuples():
+            assert row.stopped_early == (row.n_examples < full)
+    assert "stopped_early" not in layerscope.stats.summary(swept((ids, targets), states))
+
+
+def test_batches_as_collators_make_them_are_settled_by_their_next_tokens():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    torch.manual_seed(0)
+    net = transformers.GPT2LMHeadModel(config).eval()
+    start = {name: t.clone() for name, t in net.state_dict().items()}
+    end = {name: t.clone() for name, t in start.items()}
+    # Every token names the one that comes next in a ring.
+    end["transformer.wte.weight"] = end["lm_head.weight"] = torch.randn(12, 8) * 3
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(12, (600, 8), generator=generator)
+    mask = (torch.arange(8) < torch.randint(1, 9, (600, 1), generator=generator)).long()
+    batches = [
+        {"input_ids": ids[at], "attention_mask": mask[at], "labels": ids[at]}
+        for at in (slice(first, first + 100) for first in range(0, 600, 100))
+    ]
+    given = {"checkpoints": {0: start, 1: end}, "draws": 1, "device": "cpu"}
+    given |= {"perturbations": ["reinitialize"], "epochs": [0], "show_progress": False}
+    true = risen(layerscope.sweep(net, batches, **given))
+    ds = layerscope.sweep(net, batches, **given, tolerance=0.1, metrics=["error"])
+    value = ds.value.sel(metric="error")
+    for each in (value, true + float(layerscope.sweep(net, batches, **given).baseline[0])):
+        inside = (ds.lower <= each + 1e-12) & (each - 1e-12 <= ds.upper)
+        assert bool(inside.where(each.notnull(), True).all())
+    assert ds.stopped_early.any()

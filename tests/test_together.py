@@ -431,7 +431,7 @@ def test_without_the_start_a_network_draws_itself_as_its_library_does(make):
             tensor.mul_(3).add_(1)
     fresh = perturb.Fresh(net, layerscope.Series({7: late}).fit(net))
     whole = layers.whole(net, "all", layers.Norms())
-    assert fresh.origin(whole) == "init_weights"
+    assert fresh.origin(whole) == "init_weights (unchecked)"
     drawn = fresh.draw(whole, torch.Generator().manual_seed(0))
     again = fresh.draw(whole, torch.Generator().manual_seed(0))
     for name, parameter in start.named_parameters():

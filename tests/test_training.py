@@ -314,6 +314,43 @@ def test_a_cut_file_of_where_it_stands_is_refused_by_name(few_digits, stopped, t
         six_epochs(few_digits, tmp_path)
 
 
+# On what it runs, which its name does not say
+
+
+def test_a_training_that_was_stopped_goes_on_with_its_number_of_threads(
+    few_digits, undisturbed, stopped, tmp_path, monkeypatch
+):
+    shutil.copytree(stopped, tmp_path / stopped.name)
+    seen, whole = set(), loop.Loop._epoch
+
+    def watched(self, epoch):
+        seen.add(torch.get_num_threads())
+        return whole(self, epoch)
+
+    monkeypatch.setattr(loop.Loop, "_epoch", watched)
+    with devices.threads(2):
+        resumed = six_epochs(few_digits, tmp_path)
+        assert torch.get_num_threads() == 2
+        # A series that is whole is the same, with whatever number; its manifest says which.
+        assert six_epochs(few_digits, tmp_path).folder == resumed.folder == tmp_path / stopped.name
+    assert seen == {1}
+    assert resumed.manifest["threads"] == 1
+    assert hashes(resumed.folder) == hashes(undisturbed.folder)
+    with devices.threads(2):
+        assert six_epochs(few_digits, tmp_path / "two").manifest["threads"] == 2
+
+
+@pytest.mark.parametrize(("key", "value"), [("torch", "2.9.0"), ("device", "NVIDIA H100 (cuda:0)")])
+def test_a_training_that_goes_on_elsewhere_says_so(few_digits, stopped, tmp_path, key, value):
+    folder = tmp_path / stopped.name
+    shutil.copytree(stopped, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    with pytest.warns(UserWarning, match=rf"was begun with {{'{key}': .*those of neither alone"):
+        series = six_epochs(few_digits, tmp_path)
+    assert series.manifest["begun_with"] == {key: value}
+
+
 DIVERGED = r"in epoch 1, step \d of 5, at learning rate 1e\+06.*lr=200000.*clip=1"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,11 +35,12 @@ class Examples:
     Parameters
     ----------
     inputs : Tensor
-        Shape ``(n, *shape)``; ``uint8`` in 0…255, or any other type as it is.
+        Shape ``(n, *shape)``; pictures of ``uint8`` in 0…255, ``(n, …, height, width)``, are
+        normalised, and all else is left as it is: other types, and bytes of text, ``(n, T)``.
     targets : Tensor
         Shape ``(n,)``, ``int64`` class indices; ``(n, T)`` for sequences, −100 where there is none.
     mean, std : float or tuple of float
-        For ``uint8`` inputs: subtracted from and divided into pixels scaled to [0, 1]; one for
+        For ``uint8`` pictures: subtracted from and divided into pixels scaled to [0, 1]; one for
         all, or one for each channel.
     name : str
         What results say they were measured on.
@@ -162,8 +164,8 @@ def by_batch(
 def normalise(
     inputs: Tensor, mean: float | tuple[float, ...], std: float | tuple[float, ...]
 ) -> Tensor:
-    """Scale ``uint8`` pixels to [0, 1], subtract `mean` and divide by `std`; leave others alone."""
-    if inputs.dtype != torch.uint8:
+    """Scale ``uint8`` pictures to [0, 1], subtract `mean`, divide by `std`; leave others alone."""
+    if inputs.dtype != torch.uint8 or inputs.ndim < 3:
         return inputs
     shift, scale = (_by_channel(value, inputs) for value in (mean, std))
     return inputs.to(torch.float32).div_(255).sub_(shift).div_(scale)
@@ -206,8 +208,11 @@ class ImageData(Modifiers):
         return tuple(self.train.inputs.shape[1:])
 
 
-def digest(seen: Any, inputs: Any) -> None:
-    """Feed every tensor of `inputs`, with its shape and type, into a ``hashlib`` object."""
+def digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None:
+    """Feed every tensor of `inputs`, with its shape and type, into a ``hashlib`` object.
+
+    Of objects, such as graphs, those in their attributes; `within` names those that it is in.
+    """
     if torch.is_tensor(inputs):
         plain = inputs.detach().cpu().contiguous()
         seen.update(repr((tuple(plain.shape), str(plain.dtype))).encode())
@@ -216,11 +221,14 @@ def digest(seen: Any, inputs: Any) -> None:
         flat = plain.as_strided((plain.numel(),), (1,))
         seen.update(flat.view(torch.uint8).numpy().data)
     elif isinstance(inputs, Mapping):
-        for key in sorted(inputs):
+        for key in sorted(inputs, key=str):
             seen.update(str(key).encode())
-            digest(seen, inputs[key])
+            digest(seen, inputs[key], within)
     elif isinstance(inputs, (tuple, list)):
         for value in inputs:
-            digest(seen, value)
+            digest(seen, value, within)
+    elif hasattr(inputs, "__dict__") and not callable(inputs) and id(inputs) not in within:
+        digest(seen, vars(inputs), within | {id(inputs)})
     else:
-        seen.update(repr(inputs).encode())
+        # Without addresses, which differ from process to process.
+        seen.update(re.sub(r" at 0x[0-9a-f]+", "", repr(inputs)).encode())

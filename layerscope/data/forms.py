@@ -186,7 +186,7 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in tuples, lists, mappings and the attributes of objects, such as graphs."""
+    """Every tensor in tuples, lists and mappings."""
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, Mapping):

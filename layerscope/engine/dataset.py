@@ -78,6 +78,7 @@ def _values(
     }
     count = np.full([len(coords[dim]) for dim in _DIMS[:-1]], np.nan)
     broken = np.full_like(count, np.nan)
+    early, stopped = np.zeros(count.shape, bool), measured.sums.early()
     verdict = np.full(count.shape, "", dtype="U12")
     bounds = np.full((2, *count.shape), np.nan)
     decides = isinstance(plan.rule, Decision)
@@ -94,7 +95,7 @@ def _values(
                     error = found[name].standard_error
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
         count[at] = next((tally.count for tally in tallies.values()), np.nan)
-        broken[at] = _total(tallies)
+        broken[at], early[at] = _total(tallies), cell.key in stopped
         still = cell.epoch != NO_EPOCH and not plan.moved.get(cell.layer.name, True)
         verdict[at] = NOT_MOVED if still and decides else verdicts.get(cell.key, "")
         bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
@@ -103,6 +104,8 @@ def _values(
     }
     variables["n_examples"] = (_DIMS[:-1], count)
     variables["not_finite"] = (_DIMS[:-1], broken)
+    if plan.rule is not None:
+        variables["stopped_early"] = (_DIMS[:-1], early)
     if decides:
         variables["verdict"] = (_DIMS[:-1], verdict)
     if intervals:

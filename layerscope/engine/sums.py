@@ -159,7 +159,7 @@ class Sums:
         heaviest: float = 1.0,
     ) -> None:
         self._parts = [list(keys) for keys in parts]
-        self._rule = rule
+        self._population, self._rule = population, rule
         self._metric = judged(metrics, rule)
         self._baselines: dict[int, dict[str, Tally]] = {}
         self.tallies: dict[str, dict[str, Tally]] = {}
@@ -212,6 +212,15 @@ class Sums:
             key: str(verdict)
             for keys, settler in zip(self._parts, self.settlers, strict=False)
             for key, verdict in zip(keys, settler.verdicts, strict=True)
+        }
+
+    def early(self) -> set[str]:
+        """Keys of the cells that were settled before all examples were seen."""
+        return {
+            key
+            for keys, settler in zip(self._parts, self.settlers, strict=False)
+            for key, count, settled in zip(keys, settler.counts, settler.settled, strict=True)
+            if settled and count < self._population
         }
 
     def intervals(self) -> dict[str, tuple[float, float]]:

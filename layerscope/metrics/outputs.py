@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from layerscope.data import tokens
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Output", "Where", "logits"]
+__all__ = ["Output", "Where", "logits", "version"]
 
 Where = str | int | Callable[[Any], Tensor] | None
 """A name, a place, or a function of what the network returned; None looks for logits."""
@@ -106,7 +107,9 @@ class Output:
         last, first = found.shape[:-1], (*found.shape[:1], *found.shape[2:])
         # A function says itself what it gives, and tokens stand in the order of their targets.
         known = callable(self.where) or tokens(inputs, targets) is not None
-        if known or not torch.is_tensor(targets) or found.ndim < 3 or targets.shape != first:
+        indices = torch.is_tensor(targets) and not targets.is_floating_point()
+        several = found.ndim > 2 and found.shape[1] > 1
+        if known or not indices or not several or targets.shape != first:
             return self
         if targets.shape == last:
             raise DataError(
@@ -121,7 +124,7 @@ class Output:
         where = self.where
         found: Any
         if callable(where):
-            found = where(outputs)
+            found = _untouched(where, outputs)
         elif isinstance(where, int) and isinstance(outputs, (tuple, list)):
             found = outputs[where] if -len(outputs) <= where < len(outputs) else None
         elif isinstance(outputs, Mapping) and where in outputs:
@@ -134,6 +137,24 @@ class Output:
                 "network returned; expected a tensor with one entry per example."
             )
         return found
+
+
+def _untouched(where: Callable[[Any], Any], outputs: Any) -> Any:
+    """What a function says of outputs that others read after it."""
+    given = [leaf for leaf in tree_leaves(outputs) if torch.is_tensor(leaf)]
+    before = [version(tensor) for tensor in given]
+    found = where(outputs)
+    if [version(tensor) for tensor in given] != before:
+        raise OptionError(
+            "output= changes in place what the network returned, of which other cells are made; "
+            "let it work on a copy, such as out.logits.clone()."
+        )
+    return found
+
+
+def version(tensor: Any) -> int:
+    """How often PyTorch changed a tensor; nobody counts for those of inference mode."""
+    return tensor._version if torch.is_tensor(tensor) and not tensor.is_inference() else 0
 
 
 def _told(outputs: Any) -> str:

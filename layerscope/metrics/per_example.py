@@ -12,9 +12,9 @@ from torch import Tensor
 
 from layerscope.errors import DataError, OptionError
 from layerscope.metrics.named import METRICS, NOT_COUNTED, Metric
-from layerscope.metrics.outputs import logits
+from layerscope.metrics.outputs import logits, version
 
-__all__ = ["Outcome", "check_in_place", "check_labels", "outcomes", "version"]
+__all__ = ["Outcome", "check_in_place", "check_labels", "outcomes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +164,6 @@ def _measured(metric: Metric, given: tuple[Any, ...]) -> Tensor:
 def _equal(a: Tensor, b: Tensor) -> bool:
     """Compare values; NaN equals itself."""
     return torch.equal(a.nan_to_num(), b.nan_to_num())
-
-
-def version(tensor: Any) -> int:
-    """How often PyTorch changed a tensor; nobody counts for those of inference mode."""
-    return tensor._version if torch.is_tensor(tensor) and not tensor.is_inference() else 0
 
 
 def _in_place(metric: Metric, what: str) -> OptionError:

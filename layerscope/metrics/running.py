@@ -17,8 +17,8 @@ from layerscope.errors import DataError, LayerscopeError
 from layerscope.layers import require_network
 from layerscope.metrics.convention import reading
 from layerscope.metrics.named import Metric, chosen
-from layerscope.metrics.outputs import Output, Where
-from layerscope.metrics.per_example import check_in_place, check_labels, outcomes, version
+from layerscope.metrics.outputs import Output, Where, version
+from layerscope.metrics.per_example import check_in_place, check_labels, outcomes
 from layerscope.metrics.tally import Tally
 from layerscope.validate import a_kind
 

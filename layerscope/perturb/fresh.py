@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from layerscope import seeds
 from layerscope.checkpoints import Series
 from layerscope.errors import LayerError
 from layerscope.layers import Layer
+from layerscope.perturb import likeness
 
 __all__ = ["Fresh"]
 
@@ -28,18 +28,24 @@ class Fresh:
     ``declared``
         ``model.initializers``, a mapping from parameter name to a function of (tensor, generator).
     ``init_weights``
-        The network's own method, as those of transformers and timm have it, if it draws all of
-        the parameters; only where epoch 0 was not recorded, since it need not be what was called.
+        The method of the network, or of a part of it, as those of transformers and timm have it,
+        if it draws all of the layer's parameters.
     ``reset_parameters``
-        The module's own method, if what it draws and the first checkpoint look like samples of
-        one distribution: many networks overwrite what their modules drew for themselves.
+        The module's own method: many networks overwrite what their modules drew for themselves.
     ``empirical``
         Values drawn with replacement from the same tensor at the first checkpoint. Right for
-        independent, identically distributed elements, whatever the distribution.
+        independent, identically distributed elements, whatever the distribution. Padding rows and
+        other patterns of few values stay as they are: ``empirical (pattern kept)``; a matrix of
+        orthogonal rows or columns is drawn as such: ``empirical (orthogonal)``. Where elements
+        plainly depend on each other otherwise: ``empirical (not independent)``, which is not what
+        the network was initialised from; pass `build`.
 
-    ``reset_parameters`` is checked, and ``empirical`` known, only where epoch 0 was recorded.
-    Buffers, such as running statistics, start as they were at epoch 0; without it as their module
-    resets them, or as they are where they never change.
+    Both methods count only if what they draw and the first checkpoint could be draws of one
+    initialiser, see `likeness.alike`. Without epoch 0 nothing tells, and they are ``(unchecked)``.
+    Parameters that are frozen (``requires_grad`` is False) and the same in the first and the last
+    of several checkpoints stay as they are: ``frozen``. Buffers, such as running statistics, start
+    as they were at epoch 0; without it as their module resets them, or as they are where they never
+    change.
 
     Parameters
     ----------
@@ -61,7 +67,11 @@ class Fresh:
         self._leaves = {layer.name: layer for layer in layers_module.find(model)}
         self._origins: dict[str, str] = {}
         self._drawn: set[str] = set()
-        self._draws_itself: bool | None = None
+        self._draws: dict[str, set[str]] = {}
+        self._stayed: dict[str, list[str]] = {}
+        self._patterns: dict[str, tuple[Tensor | None, float | None]] = {}
+        # Asked now: a network that is lent needs no gradients at all.
+        self._fixed = {n for n, p in model.named_parameters() if not p.requires_grad}
 
     def origin(self, layer: Layer) -> str:
         """Say where the values of a layer are drawn from; of a group, all its members' origins.
@@ -93,21 +103,27 @@ class Fresh:
             return self._from_network(layer.tensors, generator, self._build)
         drawn: dict[str, Tensor] = {}
         leaves = [self._leaves[name] for name in layer.members]
-        itself = [leaf for leaf in leaves if self._origin(leaf) == "init_weights"]
-        # All of them at once: each drawing is one of the whole network.
-        names = [n for leaf in itself for n in leaf.parameters if n in layer.tensors]
-        drawn |= self._from_network(names, generator, self._redrawn) if names else {}
+        itself = [leaf for leaf in leaves if _way(self._origin(leaf)) == "init_weights"]
+        for top in dict.fromkeys(self._top(leaf) for leaf in itself):
+            # All of them at once: each drawing is one of the whole network, or a part of it.
+            wanted = {n for leaf in itself if self._top(leaf) == top for n in leaf.parameters}
+            drawn |= self._by_itself([n for n in layer.tensors if n in wanted], top, generator)
         for leaf in leaves:
-            own = {
-                "declared": self._declared,
-                "init_weights": lambda leaf, _: self._buffers(leaf),
-                "reset_parameters": self._reset,
-                "empirical": self._empirical,
-            }[self._origin(leaf)]
-            drawn |= {n: t for n, t in own(leaf, generator).items() if n in layer.tensors}
+            values = self._of_leaf(leaf, generator)
+            drawn |= {n: t for n, t in values.items() if n in layer.tensors}
         # What belongs to no leaf is a buffer, and those start where they started.
         rest = [name for name in layer.tensors if name not in drawn]
         return drawn | self._start(rest)
+
+    def _of_leaf(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
+        ways: dict[str, Callable[[Layer, Generator], dict[str, Tensor]]] = {
+            "declared": self._declared,
+            "reset_parameters": self._reset,
+            "empirical": self._empirical,
+        }
+        own = ways.get(_way(self._origin(leaf)))
+        values = self._buffers(leaf) if own is None else own(leaf, generator)
+        return values | self._series.read(self._series.last, self._frozen(leaf))
 
     def _origin(self, leaf: Layer) -> str:
         if leaf.name not in self._origins:
@@ -124,13 +140,14 @@ class Fresh:
             layers_module.bare(name) in declared for name in leaf.parameters
         ):
             return "declared"
+        if leaf.parameters and len(self._frozen(leaf)) == len(leaf.parameters):
+            return "frozen"
         known = self._series.epochs[0] == 0
-        if not known and self._redraws():
-            return "init_weights"
-        if self._resets(leaf) and (not known or self._looks_alike(leaf)):
-            return "reset_parameters"
+        for way, can in (("init_weights", self._redraws), ("reset_parameters", self._resets)):
+            if can(leaf) and (not known or self._looks_alike(leaf, way)):
+                return way if known else f"{way} (unchecked)"
         if known:
-            return "empirical"
+            return self._how_empirical(leaf)
         raise LayerError(
             f"nothing says how {leaf.name} was initialised: its {leaf.module_type} has no "
             f"reset_parameters, and {self._series.unit} 0 was not recorded. Pass fresh=, a "
@@ -160,22 +177,29 @@ class Fresh:
             blank.reset_parameters()  # type: ignore[operator]
         return not any(bool(p.isnan().any()) for p in blank._parameters.values() if p is not None)
 
-    def _redraws(self) -> bool:
-        """Whether the network's own method draws every parameter."""
-        if self._draws_itself is None:
-            try:
-                with _seeded(seeds.generator("check", "init_weights")):
-                    parameters = list(self._redrawn().parameters())
-                self._draws_itself = not any(bool(p.isnan().any()) for p in parameters)
-            except (AttributeError, NotImplementedError, RuntimeError, TypeError):
-                self._draws_itself = False  # there is none, or it takes more than it gets here
-        return self._draws_itself
+    def _top(self, leaf: Layer) -> str | None:
+        """The outermost module around a leaf that has a method to draw itself; None of none."""
+        parts = _path(leaf).split(".")
+        paths = ["", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))]
+        return next((p for p in paths if _draws_itself(self._model.get_submodule(p))), None)
 
-    def _redrawn(self) -> nn.Module:
-        """Copy the network and let it draw itself anew; what it does not draw is NaN."""
-        if not callable(getattr(self._model, "init_weights", None)):
-            raise AttributeError("init_weights")
-        blank = copy.deepcopy(self._model).cpu()
+    def _redraws(self, leaf: Layer) -> bool:
+        """Whether the network's own method, or that of a part of it, draws the leaf."""
+        top = self._top(leaf)
+        if top is None:
+            return False
+        if top not in self._draws:
+            try:
+                with _seeded(seeds.generator("check", "init_weights", top)):
+                    found = layers_module.tensors(self._redrawn(top))
+                self._draws[top] = {n for n, t in found.items() if not bool(t.isnan().any())}
+            except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+                self._draws[top] = set()  # it takes more than it gets here
+        return self._draws[top] >= {_below(name, top) for name in leaf.parameters}
+
+    def _redrawn(self, top: str) -> nn.Module:
+        """Copy a module and let it draw itself anew; what it does not draw is NaN."""
+        blank = copy.deepcopy(self._model.get_submodule(top)).cpu()
         for module in blank.modules():
             # transformers marks what was drawn, and would leave it as it is.
             module.__dict__.pop("_is_hf_initialized", None)
@@ -186,10 +210,34 @@ class Fresh:
             blank.init_weights()  # type: ignore[operator]
         return blank
 
-    def _looks_alike(self, leaf: Layer) -> bool:
-        drawn = self._reset(leaf, seeds.generator("check", leaf.name))
-        start = self._series.read(0, leaf.parameters)
-        return all(_same_distribution(drawn[name], start[name]) for name in leaf.parameters)
+    def _by_itself(
+        self, names: Sequence[str], top: str | None, generator: Generator
+    ) -> dict[str, Tensor]:
+        assert top is not None
+        with _seeded(generator):
+            state = layers_module.tensors(self._redrawn(top))
+        return {name: state[_below(name, top)].detach() for name in names}
+
+    def _looks_alike(self, leaf: Layer, way: str) -> bool:
+        generator = seeds.generator("check", leaf.name)
+        if way == "reset_parameters":
+            drawn = self._reset(leaf, generator)
+        else:
+            drawn = self._by_itself(leaf.parameters, self._top(leaf), generator)
+        frozen = self._frozen(leaf)
+        own = [name for name in leaf.parameters if name not in frozen]
+        start = self._series.read(0, own)
+        return all(likeness.alike(drawn[name], start[name]) for name in own)
+
+    def _frozen(self, leaf: Layer) -> list[str]:
+        """Name the parameters that can't be trained, and were not."""
+        if leaf.name not in self._stayed:
+            names = [name for name in leaf.parameters if name in self._fixed]
+            several = len(self._series.epochs) > 1
+            first = self._series.read(self._series.epochs[0], names) if several else {}
+            last = self._series.read(self._series.last, list(first))
+            self._stayed[leaf.name] = [n for n, t in first.items() if torch.equal(t, last[n])]
+        return self._stayed[leaf.name]
 
     def _declared(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
         current = layers_module.tensors(self._model)
@@ -203,9 +251,39 @@ class Fresh:
     def _empirical(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
         drawn = {}
         for name, start in self._series.read(0, leaf.parameters).items():
-            picks = torch.randint(max(start.numel(), 1), start.shape, generator=generator)
-            drawn[name] = start.flatten()[picks] if start.numel() else start
+            free, gain = self._pattern(name, start)
+            if gain is not None:
+                drawn[name] = _orthogonal(start, gain, generator)
+                continue
+            count = start.numel() if free is None else len(free)
+            picks = torch.randint(max(count, 1), (count,), generator=generator)
+            flat = start.flatten()
+            flat = flat[picks] if free is None else flat.index_put((free,), flat[free[picks]])
+            drawn[name] = flat.view(start.shape)
         return drawn | self._buffers(leaf)
+
+    def _pattern(self, name: str, start: Tensor) -> tuple[Tensor | None, float | None]:
+        """Which elements are drawn, None for all, and the gain of an orthogonal matrix."""
+        if name not in self._patterns:
+            mask = likeness.patterned(start)
+            free = (~mask).flatten().nonzero().flatten() if mask.any() else None
+            self._patterns[name] = free, likeness.orthogonal_gain(start)
+        return self._patterns[name]
+
+    def _how_empirical(self, leaf: Layer) -> str:
+        """Say what is right about drawing from the first checkpoint, and what is not."""
+        frozen, found = self._frozen(leaf), set()
+        for name, start in self._series.read(0, leaf.parameters).items():
+            if name in frozen:
+                continue
+            free, gain = self._pattern(name, start)
+            if gain is not None:
+                found.add("orthogonal")
+            elif not likeness.independent(likeness.rest(start)):
+                found.add("not independent")
+            elif free is not None:
+                found.add("pattern kept")
+        return f"empirical ({' and '.join(sorted(found))})" if found else "empirical"
 
     def _buffers(self, leaf: Layer) -> dict[str, Tensor]:
         # Running statistics and the like are not drawn: they start where they started.
@@ -316,22 +394,20 @@ def _path(leaf: Layer) -> str:
     return "" if leaf.name == layers_module.ROOT else leaf.name
 
 
-def _same_distribution(a: Tensor, b: Tensor, limit: int = 20_000) -> bool:
-    """Whether two samples could come from one distribution.
+def _way(origin: str) -> str:
+    """What an origin begins with, before what is said of it."""
+    return origin.partition(" (")[0]
 
-    By the two-sample Kolmogorov–Smirnov test, with the correction for small samples of Stephens,
-    M. A. (1970), Journal of the Royal Statistical Society B 32.
-    """
-    from scipy.special import kolmogorov  # scipy.stats would take 60 MB
 
-    x, y = (t.flatten()[:limit].double().sort().values for t in (a, b))
-    if len(x) < 2:
-        return True  # one number says nothing about where it came from
-    if bool(x[0] == x[-1]) and bool(y[0] == y[-1]):
-        return torch.equal(x[:1], y[:1])
-    steps = torch.cat([x, y])
-    below = (torch.searchsorted(t, steps, right=True) / len(t) for t in (x, y))
-    distance = float(torch.sub(*below).abs().max())
-    size = math.sqrt(len(x) * len(y) / (len(x) + len(y)))
-    # Strict: a true match is then rejected once in 10,000 tensors, and falls back on `empirical`.
-    return float(kolmogorov((size + 0.12 + 0.11 / size) * distance)) > 1e-4
+def _draws_itself(module: nn.Module) -> bool:
+    return callable(getattr(module, "init_weights", None))
+
+
+def _below(name: str, top: str) -> str:
+    return name.removeprefix(f"{top}.") if top else name
+
+
+def _orthogonal(start: Tensor, gain: float, generator: Generator) -> Tensor:
+    drawn = torch.empty(start.shape, dtype=torch.float64)
+    nn.init.orthogonal_(drawn, gain, generator=generator)
+    return drawn.to(start.dtype)

@@ -15,14 +15,16 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
     Mean difference from the unperturbed network over the same examples, from example to example.
     NaN for metrics that are no means, such as perplexity.
 ``n_examples`` (layer, epoch, perturbation, draw), or () where every cell has the same
-    Examples that each value averages over; cells that were stopped early have fewer. The values
-    of those are biased, since a cell stops when its mean happens to be clear.
+    Examples that each value averages over; cells that were stopped early have fewer.
 ``not_finite`` (layer, epoch, perturbation, draw), ``baseline_not_finite`` ()
     Predictions, one for each target that counts, whose largest output is NaN or infinite. NaN: not
     computed. Earlier sweeps have none.
 ``verdict`` (layer, epoch, perturbation, draw)
     Where cells were stopped once they were settled: "robust", "intermediate" or "critical"; "not
     moved" where a layer was set back that never changed.
+``stopped_early`` (layer, epoch, perturbation, draw)
+    Where cells were stopped once they were settled: whether this one was before all examples were
+    seen. Its value is biased then, since a cell stops when its mean happens to be clear.
 ``lower``, ``upper`` (layer, epoch, perturbation, draw)
     Where cells were stopped once they were known well enough: what encloses the mean over all
     examples, however often one looked; of the metric that the attribute ``stopping`` names, else

@@ -64,6 +64,7 @@ _DESCRIBED = {
     "baseline_not_finite": ("the same of the unperturbed network", "1"),
     "chance": ("error of always naming the commonest class of the targets that count", "1"),
     "verdict": ("what the layer was settled to be, and where the cell was stopped", ""),
+    "stopped_early": ("whether the cell was settled before all examples were seen", ""),
     "lower": ("lower end of the interval of value that holds however often one looks", "1"),
     "upper": ("upper end of the interval of value that holds however often one looks", "1"),
     "outcome": ("metric of one example in one cell", "1"),

@@ -360,7 +360,7 @@ class _Sums:
         self._tallies: tuple[dict[str, Tally], ...] = ({}, {}, {})
         self._kept: tuple[list[Tensor], ...] = ([], [], [])
 
-    def add(self, said: _Said, trained: _Said, targets: Tensor | None) -> Estimate:
+    def add(self, said: _Said, trained: _Said, targets: Any) -> Estimate:
         own, base, moved = self._tallies
         for name, outcome in said.outcomes.items():
             _merge(own, name, Tally.of(outcome))
@@ -368,7 +368,7 @@ class _Sums:
             _merge(moved, name, Tally.of_difference(outcome, trained.outcomes[name]))
         self._kept[0].append(said.predicted)
         self._kept[1].append(trained.predicted)
-        if torch.is_tensor(targets):
+        if _names(targets, said.predicted):
             self._kept[2].append(targets.cpu())
         predicted, before = _together(self._kept[0]), _together(self._kept[1])
         return Estimate(
@@ -382,6 +382,12 @@ class _Sums:
             targets=_together(self._kept[2]) if self._kept[2] else None,
             classes=said.classes,
         )
+
+
+def _names(targets: Any, predicted: Tensor) -> bool:
+    """Whether targets name a class where the network does."""
+    placed = torch.is_tensor(targets) and targets.shape == predicted.shape
+    return placed and not (targets.is_floating_point() or targets.is_complex())
 
 
 def _together(batches: Sequence[Tensor]) -> Tensor:
@@ -399,9 +405,10 @@ def _together(batches: Sequence[Tensor]) -> Tensor:
 
 def _said(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any) -> _Said:
     found = metrics_.logits(outputs)
-    named = found.argmax(-1).cpu()
+    # One number for each example names nothing, and is a single class.
+    named = (found if found.ndim > 1 else found.unsqueeze(1)).argmax(-1).cpu()
     measured = metrics_.outcomes(wanted, outputs, targets, reference)
-    return _Said(measured, named, int(found.shape[-1]))
+    return _Said(measured, named, int(found.shape[-1]) if found.ndim > 1 else 1)
 
 
 def _merge(into: dict[str, Tally], name: str, tally: Tally | None) -> None:

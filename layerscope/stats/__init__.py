@@ -8,9 +8,15 @@ Several kinds of chance can move a number, and `summary` says which an interval 
 ``"unseen examples"``
     the examples that a cell did not see because a tolerance stopped it, however often one looked.
 ``"draws"``
-    another random draw for the perturbed layer, same network; Student's t.
+    another random draw for the perturbed layer, same network and test set; Student's t.
 ``"seeds"``
-    another training run; Student's t. It contains the other two, so it is used where it can be.
+    another training run, with other draws, measured on the same test set; Student's t.
+
+No interval covers what another names. All runs share one test set, and what is odd about it moves
+them all alike, so that more seeds make an interval over seeds narrower and no surer about examples
+that were not tested: of 14 networks tested on 1,000 examples each, the 95 % interval of 3, 5 and 10
+seeds held the error on all examples in 70, 50 and 33 % of cases. The widest kind there is data for
+is shown; where the test set is small, look at both.
 
 >>> from layerscope import stats, testing
 >>> table = stats.classify(testing.dataset())

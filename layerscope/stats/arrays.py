@@ -162,7 +162,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(samples: Array, lower: Array, upper: Array, confidence: float) -> Estimate:
-    """Reduce (…, seed, draw) to means, with the widest kind of interval there is data for.
+    """Reduce (…, seed, draw) to means, with an interval over seeds, else draws, else examples.
 
     `lower` and `upper` are the bounds over examples of each sample.
     """

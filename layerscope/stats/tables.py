@@ -20,6 +20,7 @@ from layerscope.stats.labelled import (
     interval,
     layer_order,
     marked_of,
+    part_of,
     samples_of,
     stopped_early,
     with_seed,
@@ -59,15 +60,20 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
             Examples: of the draw and seed that has the fewest.
         ``interval_kind``
             "seeds" (Student's t over at least 2 seeds), "draws" (t over at least 2 draws of one
-            seed; it does not cover another test set), "examples", or "unseen examples" (of a cell
-            that was stopped early: what the examples left out might change; it does not cover
-            another test set).
+            seed), "examples", or "unseen examples" (of a cell that a tolerance stopped early: what
+            the examples left out might change). Only "examples" covers another test set.
         ``degradation``
             ``value − baseline``, over the same examples; NaN without a baseline.
         ``not_finite``
             How many of these draws and seeds gave NaN or infinity, in this metric or in the
             network's outputs. Where this metric is NaN, so are its mean and bounds: none is left
             out. A mean of infinite values alone is known to be infinite.
+        ``stopped_early``
+            Only where the sweep stopped cells: whether any draw and seed did not see all examples.
+            A cell stops when its mean happens to be clear, so that the value and the degradation
+            of a decided one are too far from the limit, by about a tenth in simulations, and an
+            interval over examples is too narrow. Trust the verdict, or the bounds of a tolerance,
+            and sweep without either where the value matters.
         ``verdict``
             Only where the sweep stopped cells once they were settled: "robust", "intermediate" or
             "critical" if every draw and seed was settled to be that, else "".
@@ -103,6 +109,9 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     cells = {name: array for name, array in found._asdict().items() if name != "kind"}
     cells |= {"interval_kind": found.kind, "degradation": moved, "n_examples": _fewest(ds, samples)}
     cells["not_finite"] = marked.sum(("seed", "draw")).values
+    if "stopped_early" in ds:
+        stopped = part_of(ds, "stopped_early", metric, samples).astype(bool)
+        cells["stopped_early"] = (stopped & samples.notnull()).any(("seed", "draw")).values
     if "verdict" in ds:
         cells["verdict"] = _settled(ds, samples)
     frame = _long(ds, samples, cells)

@@ -65,7 +65,7 @@ def classify(
     the Dataset does not tell how examples differ, it is `newcombe` and the normal one of a
     difference of independent means (conservative, since both networks see the same examples). Of a
     cell that a sweep with ``tolerance=`` stopped early, the sweep's own bounds count, less the
-    baseline. Over draws it does not cover the choice of the test set.
+    baseline. Over draws and seeds it does not cover the choice of the test set, which they share.
 
     Parameters
     ----------

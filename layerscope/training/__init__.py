@@ -26,7 +26,6 @@ from torch import nn
 
 from layerscope import data as data_module
 from layerscope import devices, models, validate
-from layerscope._version import __version__
 from layerscope.checkpoints import MANIFEST, Series, Writer, open_series
 from layerscope.errors import OptionError, choose
 from layerscope.layers import require_network
@@ -34,7 +33,9 @@ from layerscope.results import write_bytes
 from layerscope.training.given import Data, scored_in, steps_of
 from layerscope.training.lock import alone
 from layerscope.training.loop import Loop
+from layerscope.training.machine import gone_on_with
 from layerscope.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from layerscope.training.state import RESUME
 from layerscope.validate import integers
 
 __all__ = [
@@ -86,9 +87,12 @@ def train(
     seed : int
         Of the initial parameters, of the order of the data, and of everything random in training.
     out : path
-        Folder to keep series in, each in a folder of its own that is named after everything it
-        depends on: a series that is there already is returned, not trained again, and of several
-        processes with the same call one trains while the others wait for it.
+        Folder to keep series in, each in a folder of its own that is named after everything that
+        is asked for here: a series that is there already is returned, not trained again, and of
+        several processes with the same call one trains while the others wait for it. The name does
+        not say on what it was trained. With another number of threads, device or version of
+        PyTorch other weights come out, first in their last bits: the manifest says which it was
+        (``series.manifest["threads"]``), and what was stopped goes on with its number of threads.
     record : sequence of int
         Epochs to record, besides the first and the last; those beyond the last are left out.
     record_steps : sequence of int
@@ -158,23 +162,21 @@ def train(
         # Another process may have finished it meanwhile.
         if (done := _finished(folder, identity["record"])) is not None:
             return done
-        about = {
-            "layerscope": __version__,
-            "torch": torch.__version__,
-            "device": devices.describe(place),
-        }
-        writer = Writer(folder, identity | about)
-        if isinstance(data, data_module.TextData):
-            write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
-        what = f"train {name}, seed {seed}"
-        loop = Loop(model.to(place), data, recipe, seed, place, writer, augment, what)
-        try:
-            loop.run(wanted, show_progress)
-        except KeyboardInterrupt as stop:
-            stop.add_note(
-                f"what is recorded is safe in {folder}; the same call goes on from there."
-            )
-            raise
+        writer = Writer(folder, identity)
+        begun = writer.manifest if (folder / RESUME).is_file() else {}
+        with gone_on_with(begun, place) as about:
+            writer.manifest |= about
+            if isinstance(data, data_module.TextData):
+                write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
+            what = f"train {name}, seed {seed}"
+            loop = Loop(model.to(place), data, recipe, seed, place, writer, augment, what)
+            try:
+                loop.run(wanted, show_progress)
+            except KeyboardInterrupt as stop:
+                stop.add_note(
+                    f"what is recorded is safe in {folder}; the same call goes on from there."
+                )
+                raise
         return open_series(folder)
 
 

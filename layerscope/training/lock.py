@@ -37,7 +37,7 @@ def alone(folder: Path) -> Iterator[None]:
             warnings.warn(
                 f"another process trains this series in {folder}; waiting for it, to take over "
                 "what it recorded",
-                stacklevel=5,
+                stacklevel=4,
             )
             lock.acquire(poll_interval=_LOOK_EVERY_S)
     except (OSError, NotImplementedError) as error:

@@ -66,7 +66,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         What is measured.
     batch_size : int
         The first estimate comes after one batch.
-    device, dtype, seed, fresh
+    device, dtype, seed, fresh, output
         As for `layerscope.sweep`; ``dtype="bfloat16"`` answers faster, and no longer to the last
         bit, where the device multiplies such numbers.
     data_root : path, optional
@@ -112,13 +112,13 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         dtype: str | None = None,
         seed: int = 0,
         fresh: Any = None,
+        output: Any = None,
         data_root: str | os.PathLike[str] | None = None,
     ) -> None:
         self._source = resolve(source, data, checkpoints, dataset, data_root)
         self._metric = metric
-        self._options: dict[str, Any] = {"metrics": metrics, "batch_size": batch_size}
-        self._options |= {"device": device, "dtype": dtype, "seed": seed, "fresh": fresh}
-        self._given = source
+        self._options = dict[str, Any](metrics=metrics, batch_size=batch_size, fresh=fresh)
+        self._options |= {"device": device, "dtype": dtype, "seed": seed, "output": output}
         self._scenarios: list[tuple[str, Scene, Estimate]] = []
         self._swept: dict[str, xr.Dataset] = {}
         self._rows: dict[str, list[Layer]] = {}
