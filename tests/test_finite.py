@@ -10,6 +10,7 @@ from torch import nn
 
 import layerscope
 from layerscope import metrics, results, stats, testing
+from layerscope.session import Session
 
 CELL = {"layer": "root", "epoch": 0, "perturbation": "reinitialize", "draw": 0}
 METRICS = ("error", "loss", "perplexity", "agreement", "top2_error")
@@ -211,3 +212,20 @@ def test_an_interval_beyond_both_limits_is_decided_whatever_their_order(baseline
     table = stats.classify(one_layer(baseline, reset, chance=0.1))
     assert table.attrs["critical"] < table.attrs["tolerance"]
     assert table.verdict.tolist() == [verdict]
+
+
+def test_a_session_names_no_class_where_outputs_are_nan(pair):
+    states = {0: state(0.0), 1: state(3.0)}
+    out = logits(pair, 0.0)
+    broken = out.isnan().any(1)
+    with Session(Rooted(), pair, checkpoints=states, batch_size=50, device="cpu") as session:
+        found = session.measure({"root": ("reinitialize", 0)})
+    assert torch.equal(found.predicted == -1, broken)
+    right = (out.argmax(1) == pair[1]) & ~broken
+    assert found.mean("error") == 1 - float(right.double().mean())
+    counts = torch.bincount(pair[1], minlength=3)
+    hits = torch.bincount(pair[1][right], minlength=3)
+    there = counts > 0
+    np.testing.assert_allclose(found.class_accuracy()[there], (hits / counts)[there])
+    assert found.confusion().sum() == int((~broken).sum())
+    assert np.trace(found.confusion()) == int(right.sum())

@@ -16,7 +16,15 @@ tensor([2., 3.], dtype=torch.float64)
 from __future__ import annotations
 
 from layerscope.metrics.convention import reading
-from layerscope.metrics.named import METRICS, NOT_COUNTED, NOT_FINITE, Metric, chosen, usual
+from layerscope.metrics.named import (
+    METRICS,
+    NOT_COUNTED,
+    NOT_FINITE,
+    Metric,
+    chosen,
+    named_class,
+    usual,
+)
 from layerscope.metrics.outputs import Output, Where, logits
 from layerscope.metrics.per_example import Outcome, check_in_place, check_labels, outcomes
 from layerscope.metrics.running import add_batch, call, evaluate, evaluating, matching
@@ -40,6 +48,7 @@ __all__ = [
     "evaluating",
     "logits",
     "matching",
+    "named_class",
     "outcomes",
     "reading",
     "usual",

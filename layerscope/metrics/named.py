@@ -15,7 +15,7 @@ from layerscope.errors import DataError, OptionError, choose
 from layerscope.results import MetricInfo
 from layerscope.validate import described
 
-__all__ = ["METRICS", "NOT_COUNTED", "NOT_FINITE", "Metric", "chosen", "usual"]
+__all__ = ["METRICS", "NOT_COUNTED", "NOT_FINITE", "Metric", "chosen", "named_class", "usual"]
 
 NOT_COUNTED = -100
 """The target of a position that no metric counts, as torch's losses have it."""
@@ -161,19 +161,23 @@ def _no_metric(came: Any) -> str:
     )
 
 
-def _named_class(outputs: Tensor) -> Tensor:
-    """The class with the largest logit, or −1, which no target is, where one of them is NaN."""
+def named_class(outputs: Tensor) -> Tensor:
+    """Find the class with the largest logit; −1, which no target is, where one of them is NaN.
+
+    >>> named_class(torch.tensor([[0.0, 2.0], [float("nan"), 2.0]])).tolist()
+    [1, -1]
+    """
     place = outputs.argmax(-1, keepdim=True)
     # argmax points to a NaN if there is one.
     return torch.where(outputs.gather(-1, place).isnan(), -1, place).squeeze(-1)
 
 
 def _error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (_named_class(outputs) != targets).float()
+    return (named_class(outputs) != targets).float()
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (_named_class(outputs) == targets).float()
+    return (named_class(outputs) == targets).float()
 
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -199,7 +203,7 @@ def _top(count: int) -> Metric:
 
 
 def _agreement(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
-    found, wanted = _named_class(outputs), _named_class(reference)
+    found, wanted = named_class(outputs), named_class(reference)
     return ((found == wanted) & (found >= 0)).float()
 
 

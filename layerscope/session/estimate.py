@@ -33,7 +33,7 @@ class Estimate:
         differences from example to example where a mean of them says something.
     predicted, trained : Tensor
         The class with the largest logit, int64 of shape ``(examples, …)``, on the CPU: of the
-        state, and of the trained network.
+        state, and of the trained network. −1 where logits hold NaN, which name none.
     targets : Tensor or None
         Likewise, the classes that are right; −100 where none is.
     classes : int
@@ -105,10 +105,13 @@ class Estimate:
         return np.flatnonzero(other).astype(np.int64)
 
     def confusion(self) -> npt.NDArray[np.int64]:
-        """Count how often each class (row) was named as each (column), shape (classes, classes)."""
+        """Count how often each class (row) was named as each (column), shape (classes, classes).
+
+        What names no class, as NaN, is not counted.
+        """
         if self.targets is None:
             return np.zeros((self.classes, self.classes), np.int64)
-        keep = self._counted()
+        keep = self._counted() & (self.predicted >= 0)
         pairs = self.targets[keep] * self.classes + self.predicted[keep]
         counts = torch.bincount(pairs, minlength=self.classes**2)
         return counts.view(self.classes, self.classes).numpy()

@@ -406,7 +406,7 @@ def _together(batches: Sequence[Tensor]) -> Tensor:
 def _said(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any) -> _Said:
     found = metrics_.logits(outputs)
     # One number for each example names nothing, and is a single class.
-    named = (found if found.ndim > 1 else found.unsqueeze(1)).argmax(-1).cpu()
+    named = metrics_.named_class(found if found.ndim > 1 else found.unsqueeze(1)).cpu()
     measured = metrics_.outcomes(wanted, outputs, targets, reference)
     return _Said(measured, named, int(found.shape[-1]) if found.ndim > 1 else 1)
 

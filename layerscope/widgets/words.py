@@ -220,6 +220,8 @@ def _one(estimate: Estimate, at: int, given: Any, tokenizer: Tokenizer | None) -
 
 def _named(number: int, estimate: Estimate, tokenizer: Tokenizer | None) -> str:
     """A class by its number; a token by its text, unless it is a part of a character."""
+    if number < 0:
+        return "not finite"
     if tokenizer is None or estimate.predicted.ndim == 1:
         return str(number)
     text = _read([number], tokenizer)
