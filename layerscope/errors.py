@@ -15,6 +15,7 @@ __all__ = [
     "LayerscopeError",
     "OptionError",
     "ResultError",
+    "SweepWarning",
     "TrainingError",
     "choose",
 ]
@@ -42,6 +43,10 @@ class OptionError(LayerscopeError, ValueError):
 
 class ResultError(LayerscopeError):
     """A Dataset lacks what a function needs, or can't be saved or opened."""
+
+
+class SweepWarning(UserWarning):
+    """What a sweep's numbers alone do not show, said once at its end; see `results.notices`."""
 
 
 class TrainingError(LayerscopeError):

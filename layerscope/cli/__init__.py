@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from layerscope._version import __version__
 from layerscope.cli import listing, reproducing, sweeping
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, SweepWarning
 
 __all__ = ["main"]
 
@@ -32,7 +34,8 @@ def main(command: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 for an error with its message, 130 for Ctrl-C."""
     options = _parser().parse_args(command)
     try:
-        options.run(options)
+        with _notices_as_lines():
+            options.run(options)
     except LayerscopeError as error:
         print(f"layerscope: {error}", file=sys.stderr)
         return 1
@@ -44,6 +47,24 @@ def main(command: Sequence[str] | None = None) -> int:
         # The reader, such as head, has seen enough.
         sys.stderr.close()
     return 0
+
+
+@contextmanager
+def _notices_as_lines() -> Iterator[None]:
+    """Show what a sweep has to say as a line, without the place in the code that said it."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def line(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, SweepWarning):
+                print(f"layerscope: {message}", file=sys.stderr)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = line
+        # However often the same was said before in this process.
+        warnings.simplefilter("always", SweepWarning)
+        yield
 
 
 class _Parser(argparse.ArgumentParser):

@@ -121,6 +121,8 @@ def _run_show(options: argparse.Namespace) -> None:
 
     ds = results.open_dataset(options.result)
     show(_result_table(ds, options.metric))
+    for notice in results.notices(ds):
+        print(notice)
     targets = [target for target in (options.html, options.png) if target]
     if targets:
         from layerscope import plots

@@ -24,7 +24,7 @@ from torch import nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import data as data_
-from layerscope import devices, perturb, validate
+from layerscope import devices, perturb, results, validate
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series
 from layerscope.engine.call import batches_of, called
@@ -33,7 +33,7 @@ from layerscope.engine.loop import FinishedElsewhere, Measured, measure
 from layerscope.engine.outcomes import gather
 from layerscope.engine.plan import Plan, reader, recorded_epochs, rows
 from layerscope.engine.sums import judged
-from layerscope.errors import OptionError
+from layerscope.errors import OptionError, SweepWarning
 from layerscope.layers import Norms, Wanted, require_network
 from layerscope.metrics import Metric, Where
 from layerscope.perturb import Fresh, Perturbation
@@ -170,6 +170,12 @@ def sweep(
     xarray.Dataset
         As `layerscope.results` describes.
 
+    Warns
+    -----
+    SweepWarning
+        At the end, where the numbers alone would not show it: cells that can't be, modules that
+        could not be reused, random values taken on trust; see `results.notices`.
+
     Raises
     ------
     CheckpointError
@@ -253,7 +259,7 @@ def sweep(
     mark = {IDENTITY: digest(identity), "call": call}
     store = Store(folder, identity) if folder is not None else None
     if store is not None and (done := store.finished()) is not None:
-        return done
+        return _noticed(done)
 
     def described(measured: Measured) -> xr.Dataset:
         spent = {"wall_time_s": round(time.monotonic() - began, 3)}
@@ -276,7 +282,7 @@ def sweep(
             break
         except FinishedElsewhere:
             assert store is not None
-            return cast("xr.Dataset", store.finished())
+            return _noticed(cast("xr.Dataset", store.finished()))
         except (RuntimeError, MemoryError) as error:
             if not devices.exhausted(error):
                 raise
@@ -287,13 +293,20 @@ def sweep(
     if callback:
         callback(ds.copy(deep=True))  # which may change what it is handed, and this is kept
     if store is None or parts is None:
-        return ds
+        return _noticed(ds)
     try:
         if outcomes:
             store.keep_outcomes(gather(plan, measured, parts, identity | mark))
         store.finish(ds)
     except FinishedElsewhere:
-        return cast("xr.Dataset", store.finished())
+        return _noticed(cast("xr.Dataset", store.finished()))
+    return _noticed(ds)
+
+
+def _noticed(ds: xr.Dataset) -> xr.Dataset:
+    """Say what the numbers alone do not show, in the name of the line that called `sweep`."""
+    for notice in results.notices(ds):
+        warnings.warn(notice, SweepWarning, stacklevel=3)
     return ds
 
 

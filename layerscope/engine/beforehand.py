@@ -13,7 +13,7 @@ from layerscope.borrow import Swapper, borrowed
 from layerscope.engine.plan import Cell, Plan
 from layerscope.errors import LayerError, LayerscopeError
 from layerscope.layers import Layer
-from layerscope.results import FULL_MODEL
+from layerscope.results import FULL_MODEL, NOTHING_LEFT
 from layerscope.reuse import Recorder
 
 __all__ = ["in_order", "lent", "refused_cells", "repeated"]
@@ -81,7 +81,7 @@ def refused_cells(
         except LayerError as error:
             refused[at] = str(error)
         if at[0] == FULL_MODEL and skipping.get(at):
-            refused[at] = "nothing would be left of the network"
+            refused[at] = NOTHING_LEFT
     names = {name for skipped in skipping.values() for name in skipped}
     reasons = recorder.unskippable(call, names) if names else {}
     for at, skipped in skipping.items():

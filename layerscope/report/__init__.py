@@ -164,6 +164,7 @@ def _section(
         "<section>",
         heading,
         f'<p class="finding">{markup.text(finding(ds, metric, critical))}</p>',
+        *(markup.element("p", notice, "note") for notice in results.notices(ds)),
         *map(plots.embed, figures),
         verdict_table(ds, metric, critical),
         markup.element("h3", "How it was computed"),

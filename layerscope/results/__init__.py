@@ -61,6 +61,7 @@ from layerscope.results.dataset import (
     NO_EPOCH,
     NOT_FINITE,
     NOT_MOVED,
+    NOTHING_LEFT,
     OUTCOMES,
     YOURS,
     attributes,
@@ -85,10 +86,12 @@ from layerscope.results.meaning import (
     perturbation,
     resetting,
 )
+from layerscope.results.notices import notices
 from layerscope.results.writing import write_bytes
 
 __all__ = [
     "FULL_MODEL",
+    "NOTHING_LEFT",
     "NOT_FINITE",
     "NOT_MOVED",
     "NO_EPOCH",
@@ -106,6 +109,7 @@ __all__ = [
     "draw_distance",
     "metric",
     "not_finite",
+    "notices",
     "open_dataset",
     "perturbation",
     "refused",

@@ -19,6 +19,7 @@ from layerscope.results.writing import write_bytes
 
 __all__ = [
     "FULL_MODEL",
+    "NOTHING_LEFT",
     "NOT_FINITE",
     "NOT_MOVED",
     "NO_EPOCH",
@@ -48,6 +49,9 @@ NOT_FINITE = "not finite"
 
 NOT_MOVED = "not moved"
 """The verdict of a layer that holds the same values at the first checkpoint and at the last."""
+
+NOTHING_LEFT = "nothing would be left of the network"
+"""Why the whole network can't be skipped."""
 
 YOURS = "__yours__"
 """In the attribute ``call``, from this to a name: what only the user has, such as a function."""

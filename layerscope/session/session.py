@@ -22,7 +22,7 @@ from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 from layerscope.layers import Layer, Norms, require_network
 from layerscope.metrics import Metric, Outcome, Tally, Where
 from layerscope.perturb import Fresh
-from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.results import FULL_MODEL, NO_EPOCH, NOTHING_LEFT
 from layerscope.reuse import Group
 from layerscope.session.estimate import Estimate
 from layerscope.session.states import changes
@@ -209,7 +209,7 @@ class Session:
         except LayerError as error:
             return str(error)
         if any(name == "" for name in names) or row == self.rows(view)[-1].name:
-            return "nothing would be left of the network"
+            return NOTHING_LEFT
         return "; ".join(f"{name} {why}" for name in names if (why := self._unskippable(name)))
 
     def inputs(self, places: Sequence[int]) -> list[Any]:

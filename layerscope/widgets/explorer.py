@@ -427,8 +427,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
         assert self._session is not None
         with shown_progress(self.controls, self._session, view, between) as count:
-            options = self._options | {"device": self._session.device}
-            sweep(self._session, self._source.data, view, options, show, count)
+            if told := sweep(self._session, self._source.data, view, self._options, show, count):
+                self._say(told)
 
     # What there is.
 

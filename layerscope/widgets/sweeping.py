@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from layerscope import engine
+from layerscope import engine, results
 from layerscope.session import Session
 from layerscope.widgets.controls import Controls
 
@@ -27,7 +27,7 @@ def sweep(
     options: Mapping[str, Any],
     show: Callable[[xr.Dataset], object],
     between: Callable[[], object],
-) -> None:
+) -> str:
     """Sweep all rows of a view, and show what is known every now and then.
 
     Parameters
@@ -40,8 +40,13 @@ def sweep(
         Takes the Dataset as far as it is known.
     between : callable
         Called before every cell; what it raises stops the sweep.
+
+    Returns
+    -------
+    str
+        What the numbers alone do not show; empty where there is nothing to say.
     """
-    engine.sweep(
+    ds = engine.sweep(
         copy.deepcopy(session.plan.model),
         data,
         checkpoints=session.plan.series,
@@ -50,8 +55,9 @@ def sweep(
         callback=show,
         between=between,
         show_progress=False,
-        **options,
+        **{**options, "device": session.device},
     )
+    return " ".join(results.notices(ds))
 
 
 @contextmanager
