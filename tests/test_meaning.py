@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import holoviews as hv
 import numpy as np
@@ -15,7 +16,7 @@ import layerscope
 from layerscope import analyses, metrics, perturb, plots, results, stats, testing
 from layerscope.cli import main
 from layerscope.cli.sweeping import _result_table
-from layerscope.errors import OptionError
+from layerscope.errors import OptionError, ResultError
 from layerscope.report.findings import finding, verdict_table
 from layerscope.session import Session
 from layerscope.widgets import LayerExplorer
@@ -293,3 +294,32 @@ def test_no_other_list_of_names_stays(repository):
     for path in (repository / "layerscope").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not [each for each in lists if each in text], path
+
+
+def test_a_sweep_goes_on_only_with_what_means_the_same(trained, few_digits, tmp_path):
+    """Else the Dataset of a finished one would be judged by what its metric meant before."""
+
+    def swept(metric, perturbation):
+        return layerscope.sweep(
+            trained.build(),
+            few_digits.test,
+            checkpoints=trained,
+            layers=["layer1"],
+            whole=False,
+            metrics=[metric],
+            perturbations=[perturbation],
+            device="cpu",
+            out=tmp_path,
+            show_progress=False,
+        )
+
+    def halve(site):
+        return {name: tensor / 2 for name, tensor in site.trained.items()}
+
+    mine = perturb.Perturbation("halve", halve)
+    done = swept(CERTAIN, mine)
+    assert swept(CERTAIN, halve).identical(done)
+    with pytest.raises(ResultError):
+        swept(replace(CERTAIN, higher_is_better=False), mine)
+    with pytest.raises(ResultError):
+        swept(CERTAIN, perturb.Perturbation("halve", halve, label="halved"))

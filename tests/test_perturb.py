@@ -269,3 +269,57 @@ def test_both_perturbations_do_what_they_say():
         perturb.PERTURBATIONS["reinitialize"].apply(
             Site(layer, site.trained, None, source.draw, seeds.generator(1))
         )
+
+
+# What users pass
+
+
+def halve(site):
+    return {name: tensor / 2 for name, tensor in site.trained.items()}
+
+
+def test_a_function_goes_by_its_own_name():
+    (made,) = perturb.chosen([halve])
+    assert (made.name, made.stochastic, made.uses_checkpoint) == ("halve", False, False)
+    assert perturb.chosen(halve)[0].settings == made.settings
+    assert perturb.chosen([perturb.zero])[0].name == "zero"
+    assert perturb.together({"a": halve}).name == "together({'a': 'halve'})"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([lambda _: {}], r"came as .*lambda.*Perturbation\(name, function\)"),
+        ([3], r"came as 3; give names, such as \['reinitialize', 'zero'\]"),
+        (3, "came as 3; give names"),
+        (None, "came as None; give names"),
+        ([perturb.noise], r"noise can't be called like that .* it is: noise\(scale"),
+        ([nn.Linear(2, 2)], "came as .*Linear; give names"),
+        (["zero", "zero"], "two perturbations have the name 'zero'"),
+        (
+            ["rerandomize", perturb.Perturbation("x", halve, column="rand")],
+            "two perturbations have the column 'rand'",
+        ),
+    ],
+)
+def test_what_is_no_perturbation_is_refused(given, said):
+    with pytest.raises(OptionError, match=said):
+        perturb.chosen(given)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (seeded(0, Plain), "fresh is a Plain, a network itself"),
+        ("Plain()", r"fresh is 'Plain\(\)'; pass a function without arguments"),
+    ],
+)
+def test_fresh_is_a_function(build, said):
+    with pytest.raises(OptionError, match=said):
+        fresh(seeded(0, Plain), build=build)
+
+
+def test_fresh_returns_a_network():
+    source, found, _ = fresh(seeded(0, Plain), build=lambda: Plain().state_dict())
+    with pytest.raises(LayerError, match=r"fresh= returned an OrderedDict.*freshly initialised"):
+        source.draw(found["first"], seeds.generator(0))

@@ -36,7 +36,7 @@ from layerscope.engine.sums import judged
 from layerscope.errors import OptionError, SweepWarning
 from layerscope.layers import Norms, Wanted, require_network
 from layerscope.metrics import Metric, Where
-from layerscope.perturb import Fresh, Perturbation
+from layerscope.perturb import Fresh
 from layerscope.sequential import Decision, Tolerance
 from layerscope.store import IDENTITY, Store, digest
 
@@ -51,7 +51,7 @@ def sweep(
     layers: Wanted = None,
     view: str = "leaf",
     norms: Norms | str | Mapping[str, str] = "own",
-    perturbations: Sequence[str | Perturbation] = ("reinitialize", "rerandomize"),
+    perturbations: Sequence[perturb.Given] = ("reinitialize", "rerandomize"),
     metrics: Sequence[str | Metric] | None = None,
     draws: int = 3,
     batch_size: int = 1000,
@@ -106,8 +106,9 @@ def sweep(
         What becomes of normalisation layers: rows of their own; moving with the layer that they
         normalise; never perturbed, not in ``fullmodel`` either. A mapping rules their
         ``"parameters"`` and running ``"statistics"`` apart.
-    perturbations : sequence of str or Perturbation
-        ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), or your own.
+    perturbations : sequence of str, Perturbation or function
+        ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), …, or your own:
+        a `Perturbation`, or a function of a `perturb.Site` that returns tensors by name.
     metrics : sequence of str or Metric, optional
         ``"error"``, ``"accuracy"``, ``"loss"``, … of `metrics.METRICS`, or your own; by default
         error and loss, and perplexity where an example has several targets, as text has. Targets

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -115,7 +115,7 @@ class Plan:
             "metrics": [m.name for m in self.metrics],
             # So that a run whose metric was edited meanwhile is not gone on with.
             "metric_code": {
-                m.name: digest(m.per_example)
+                m.name: digest((m.per_example, m.finish, m.slope, m.bins, *astuple(m.info)))
                 for m in self.metrics
                 if metrics.METRICS.get(m.name) is not m
             },

@@ -7,6 +7,8 @@ its past) to the tensors that the layer holds instead. One of your own takes a f
 >>> def halve(site):
 ...     return {name: tensor / 2 for name, tensor in site.trained.items()}
 >>> halved = perturb.Perturbation("halve", halve)
+>>> perturb.chosen(halve)[0].name  # a function goes by its own name
+'halve'
 
 Those that there are go by name, which is the call that makes them, and can be joined:
 
@@ -30,7 +32,7 @@ from layerscope.perturb.kinds import (
     skip,
     zero,
 )
-from layerscope.perturb.naming import KINDS, PERTURBATIONS, chosen, together
+from layerscope.perturb.naming import KINDS, PERTURBATIONS, Given, chosen, together
 from layerscope.perturb.permuting import permute
 from layerscope.perturb.protocol import Perturbation, Site
 
@@ -38,6 +40,7 @@ __all__ = [
     "KINDS",
     "PERTURBATIONS",
     "Fresh",
+    "Given",
     "Perturbation",
     "Site",
     "chosen",

@@ -11,9 +11,10 @@ from torch import Generator, Tensor, nn
 from layerscope import layers as layers_module
 from layerscope import seeds
 from layerscope.checkpoints import Series
-from layerscope.errors import LayerError
+from layerscope.errors import LayerError, OptionError
 from layerscope.layers import Layer
 from layerscope.perturb import likeness
+from layerscope.validate import described
 
 __all__ = ["Fresh"]
 
@@ -63,7 +64,7 @@ class Fresh:
     ) -> None:
         self._model = model
         self._series = series
-        self._build = build
+        self._build = _builder(build)
         self._leaves = {layer.name: layer for layer in layers_module.find(model)}
         self._origins: dict[str, str] = {}
         self._drawn: set[str] = set()
@@ -353,7 +354,12 @@ class Fresh:
         self, names: Sequence[str], generator: Generator, build: Callable[[], nn.Module]
     ) -> dict[str, Tensor]:
         with _seeded(generator):
-            state = layers_module.tensors(build())
+            built = build()
+        if not isinstance(built, nn.Module):
+            raise LayerError(
+                f"fresh= returned {described(built)}; it must return a freshly initialised network."
+            )
+        state = layers_module.tensors(built)
         lacking = [name for name in names if name not in state]
         if lacking:
             raise LayerError(
@@ -392,6 +398,26 @@ def _module(model: nn.Module, leaf: Layer) -> nn.Module:
 
 def _path(leaf: Layer) -> str:
     return "" if leaf.name == layers_module.ROOT else leaf.name
+
+
+def _builder(build: object) -> Callable[[], nn.Module] | None:
+    """Refuse what draws no new network, such as a network.
+
+    Raises
+    ------
+    OptionError
+    """
+    if isinstance(build, nn.Module):
+        raise OptionError(
+            f"fresh is a {type(build).__name__}, a network itself, but every draw needs a new one; "
+            "pass a function that returns one: fresh=lambda: Net(…)."
+        )
+    if build is not None and not callable(build):
+        raise OptionError(
+            f"fresh is {described(build)}; pass a function without arguments that returns a "
+            "freshly initialised network."
+        )
+    return build
 
 
 def _way(origin: str) -> str:

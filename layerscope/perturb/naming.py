@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 from layerscope.layers import Layer
@@ -25,12 +25,20 @@ from layerscope.perturb.kinds import (
 )
 from layerscope.perturb.permuting import permute
 from layerscope.perturb.protocol import ROOT, Perturbation, Site
+from layerscope.validate import described
 
 __all__ = ["KINDS", "PERTURBATIONS", "chosen", "together"]
 
 
-def chosen(names: str | Perturbation | Sequence[str | Perturbation]) -> list[Perturbation]:
+Given = str | Perturbation | Callable[[Site], Mapping[str, Tensor]]
+"""A perturbation as users write it."""
+
+
+def chosen(names: Given | Sequence[Given]) -> list[Perturbation]:
     """Look up perturbations by name; one of the user's own is taken as it is.
+
+    A function of a `Site` goes by its own name, with one result for each layer; what uses
+    checkpoints, or draws, says so as a `Perturbation`.
 
     A name is a call with plain arguments, such as ``"noise(0.1)"``, or several with a plus, which
     are done one after the other.
@@ -38,18 +46,49 @@ def chosen(names: str | Perturbation | Sequence[str | Perturbation]) -> list[Per
     Raises
     ------
     OptionError
-        If there is no perturbation of a name, or it can't be called like that.
+        If there is no perturbation of a name, it can't be called like that, two have the same
+        name or column, or something else came.
 
     Examples
     --------
     >>> [p.name for p in chosen(["zero", "noise(scale=0.1)", "reinitialize + noise(1)"])]
     ['zero', 'noise(0.1)', 'reinitialize+noise(1)']
     """
-    wanted = [names] if isinstance(names, (str, Perturbation)) else names
-    return [p if isinstance(p, Perturbation) else _parsed(p) for p in wanted]
+    if isinstance(names, (str, Perturbation)) or callable(names):
+        names = [names]
+    if not isinstance(names, Iterable):
+        raise OptionError(f"perturbations came as {described(names)}; {_HOW}")
+    made = [_one(each) for each in names]
+    for what in ("name", "column"):
+        said = [getattr(each.info, what) for each in made]
+        if twice := [each for each in said if said.count(each) > 1]:
+            raise OptionError(
+                f"two perturbations have the {what} {twice[0]!r}; each needs one of its own, to be "
+                "found in the Dataset."
+            )
+    return made
 
 
-def together(parts: Mapping[str, str | Perturbation], name: str | None = None) -> Perturbation:
+_HOW = (
+    "give names, such as ['reinitialize', 'zero'], or your own: Perturbation(name, function), "
+    "where the function takes a site and returns tensors by name."
+)
+
+
+def _one(given: object) -> Perturbation:
+    if isinstance(given, Perturbation):
+        return given
+    if isinstance(given, str):
+        return _parsed(given)
+    name = getattr(given, "__name__", "")
+    if not callable(given) or isinstance(given, (type, nn.Module)) or not name.isidentifier():
+        raise OptionError(f"a perturbation came as {described(given)}; {_HOW}")
+    if KINDS.get(name) is given:
+        return _called(name, [], {})
+    return Perturbation(name, given)
+
+
+def together(parts: Mapping[str, Given], name: str | None = None) -> Perturbation:
     """Do different things to different members of one row, at once.
 
     Parameters

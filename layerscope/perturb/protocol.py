@@ -120,7 +120,10 @@ class Perturbation:
                 "use no checkpoint; say stochastic=True, or leave redraws= out."
             )
         if self.settings is _UNSAID:
-            object.__setattr__(self, "settings", {"code": digest(self.apply)})
+            # What the Dataset says of it as well, for that goes on only with the same, too.
+            said = (self.label, self.column, self.sign, self.stochastic, self.redraws)
+            code = digest((self.apply, self.uses_checkpoint, *said))
+            object.__setattr__(self, "settings", {"code": code})
 
     @property
     def info(self) -> PerturbationInfo:
