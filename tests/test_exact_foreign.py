@@ -130,7 +130,10 @@ def padded(side: str = "right") -> list[tuple[Any, Tensor]]:
         for row, length in enumerate((9, 6, 7)[:size]):
             mask[row, length:] = 0
         mask = mask if side == "right" else mask.flip(1)
-        targets = tokens(size, 9, seed=seed + 10).masked_fill(mask == 0, -100)
+        following = torch.cat([ids[:, 1:], tokens(size, 1, seed=seed + 10)], 1)
+        # A whole row's last token is followed by one that the network does not see.
+        targets = following.masked_fill(torch.cat([mask[:, 1:], mask[:, -1:]], 1) == 0, -100)
+        targets = targets.masked_fill(mask == 0, -100)
         found.append(({"input_ids": ids * mask, "attention_mask": mask}, targets))
     return found
 
