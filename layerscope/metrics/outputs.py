@@ -32,13 +32,13 @@ def logits(outputs: Any) -> Tensor:
     DataError
         If there are none.
     """
-    if torch.is_tensor(outputs):
-        return outputs
     found: Any = outputs.get("logits") if isinstance(outputs, Mapping) else None
     found = found if found is not None else getattr(outputs, "logits", None)
     if found is None and isinstance(outputs, (tuple, list)) and outputs:
         found = outputs[0]
-    if not torch.is_tensor(found):
+    found = outputs if torch.is_tensor(outputs) else found
+    # A single number is a loss, which some networks return alone or before their logits.
+    if not torch.is_tensor(found) or found.ndim == 0:
         raise DataError(
             f"the network returned a {_told(outputs)}, and no logits in it; it must "
             "return a tensor, a tuple that starts with one, or something with 'logits'. Else say "
@@ -159,7 +159,8 @@ def version(tensor: Any) -> int:
 
 def _told(outputs: Any) -> str:
     """The type of what a network returned, and what is in it."""
-    kind = type(outputs).__name__
+    single = torch.is_tensor(outputs) and outputs.ndim == 0
+    kind = "single number" if single else type(outputs).__name__
     if isinstance(outputs, Mapping) and outputs:
         return f"{kind} with {', '.join(map(str, outputs))}"
     several = isinstance(outputs, (tuple, list)) and len(outputs) > 0
