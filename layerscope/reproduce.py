@@ -292,6 +292,7 @@ def _environment(root: Path, data_root: str | os.PathLike[str] | None) -> Iterat
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
     """Work in a folder beside the run's, and put it in place only when all is done."""
+    folder = Path(os.path.realpath(folder))  # a link to a folder stays one
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -306,7 +307,7 @@ def _draft(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.replace(old)
         draft.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        experiments.hand_on(old, folder, MANIFEST)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -434,9 +435,8 @@ def _sha256(path: Path) -> str:
 
 
 def _software() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        package: metadata.version(package) for package in _PACKAGES
-    }
+    versions = {package: metadata.version(package) for package in _PACKAGES}
+    return {"python": platform.python_version()} | versions
 
 
 def _machine(device: str) -> dict[str, Any]:

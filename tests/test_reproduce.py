@@ -203,3 +203,47 @@ def test_the_recipe_comparison_at_scale_smoke(tmp_path):
     table = (done.folder / "recipes.csv").read_text().splitlines()
     assert len(table) == 4
     assert table[0].startswith("lr,initializer,final,errors,linf rand,linf")
+
+
+def test_a_new_run_keeps_what_the_user_put_beside_the_old_one(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "small"
+    link.symlink_to(real)
+    real.mkdir()
+
+    def run(table):
+        with reproduce._draft(link) as draft:
+            for name, text in {"book.ipynb": "{}", "table.csv": table}.items():
+                (draft / name).write_text(text)
+            about = {"files": reproduce._files(draft, "book.ipynb")}
+            (draft / "manifest.json").write_text(json.dumps(about))
+
+    run("1")
+    (real / "notes").mkdir()
+    (real / "notes" / "mine.txt").write_text("mine")
+    (real / "notes" / "data").symlink_to(tmp_path)
+    (real / "book.ipynb").write_text("edited")
+    for table in ("2", "3"):
+        run(table)
+        assert link.is_symlink()
+        assert {path.relative_to(real).as_posix() for path in real.rglob("*")} == {
+            *("book.ipynb", "book.ipynb.kept", "manifest.json", "table.csv"),
+            *("notes", "notes/mine.txt", "notes/data"),
+        }
+        assert (real / "table.csv").read_text() == table
+        assert (real / "book.ipynb.kept").read_text() == "edited"
+        assert (real / "notes" / "data").resolve() == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["real", "small"]
+
+
+def test_a_folder_that_is_no_run_is_kept_as_it_is(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name in ("manifest.json", "table.csv"):
+        (folder / name).write_text("mine")
+    with reproduce._draft(folder) as draft:
+        for name in ("manifest.json", "table.csv"):
+            (draft / name).write_text("{}")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "manifest.json": "{}", "table.csv": "{}",
+        "manifest.json.kept": "mine", "table.csv.kept": "mine",
+    }  # fmt: skip

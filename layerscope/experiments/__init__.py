@@ -15,7 +15,15 @@ from __future__ import annotations
 from layerscope.experiments.catalogue import EXPERIMENTS, PAPER
 from layerscope.experiments.cost import EXAMPLES, GPU, Cost, GPUs, cost
 from layerscope.experiments.generalising import generalisation
-from layerscope.experiments.keeping import SUMMARY, command, compared, folder_name, keep, told
+from layerscope.experiments.keeping import (
+    SUMMARY,
+    command,
+    compared,
+    folder_name,
+    hand_on,
+    keep,
+    told,
+)
 from layerscope.experiments.kinds import Experiment, Scale
 from layerscope.experiments.probing import (
     SERIES_VARIABLE,
@@ -49,6 +57,7 @@ __all__ = [
     "fitted",
     "folder_name",
     "generalisation",
+    "hand_on",
     "keep",
     "probe",
     "removable",

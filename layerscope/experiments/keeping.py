@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from layerscope.analyses import Finding
 
-__all__ = ["SUMMARY", "command", "compared", "folder_name", "keep", "told"]
+__all__ = ["SUMMARY", "command", "compared", "folder_name", "hand_on", "keep", "told"]
 
 SUMMARY = "summary.json"
 _WORST_FIRST = ("critical", "not finite", "intermediate", "robust", "not moved", "undecided")
@@ -88,6 +89,44 @@ def keep(
     }
     content = json.dumps(about, indent=1, ensure_ascii=False).encode()
     return [results.write_bytes(folder / SUMMARY, content), *written]
+
+
+def hand_on(old: Path, folder: Path, manifest: str) -> None:
+    """Move into a new run's folder what the run before it did not leave, and remove the rest.
+
+    Files of the user's are that, and files of the run that were edited since; one whose name is
+    taken gets the suffix ``.kept``.
+
+    Parameters
+    ----------
+    old, folder : Path
+    manifest : str
+        Name of the file that lists a run's files with their SHA-256.
+    """
+    left = _left(old / manifest)
+    for path in [each for each in old.rglob("*") if each.is_symlink() or not each.is_dir()]:
+        name = path.relative_to(old)
+        # Nothing else is opened: a pipe would never end.
+        plain = path.is_file() and not path.is_symlink()
+        if name.as_posix() == manifest and left:
+            continue
+        if plain and hashlib.sha256(path.read_bytes()).hexdigest() == left.get(name.as_posix()):
+            continue
+        target = folder / name
+        while os.path.lexists(target):
+            target = target.with_name(f"{target.name}.kept")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _left(manifest: Path) -> dict[str, str]:
+    """SHA-256 of the files that a run left, by name; empty where nothing says."""
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        return {str(name): str(each["sha256"]) for name, each in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def told(title: str, runs: Mapping[str, xr.Dataset], metric: str = "error") -> str:
