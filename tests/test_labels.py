@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 import warnings
 
 import numpy as np
@@ -383,3 +384,48 @@ def test_nothing_to_predict_is_an_error():
         with pytest.raises(DataError, match="all targets are -100"):
             swept(net, given)
     del mask
+
+
+class Stream:
+    """The same batches in every epoch."""
+
+    fingerprint = "stream"
+
+    def __init__(self, *batches) -> None:
+        self.batches = batches
+
+    def set_epoch(self, epoch):
+        pass
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.filterwarnings("ignore:targets equal the tokens")
+def test_training_learns_what_its_scores_are_of(tmp_path):
+    """Bit for bit the weights of a training on the tokens that follow."""
+    ids, mask = texts()
+    named = {"input_ids": ids, "attention_mask": mask}
+    following = torch.full_like(ids, -100)
+    following[:, :-1] = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+    forms = {
+        "following": (named, following),
+        "labels": {**named, "labels": ids},
+        "pair": (named, ids),
+        "triple": (ids, mask, ids),
+    }
+    found = {}
+    for form, batch in forms.items():
+        series = layerscope.train(
+            made("GPT2"), types.SimpleNamespace(name=form, train=Stream(batch), test=[batch]),
+            layerscope.Recipe(epochs=3, lr=0.1), out=tmp_path / form, device="cpu",
+            show_progress=False,
+        )  # fmt: skip
+        found[form] = series.read(3)
+    plain = found.pop("following")
+    assert any(not torch.equal(plain[n], t) for n, t in made("GPT2").state_dict().items())
+    for tensors in found.values():
+        assert all(torch.equal(plain[name], tensor) for name, tensor in tensors.items())

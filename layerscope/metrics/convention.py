@@ -74,9 +74,10 @@ def reading(
     within = _inner(model)
     takes = _parameters(within)
     named = {"input_ids", "attention_mask"} <= {*takes} and _two(inputs)
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    if getattr(getattr(within, "config", None), "is_encoder_decoder", False):
         decoded = isinstance(inputs, Mapping) and _DECODED & inputs.keys()
-        beside = "labels" in takes and torch.is_tensor(targets) and not decoded
+        sequences = torch.is_tensor(targets) and targets.ndim == 2
+        beside = {"labels", "decoder_input_ids"} <= {*takes} and sequences and not decoded
         return Reading(named=named, beside=beside)
     plain = Reading(masked=True, named=named)
     read, counted = plain(inputs, targets)
@@ -106,11 +107,10 @@ def reading(
 
 def _inner(model: nn.Module) -> nn.Module:
     """The network in what compiles or distributes it, which names no arguments."""
-    for name in ("_orig_mod", "module"):
-        within = getattr(model, name, None)
-        if isinstance(within, nn.Module):
-            return _inner(within)
-    return model
+    within = getattr(model, "_orig_mod", None)
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        within = model.module
+    return _inner(within) if isinstance(within, nn.Module) else model
 
 
 def _parameters(model: nn.Module) -> list[str]:
@@ -154,10 +154,11 @@ def _shifts(run: _Run, inputs: Any, ids: Tensor, takes: Sequence[str]) -> bool |
     mask = given.get("attention_mask")
     labels = ids if mask is None or mask.shape != ids.shape else ids.where(mask != 0, NOT_COUNTED)
     try:
-        loss = getattr(run({**given, "labels": labels}), "loss", None)
+        told = run({**given, "labels": labels})
     except (TypeError, ValueError, DataError):
         return None
-    if not torch.is_tensor(loss):
+    loss = told[0] if isinstance(told, tuple) and told else getattr(told, "loss", None)
+    if not torch.is_tensor(loss) or loss.ndim > 0:
         return None
     own, shifted, unshifted = (
         float(each) for each in (loss, _mean(said[:, :-1], labels[:, 1:]), _mean(said, labels))
@@ -181,7 +182,10 @@ def _mean(said: Tensor, labels: Tensor) -> Tensor:
 def _causal(run: _Run, inputs: Any, ids: Tensor, targets: Tensor) -> bool:
     """Whether what the network says at a position stays when all later tokens become others."""
     # In the middle of the first row, without what fills it up.
-    half = (int((targets[0] != NOT_COUNTED).nonzero().max()) + 1) // 2
+    places = (targets[0] != NOT_COUNTED).nonzero()
+    half = (int(places.max()) + 1) // 2 if len(places) else 0
+    if half == 0:
+        return False
     others = ids.clone()
     # Tokens that occur, so that they are in its vocabulary.
     others[:, half:] = torch.where(ids[:, half:] == ids.min(), ids.max(), ids.min())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from layerscope import devices, layers, metrics, progress, seeds
 from layerscope.checkpoints import Writer
-from layerscope.data import Batch, Examples, Pictures, changes, label_range, move
+from layerscope.data import Batch, Examples, Pictures, Reading, batches, changes, label_range, move
 from layerscope.errors import OptionError, TrainingError
 from layerscope.training import state
 from layerscope.training.given import Data, few_tokens, measured, scored_in, steps_of
@@ -81,6 +82,7 @@ class Loop:
         }
         self.position = state.Position()
         self.unchecked: list[Tensor] = []
+        self.reading: Reading | None = None
 
     def run(self, wanted: Collection[int], show: bool) -> None:
         """Train to the end, recording after the wanted numbers of steps."""
@@ -146,7 +148,19 @@ class Loop:
             if batch is None:
                 return
             if step >= start:
-                yield batch
+                yield self._read(batch)
+
+    def _read(self, batch: Any) -> Batch:
+        """Inputs and targets of a batch, these where the network predicts them."""
+        ((inputs, targets),) = batches([batch], 1)
+        if self.reading is None:
+            moved, known = move((inputs, targets), self.device)
+            with metrics.evaluating(self.model):
+                loss = metrics.chosen("loss")
+                found = metrics.reading(self.model, metrics.call, moved, known, loss)
+            # Compared once, since the host waits for it.
+            self.reading = replace(found, expected="")
+        return self.reading(inputs, targets)
 
     def _step(self, epoch: int, inputs: Any, targets: Tensor) -> None:
         """Take one step down the gradient, and add to the sums."""
