@@ -162,7 +162,11 @@ def test_every_form_of_labels_gives_the_same(form, side):
     assert [str(each.message)[:31] for each in told if "labels" in str(each.message)] == (
         ["targets equal the tokens, and t"] * 2 * (form in SAID)
     )
-    assert "position before its own" in ds.attrs["data"]
+    read = layerscope.results.settings(ds)["data"]["targets"]
+    assert read.startswith("targets equal" if form in SAID else "labels of the network, which")
+    assert [each for each in layerscope.results.notices(ds) if each == read] == (
+        [read] * (form in SAID)
+    )
 
 
 def swept(net, given, **options):

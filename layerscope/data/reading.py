@@ -26,6 +26,13 @@ SAME, FOLLOWING = "the tokens at their own positions", "the tokens that follow"
 """What targets may be."""
 
 
+GUESSED = (
+    "targets equal the tokens, and the network's own loss holds each position against the token "
+    "after it; so do the metrics. Given among the network's arguments, as 'labels', they say that "
+    "this is meant."
+)
+
+
 class Arguments(dict[str, Any]):
     """Arguments by name, from a batch that held its labels beside them, as Hugging Face's do."""
 
@@ -56,8 +63,15 @@ class Reading:
     beside: bool = False
     expected: str = ""
 
+    @property
+    def guessed(self) -> bool:
+        """Whether targets were shifted that nobody called the network's labels."""
+        return self.shifted and self.expected == SAME
+
     def __str__(self) -> str:
-        where = "each at the position before its own" if self.shifted else "as given"
+        if self.guessed:
+            return GUESSED
+        where = "labels of the network, which it shifts itself" if self.shifted else "as given"
         return where + (", none at padding" if self.masked else "")
 
     def __call__(self, inputs: Any, targets: Any) -> Batch:

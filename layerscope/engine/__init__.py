@@ -174,8 +174,9 @@ def sweep(
     Warns
     -----
     SweepWarning
-        At the end, where the numbers alone would not show it: cells that can't be, modules that
-        could not be reused, random values taken on trust; see `results.notices`.
+        At the end, where the numbers alone would not show it: labels that were shifted, cells that
+        can't be, modules that could not be reused, random values taken on trust; see
+        `results.notices`.
 
     Raises
     ------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,11 +21,6 @@ _ROWS = 2  # that a network is asked about
 _DECODED = {"decoder_input_ids", "decoder_inputs_embeds", "labels"}
 _CLOSE = 1e-4  # relative
 
-_SHIFTED = (
-    "targets equal the tokens, and the network's own loss holds each position against the token "
-    "after it; so the metrics do. Give them among the network's arguments, as 'labels', to say "
-    "that this is meant."
-)
 _SEES_THEM = (
     "targets are the very tokens that the network sees, and it looks at none after them, so that "
     "naming them says nothing. Give those that follow: torch.cat([input_ids[:, 1:], "
@@ -98,10 +92,8 @@ def reading(
             raise DataError(_SEES_THEM)
     if not shifts:
         return plain
-    if not labelled:
-        if SAME not in seen:
-            raise DataError(_SOMETHING_ELSE)
-        warnings.warn(_SHIFTED, stacklevel=2)
+    if not labelled and SAME not in seen:
+        raise DataError(_SOMETHING_ELSE)
     return Reading(masked=True, shifted=True, named=named, expected="" if labelled else SAME)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from layerscope import data as data_module
 from layerscope import devices
-from layerscope.errors import DataError, LayerscopeError
+from layerscope.errors import DataError, LayerscopeError, SweepWarning
 from layerscope.layers import require_network
 from layerscope.metrics.convention import reading
 from layerscope.metrics.named import Metric, chosen
@@ -176,6 +177,8 @@ def evaluate(
             if read is None:
                 inputs, targets = data_module.move(given, place)
                 read = reading(model, _asked, inputs, targets, wanted)
+                if read.guessed:
+                    warnings.warn(str(read), SweepWarning, stacklevel=2)
             inputs, targets = read(*given)
             labels = data_module.label_range(targets)
             inputs, targets = data_module.move((inputs, targets), place)

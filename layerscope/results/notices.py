@@ -29,9 +29,9 @@ def notices(ds: xr.Dataset) -> list[str]:
     Returns
     -------
     list of str
-        Cells that were asked for and can't be; what could not be reused from cell to cell; layers
-        whose random values come from where nothing says that the network's did; parts that were
-        damaged. Empty where there is nothing to say.
+        Labels that were shifted; cells that were asked for and can't be; what could not be reused
+        from cell to cell; layers whose random values come from where nothing says that the
+        network's did; parts that were damaged. Empty where there is nothing to say.
 
     Examples
     --------
@@ -41,12 +41,20 @@ def notices(ds: xr.Dataset) -> list[str]:
     """
     about = settings(ds)
     runs = [run for run in about.get("runs") or [] if isinstance(run, dict)]
-    said = [*_refused(ds), *_origins(ds, about)]
+    said = [*_targets(about), *_refused(ds), *_origins(ds, about)]
     for each in (about, *runs):
         reuse, damaged = each.get("reuse"), each.get("damaged_parts")
         said += _plain(reuse) if isinstance(reuse, dict) else []
         said += [f"Damaged parts were computed again: {_named(damaged)}."] if damaged else []
     return list(dict.fromkeys(said))
+
+
+def _targets(about: Mapping[str, Any]) -> Iterator[str]:
+    """What was made of targets that equal the tokens, as `data.Reading` says it."""
+    data = about.get("data")
+    read = str(data.get("targets", "")) if isinstance(data, dict) else ""
+    if read.startswith("targets equal the tokens"):
+        yield read
 
 
 def _refused(ds: xr.Dataset) -> Iterator[str]:

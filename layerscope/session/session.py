@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from layerscope.checkpoints import Series, finite
 from layerscope.engine.beforehand import in_order, lent, repeated
 from layerscope.engine.plan import Cell, Changed, Plan, reader, recorded_epochs, rows
 from layerscope.engine.weights import Weights
-from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
+from layerscope.errors import LayerError, LayerscopeError, OptionError, SweepWarning, choose
 from layerscope.layers import Layer, Norms, require_network
 from layerscope.metrics import Metric, Outcome, Tally, Where
 from layerscope.perturb import Fresh
@@ -110,6 +111,8 @@ class Session:
             output=metrics_.Output(output),
         )
         self.epochs, self.data = tuple(self.plan.epochs), self.plan.data
+        if self.data.reading.guessed:
+            warnings.warn(str(self.data.reading), SweepWarning, stacklevel=2)
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
         self._views: dict[str, _View] = {}
         self._seen: dict[int, _Seen] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from layerscope import devices, layers, metrics, progress, seeds
 from layerscope.checkpoints import Writer
 from layerscope.data import Batch, Examples, Pictures, Reading, batches, changes, label_range, move
-from layerscope.errors import OptionError, TrainingError
+from layerscope.errors import OptionError, SweepWarning, TrainingError
 from layerscope.training import state
 from layerscope.training.given import Data, few_tokens, measured, scored_in, steps_of
 from layerscope.training.recipe import Recipe, convolves
@@ -158,6 +159,8 @@ class Loop:
             with metrics.evaluating(self.model):
                 loss = metrics.chosen("loss")
                 found = metrics.reading(self.model, metrics.call, moved, known, loss)
+            if found.guessed:
+                warnings.warn(str(found), SweepWarning, stacklevel=2)
             # Compared once, since the host waits for it.
             self.reading = replace(found, expected="")
         return self.reading(inputs, targets)
