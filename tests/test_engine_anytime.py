@@ -164,10 +164,24 @@ def test_a_tolerance_stops_a_cell_once_its_interval_is_narrow(states):
         assert (row.lower, row.upper) == (float(cell.lower), float(cell.upper))
     verdicts = stats.classify(ds)
     assert set(verdicts["interval_kind"]) == {"unseen examples"}
-    baseline = float(ds.baseline.sel(metric="error"))
+    # All stopped early, so that the baseline is no better known.
+    below, above = float(ds.baseline_lower), float(ds.baseline_upper)
+    assert below <= float(full.baseline.sel(metric="error")) <= above
+    assert below < above
     for row in verdicts.itertuples():
         cell = ds.sel(layer=row.layer, epoch=0, perturbation="reinitialize", draw=0)
-        assert (row.lower, row.upper) == (float(cell.lower) - baseline, cell.upper - baseline)
+        assert (row.lower, row.upper) == (float(cell.lower) - above, float(cell.upper) - below)
+    assert stats.classify(ds, confidence=0.985)["lower"].isna().all()
+
+
+def test_a_baseline_that_saw_all_examples_is_known(states):
+    data = many(300)
+    ds = layerscope.sweep(
+        network(), data, checkpoints=states, batch_size=100, draws=1, tolerance=0.01
+    )
+    assert not ds.stopped_early.all()
+    exact = float(ds.baseline.sel(metric="error"))
+    assert float(ds.baseline_lower) == float(ds.baseline_upper) == exact
 
 
 def test_a_stopped_cell_goes_on_to_the_same_verdict(states, tmp_path):

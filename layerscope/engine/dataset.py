@@ -110,6 +110,9 @@ def _values(
         variables["verdict"] = (_DIMS[:-1], verdict)
     if intervals:
         variables["lower"], variables["upper"] = ((_DIMS[:-1], bound) for bound in bounds)
+        least, most = measured.sums.baseline_interval()
+        variables["baseline_lower"] = (), np.array(least)
+        variables["baseline_upper"] = (), np.array(most)
     return variables
 
 

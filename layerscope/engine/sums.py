@@ -168,6 +168,10 @@ class Sums:
         self.settlers = (
             [Settler(rule, len(keys), population, heaviest) for keys in self._parts] if rule else []
         )
+        # The unperturbed network's mean is known no better than a cell's, if all stop early.
+        bounded = isinstance(rule, Tolerance)
+        self._trained = Settler(rule, 1, population, heaviest) if rule and bounded else None
+        self._watched = self._seen = 0
 
     def active(self, part: int) -> list[str]:
         """Keys of the cells of a part that have not seen enough."""
@@ -187,11 +191,12 @@ class Sums:
             _merge(self.tallies, key, sums)
             moved = {name: tallies[place] for name, tallies in found.differences.items()}
             _merge(self.differences, key, moved)
+        index = self.next[part]
         self.next[part] += 1
         self.added[part] += 1
         if not self._rule:
             return []
-        self._settle(part, found)
+        self._settle(part, index, found)
         still = set(self.active(part))
         return [key for key in before if key not in still]
 
@@ -205,6 +210,15 @@ class Sums:
         for batch in sorted(self._baselines):
             _merge(total, "", self._baselines[batch])
         return total.get("", {})
+
+    def baseline_interval(self) -> tuple[float, float]:
+        """Bounds of the unperturbed network's mean, of a rule that has them."""
+        assert self._trained is not None
+        assert self._metric is not None
+        known = self.baseline().get(self._metric.name)
+        if known is not None and self._seen == self._population:
+            return known.mean, known.mean
+        return float(self._trained.lower[0]), float(self._trained.upper[0])
 
     def verdicts(self) -> dict[str, str]:
         """What each cell is settled to be; empty while it is open, and without a rule."""
@@ -231,12 +245,16 @@ class Sums:
             for key, lower, upper in zip(keys, settler.lower, settler.upper, strict=True)
         }
 
-    def _settle(self, part: int, found: Found) -> None:
+    def _settle(self, part: int, index: int, found: Found) -> None:
         assert self._metric is not None
         weights = found.weights[self._metric.name]
         each = found.outcomes[self._metric.name].astype(float)
         # What is no number is as bad as can be: it must not hold up what can be settled.
         each = np.where(np.isnan(each), 0 if self._metric.higher_is_better else weights, each)
+        if index == self._watched:  # the part that is furthest on
+            self._watched, self._seen = index + 1, self._seen + len(weights)
+            if self._trained is not None:
+                self._trained.add(each[:1], weights=weights)
         values = each[1:]
         if isinstance(self._rule, Decision):
             worse = -1 if self._metric.higher_is_better else 1

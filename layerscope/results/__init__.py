@@ -25,7 +25,7 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 ``stopped_early`` (layer, epoch, perturbation, draw)
     Where cells were stopped once they were settled: whether this one was before all examples were
     seen. Its value is biased then, since a cell stops when its mean happens to be clear.
-``lower``, ``upper`` (layer, epoch, perturbation, draw)
+``lower``, ``upper`` (layer, epoch, perturbation, draw), ``baseline_lower``, ``baseline_upper`` ()
     Where cells were stopped once they were known well enough: what encloses the mean over all
     examples, however often one looked; of the metric that the attribute ``stopping`` names, else
     the first.

@@ -71,6 +71,8 @@ _DESCRIBED = {
     "stopped_early": ("whether the cell was settled before all examples were seen", ""),
     "lower": ("lower end of the interval of value that holds however often one looks", "1"),
     "upper": ("upper end of the interval of value that holds however often one looks", "1"),
+    "baseline_lower": ("the same of the unperturbed network, lower end", "1"),
+    "baseline_upper": ("the same of the unperturbed network, upper end", "1"),
     "outcome": ("metric of one example in one cell", "1"),
     "baseline_outcome": ("metric of one example in the unperturbed network", "1"),
     "weight": ("what the example counts, such as its number of tokens", "1"),

@@ -64,8 +64,9 @@ def classify(
     `paired_proportions` for fractions and the normal one of paired differences otherwise; where
     the Dataset does not tell how examples differ, it is `newcombe` and the normal one of a
     difference of independent means (conservative, since both networks see the same examples). Of a
-    cell that a sweep with ``tolerance=`` stopped early, the sweep's own bounds count, less the
-    baseline. Over draws and seeds it does not cover the choice of the test set, which they share.
+    cell that a sweep with ``tolerance=`` stopped early, the sweep's own bounds count, less those of
+    the baseline, which is as little known if every cell stopped. Over draws and seeds it does not
+    cover the choice of the test set, which they share.
 
     Parameters
     ----------
@@ -263,8 +264,22 @@ def _difference_bounds(
     # What is not computed has no bounds, whatever else stands there.
     lower, upper = (bound.where(cell.notnull()) for bound in bounds)
     least, most, early = stopped_early(ds, metric, cell, confidence)
+    below, above = _baseline_bounds(ds, metric, confidence)
+    return (least - above).where(early, lower), (most - below).where(early, upper), early
+
+
+def _baseline_bounds(
+    ds: xr.Dataset, metric: str, confidence: float
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Bounds of the baseline's mean over all examples, where a tolerance stopped the sweep."""
     baseline = baseline_of(ds, metric, required=True)
-    return (least - baseline).where(early, lower), (most - baseline).where(early, upper), early
+    if "baseline_lower" not in ds:
+        return baseline, baseline
+    below, above = (ds[f"baseline_{end}"].reset_coords(drop=True) for end in ("lower", "upper"))
+    rule = results.settings(ds).get("stopping") or {}
+    # Each of two bounds may miss, the cell's and this one.
+    enough = (below == above) | (confidence <= 2 * rule.get("confidence", 1.0) - 1)
+    return below.where(enough), above.where(enough)
 
 
 def _unpaired_bounds(
