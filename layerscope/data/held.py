@@ -199,6 +199,11 @@ class Held:
         return self._found or Reading()
 
     @property
+    def cut(self) -> bool:
+        """Whether batches are cut here, from plain tensors, and not the user's own."""
+        return parts(self._data) is not None
+
+    @property
     def indices(self) -> npt.NDArray[np.int64]:
         """Where each example stands in the data as they were given, shape ``(count,)``."""
         return np.arange(self.count) if self._order is None else self._order.numpy()

@@ -29,6 +29,7 @@ from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series
 from layerscope.engine.call import batches_of, called
 from layerscope.engine.dataset import assemble
+from layerscope.engine.identity import identify
 from layerscope.engine.loop import FinishedElsewhere, Measured, measure
 from layerscope.engine.outcomes import gather
 from layerscope.engine.plan import Plan, reader, recorded_epochs, rows
@@ -257,7 +258,13 @@ def sweep(
             "one a copy of the other?",
             stacklevel=2,
         )
-    identity = plan.identity() | {"batch_size": batch_size}
+    identity = identify(plan, fresh) | {"batch_size": batch_size}
+    if folder is not None and identity["not_described"]:
+        warnings.warn(
+            f"{'; '.join(identity['not_described'])}: that can't be described, so a sweep into "
+            f"{folder} goes on even if it is another by then.",
+            stacklevel=2,
+        )
     mark = {IDENTITY: digest(identity), "call": call}
     store = Store(folder, identity) if folder is not None else None
     if store is not None and (done := store.finished()) is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -22,7 +23,6 @@ from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer, Norms, Wanted
 from layerscope.metrics import Metric, Output, Where
 from layerscope.perturb import Fresh, Perturbation, Site, handed
-from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
@@ -32,6 +32,9 @@ __all__ = ["Cell", "Changed", "Plan", "ran", "reader", "recorded_epochs", "rows"
 
 
 _COUNTER = "num_batches_tracked"
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""What some modules say of the functions that they hold; another in every process."""
 
 Changed = frozenset[str] | Group
 """The modules that a replay changes, and where it passes some over, those too."""
@@ -76,7 +79,7 @@ class Plan:
     output: Output = field(default_factory=Output)
 
     def identity(self) -> dict[str, Any]:
-        """Describe the sweep in plain values."""
+        """Describe the sweep in plain values, as far as it can be without running the network."""
         return {
             "layerscope": __version__,
             "torch": torch.__version__,
@@ -85,7 +88,7 @@ class Plan:
             "network": {
                 "class": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
                 "parameters": sum(p.numel() for p in self.model.parameters()),
-                "sha256": hashlib.sha256(repr(self.model).encode()).hexdigest(),
+                "sha256": hashlib.sha256(_ADDRESS.sub("", repr(self.model)).encode()).hexdigest(),
                 "dtypes": sorted({str(p.dtype) for p in self.model.parameters()}),
             },
             "checkpoints": {str(epoch): sha for epoch, sha in self.series.digests().items()},
@@ -113,12 +116,6 @@ class Plan:
                 p.name: dict(p.settings) for p in self.perturbations if p.settings
             },
             "metrics": [m.name for m in self.metrics],
-            # So that a run whose metric was edited meanwhile is not gone on with.
-            "metric_code": {
-                m.name: digest((m.per_example, m.finish, m.slope, m.bins, *astuple(m.info)))
-                for m in self.metrics
-                if metrics.METRICS.get(m.name) is not m
-            },
             "draws": self.draws,
             "seed": self.seed,
             "device": str(self.device),

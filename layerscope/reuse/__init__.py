@@ -60,5 +60,6 @@ from __future__ import annotations
 
 from layerscope.reuse.forms import Group
 from layerscope.reuse.recorder import Recorder
+from layerscope.reuse.state import moved_by
 
-__all__ = ["Group", "Recorder"]
+__all__ = ["Group", "Recorder", "moved_by"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from layerscope.reuse.forms import CONSTANT, CONTAINER, bytes_of, tensors_in
+
+T = TypeVar("T")
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
@@ -73,6 +75,44 @@ def loose_tensors(module: nn.Module) -> list[Tensor]:
     values = [v for k, v in vars(module).items() if k not in _REGISTRIES]
     tensors = tensors_in([v for v in values if isinstance(v, Tensor | list | tuple | dict)])
     return [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
+
+
+def moved_by(model: nn.Module, call: Callable[[], T]) -> tuple[T, set[tuple[str, str]]]:
+    """Run a pass, and tell which attributes and buffers it changed, by path and name."""
+    before = {
+        (path, key): (value, value.copy() if type(value) in CONTAINER else None, _clones(value))
+        for path, module in model.named_modules()
+        for key, value in _kept(module).items()
+    }
+    out = call()
+    after = {
+        (path, key): value
+        for path, module in model.named_modules()
+        for key, value in _kept(module).items()
+    }
+    moved = {
+        at
+        for at, (seen, contents, clones) in before.items()
+        if at not in after
+        or not _same(after[at], seen, contents)
+        or not all(map(_same_bytes, _clones(after[at]), clones))
+    }
+    return out, moved | (after.keys() - before.keys())
+
+
+def _kept(module: nn.Module) -> dict[str, Any]:
+    plain = {key: value for key, value in vars(module).items() if key not in _REGISTRIES}
+    return plain | module._buffers
+
+
+def _clones(value: Any) -> list[Tensor]:
+    if not isinstance(value, Tensor | list | tuple | dict):
+        return []
+    return [t.detach().clone() for t in tensors_in(value) if not isinstance(t, nn.Parameter)]
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(bytes_of(a), bytes_of(b))
 
 
 class State:

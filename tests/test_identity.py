@@ -1,0 +1,434 @@
+"""A folder is gone on with by the same call alone: whatever its values depend on is compared."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import layerscope
+from layerscope.errors import ResultError
+from layerscope.metrics import Metric
+from layerscope.perturb import Perturbation
+from layerscope.perturb.code import Description, digest
+
+helpers = types.ModuleType("helpers")
+helpers.__file__ = "/somewhere/helpers.py"
+helpers.FACTOR = 2.0
+SCALE = 1.5
+TABLE = torch.ones(4)
+
+
+def helper(values):
+    return values * SCALE
+
+
+class Network(nn.Module):
+    """With what no checkpoint holds: a buffer, a scale, an object, a counter, a cache."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Linear(5, 8)
+        self.head = nn.Linear(8, 4)
+        self.register_buffer("shift", torch.zeros(8), persistent=False)
+        self.temperature = 1.0
+        self.config = types.SimpleNamespace(slope=0.1)
+        self.calls = 0
+        self.cache: dict[int, torch.Tensor] = {}
+        self.last = None
+
+    def forward(self, inputs):
+        self.calls += 1
+        self.last = inputs
+        if len(inputs) not in self.cache:
+            self.cache[len(inputs)] = torch.ones(1)
+        hidden = nn.functional.leaky_relu(self.body(inputs) + self.shift, self.config.slope)
+        return self.scaled(self.head(hidden)) * self.cache[len(inputs)]
+
+    def scaled(self, values):
+        return values / self.temperature
+
+    def training_step(self):
+        return TABLE
+
+
+@pytest.fixture(scope="module")
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(30, 5, generator=generator), torch.randint(4, (30,), generator=generator)
+
+
+STATES = {epoch: Network(epoch).state_dict() for epoch in (0, 1)}
+
+
+def sweep(out, pair, model=None, **options):
+    options = {"perturbations": ["reinitialize"], "device": "cpu", "batch_size": 20} | options
+    return layerscope.sweep(
+        model or Network(5), pair, checkpoints=STATES, out=out, show_progress=False, **options
+    )
+
+
+def built(seed):
+    def fresh():
+        made = Network(int(torch.randint(99, ())))
+        with torch.no_grad():
+            made.body.weight *= seed
+        return made
+
+    return fresh
+
+
+def own_metric(function):
+    return {"metrics": [Metric("mine", "mine", function)]}
+
+
+def own_perturbation(function):
+    return {"perturbations": [Perturbation("mine", function)]}
+
+
+class Bound:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def measured(self, outputs, _):
+        return outputs.sum(-1) * self.weight
+
+
+def by_closure(value):
+    return lambda outputs, _: outputs.sum(-1) * torch.as_tensor(value).sum()
+
+
+def by_default(value):
+    def mine(outputs, _, factor=value):
+        return outputs.sum(-1) * torch.as_tensor(factor).sum()
+
+    return mine
+
+
+def by_partial(value):
+    return functools.partial(
+        lambda outputs, _, factor: outputs.sum(-1) * factor.sum(), factor=value
+    )
+
+
+def halved(site):
+    return {name: helper(tensor) for name, tensor in site.trained.items()}
+
+
+def from_a_module(outputs, _):
+    return outputs.sum(-1) * helpers.FACTOR
+
+
+def from_a_tensor(outputs, _):
+    return (outputs * TABLE).sum(-1)
+
+
+# Two calls each: what differs between them, and nothing else.
+OPTIONS = {
+    "fresh": [{"perturbations": ["rerandomize"], "fresh": built(n)} for n in (1, 3)],
+    "tensor in a closure": [own_metric(by_closure(torch.full((3,), n))) for n in (1.0, 2.0)],
+    "tensor in a default": [own_metric(by_default(torch.full((3,), n))) for n in (1.0, 2.0)],
+    "tensor in a partial": [own_metric(by_partial(torch.full((3,), n))) for n in (1.0, 2.0)],
+    "array in a closure": [own_metric(by_closure(np.full(3, n))) for n in (1.0, 2.0)],
+    "object that it is bound to": [own_metric(Bound(n).measured) for n in (1.0, 2.0)],
+    "tensor that it is bound to": [own_metric(Bound(torch.tensor(n)).measured) for n in (1.0, 2.0)],
+    "what is made of the mean": [
+        {"metrics": [Metric("mine", "mine", by_closure(1.0), finish=f)]}
+        for f in (lambda mean: mean + 1, lambda mean: mean + 2)
+    ],
+    "tensor in a perturbation": [
+        own_perturbation(lambda site, by=by: {n: t * by for n, t in site.trained.items()})
+        for by in (torch.tensor(2.0), torch.tensor(3.0))
+    ],
+    "part of a joined perturbation": [
+        {
+            "perturbations": [
+                Perturbation("mine", lambda s, by=by: {n: t * by for n, t in s.trained.items()})
+                .then(Perturbation("more", halved))
+            ]
+        }
+        for by in (torch.tensor(2.0), torch.tensor(3.0))
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OPTIONS)
+def test_another_function_is_another_sweep(pair, tmp_path, what):
+    first, second = OPTIONS[what]
+    ds = sweep(tmp_path, pair, **first)
+    assert sweep(tmp_path, pair, **first).identical(layerscope.open_dataset(tmp_path / "sweep.nc"))
+    with pytest.raises(ResultError, match="another sweep"):
+        sweep(tmp_path, pair, **second)
+    assert not np.array_equal(ds["value"], sweep(None, pair, **second)["value"], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "name", "value"),
+    [
+        (own_perturbation(halved), sys.modules[__name__], "SCALE", 2.5),
+        (own_metric(from_a_tensor), sys.modules[__name__], "TABLE", torch.arange(4.0)),
+        (own_metric(from_a_module), helpers, "FACTOR", 3.0),
+        (own_perturbation(halved), sys.modules[__name__], "helper", lambda values: values + 1),
+    ],
+)
+def test_globals_that_a_function_uses_are_compared(
+    pair, tmp_path, monkeypatch, options, place, name, value
+):
+    sweep(tmp_path, pair, **options)
+    monkeypatch.setattr(place, name, value)
+    with pytest.raises(ResultError, match=r"(metric_code|perturbation_settings) differ"):
+        sweep(tmp_path, pair, **options)
+
+
+def shifted(model):
+    model.shift += 1
+
+
+def hotter(model):
+    model.temperature = 2.0
+
+
+def steeper(model):
+    model.config.slope = 0.5
+
+
+def patched(model):
+    model.forward = lambda inputs: Network.forward(model, inputs) * 2
+
+
+def hooked(model):
+    model.head.register_forward_hook(lambda *given: given[-1] + 1)
+
+
+def reclassed(model):
+    class Other(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs) * 1.0
+
+    Other.__qualname__ = Other.__name__ = "Linear"
+    model.body.__class__ = Other
+
+
+CHANGES = [shifted, hotter, steeper, patched, hooked, reclassed]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_another_network_is_another_sweep(pair, tmp_path, change):
+    sweep(tmp_path, pair)
+    sweep(tmp_path, pair, Network(9))  # the weights are those of the checkpoints
+    other = Network(5)
+    change(other)
+    with pytest.raises(ResultError, match="network_"):
+        sweep(tmp_path, pair, other)
+
+
+def test_an_edited_forward_is_another_sweep(pair, tmp_path, monkeypatch):
+    sweep(tmp_path, pair)
+    # Out of sight of the outputs: what a negative temperature would do.
+    monkeypatch.setattr(
+        Network, "scaled", lambda self, v: v / self.temperature if self.temperature > 0 else -v
+    )
+    with pytest.raises(ResultError, match="network_code"):
+        sweep(tmp_path, pair)
+
+
+def test_what_the_outputs_alone_show_is_another_sweep(pair, tmp_path, monkeypatch):
+    class Hidden(Network):
+        def forward(self, inputs):
+            return super().forward(inputs) * float(os.environ.get("A_FACTOR", "1"))
+
+    sweep(tmp_path, pair, Hidden(5))
+    monkeypatch.setenv("A_FACTOR", "2")
+    with pytest.raises(ResultError, match="network_outputs differ"):
+        sweep(tmp_path, pair, Hidden(5))
+
+
+def test_a_network_that_was_used_meanwhile_is_the_same(pair, tmp_path):
+    model = Network(5)
+    sweep(tmp_path, pair, model)
+    for size in (16, 20, 10):
+        model(pair[0][:size])
+    model.last = None
+    model.cache.pop(20), model.cache.pop(10)
+    sweep(tmp_path, pair, model)
+
+
+def test_what_only_training_uses_is_of_no_account(pair, tmp_path, monkeypatch):
+    sweep(tmp_path, pair)
+    monkeypatch.setattr(Network, "training_step", lambda _: None)
+    monkeypatch.setattr(sys.modules[__name__], "TABLE", None)
+    sweep(tmp_path, pair)
+
+
+def test_a_function_that_holds_the_network_goes_by_the_checkpoints(pair, tmp_path):
+    def options(model):
+        return own_perturbation(
+            lambda site: {n: t * len(list(model.children())) for n, t in site.trained.items()}
+        )
+
+    one, other = Network(7), Network(8)
+    sweep(tmp_path, pair, one, **options(one))
+    sweep(tmp_path, pair, other, **options(other))
+
+
+SETTINGS = {
+    "an autocast around": lambda: torch.autocast("cpu", torch.bfloat16),
+    "another default type": lambda: _default_dtype(torch.float64),
+    "precision of products": lambda: _precision("medium"),
+    "oneDNN off": lambda: torch.backends.mkldnn.flags(enabled=False),
+}
+
+
+class _default_dtype:  # noqa: N801
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def __enter__(self):
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+
+    def __exit__(self, *_):
+        torch.set_default_dtype(self.before)
+
+
+class _precision(_default_dtype):  # noqa: N801
+    def __enter__(self):
+        self.before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.dtype)
+
+    def __exit__(self, *_):
+        torch.set_float32_matmul_precision(self.before)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_other_arithmetic_is_another_sweep(pair, tmp_path, setting):
+    sweep(tmp_path, pair)
+    model = Network(5)
+    with SETTINGS[setting](), pytest.raises(ResultError, match="arithmetic"):
+        sweep(tmp_path, pair, model)
+    sweep(tmp_path, pair)
+
+
+CHILD = """
+import json, sys, torch
+from layerscope import devices
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+import test_identity as t
+if sys.argv[2] == "values":
+    print(json.dumps([t.digest(t.value(seed)) for seed in range(60)]))
+elif sys.argv[2] == "processor":
+    print(devices.arithmetic(torch.device("cpu"))["processor"])
+else:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(30, 5, generator=generator)
+    pair = inputs, torch.randint(4, (30,), generator=generator)
+    for what, (first, _) in t.OPTIONS.items():
+        t.sweep(sys.argv[2] + "/" + what, pair, **first)
+"""
+
+
+def child(what, **environment):
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(what)]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | environment
+    )
+    return ran.stdout
+
+
+def value(seed):
+    """Something nested of all kinds; the same for the same seed."""
+    chance = random.Random(seed)
+
+    def made(depth):
+        kind = chance.randrange(13 if depth else 6)
+        inner = [made(depth - 1) for _ in range(chance.randrange(4))] if kind > 5 else []
+        words = [f"word{chance.randrange(99)}" for _ in range(6)]
+        return [
+            lambda: chance.random(),
+            lambda: words[0],
+            lambda: torch.full((2, 3), chance.random()).to(torch.bfloat16),
+            lambda: np.arange(chance.randrange(5)),
+            lambda: set(words),
+            lambda: frozenset((word, len(word)) for word in words),
+            lambda: inner,
+            lambda: tuple(inner),
+            lambda: dict(zip(words, inner, strict=False)),
+            lambda: functools.partial(helper, *inner),
+            lambda: types.SimpleNamespace(inside=inner),
+            lambda: lambda x: (inner, helper(x), words),
+            lambda: Bound(inner).measured,
+        ][kind]()
+
+    return made(3)
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_another_process_gives_the_same_digests(seed):
+    found = json.loads(child("values", PYTHONHASHSEED=seed))
+    assert found == [digest(value(number)) for number in range(60)]
+    assert len(set(found)) > 50
+
+
+def test_another_process_goes_on_in_the_same_folder(tmp_path):
+    for seed in ("3", "4"):
+        child(tmp_path, PYTHONHASHSEED=seed)
+
+
+def test_instructions_of_the_processor_are_compared():
+    assert child("processor", ATEN_CPU_CAPABILITY="default").strip() == "DEFAULT"
+    assert child("processor").strip() == torch.backends.cpu.get_cpu_capability()
+
+
+@given(st.integers(0, 10_000))
+def test_equal_values_have_equal_digests(seed):
+    assert digest(value(seed)) == digest(value(seed))
+    assert digest(copy.deepcopy(value(seed))) == digest(value(seed))
+
+
+LEAVES = st.one_of(
+    st.integers(), st.floats(), st.text(), st.binary(), st.booleans(), st.none(),
+    st.lists(st.floats(width=32), min_size=1).map(torch.tensor),
+    st.lists(st.integers(-99, 99)).map(np.array),
+)  # fmt: skip
+NESTED = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=8,
+)
+
+
+@given(NESTED, NESTED)
+def test_what_differs_has_another_digest(one, other):
+    told = [repr(each).replace("tensor", "") for each in (one, other)]
+    same = digest(one) == digest(other)
+    if same:
+        assert told[0] == told[1]
+
+
+def test_what_can_not_be_described_is_named(pair, tmp_path):
+    lock, file = threading.Lock(), io.StringIO()
+    options = own_metric(lambda outputs, _: (lock, outputs.sum(-1))[1])
+    with pytest.warns(UserWarning, match=r"the metric 'mine' uses a _thread\.lock: that can't be"):
+        ds = sweep(tmp_path, pair, **options)
+    assert json.loads(ds.attrs["not_described"]) == ["the metric 'mine' uses a _thread.lock"]
+    assert Description([lock, lock]).opaque == ["_thread.lock"]
+    assert not Description(file).opaque
+    assert sweep(tmp_path / "other", pair).attrs["not_described"] in ("[]", [])
