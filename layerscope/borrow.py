@@ -6,14 +6,15 @@ giving them back is an assignment which can't fail half-way and restores every b
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from layerscope import layers, metrics
-from layerscope.errors import LayerError
+from layerscope import layers
+from layerscope.errors import LayerError, LayerscopeError
+from layerscope.undoing import Undo
 
 __all__ = ["Swapper", "borrowed", "like", "swapped"]
 
@@ -21,33 +22,78 @@ _ALIGNMENT = 64
 """Bytes at whose multiples PyTorch's own memory begins."""
 
 
-@contextmanager
-def borrowed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """Lend a network in evaluation mode on `device`; afterwards everything is as before.
+class borrowed(Undo):  # noqa: N801
+    """Lend a network in evaluation mode on a device; afterwards everything is as before.
 
     Parameters, buffers, modes and device come back also after an exception or Ctrl-C. Buffers
     are lent as copies, in case the network writes to them. Tensors that share memory share it on
-    `device` too.
+    the device too.
+
+    Parameters
+    ----------
+    model : nn.Module
+    device : torch.device
+    to : str
+        Who borrows it, for whoever wants to meanwhile.
+
+    Raises
+    ------
+    LayerscopeError
+        If it, or a part of it, is lent already.
     """
-    parameters = [(p, p.data) for p in model.parameters()]
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    try:
-        lent = _lent(model, device)
+
+    def __init__(self, model: nn.Module, device: torch.device, to: str = "somebody") -> None:
+        super().__init__()
+        self._model, self._device, self.to = model, device, to
+
+    def begin(self) -> nn.Module:
+        """Change the network."""
+        self.add(self._release)
+        self._reserve()
+        parameters = [(p, p.data) for p in self._model.parameters()]
+        modules = [(m, dict(m._buffers), m.training) for m in self._model.modules()]
+
+        def restore() -> None:
+            for parameter, data in parameters:
+                parameter.data = data
+            for module, own, mode in modules:
+                # As a whole, so that buffers which the network made on the way go too.
+                module._buffers.clear()
+                module._buffers.update(own)
+                module.training = mode
+
+        self.add(restore)
+        lent = _lent(self._model, self._device)
         for parameter, _ in parameters:
             parameter.data = lent[id(parameter)]
-        for module, own in buffers:
+        for module, own, _ in modules:
             for name, buffer in own.items():
                 if buffer is not None:
                     module._buffers[name] = lent[id(buffer)]
-        with metrics.evaluating(model):
-            yield model
-    finally:
-        for parameter, data in parameters:
-            parameter.data = data
-        for module, own in buffers:
-            # As a whole, so that buffers which the network made on the way go too.
-            module._buffers.clear()
-            module._buffers.update(own)
+        return self._model.eval()
+
+    def _reserve(self) -> None:
+        mine = [id(part) for part in (*self._model.modules(), *self._model.parameters())]
+        with _LOCK:
+            holder = next((_LENT[part] for part in mine if part in _LENT), None)
+            if holder is None:
+                _LENT.update(dict.fromkeys(mine, self))
+        if holder is not None:
+            raise LayerscopeError(
+                f"this {type(self._model).__name__}, or a part of it, is lent to {holder.to}, and "
+                "only one can have it at a time. End that first, a session by session.close(), or "
+                "pass a copy: copy.deepcopy(network)."
+            )
+
+    def _release(self) -> None:
+        with _LOCK:
+            for part in [part for part, holder in _LENT.items() if holder is self]:
+                del _LENT[part]
+
+
+_LOCK = threading.Lock()
+_LENT: dict[int, borrowed] = {}
+"""Who has what, by the ids of modules and parameters, which their holder keeps alive."""
 
 
 class Swapper:
@@ -74,8 +120,7 @@ class Swapper:
         self._model = model
         self._index()
 
-    @contextmanager
-    def swapped(self, values: Mapping[str, Tensor], *, owned: bool = False) -> Iterator[None]:
+    def swapped(self, values: Mapping[str, Tensor], *, owned: bool = False) -> Undo:
         """Let tensors stand for `values`; afterwards for their own again.
 
         Tensors tied to one of them see the change too, whether they are the same object or another
@@ -96,18 +141,7 @@ class Swapper:
         LayerError
             If a value has another shape than the tensor that it stands for.
         """
-        changed = [(t, t.data, new) for t, new in self._changed(values, owned=owned)]
-        del values  # so that those which were copied, or left aside as equal, take no memory
-        storages = {layers.storage_of(new) for _, _, new in changed}
-        self._storages |= storages
-        try:
-            for tensor, _, new in changed:
-                tensor.data = new
-            yield
-        finally:
-            for tensor, data, _ in changed:
-                tensor.data = data
-            self._storages -= storages
+        return _Swapped(self, values, owned)
 
     def _index(self) -> None:
         """Find all tensors by name, where each is held, and which are tied."""
@@ -163,9 +197,32 @@ class Swapper:
                 yield from zip(together, made, strict=True)
 
 
-def swapped(
-    model: nn.Module, values: Mapping[str, Tensor], *, owned: bool = False
-) -> AbstractContextManager[None]:
+class _Swapped(Undo):
+    """Values in place of a network's own."""
+
+    def __init__(self, swapper: Swapper, values: Mapping[str, Tensor], owned: bool) -> None:
+        super().__init__()
+        self._swapper, self._values, self._owned = swapper, values, owned
+
+    def begin(self) -> None:
+        swapper = self._swapper
+        pairs = list(swapper._changed(self._values, owned=self._owned))
+        self._values = {}  # so that those which were copied, or left aside as equal, take no memory
+        changed = [(tensor, tensor.data, new) for tensor, new in pairs]
+        storages = {layers.storage_of(new) for _, new in pairs}
+
+        def restore() -> None:
+            for tensor, data, _ in changed:
+                tensor.data = data
+            swapper._storages -= storages
+
+        self.add(restore)
+        swapper._storages |= storages
+        for tensor, _, new in changed:
+            tensor.data = new
+
+
+def swapped(model: nn.Module, values: Mapping[str, Tensor], *, owned: bool = False) -> Undo:
     """Let tensors of the network stand for `values` once; see `Swapper.swapped`."""
     return Swapper(model).swapped(values, owned=owned)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layerscope.errors import OptionError
+from layerscope.undoing import Undo
 from layerscope.validate import described
 
 __all__ = [
@@ -257,29 +258,31 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-@contextmanager
-def hoarding(device: torch.device) -> Iterator[None]:
+class hoarding(Undo):  # noqa: N801
     """Let the C library keep the memory of freed tensors for the next ones; return it afterwards.
 
     glibc asks the system anew for each piece above 32 MiB, and the system clears every page of it,
     which takes up to a third of a pass over large batches. Elsewhere nothing is done.
     """
-    set_limit: Callable[[int, int], int] | None = None
-    with suppress(OSError, AttributeError, TypeError):  # other C libraries have nothing like it
-        set_limit = ctypes.CDLL(None).mallopt if device.type == "cpu" else None
-    if set_limit is None:
-        yield
-        return
-    set_limit(_M_MMAP_MAX, 0)
-    set_limit(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def begin(self) -> None:
+        """Set the limits."""
+        set_limit: Callable[[int, int], int] | None = None
+        with suppress(OSError, AttributeError, TypeError):  # other C libraries have nothing like it
+            set_limit = ctypes.CDLL(None).mallopt if self._device.type == "cpu" else None
+        if set_limit is None:
+            return
+        self.add(trim)
         # What glibc tends to by itself: where it starts from is slower for everyone afterwards.
-        set_limit(_M_MMAP_MAX, 65_536)
-        set_limit(_M_MMAP_THRESHOLD, 32 * 2**20)
-        set_limit(_M_TRIM_THRESHOLD, 64 * 2**20)
-        trim()
+        self.add(lambda: set_limit(_M_TRIM_THRESHOLD, 64 * 2**20))
+        self.add(lambda: set_limit(_M_MMAP_THRESHOLD, 32 * 2**20))
+        self.add(lambda: set_limit(_M_MMAP_MAX, 65_536))
+        set_limit(_M_MMAP_MAX, 0)
+        set_limit(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def release(device: torch.device) -> None:
@@ -307,14 +310,10 @@ def same_states(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
     return len(before) == len(after) and all(map(torch.equal, before, after))
 
 
-@contextmanager
-def chance(device: torch.device) -> Iterator[Callable[[int], None]]:
+class chance(Undo):  # noqa: N801
     """Lend torch's global generators, of the CPU and of `device`; afterwards they are as before.
 
-    Yields
-    ------
-    callable
-        Takes a seed and sets them all to it.
+    The block is given a function that takes a seed and sets them all to it.
 
     Examples
     --------
@@ -324,22 +323,29 @@ def chance(device: torch.device) -> Iterator[Callable[[int], None]]:
     >>> bool((one == torch.rand(3, generator=torch.Generator().manual_seed(7))).all())
     True
     """
-    generators = [torch.default_generator]
-    if device.type == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    elif device.type != "cpu":
-        backend = torch.get_device_module(device)
-        backend.init()  # the generators are there from then on
-        index = backend.current_device() if device.index is None else device.index
-        generators.append(backend.default_generators[index])
-    before = [generator.get_state() for generator in generators]
 
-    def seed(number: int) -> None:
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def begin(self) -> Callable[[int], None]:
+        """Note where the generators are."""
+        generators = [torch.default_generator]
+        if self._device.type == "mps":
+            generators.append(torch.mps._get_default_mps_generator())
+        elif self._device.type != "cpu":
+            backend = torch.get_device_module(self._device)
+            backend.init()  # the generators are there from then on
+            at = self._device.index
+            generators.append(
+                backend.default_generators[backend.current_device() if at is None else at]
+            )
         for generator in generators:
-            generator.manual_seed(number)
+            before = generator.get_state()
+            self.add(lambda which=generator, state=before: which.set_state(state))  # type: ignore[misc]
 
-    try:
-        yield seed
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)
+        def seed(number: int) -> None:
+            for generator in generators:
+                generator.manual_seed(number)
+
+        return seed

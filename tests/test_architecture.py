@@ -13,9 +13,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "layerscope"
 
 ORDER = [
-    "errors", "validate", "seeds", "progress", "devices", "data", "models", "layers", "results",
-    "files", "checkpoints", "distances", "metrics", "borrow", "recorders", "training", "perturb",
-    "store", "reuse", "sequential", "engine", "testing", "stats", "session", "analyses",
+    "errors", "validate", "seeds", "progress", "undoing", "devices", "data", "models", "layers",
+    "results", "files", "checkpoints", "distances", "metrics", "borrow", "recorders", "training",
+    "perturb", "store", "reuse", "sequential", "engine", "testing", "stats", "session", "analyses",
     "reference", "plots", "report", "widgets", "experiments", "reproduce", "explore", "batch",
     "gallery", "smoke", "arguments", "cli",
 ]  # fmt: skip

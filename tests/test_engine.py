@@ -301,7 +301,7 @@ def test_ctrl_c_keeps_finished_parts_and_goes_on(pair, states, tmp_path, monkeyp
 
 def test_a_finished_sweep_is_not_run_again(pair, states, tmp_path, monkeypatch):
     first = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path)
-    monkeypatch.setattr(metrics, "call", lambda *_: pytest.fail("the network was run again"))
+    monkeypatch.setattr(engine, "measure", lambda *_, **__: pytest.fail("it was measured again"))
     again = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path)
     xr.testing.assert_identical(first, again)
 

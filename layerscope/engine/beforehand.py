@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,22 +14,34 @@ from layerscope.errors import LayerError, LayerscopeError
 from layerscope.layers import Layer
 from layerscope.results import FULL_MODEL, NOTHING_LEFT
 from layerscope.reuse import Recorder
+from layerscope.undoing import Undo
 
 __all__ = ["in_order", "lent", "refused_cells", "repeated"]
 
 
-@contextmanager
-def lent(plan: Plan) -> Iterator[tuple[Recorder, Swapper]]:
+class lent(Undo):  # noqa: N801
     """Lend the network with its trained weights on the device; afterwards it is as before."""
-    budget = devices.spare_bytes(plan.device)
-    with devices.hoarding(plan.device), borrowed(plan.model, plan.device), ExitStack() as stack:
+
+    def __init__(self, plan: Plan, to: str = "a sweep") -> None:
+        super().__init__()
+        self._plan, self._to = plan, to
+
+    def begin(self) -> tuple[Recorder, Swapper]:
+        """Change the network."""
+        plan = self._plan
+        budget = devices.spare_bytes(plan.device)
+        self.enter(devices.hoarding(plan.device))
+        self.enter(borrowed(plan.model, plan.device, self._to))
         swapper = Swapper(plan.model)
         # Piece by piece: a network that holds these weights already takes no more memory.
         for names in plan.pieces():
             values = plan.series.read(plan.series.last, names)
-            stack.enter_context(swapper.swapped(values, owned=True))
+            swap = swapper.swapped(values, owned=True)
             del values
-        yield stack.enter_context(Recorder(plan.model, budget=budget)), swapper
+            self.enter(swap)
+        recorder = Recorder(plan.model, budget=budget)
+        self.add(recorder.close)
+        return recorder, swapper
 
 
 def repeated(recorder: Recorder, call: Callable[[], torch.Tensor], inputs: Any) -> torch.Tensor:

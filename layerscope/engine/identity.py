@@ -25,6 +25,7 @@ from layerscope.engine.plan import Plan
 from layerscope.perturb import Perturbation
 from layerscope.perturb.code import Description, is_library
 from layerscope.reuse import moved_by
+from layerscope.undoing import Quiet, Undo
 
 __all__ = ["identify"]
 
@@ -93,7 +94,9 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
     classes = list(dict.fromkeys(type(module) for module in plan.model.modules()))
     patched = [_patches(module) for module in plan.model.modules()]
     found = {"network_code": Description(([_used(c) for c in classes], patched), known).sha256}
-    with lent(plan) as (recorder, _):
+    with Undo() as undo, undo:
+        undo.enter(Quiet())
+        recorder, _ = undo.enter(lent(plan))
         inputs, _ = plan.data.first
         if plan.data.cut:
             inputs = inputs[:_FEW]  # few enough that they fit, whatever the size of a batch
@@ -104,7 +107,8 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
         def twice() -> None:
             # The first fills what a network keeps for later, such as rotary tables; what changes
             # once more, such as a counter, is of the passes and not of the network.
-            call()
+            with metrics.matching(inputs):
+                call()
             outputs, moved = moved_by(plan.model, call)
             told = list(_attributes(plan.model, known, moved))
             found["network_attributes"] = Description(told, known).sha256

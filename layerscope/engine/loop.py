@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.layers import Layer
 from layerscope.reuse import Group, Recorder
 from layerscope.store import Parts
+from layerscope.undoing import Quiet, Undo
 
 __all__ = ["FinishedElsewhere", "Measured", "measure", "part_name"]
 
@@ -102,8 +103,9 @@ def measure(
     distances, origins = plan.distances(show_progress), plan.origins()
     cells = list(plan.cells())
     drawn = {cell.key: plan.draw_distance(cell) for cell in cells if cell.perturbation.redraws}
-    with ExitStack() as stack:
-        recorder, swapper = stack.enter_context(lent(plan))
+    with Undo() as undo, undo:
+        undo.enter(Quiet())
+        recorder, swapper = undo.enter(lent(plan))
         inputs, targets = plan.data.first
 
         def call() -> Any:
@@ -320,8 +322,10 @@ class _Work:
         values = self._weights.of(cell)
         if not values and not isinstance(group, Group):
             return reference
-        with self._swapper.swapped(values):
+        with Undo() as undo, undo:
+            swap = self._swapper.swapped(values)
             del values  # of a large layer: the network holds a copy of its own
+            undo.enter(swap)
             return self._recorder.replay(call, group)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from layerscope.layers.layer import ROOT, Layer, owner
+from layerscope.undoing import Undo
 
 __all__ = ["execution_order"]
 
@@ -35,13 +36,16 @@ def execution_order(
     def note(module: nn.Module, _: object) -> None:
         called.setdefault(paths[module], len(called))
 
-    handles = []
-    try:
-        handles += [module.register_forward_pre_hook(note) for module in paths]
+    def forget() -> None:
+        for module in paths:
+            for key in [key for key, hook in module._forward_pre_hooks.items() if hook is note]:
+                del module._forward_pre_hooks[key]
+
+    with Undo() as undo, undo:
+        undo.add(forget)
+        for module in paths:
+            module.register_forward_pre_hook(note)
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
 
     def position(leaf: str) -> int:
         path = "" if leaf == ROOT else leaf

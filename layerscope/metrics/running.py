@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from layerscope.metrics.named import Metric, chosen
 from layerscope.metrics.outputs import Output, Where, version
 from layerscope.metrics.per_example import check_in_place, check_labels, outcomes
 from layerscope.metrics.tally import Tally
+from layerscope.undoing import Quiet, Undo
 from layerscope.validate import a_kind
 
 __all__ = ["add_batch", "call", "evaluate", "evaluating", "matching"]
@@ -102,17 +103,24 @@ def _form(inputs: Any) -> str:
     return a_kind(inputs)
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+class evaluating(Undo):  # noqa: N801
     """Evaluation mode without gradients; afterwards every module has its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield model
-    finally:
-        for module, mode in modes:
-            module.training = mode
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model
+
+    def begin(self) -> nn.Module:
+        """Change the modes."""
+        self.enter(Quiet())
+        modes = [(module, module.training) for module in self._model.modules()]
+
+        def restore() -> None:
+            for module, mode in modes:
+                module.training = mode
+
+        self.add(restore)
+        return self._model.eval()
 
 
 def evaluate(
@@ -167,9 +175,9 @@ def evaluate(
     place = devices.resolve(device)
     wanted = chosen(metrics)
     tallies = {metric.name: Tally() for metric in wanted}
-    with ExitStack() as stack:
+    with Undo() as undo, undo:
         for each in [model] if reference is None else [model, reference]:
-            stack.enter_context(evaluating(each))
+            undo.enter(evaluating(each))
         read: data_module.Reading | None = None
         find = Output(output)
         for given in data_module.batches(data, batch_size):

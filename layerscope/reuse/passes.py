@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,6 +15,7 @@ from layerscope.errors import LayerError
 from layerscope.reuse.forms import Form, bytes_of, form_of, tensors_in
 from layerscope.reuse.log import Log
 from layerscope.reuse.state import State, is_opaque
+from layerscope.undoing import Undo
 
 T = TypeVar("T")
 Args = tuple[Any, ...]
@@ -39,10 +39,14 @@ class Passes:
         self._over: frozenset[str] = frozenset()
         self._wrappers = list(self._wrap())
 
-    @contextmanager
     def _pass(
-        self, handler: Handler, *, over: frozenset[str] = frozenset(), watched: bool = False
-    ) -> Iterator[State]:
+        self,
+        handler: Handler,
+        call: Callable[[], T],
+        *,
+        over: frozenset[str] = frozenset(),
+        watched: bool = False,
+    ) -> tuple[T, State]:
         """Run one pass with `handler` in place of every module's forward; leave no trace.
 
         The modules `over` are passed over by those handlers that know of it.
@@ -51,23 +55,9 @@ class Passes:
         self._careful = watched or any(log.writes_inputs for log in self._logs.values())
         self._handler, self._depth, self._cursor, self._over = handler, 0, 0, over
         self._inputs: list[tuple[Tensor, Tensor]] = []
-        try:
-            with torch.no_grad():
-                for namespace, key, wrapper, _ in self._wrappers:
-                    namespace[key] = wrapper
-                yield state
-        finally:
-            for namespace, key, _, previous in self._wrappers:
-                if previous is None:
-                    namespace.pop(key, None)
-                else:
-                    namespace[key] = previous
-            with torch.no_grad():
-                state.restore()
-                for tensor, copy in self._inputs:
-                    if not torch.equal(bytes_of(tensor), bytes_of(copy)):
-                        tensor.copy_(copy)
-            self._inputs, self._fresh = [], {}
+        with Undo() as undo, undo:
+            undo.enter(_Pass(self, state))
+            return self._own(call()), state
 
     def _own(self, out: T) -> T:
         """Take outputs out of the memory of inputs that will be put back."""
@@ -120,6 +110,37 @@ class Passes:
         if name in self._over:
             return _passed(name, args, kwargs)
         return forward(*args, **kwargs)
+
+
+class _Pass(Undo):
+    """While it lasts, the modules of a network run through a handler."""
+
+    def __init__(self, passes: Passes, state: State) -> None:
+        super().__init__()
+        self._passes, self._state = passes, state
+
+    def begin(self) -> None:
+        gradients = torch.is_grad_enabled()
+        self.add(lambda: torch.set_grad_enabled(gradients))
+        self.add(self._tidy)
+        self.add(self._unwrap)
+        torch.set_grad_enabled(False)
+        for namespace, key, wrapper, _ in self._passes._wrappers:
+            namespace[key] = wrapper
+
+    def _unwrap(self) -> None:
+        for namespace, key, _, previous in self._passes._wrappers:
+            if previous is None:
+                namespace.pop(key, None)
+            else:
+                namespace[key] = previous
+
+    def _tidy(self) -> None:
+        self._state.restore()
+        for tensor, copy in self._passes._inputs:
+            if not torch.equal(bytes_of(tensor), bytes_of(copy)):
+                tensor.copy_(copy)
+        self._passes._inputs, self._passes._fresh = [], {}
 
 
 def _passed(name: str, args: Args, kwargs: Kwargs) -> Tensor:

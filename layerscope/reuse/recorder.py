@@ -75,6 +75,10 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._clear()
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget everything; a pass that was interrupted leaves nothing behind."""
         self._clear()
         self._logs.clear()
 
@@ -144,8 +148,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         if self._intact(plan):
             self._plan, self._skipped = plan, set(plan.skips)
             try:
-                with self._pass(self._replay_call, over=group.skipped):
-                    out = self._own(call())
+                out, _ = self._pass(self._replay_call, call, over=group.skipped)
                 if self._intact(plan):
                     self.passes["replayed"] += 1
                     return out
@@ -159,8 +162,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     def plain(self, call: Callable[[], T]) -> T:
         """Run a pass of which nothing is remembered, and that leaves no trace."""
-        with self._pass(self._run, watched=True):
-            return self._own(call())
+        return self._pass(self._run, call, watched=True)[0]
 
     def forget(self, group: Collection[str] | Group) -> None:
         """Free what only replays of this group need."""
@@ -222,8 +224,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         """
         wanted = {name: next(iter(self._known([name]))) for name in names}
         self._obstacles: dict[str, str] = {}
-        with self._pass(self._inspect_call, watched=True):
-            call()
+        self._pass(self._inspect_call, call, watched=True)
         self.passes["plain"] += 1
         return {name: self._obstacle_of(known) for name, known in wanted.items()}
 
@@ -260,8 +261,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     def _plain(self, call: Callable[[], T], over: frozenset[str] = frozenset()) -> T:
         self.passes["plain"] += 1
-        with self._pass(self._run, over=over):
-            return self._own(call())
+        return self._pass(self._run, call, over=over)[0]
 
     def _watch(self, call: Callable[[], object]) -> None:
         """Write the log of one pass, or note why it can't be done."""
@@ -278,8 +278,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     def _record(self, call: Callable[[], T], wanted: list[Group]) -> T:
         self._wanted, self._log, self._outermost = wanted, None, 0
-        with self._pass(self._record_call):
-            out = self._own(call())
+        out, _ = self._pass(self._record_call, call)
         log = self._log
         if log is None or self._cursor != len(log.calls):
             raise DivergedError

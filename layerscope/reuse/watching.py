@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import pickle
 import random
@@ -30,8 +31,13 @@ class Watcher(Passes):
     def _written_log(self, call: Callable[[], object]) -> Log:
         self._log = None
         before = pickle.dumps((random.getstate(), np.random.get_state()))
-        with self._pass(self._run_outside, watched=True) as state, EscapeMode() as escapes:
-            call()
+        escapes = EscapeMode()
+
+        def noticed() -> None:
+            with escapes:
+                call()
+
+        _, state = self._pass(self._run_outside, noticed, watched=True)
         if escapes.found:
             raise RefusedError(f"it uses {' and '.join(sorted(escapes.found))}")
         # Who changes a suspect is only seen by watching it, so a new one takes another pass.
@@ -42,10 +48,9 @@ class Watcher(Passes):
                 break
             self.passes["watched"] += 1
             self._log = log = Log(self.model)
-            with self._pass(self._watch_call, watched=True) as state:
-                with log:
-                    out = call()
-                log.finish(out)
+            _, state = self._pass(
+                self._watch_call, functools.partial(_logged, log, call), watched=True
+            )
         if pickle.dumps((random.getstate(), np.random.get_state())) != before:
             raise RefusedError("it draws random numbers outside PyTorch")
         if not log.keys(state.written) <= log.written:
@@ -105,6 +110,12 @@ class Watcher(Passes):
         log.note(log.keys(tensors), log.keys(written), log.keys(out), random=drawn)
         log.bar(log.stack[-1], "is compiled or scripted")
         return out
+
+
+def _logged(log: Log, call: Callable[[], object]) -> None:
+    with log:
+        out = call()
+    log.finish(out)
 
 
 def _same_tree(before: tuple[list[Any], TreeSpec], after: tuple[list[Any], TreeSpec]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from layerscope.results import FULL_MODEL, NO_EPOCH, NOTHING_LEFT
 from layerscope.reuse import Group
 from layerscope.session.estimate import Estimate
 from layerscope.session.states import changes
+from layerscope.undoing import Quiet, Undo
 
 __all__ = ["Session"]
 
@@ -117,9 +118,11 @@ class Session:
         self._views: dict[str, _View] = {}
         self._seen: dict[int, _Seen] = {}
         self._obstacles: dict[str, str] = {}
-        self._stack = ExitStack()
-        try:
-            self._recorder, self._swapper = self._stack.enter_context(lent(self.plan))
+        self._undo, self._open = Undo(), False
+        with Undo() as undo, undo:
+            undo.add(self._unless_open)
+            undo.enter(Quiet())
+            self._recorder, self._swapper = self._undo.enter(lent(self.plan, "an open Session"))
             inputs, targets = self.data.first
             outputs = repeated(self._recorder, lambda: self.plan.call(inputs), inputs)
             self.plan = self.plan.fitted(outputs, inputs, targets)
@@ -133,9 +136,7 @@ class Session:
                     self.plan.group([Cell(row, zero, NO_EPOCH, 0)]) for row in reversed(leaves)
                 )
             )
-        except BaseException:
-            self.close()
-            raise
+            self._open = True
 
     def __enter__(self) -> Session:
         return self
@@ -146,16 +147,27 @@ class Session:
     @property
     def closed(self) -> bool:
         """Whether the network was given back."""
-        return not hasattr(self, "_recorder")
+        return not self._open
 
     def close(self) -> None:
         """Give the network back as it was and free what was kept; again does nothing."""
+        self._undo.close()
         self._seen.clear()
         self._views.clear()
-        self._stack.close()
-        if hasattr(self, "_recorder"):
-            del self._recorder
+        for name in ("_recorder", "_swapper"):
+            vars(self).pop(name, None)
+        if self._open:
+            self._open = False
             devices.release(self.device)
+
+    def _unless_open(self) -> None:
+        if not self._open:
+            self.close()
+
+    def __del__(self) -> None:
+        # Nobody else has had it meanwhile, and nobody could give it back any more.
+        with suppress(Exception):
+            self.close()
 
     def rows(self, view: str = "leaf") -> list[Layer]:
         """List the rows of a view in execution order, the whole network last."""
@@ -247,7 +259,9 @@ class Session:
             found = rows(plan.model, None, view, plan.norms, True)
             inputs, _ = self.data.first
             plan = replace(plan, rows=found, view=view)
-            ordered = in_order(plan, self._recorder, lambda: plan.call(inputs))
+            with Undo() as undo, undo:
+                undo.enter(Quiet())
+                ordered = in_order(plan, self._recorder, lambda: plan.call(inputs))
             self._views[view] = _View({row.name: row for row in ordered}, Weights(plan))
         return self._views[view]
 
@@ -288,7 +302,9 @@ class Session:
     def _unskippable(self, name: str) -> str:
         if name not in self._obstacles:
             inputs, _ = self.data.first
-            found = self._recorder.unskippable(lambda: self.plan.call(inputs), [name])
+            with Undo() as undo, undo:
+                undo.enter(Quiet())
+                found = self._recorder.unskippable(lambda: self.plan.call(inputs), [name])
             self._obstacles |= found
         return self._obstacles[name]
 
@@ -297,7 +313,11 @@ class Session:
         for index, (inputs, targets) in enumerate(self.data):
             if self.closed:
                 return
-            yield sums.add(*self._batch(index, inputs, targets, values, group), targets)
+            # Around each batch alone: in between, the caller's gradients are none of ours.
+            with Undo() as undo, undo:
+                undo.enter(Quiet())
+                estimate = sums.add(*self._batch(index, inputs, targets, values, group), targets)
+            yield estimate
 
     def _batch(
         self, index: int, inputs: Any, targets: Tensor | None, values: Any, group: Changed
@@ -311,7 +331,8 @@ class Session:
         # Handed over whole, so that whatever goes wrong, the next question finds it.
         self._recorder.take_up(seen.recording)
         try:
-            with self._swapper.swapped(values):
+            with Undo() as undo, undo:
+                undo.enter(self._swapper.swapped(values))
                 outputs = self._recorder.replay(call, group)
         finally:
             seen.recording = self._recorder.set_aside()
