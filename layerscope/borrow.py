@@ -154,7 +154,7 @@ class Swapper:
             together = [held[index] for index in cluster]
             self._tied |= {id(tensor): together for tensor in together}
 
-    def _current(self, names: Iterable[str]) -> dict[str, Tensor]:
+    def current(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Find tensors by name, and index the network anew if it has replaced one meanwhile."""
         names = list(names)
         for name in names:
@@ -171,7 +171,7 @@ class Swapper:
         self, values: Mapping[str, Tensor], *, owned: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Pair every tensor that changes, or is tied to one that does, with its new data."""
-        current = self._current(values)
+        current = self.current(values)
         wanted: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for name, value in values.items():
             own = current[name]

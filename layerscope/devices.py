@@ -13,16 +13,19 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from layerscope.errors import OptionError
 from layerscope.undoing import Undo
 from layerscope.validate import described
 
 __all__ = [
+    "Quiet",
     "arithmetic",
     "autocast",
     "chance",
@@ -308,6 +311,67 @@ def random_states() -> list[torch.Tensor]:
 def same_states(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
     """Tell whether no random number was drawn between two calls of `random_states`."""
     return len(before) == len(after) and all(map(torch.equal, before, after))
+
+
+class Quiet(Undo):
+    """No gradients; afterwards everything that PyTorch keeps for a thread is as it was.
+
+    That is the mode of gradients, autocast, and modes that watch operators.
+    """
+
+    def begin(self) -> Self:
+        """Switch gradients off."""
+        gradients = torch.is_grad_enabled()
+        self.add(lambda: torch.set_grad_enabled(gradients))
+        self.add(_autocast_as_now())
+        self.add(_modes_as_now())
+        torch.set_grad_enabled(False)
+        return self
+
+
+def _autocast_as_now() -> Callable[[], None]:
+    """Return what brings autocast back to where it is now."""
+    kinds = ("cpu", "cuda", "mps")
+    known = {
+        kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds
+    }
+    cached, depth = torch.is_autocast_cache_enabled(), _autocast_depth()
+
+    def restore() -> None:
+        for kind, (enabled, dtype) in known.items():
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
+        torch.set_autocast_cache_enabled(cached)
+        while _autocast_depth() > depth:
+            if torch.autocast_decrement_nesting() == 0:
+                # It remembers cast weights until the outermost ends.
+                torch.clear_autocast_cache()
+
+    return restore
+
+
+def _autocast_depth() -> int:
+    torch.autocast_increment_nesting()
+    return int(torch.autocast_decrement_nesting())
+
+
+def _modes_as_now() -> Callable[[], None]:
+    """Return what ends modes that were entered later and are still on."""
+    kinds: tuple[tuple[Any, Any], ...] = (
+        (_get_current_function_mode_stack, torch.overrides._pop_mode),
+        (_get_current_dispatch_mode_stack, torch.utils._python_dispatch._pop_mode),
+    )
+    depths = [len(stack()) for stack, _ in kinds]
+
+    def restore() -> None:
+        for (stack, pop), depth in zip(kinds, depths, strict=True):
+            while len(stack()) > depth:
+                try:
+                    stack()[-1].__exit__(None, None, None)
+                except IndexError:  # it was interrupted half-way through this
+                    pop()
+
+    return restore
 
 
 class chance(Undo):  # noqa: N801

@@ -16,20 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from layerscope import devices, metrics
 from layerscope.data import digest as data_digest
-from layerscope.engine.beforehand import lent
+from layerscope.engine.beforehand import lent, steady
 from layerscope.engine.plan import Plan
 from layerscope.perturb import Perturbation
 from layerscope.perturb.code import Description, is_library
 from layerscope.reuse import moved_by
-from layerscope.undoing import Quiet, Undo
+from layerscope.undoing import Undo
 
 __all__ = ["identify"]
 
-_FEW = 16
 _REGISTRIES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 # What a training, or a pass of ours, leaves in a module.
 _PASSING = {"training", "_is_full_backward_hook", "_compiled_call_impl", "_is_hf_initialized"}
@@ -95,20 +93,18 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
     patched = [_patches(module) for module in plan.model.modules()]
     found = {"network_code": Description(([_used(c) for c in classes], patched), known).sha256}
     with Undo() as undo, undo:
-        undo.enter(Quiet())
+        undo.enter(devices.Quiet())
         recorder, _ = undo.enter(lent(plan))
+        steady(plan, recorder)
         inputs, _ = plan.data.first
-        if plan.data.cut:
-            inputs = inputs[:_FEW]  # few enough that they fit, whatever the size of a batch
 
         def call() -> Any:
-            return plan.call(tree_map(_copied, inputs))
+            return plan.call(plan.few(inputs))
 
         def twice() -> None:
             # The first fills what a network keeps for later, such as rotary tables; what changes
             # once more, such as a counter, is of the passes and not of the network.
-            with metrics.matching(inputs):
-                call()
+            call()
             outputs, moved = moved_by(plan.model, call)
             told = list(_attributes(plan.model, known, moved))
             found["network_attributes"] = Description(told, known).sha256
@@ -118,10 +114,6 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
 
         recorder.plain(twice)
     return found
-
-
-def _copied(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _used(kind: type) -> list[Any]:

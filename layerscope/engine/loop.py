@@ -12,10 +12,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerscope import metrics, progress
+from layerscope import devices, metrics, progress
 from layerscope.borrow import Swapper
 from layerscope.data import Batch
-from layerscope.engine.beforehand import in_order, lent, refused_cells, repeated
+from layerscope.engine.beforehand import (
+    in_order,
+    lent,
+    refuse_carried,
+    refused_cells,
+    repeated,
+    written_by,
+)
 from layerscope.engine.plan import Cell, Changed, Plan
 from layerscope.engine.sums import Found, Gathering, Sums, heaviest, judged
 from layerscope.engine.weights import Weights
@@ -23,7 +30,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.layers import Layer
 from layerscope.reuse import Group, Recorder
 from layerscope.store import Parts
-from layerscope.undoing import Quiet, Undo
+from layerscope.undoing import Undo
 
 __all__ = ["FinishedElsewhere", "Measured", "measure", "part_name"]
 
@@ -104,7 +111,7 @@ def measure(
     cells = list(plan.cells())
     drawn = {cell.key: plan.draw_distance(cell) for cell in cells if cell.perturbation.redraws}
     with Undo() as undo, undo:
-        undo.enter(Quiet())
+        undo.enter(devices.Quiet())
         recorder, swapper = undo.enter(lent(plan))
         inputs, targets = plan.data.first
 
@@ -281,7 +288,8 @@ class _Work:
                         recorder.record(call, waiting)
                     waiting.remove(group)
                     for cell in wanted if mine else ():
-                        outputs = self._outputs(cell, group, call, reference)
+                        first = index == 0 and self._batches > 1
+                        outputs = self._outputs(cell, group, call, reference, first)
                         found = metrics.outcomes(measured, outputs, targets, reference)
                         gathering.add(cell.key, found)
                     recorder.forget(group)
@@ -315,7 +323,9 @@ class _Work:
             # Another process may have finished it a moment ago.
             yield mine and not self._store.has(name)
 
-    def _outputs(self, cell: Cell, group: Changed, call: Callable[[], Any], reference: Any) -> Any:
+    def _outputs(
+        self, cell: Cell, group: Changed, call: Callable[[], Any], reference: Any, first: bool
+    ) -> Any:
         self._between()
         if self._store is not None:
             self._store.beat()
@@ -323,10 +333,20 @@ class _Work:
         if not values and not isinstance(group, Group):
             return reference
         with Undo() as undo, undo:
-            swap = self._swapper.swapped(values)
+            swap, names = self._swapper.swapped(values), list(values)
             del values  # of a large layer: the network holds a copy of its own
             undo.enter(swap)
-            return self._recorder.replay(call, group)
+            if not first:
+                return self._recorder.replay(call, group)
+            # Once for each cell: with the values of another time a layer may initialise itself.
+            outputs, written = written_by(
+                lambda: self._recorder.replay(call, group), self._recorder, self._swapper, names
+            )
+        if written:
+            what = f"{cell.layer.name} under {cell.perturbation.name}"
+            values = self._weights.of(cell)
+            refuse_carried(self._plan, self._recorder, lambda: self._swapper.swapped(values), what)
+        return outputs
 
 
 def part_name(index: int, part: int) -> str:

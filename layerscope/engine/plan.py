@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from layerscope import data, devices, distances, layers, metrics, progress, seeds
 from layerscope._version import __version__
@@ -32,6 +33,8 @@ __all__ = ["Cell", "Changed", "Plan", "ran", "reader", "recorded_epochs", "rows"
 
 
 _COUNTER = "num_batches_tracked"
+
+_FEW = 16
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """What some modules say of the functions that they hold; another in every process."""
@@ -170,6 +173,11 @@ class Plan:
     def call(self, inputs: Any) -> Tensor:
         """Run the network on one batch, and find in what it returned what metrics read."""
         return self.output(ran(self.model, inputs, self.device, self.dtype))
+
+    def few(self, inputs: Any) -> Any:
+        """Some inputs of a batch, that fit whatever its size; all of a batch of the user's own."""
+        some = inputs[:_FEW] if self.data.cut else inputs
+        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, some)
 
     def cells(self) -> Iterator[Cell]:
         """Yield every cell, layer by layer."""

@@ -21,7 +21,7 @@ from layerscope.metrics.named import Metric, chosen
 from layerscope.metrics.outputs import Output, Where, version
 from layerscope.metrics.per_example import check_in_place, check_labels, outcomes
 from layerscope.metrics.tally import Tally
-from layerscope.undoing import Quiet, Undo
+from layerscope.undoing import Undo
 from layerscope.validate import a_kind
 
 __all__ = ["add_batch", "call", "evaluate", "evaluating", "matching"]
@@ -112,7 +112,7 @@ class evaluating(Undo):  # noqa: N801
 
     def begin(self) -> nn.Module:
         """Change the modes."""
-        self.enter(Quiet())
+        self.enter(devices.Quiet())
         modes = [(module, module.training) for module in self._model.modules()]
 
         def restore() -> None:

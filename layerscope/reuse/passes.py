@@ -59,6 +59,11 @@ class Passes:
             undo.enter(_Pass(self, state))
             return self._own(call()), state
 
+    @property
+    def restless(self) -> set[nn.Module]:
+        """Modules that a pass of the unchanged network changes; they are put back after each."""
+        return set(self._suspects)
+
     def _own(self, out: T) -> T:
         """Take outputs out of the memory of inputs that will be put back."""
         lent = {tensor.untyped_storage()._cdata for tensor, _ in self._inputs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,14 @@ from layerscope import data as data_
 from layerscope import devices, layers, perturb, validate
 from layerscope import metrics as metrics_
 from layerscope.checkpoints import Series, finite
-from layerscope.engine.beforehand import in_order, lent, repeated
+from layerscope.engine.beforehand import (
+    in_order,
+    lent,
+    refuse_carried,
+    repeated,
+    steady,
+    written_by,
+)
 from layerscope.engine.plan import Cell, Changed, Plan, reader, recorded_epochs, rows
 from layerscope.engine.weights import Weights
 from layerscope.errors import LayerError, LayerscopeError, OptionError, SweepWarning, choose
@@ -27,7 +35,7 @@ from layerscope.results import FULL_MODEL, NO_EPOCH, NOTHING_LEFT
 from layerscope.reuse import Group
 from layerscope.session.estimate import Estimate
 from layerscope.session.states import changes
-from layerscope.undoing import Quiet, Undo
+from layerscope.undoing import Undo
 
 __all__ = ["Session"]
 
@@ -119,11 +127,20 @@ class Session:
         self._seen: dict[int, _Seen] = {}
         self._obstacles: dict[str, str] = {}
         self._undo, self._open = Undo(), False
+        try:
+            self._begin()
+        except BaseException:  # also of what interrupts the leaving of the block in there
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        """Borrow the network, and find out what must be known of it."""
         with Undo() as undo, undo:
             undo.add(self._unless_open)
-            undo.enter(Quiet())
+            undo.enter(devices.Quiet())
             self._recorder, self._swapper = self._undo.enter(lent(self.plan, "an open Session"))
             inputs, targets = self.data.first
+            steady(self.plan, self._recorder)
             outputs = repeated(self._recorder, lambda: self.plan.call(inputs), inputs)
             self.plan = self.plan.fitted(outputs, inputs, targets)
             outputs = self.plan.output.classes_last(outputs)
@@ -131,11 +148,8 @@ class Session:
             # From the last, since they cost the least memory and save the most time.
             zero = perturb.chosen("zero")[0]
             leaves = [row for row in self.rows() if row.name != FULL_MODEL]
-            self._groups = list(
-                dict.fromkeys(
-                    self.plan.group([Cell(row, zero, NO_EPOCH, 0)]) for row in reversed(leaves)
-                )
-            )
+            cells = [Cell(row, zero, NO_EPOCH, 0) for row in reversed(leaves)]
+            self._groups = list(dict.fromkeys(self.plan.group([cell]) for cell in cells))
             self._open = True
 
     def __enter__(self) -> Session:
@@ -260,7 +274,7 @@ class Session:
             inputs, _ = self.data.first
             plan = replace(plan, rows=found, view=view)
             with Undo() as undo, undo:
-                undo.enter(Quiet())
+                undo.enter(devices.Quiet())
                 ordered = in_order(plan, self._recorder, lambda: plan.call(inputs))
             self._views[view] = _View({row.name: row for row in ordered}, Weights(plan))
         return self._views[view]
@@ -303,7 +317,7 @@ class Session:
         if name not in self._obstacles:
             inputs, _ = self.data.first
             with Undo() as undo, undo:
-                undo.enter(Quiet())
+                undo.enter(devices.Quiet())
                 found = self._recorder.unskippable(lambda: self.plan.call(inputs), [name])
             self._obstacles |= found
         return self._obstacles[name]
@@ -315,7 +329,7 @@ class Session:
                 return
             # Around each batch alone: in between, the caller's gradients are none of ours.
             with Undo() as undo, undo:
-                undo.enter(Quiet())
+                undo.enter(devices.Quiet())
                 estimate = sums.add(*self._batch(index, inputs, targets, values, group), targets)
             yield estimate
 
@@ -333,9 +347,17 @@ class Session:
         try:
             with Undo() as undo, undo:
                 undo.enter(self._swapper.swapped(values))
-                outputs = self._recorder.replay(call, group)
+                outputs, written = written_by(
+                    lambda: self._recorder.replay(call, group),
+                    self._recorder,
+                    self._swapper,
+                    list(values) if index == 0 < len(self.data.lengths) - 1 else [],
+                )
         finally:
             seen.recording = self._recorder.set_aside()
+        if written:
+            swap = functools.partial(self._swapper.swapped, values)
+            refuse_carried(self.plan, self._recorder, swap, "a layer in this state")
         return _said(self.plan.metrics, outputs, targets, seen.reference), seen.said
 
     def _see(self, index: int, call: Callable[[], Any], targets: Tensor | None) -> _Seen:
