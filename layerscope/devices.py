@@ -108,15 +108,18 @@ def describe(device: torch.device) -> str:
     return str(device)
 
 
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
+class threads(Undo):  # noqa: N801
     """Compute with so many threads on the CPU, on which the last bits depend; None: as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+    def __init__(self, count: int | None) -> None:
+        super().__init__()
+        self._count = count
+
+    def begin(self) -> None:
+        """Set the number."""
+        before = torch.get_num_threads()
+        self.add(lambda: torch.set_num_threads(before))
+        torch.set_num_threads(self._count or before)
 
 
 # Of torch.backends; what a version of torch does not have is left out.

@@ -28,6 +28,7 @@ from layerscope.undoing import Undo
 
 __all__ = ["identify"]
 
+_SAID_ELSEWHERE = {"name", "settings", "parts"}
 _REGISTRIES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 # What a training, or a pass of ours, leaves in a module.
 _PASSING = {"training", "_is_full_backward_hook", "_compiled_call_impl", "_is_hf_initialized"}
@@ -77,7 +78,8 @@ def _settings(
         return {"parts": parts}
     if perturbation.settings.keys() != {"code"}:
         return dict(perturbation.settings)
-    found = Description((perturbation.apply, perturbation.skips), known)
+    names = (f.name for f in dataclasses.fields(perturbation) if f.name not in _SAID_ELSEWHERE)
+    found = Description([(name, getattr(perturbation, name)) for name in names], known)
     said[f"the perturbation {perturbation.name!r}"] = found
     return {"code": found.sha256}
 
@@ -109,7 +111,7 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
             told = list(_attributes(plan.model, known, moved))
             found["network_attributes"] = Description(told, known).sha256
             seen = hashlib.sha256()
-            data_digest(seen, metrics.logits(outputs))
+            data_digest(seen, outputs)
             found["network_outputs"] = seen.hexdigest()
 
         recorder.plain(twice)

@@ -24,9 +24,11 @@ from layerscope.errors import LayerscopeError, OptionError
 from layerscope.layers import Layer, Norms, Wanted
 from layerscope.metrics import Metric, Output, Where
 from layerscope.perturb import Fresh, Perturbation, Site, handed
+from layerscope.perturb.code import digest
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
+from layerscope.undoing import Undo
 from layerscope.validate import integers
 
 __all__ = ["Cell", "Changed", "Plan", "ran", "reader", "recorded_epochs", "rows"]
@@ -176,7 +178,7 @@ class Plan:
 
     def few(self, inputs: Any) -> Any:
         """Some inputs of a batch, that fit whatever its size; all of a batch of the user's own."""
-        some = inputs[:_FEW] if self.data.cut else inputs
+        some = inputs[:_FEW] if self.data.cut and torch.is_tensor(inputs) else inputs
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, some)
 
     def cells(self) -> Iterator[Cell]:
@@ -407,8 +409,11 @@ def reader(
 
     def run(within: nn.Module, inputs: Any) -> Any:
         # Only where it is asked, which it is about tokens alone.
-        with borrowed(model, device), metrics.matching(inputs):
-            return ran(within, inputs, device, dtype)
+        with Undo() as undo, undo:
+            undo.enter(devices.Quiet())
+            undo.enter(borrowed(model, device, "a sweep or a Session"))
+            with metrics.matching(inputs):
+                return ran(within, inputs, device, dtype)
 
     return lambda inputs, targets: metrics.reading(model, run, inputs, targets, wanted)
 

@@ -141,7 +141,7 @@ def check_in_place(
     _check(own, found, targets, against)
     for metric in own:
         given = (found, targets, against) if metric.uses_reference else (found, targets)
-        copies = copy.deepcopy(given)
+        copies = tuple(copy.deepcopy(each) for each in given)  # apart, though two may be one
         metric.per_example(*copies)
         for what, before, after in zip(_HANDED, given, copies, strict=False):
             if torch.is_tensor(before) and not _equal(before, after):

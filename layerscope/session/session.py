@@ -29,12 +29,13 @@ from layerscope.engine.plan import Cell, Changed, Plan, reader, recorded_epochs,
 from layerscope.engine.weights import Weights
 from layerscope.errors import LayerError, LayerscopeError, OptionError, SweepWarning, choose
 from layerscope.layers import Layer, Norms, require_network
-from layerscope.metrics import Metric, Outcome, Tally, Where
+from layerscope.metrics import Metric, Where
 from layerscope.perturb import Fresh
 from layerscope.results import FULL_MODEL, NO_EPOCH, NOTHING_LEFT
 from layerscope.reuse import Group
 from layerscope.session.estimate import Estimate
 from layerscope.session.states import changes
+from layerscope.session.sums import Said, Seen, Sums, said
 from layerscope.undoing import Undo
 
 __all__ = ["Session"]
@@ -124,7 +125,7 @@ class Session:
             warnings.warn(str(self.data.reading), SweepWarning, stacklevel=2)
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
         self._views: dict[str, _View] = {}
-        self._seen: dict[int, _Seen] = {}
+        self._seen: dict[int, Seen] = {}
         self._obstacles: dict[str, str] = {}
         self._undo, self._open = Undo(), False
         try:
@@ -323,7 +324,7 @@ class Session:
         return self._obstacles[name]
 
     def _estimates(self, values: Mapping[str, Tensor], group: Changed) -> Iterator[Estimate]:
-        sums = _Sums(self.data.count)
+        sums = Sums(self.data.count)
         for index, (inputs, targets) in enumerate(self.data):
             if self.closed:
                 return
@@ -335,7 +336,7 @@ class Session:
 
     def _batch(
         self, index: int, inputs: Any, targets: Tensor | None, values: Any, group: Changed
-    ) -> tuple[_Said, _Said]:
+    ) -> tuple[Said, Said]:
         def call() -> Any:
             return self.plan.call(inputs)
 
@@ -358,17 +359,17 @@ class Session:
         if written:
             swap = functools.partial(self._swapper.swapped, values)
             refuse_carried(self.plan, self._recorder, swap, "a layer in this state")
-        return _said(self.plan.metrics, outputs, targets, seen.reference), seen.said
+        return said(self.plan.metrics, outputs, targets, seen.reference), seen.said
 
-    def _see(self, index: int, call: Callable[[], Any], targets: Tensor | None) -> _Seen:
+    def _see(self, index: int, call: Callable[[], Any], targets: Tensor | None) -> Seen:
         """Compute what the trained network says of a batch, and keep what others will need."""
         share = self.data.lengths[index] / self.data.count
         self._recorder.budget = int(self._budget * share)
         outputs = self._recorder.record(call, self._groups)
         compared = any(metric.uses_reference for metric in self.plan.metrics)
-        said = _said(self.plan.metrics, outputs, targets, outputs)
+        found = said(self.plan.metrics, outputs, targets, outputs)
         recording = self._recorder.set_aside()
-        self._seen[index] = _Seen(recording, said, outputs if compared else None)
+        self._seen[index] = Seen(recording, found, outputs if compared else None)
         return self._seen[index]
 
 
@@ -378,90 +379,3 @@ class _View:
 
     rows: dict[str, Layer]
     weights: Weights
-
-
-@dataclass
-class _Said:
-    """What a network said of one batch."""
-
-    outcomes: dict[str, Outcome]
-    predicted: Tensor
-    classes: int
-
-
-@dataclass
-class _Seen:
-    """What is known of a batch that the trained network has seen."""
-
-    recording: Any
-    said: _Said
-    reference: Any
-
-
-class _Sums:
-    """Adds batches up, in their order."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._tallies: tuple[dict[str, Tally], ...] = ({}, {}, {})
-        self._kept: tuple[list[Tensor], ...] = ([], [], [])
-
-    def add(self, said: _Said, trained: _Said, targets: Any) -> Estimate:
-        own, base, moved = self._tallies
-        for name, outcome in said.outcomes.items():
-            _merge(own, name, Tally.of(outcome))
-            _merge(base, name, Tally.of(trained.outcomes[name]))
-            _merge(moved, name, Tally.of_difference(outcome, trained.outcomes[name]))
-        self._kept[0].append(said.predicted)
-        self._kept[1].append(trained.predicted)
-        if _names(targets, said.predicted):
-            self._kept[2].append(targets.cpu())
-        predicted, before = _together(self._kept[0]), _together(self._kept[1])
-        return Estimate(
-            examples=len(predicted),
-            total=self._total,
-            tallies=_copied(own),
-            baseline=_copied(base),
-            differences=_copied(moved),
-            predicted=predicted,
-            trained=before,
-            targets=_together(self._kept[2]) if self._kept[2] else None,
-            classes=said.classes,
-        )
-
-
-def _names(targets: Any, predicted: Tensor) -> bool:
-    """Whether targets name a class where the network does."""
-    placed = torch.is_tensor(targets) and targets.shape == predicted.shape
-    return placed and not (targets.is_floating_point() or targets.is_complex())
-
-
-def _together(batches: Sequence[Tensor]) -> Tensor:
-    """Put batches together, filled up to the longest sequence with what counts nowhere."""
-    shapes = [each.shape[1:] for each in batches]
-    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
-    whole = batches[0].new_full((sum(map(len, batches)), *longest), metrics_.NOT_COUNTED)
-    start = 0
-    for batch in batches:
-        places = (slice(start, start + len(batch)), *(slice(size) for size in batch.shape[1:]))
-        whole[places] = batch
-        start += len(batch)
-    return whole
-
-
-def _said(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any) -> _Said:
-    found = metrics_.logits(outputs)
-    # One number for each example names nothing, and is a single class.
-    named = metrics_.named_class(found if found.ndim > 1 else found.unsqueeze(1)).cpu()
-    measured = metrics_.outcomes(wanted, outputs, targets, reference)
-    return _Said(measured, named, int(found.shape[-1]) if found.ndim > 1 else 1)
-
-
-def _merge(into: dict[str, Tally], name: str, tally: Tally | None) -> None:
-    if tally is not None:
-        into.setdefault(name, Tally(metric=tally.metric))
-        into[name] += tally
-
-
-def _copied(tallies: Mapping[str, Tally]) -> dict[str, Tally]:
-    return {name: Tally.from_list(t.to_list(), t.metric) for name, t in tallies.items()}
