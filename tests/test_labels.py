@@ -169,6 +169,26 @@ def test_every_form_of_labels_gives_the_same(form, side):
     )
 
 
+@pytest.mark.filterwarnings("ignore:targets equal the tokens")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["GPT2", "Llama", "GPTNeoX", "Gemma"])
+def test_half_precision_says_the_same_of_labels(name, dtype):
+    """Also of networks that were never trained, whose losses hardly differ, shifted or not."""
+    ids, mask = texts()
+    for net in (made(name).to(dtype), fresh(name).to(dtype)):
+        assert measured(net, [pair(ids, mask)]) == pytest.approx(by_hand(net, ids, mask), rel=1e-2)
+    ds = swept(made(name), [pair(ids, mask)], dtype=str(dtype).removeprefix("torch."))
+    read = layerscope.results.settings(ds)["data"]["targets"]
+    assert read.startswith("targets equal the tokens")
+
+
+def fresh(name):
+    """As its library draws it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return type(made(name))(made(name).config).eval()
+
+
 def swept(net, given, **options):
     """Re-initialise every layer to another network's weights."""
     start = copy.deepcopy(net.state_dict())
