@@ -732,8 +732,10 @@ def changes(net, row, states, draws):
         yield {"perturbation": "reinitialize", "epoch": epoch, "draw": 0}, values
     nowhere = {"epoch": results.NO_EPOCH}
     fresh = perturb.Fresh(net, open_series(states).fit(net))
+    # A compiled network is drawn as what it was compiled from.
+    plain = ".".join(part for part in row.name.split(".") if part != "_orig_mod")
     for draw in range(draws):
-        source = seeds.generator(3, row.name, "rerandomize", results.NO_EPOCH, draw)
+        source = seeds.generator(3, plain, "rerandomize", results.NO_EPOCH, draw)
         yield {"perturbation": "rerandomize", "draw": draw} | nowhere, fresh.draw(row, source)
     zeros = {name: torch.zeros_like(states[3][name]) for name in row.parameters}
     yield {"perturbation": "zero", "draw": 0} | nowhere, zeros

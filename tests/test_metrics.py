@@ -540,7 +540,7 @@ def test_outputs_without_logits_are_refused(outputs):
 
 @pytest.mark.parametrize("wrap", [lambda z: z.mean(), lambda z: (z.mean(), z)])
 def test_a_loss_in_place_of_logits_is_refused(wrap):
-    with pytest.raises(DataError, match="returned a (single number|tuple of 2), and no logits"):
+    with pytest.raises(DataError, match=r"returned a (single number|tuple of 2), and no logits"):
         metrics.logits(wrap(torch.randn(3, 2)))
 
 
