@@ -68,7 +68,6 @@ class Fresh:
         self._leaves = {layer.name: layer for layer in layers_module.find(model)}
         self._origins: dict[str, str] = {}
         self._drawn: set[str] = set()
-        self._draws: dict[str, set[str]] = {}
         self._stayed: dict[str, list[str]] = {}
         self._patterns: dict[str, tuple[Tensor | None, float | None]] = {}
         # Asked now: a network that is lent needs no gradients at all.
@@ -186,37 +185,34 @@ class Fresh:
 
     def _redraws(self, leaf: Layer) -> bool:
         """Whether the network's own method, or that of a part of it, draws the leaf."""
-        top = self._top(leaf)
+        top, generator = self._top(leaf), seeds.generator("check", leaf.name)
         if top is None:
             return False
-        if top not in self._draws:
-            try:
-                with _seeded(seeds.generator("check", "init_weights", top)):
-                    found = layers_module.tensors(self._redrawn(top))
-                self._draws[top] = {n for n, t in found.items() if not bool(t.isnan().any())}
-            except (AttributeError, NotImplementedError, RuntimeError, TypeError):
-                self._draws[top] = set()  # it takes more than it gets here
-        return self._draws[top] >= {_below(name, top) for name in leaf.parameters}
-
-    def _redrawn(self, top: str) -> nn.Module:
-        """Copy a module and let it draw itself anew; what it does not draw is NaN."""
-        blank = copy.deepcopy(self._model.get_submodule(top)).cpu()
-        for module in blank.modules():
-            # transformers marks what was drawn, and would leave it as it is.
-            module.__dict__.pop("_is_hf_initialized", None)
-        with torch.no_grad():
-            for parameter in blank.parameters():
-                if parameter.is_floating_point():
-                    parameter.fill_(torch.nan)
-            blank.init_weights()  # type: ignore[operator]
-        return blank
+        try:
+            drawn = self._by_itself(leaf.parameters, top, generator)
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+            return False  # it takes more than it gets here
+        return not any(bool(tensor.isnan().any()) for tensor in drawn.values())
 
     def _by_itself(
         self, names: Sequence[str], top: str | None, generator: Generator
     ) -> dict[str, Tensor]:
+        """Let a module draw itself, of which only these parameters are there; others cost nothing.
+
+        What it does not draw is NaN.
+        """
         assert top is not None
-        with _seeded(generator):
-            state = layers_module.tensors(self._redrawn(top))
+        source = self._model.get_submodule(top)
+        wanted = {_below(name, top) for name in names}
+        held = {id(t): t.detach().cpu().clone() for t in source.buffers()}
+        held |= {id(p): _blank(p, name in wanted) for name, p in source.named_parameters()}
+        blank = copy.deepcopy(source, held)
+        for module in blank.modules():
+            # transformers marks what was drawn, and would leave it as it is.
+            module.__dict__.pop("_is_hf_initialized", None)
+        with _seeded(generator), torch.no_grad():
+            blank.init_weights()  # type: ignore[operator]
+        state = layers_module.tensors(blank)
         return {name: state[_below(name, top)].detach() for name in names}
 
     def _looks_alike(self, leaf: Layer, way: str) -> bool:
@@ -423,6 +419,14 @@ def _builder(build: object) -> Callable[[], nn.Module] | None:
 def _way(origin: str) -> str:
     """What an origin begins with, before what is said of it."""
     return origin.partition(" (")[0]
+
+
+def _blank(parameter: nn.Parameter, wanted: bool) -> nn.Parameter:
+    """Make a parameter of NaN, or one without memory, on which initialisers do nothing."""
+    blank = torch.empty_like(parameter, device="cpu" if wanted else "meta")
+    if wanted and blank.is_floating_point():
+        blank.fill_(torch.nan)
+    return nn.Parameter(blank, requires_grad=False)
 
 
 def _draws_itself(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ __all__ = ["alike", "independent", "orthogonal_gain", "patterned", "rest"]
 
 _CELLS = 65_536
 _MOST = 200_000
+_LARGE = 4_000_000
 _LINES = 64
 _EXACT = 1e-9
 _FEWEST = 8
@@ -27,18 +28,15 @@ def alike(drawn: Tensor, start: Tensor) -> bool:
     """
     if not drawn.is_floating_point():
         return torch.equal(drawn, start)
-    a, b = (tensor.detach().double() for tensor in (drawn, start))
-    return (
-        _same_distribution(a, b)
-        and torch.equal(_constant_slices(a), _constant_slices(b))
-        and _same_atoms(a, b)
-        and _same_arrangement(a, b)
-    )
+    if not torch.equal(_constant_slices(drawn), _constant_slices(start)):
+        return False
+    a, b = _part(drawn), _part(start)
+    return _same_distribution(a, b) and _same_atoms(a, b) and _same_arrangement(a, b)
 
 
 def independent(start: Tensor) -> bool:
     """Whether elements could have been drawn independently of each other, from one density."""
-    values = start.detach().double()
+    values = _part(start)
     if values.numel() < _FEWEST or _is_constant(values):
         return True
     scores, exact = _arrangement(values)
@@ -50,7 +48,7 @@ def patterned(start: Tensor) -> Tensor:
 
     A mask of the tensor's shape. Values that repeat in no order, such as random signs, are draws.
     """
-    values = start.detach().double()
+    values = start.detach()
     if _is_constant(values):
         return torch.zeros_like(values, dtype=torch.bool)
     constant = _constant_slices(values)
@@ -65,7 +63,7 @@ def patterned(start: Tensor) -> Tensor:
     repeated = torch.isin(values, often)
     # Random signs, or a few numbers drawn at random: nothing tells the places apart.
     if bool(repeated.all()) and values.numel() >= 4 * _FEWEST:
-        scores, exact = _arrangement(values)
+        scores, exact = _arrangement(_part(values))
         if not exact.any() and float(scores.abs().max()) < _LIMIT / 2:
             return mask
     return mask | repeated
@@ -87,13 +85,22 @@ def orthogonal_gain(start: Tensor) -> float | None:
     """
     if start.ndim < 2 or min(len(start), start[0].numel()) < 2 or patterned(start).any():
         return None
-    matrix = start.detach().double().flatten(1)
+    matrix = start.detach().flatten(1)
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    lengths = wide.norm(dim=1)
-    if float(lengths.std(correction=0)) > 1e-4 * float(lengths.mean()) or not _orthogonal(wide):
+    if not _orthogonal(wide):
+        return None
+    lengths = wide.double().norm(dim=1)
+    if float(lengths.std(correction=0)) > 1e-4 * float(lengths.mean()):
         return None
     in_blocks = wide is not matrix and _orthogonal(matrix[: len(wide)])
     return None if in_blocks else float(lengths.mean())
+
+
+def _part(values: Tensor) -> Tensor:
+    """The first slices of a large tensor, or all of it, in double precision."""
+    if values.ndim and values.numel() > _LARGE:
+        values = values[: max(_LINES, _LARGE * len(values) // values.numel())]
+    return values.detach().double()
 
 
 def _is_constant(values: Tensor) -> bool:
@@ -206,6 +213,7 @@ def _of_lines(x: Tensor, tail: float) -> list[Tensor]:
 
 
 def _cosines(lines: Tensor) -> Tensor:
+    lines = lines.double()
     unit = lines / (lines.norm(dim=1, keepdim=True) + 1e-300)
     above: Tensor = (unit @ unit.T)[tuple(torch.triu_indices(len(lines), len(lines), 1))]
     return above
