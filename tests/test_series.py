@@ -13,7 +13,7 @@ from torch import nn
 import layerscope
 from layerscope import models, results, stats
 from layerscope.checkpoints import open_series
-from layerscope.errors import CheckpointError
+from layerscope.errors import CheckpointError, SweepWarning
 
 OPTIONS = {"device": "cpu", "draws": 1, "show_progress": False}
 
@@ -272,7 +272,8 @@ def test_a_frozen_layer_is_not_moved_and_gets_no_verdict():
     net.layer2.requires_grad_(False)
     train(net, 40)
     series = {0: start, 5: state(net)}
-    ds = layerscope.sweep(net, data(), checkpoints=series, **OPTIONS)
+    with pytest.warns(SweepWarning, match=r"^layer2 never moved, as a frozen layer does not"):
+        ds = layerscope.sweep(net, data(), checkpoints=series, **OPTIONS)
     assert dict(zip(map(str, ds.layer.values), ds.moved.values, strict=True)) == {
         "layer1": True,
         "layer2": False,
@@ -290,7 +291,7 @@ def test_a_frozen_layer_is_not_moved_and_gets_no_verdict():
 def test_a_first_entry_that_is_a_copy_of_the_last_is_said_and_judged_by_nobody():
     net = train(built())
     series = {0: state(net), 5: state(net)}
-    with pytest.warns(UserWarning, match="nothing moved between epoch 0 and 5.*one a copy"):
+    with pytest.warns(SweepWarning, match=r"Nothing moved: .*Is one a copy of the other"):
         ds = layerscope.sweep(net, data(), checkpoints=series, **OPTIONS)
     assert not ds.moved.values.any()
     assert set(stats.classify(ds, include_network=True)["verdict"]) == {"not moved"}

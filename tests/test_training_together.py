@@ -21,7 +21,7 @@ EACH = [str(epoch) for epoch in range(1, EPOCHS + 1)]
 
 # Forked, so that what takes longest, importing torch, is done once.
 ROUNDS = """
-    import json, os, signal, sys, warnings
+    import json, os, signal, sys, time, warnings
     import torch
     from layerscope import data, training
     from layerscope.training import loop
@@ -32,13 +32,32 @@ ROUNDS = """
     few = data.ImageData(few.name, part(few.train), part(few.test), few.classes, few.origin)
     epoch = loop.Loop._epoch
 
-    def child(out, killed, epochs, tell):
+    loop._SAVE_EVERY_S = 0  # where it stands is kept all the time, for the others to go on from
+
+    restore = loop.state.restore
+
+    def slowly(*given):
+        time.sleep(0.1)  # as a large network takes, and its epochs
+        return restore(*given)
+
+    loop.state.restore = slowly
+
+    def begun(out):
+        return len(open(out + ".log").read().split()) if os.path.exists(out + ".log") else 0
+
+    def child(number, out, killed, epochs, tell):
+        # Each begins while the one before is at it.
+        until = time.monotonic() + 60
+        while begun(out) < 2 * number and time.monotonic() < until:
+            time.sleep(0.001)
+
         def logged(self, number):
             if number == killed and not os.path.exists(out + ".killed"):
                 open(out + ".killed", "w").close()
                 os.kill(os.getpid(), signal.SIGKILL)
             with open(out + ".log", "a") as log:
                 log.write(f"{number} ")
+            time.sleep(0.03)
             epoch(self, number)
 
         loop.Loop._epoch = logged
@@ -54,11 +73,11 @@ ROUNDS = """
     def together(out, count, killed, epochs):
         told, tell = os.pipe()
         children = []
-        for _ in range(count):
+        for number in range(count):
             pid = os.fork()
             if pid == 0:
                 try:
-                    child(out, killed, epochs, tell)
+                    child(number, out, killed, epochs, tell)
                 finally:
                     os._exit(0)
             children.append(pid)

@@ -251,13 +251,6 @@ def sweep(
         norms=kept,
         output=find,
     )
-    if plan.moved and not any(plan.moved.values()):
-        warnings.warn(
-            f"nothing moved between {series.unit} {series.epochs[0]} and {series.last}: both "
-            "checkpoints hold the same values, so that setting a layer back changes nothing. Is "
-            "one a copy of the other?",
-            stacklevel=2,
-        )
     identity = identify(plan, fresh) | {"batch_size": batch_size}
     if folder is not None and identity["not_described"]:
         warnings.warn(

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from layerscope.results.dataset import FULL_MODEL, NOTHING_LEFT, refused, settings
+from layerscope.results.dataset import FULL_MODEL, NO_EPOCH, NOTHING_LEFT, refused, settings
 
 __all__ = ["notices"]
 
@@ -29,9 +29,10 @@ def notices(ds: xr.Dataset) -> list[str]:
     Returns
     -------
     list of str
-        Labels that were shifted; cells that were asked for and can't be; what could not be reused
-        from cell to cell; layers whose random values come from where nothing says that the
-        network's did; parts that were damaged. Empty where there is nothing to say.
+        Labels that were shifted; cells that were asked for and can't be; layers that never moved;
+        what could not be reused from cell to cell; layers whose random values come from where
+        nothing says that the network's did; parts that were damaged. Empty where there is nothing
+        to say.
 
     Examples
     --------
@@ -41,7 +42,7 @@ def notices(ds: xr.Dataset) -> list[str]:
     """
     about = settings(ds)
     runs = [run for run in about.get("runs") or [] if isinstance(run, dict)]
-    said = [*_targets(about), *_refused(ds), *_origins(ds, about)]
+    said = [*_targets(about), *_refused(ds), *_still(ds), *_origins(ds, about)]
     for each in (about, *runs):
         reuse, damaged = each.get("reuse"), each.get("damaged_parts")
         said += _plain(reuse) if isinstance(reuse, dict) else []
@@ -67,6 +68,23 @@ def _refused(ds: xr.Dataset) -> Iterator[str]:
     for (perturbation, why), names in layers.items():
         have = "has" if len(names) == 1 else "have"
         yield f"{_named(names)} {have} no cells for {perturbation!r}: {why}."
+
+
+def _still(ds: xr.Dataset) -> Iterator[str]:
+    """Layers that hold the same values at the first checkpoint and at the last."""
+    if "moved" not in ds.coords or not (ds["epoch"] != NO_EPOCH).any():
+        return
+    names = [str(name) for name in ds["layer"].values[~ds["moved"].values.astype(bool)]]
+    if len(names) == ds.sizes["layer"]:
+        yield (
+            "Nothing moved: the first checkpoint and the last hold the same values, so that "
+            "setting a layer back changes nothing. Is one a copy of the other?"
+        )
+    elif names:
+        yield (
+            f"{_named(names)} never moved, as a frozen layer does not: the same values at the "
+            "first checkpoint and at the last, so that setting back says nothing."
+        )
 
 
 def _plain(reuse: Mapping[str, Any]) -> Iterator[str]:
