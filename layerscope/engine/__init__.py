@@ -129,7 +129,8 @@ def sweep(
         ``"bfloat16"`` or ``"float16"`` to compute under autocast; by default as the network is.
     out : path, optional
         Folder to keep what is done in, and the Dataset at the end. The same call goes on where it
-        was stopped, and several processes with the same call share the work.
+        was stopped, and several processes with the same call share the work. Files of others in
+        it stay as they are; one that has a name which the sweep needs is refused.
     epochs : sequence of int, optional
         Which of the recorded epochs to re-initialise to; all by default.
     seed : int
