@@ -182,6 +182,24 @@ def test_half_precision_says_the_same_of_labels(name, dtype):
     assert read.startswith("targets equal the tokens")
 
 
+@pytest.mark.filterwarnings("ignore:targets equal the tokens")
+def test_compiled_and_distributed_networks_are_asked_what_is_in_them():
+    net, (ids, mask) = made("GPT2"), texts()
+    expected = measured(net, [pair(ids, mask)])
+    for wrapped in (torch.compile(net, backend="eager"), nn.DataParallel(net)):
+        assert measured(wrapped, [pair(ids, mask)]) == expected
+
+
+@pytest.mark.filterwarnings("ignore:targets equal the tokens")
+@pytest.mark.parametrize("form", ["pair", "mapping", "batches", "triples"])
+def test_labels_are_shifted_in_another_order_too(form):
+    """Under a rule that stops cells, examples come in random order."""
+    net, (ids, mask) = made("GPT2"), texts(n=24)
+    ds = swept(net, FORMS[form](ids, mask), metrics=["error"], decide=True)
+    assert ds["baseline"].item() == pytest.approx(by_hand(net, ids, mask)["error"], rel=1e-12)
+    assert "shuffled" in layerscope.results.settings(ds)["data"]["order"]
+
+
 def fresh(name):
     """As its library draws it."""
     with torch.random.fork_rng():
