@@ -13,11 +13,25 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import OptionError
 
-__all__ = ["a_kind", "described", "flag", "function", "integer", "integers", "number", "path"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = [
+    "a_kind",
+    "arrays",
+    "described",
+    "flag",
+    "function",
+    "integer",
+    "integers",
+    "number",
+    "path",
+]
 
 _SHORT = 60  # characters of a value that a message still shows
 
@@ -80,6 +94,39 @@ def integer(value: Any, name: str, least: int | None = None, example: int = 0) -
     if least is not None and value < least:
         raise OptionError(f"{name} is {value}; it must be at least {least}.")
     return int(value)
+
+
+def arrays(**given: Any) -> list[npt.NDArray[np.float64]]:
+    """Return arrays of numbers that go together, as NumPy's of double precision.
+
+    Raises
+    ------
+    OptionError
+        If one holds something else, or their shapes can't be broadcast against each other.
+
+    Examples
+    --------
+    >>> [array.shape for array in arrays(errors=[0.1, 0.2], n=100)]
+    [(2,), ()]
+    """
+    import numpy as np
+
+    found = []
+    for name, value in given.items():
+        try:
+            found.append(np.asarray(value, float))
+        except (TypeError, ValueError):
+            value = None
+        if value is None:
+            raise OptionError(
+                f"{name} is {_with_kind(given[name])}; give a number, or an array of numbers."
+            )
+    try:
+        np.broadcast_shapes(*(array.shape for array in found))
+    except ValueError:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(given, found, strict=True))
+        raise OptionError(f"the shapes of {shapes} don't go together; give one of each.") from None
+    return found
 
 
 def integers(values: Any, name: str, example: str = "[0, 1]") -> list[int]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from layerscope import arguments
 from layerscope.cli.shared import add_row, data_option, data_root, device, make_table, show
-from layerscope.errors import choose
 
 __all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_train"]
 
@@ -97,20 +96,14 @@ def _run_sweep(options: argparse.Namespace) -> None:
         **{"batch_size": size} | arguments.sweep_options(options),
     )
     print(out / store.DATASET)
-    show(_result_table(ds, _shown(ds)))
-
-
-def _shown(ds: Any) -> str:
-    """The metric to be shown: the error where it was measured."""
-    names = [str(name) for name in ds["metric"].values]
-    return "error" if "error" in names else names[0]
+    show(_result_table(ds))
 
 
 def add_show_result(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("show", help="show a result in the terminal, as a page or picture")
     parser.add_argument("result", help="a Dataset (.nc), or a folder with one")
-    parser.add_argument("--metric", default="error", help="default: %(default)s")
+    parser.add_argument("--metric", help="default: error, where the result has it")
     parser.add_argument("--html", metavar="FILE", help="write the figure as a page, with hover")
     parser.add_argument("--png", metavar="FILE", help="write the figure as a picture")
     parser.set_defaults(run=_run_show)
@@ -127,19 +120,20 @@ def _run_show(options: argparse.Namespace) -> None:
     if targets:
         from layerscope import plots
 
-        figure = plots.overview(ds, options.metric)
+        draw = plots.overview if "distance" in ds else plots.heatmap
+        figure = draw(ds, options.metric)
         for target in targets:
             print(plots.save(figure, target))
 
 
-def _result_table(ds: Any, metric: str) -> Any:
+def _result_table(ds: Any, metric: str | None = None) -> Any:
     """Make a table like the paper's figure: layers down, checkpoints across, coloured."""
     import numpy as np
 
     from layerscope import results, stats
 
     results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
-    choose(metric, map(str, ds["metric"].values), "metric")
+    metric = results.metric_name(ds, metric)
     cells = stats.summary(ds, metric)
     columns = list(dict.fromkeys(cells["column"]))
     table = make_table(f"{metric} with one layer reset", "layer", *columns)

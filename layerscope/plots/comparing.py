@@ -24,7 +24,7 @@ _DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
 
 def compare(
     runs: Mapping[str, xr.Dataset],
-    metric: str = "error",
+    metric: str | None = None,
     column: int | str | None = None,
     title: str | None = None,
 ) -> hv.Layout:
@@ -40,8 +40,8 @@ def compare(
     ----------
     runs : mapping of str to Dataset
         From the name of a run to its result; two at least.
-    metric : str
-        Which of ``metric`` in every run.
+    metric : str, optional
+        Which every run has; by default the error, or the first that all have.
     column : int or str, optional
         What the curves show: an epoch, "rand" or another column of `heatmap` that every run has;
         the first checkpoint that all have, if not given.
@@ -73,6 +73,7 @@ def compare(
             f"compare takes a mapping from names to at least two Datasets; got {came}. "
             "One alone: heatmap(ds)."
         )
+    metric = results.metric_name(runs.values(), metric)
     tables = {str(name): _placed(ds, metric) for name, ds in runs.items()}
     chosen = _column(tables, column)
     info = results.metric(next(iter(runs.values())), metric)

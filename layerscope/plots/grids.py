@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ _TEXTS = ("shown", "ink", "ground", "settled", "crossed")
 
 def heatmap(
     ds: xr.Dataset,
-    metric: str = "error",
+    metric: str | None = None,
     columns: Sequence[int | str] | None = None,
     title: str | None = None,
 ) -> hv.HeatMap:
@@ -59,8 +59,8 @@ def heatmap(
     ds : Dataset
         With ``value``; what else it has (``baseline``, ``n_examples``, ``module_type``,
         ``parameters``) shows on hovering.
-    metric : str
-        One of ``ds.metric``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
     columns : sequence of int or str, optional
         Epochs, "rand" or both, in the order wanted; all that were computed if not given.
     title : str, optional
@@ -85,6 +85,7 @@ def heatmap(
     >>> list(plot.dimension_values("column", expanded=False))
     ['rand', '0', '1']
     """
+    metric = results.metric_name(ds, metric)
     table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
     heading = f"Test {metric} with one layer reset" if title is None else title
     rows = stats.layer_order(ds)
@@ -140,15 +141,15 @@ def distances(
     return _grid(table, stats.layer_order(ds), columns, scale, heading, "distance")
 
 
-def overview(ds: xr.Dataset, metric: str = "error") -> hv.Layout:
+def overview(ds: xr.Dataset, metric: str | None = None) -> hv.Layout:
     """Draw the heat map beside two maps of distances, as in the paper's figure.
 
     Parameters
     ----------
     ds : Dataset
         As for `heatmap` and `distances`, with the norms "l2_fan_in" and "linf".
-    metric : str
-        One of ``ds.metric``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
 
     Returns
     -------
@@ -168,6 +169,7 @@ def overview(ds: xr.Dataset, metric: str = "error") -> hv.Layout:
     >>> len(overview(testing.dataset()))
     3
     """
+    metric = results.metric_name(ds, metric)
     # Short titles, and panels wide and high enough for them and for the rows' names, since the
     # panels of a layout share what room there is.
     parts = [heatmap(ds, metric, title=f"Test {metric}")] + [
@@ -299,7 +301,9 @@ def _chosen(table: pd.DataFrame, columns: Sequence[int | str] | None) -> list[st
     there = stats.column_order(table)
     if columns is None:
         return there
-    wanted = [str(column) for column in columns]
+    # One alone, too: the name of a column is no list of its letters.
+    listed = isinstance(columns, Iterable) and not isinstance(columns, str)
+    wanted = [str(column) for column in (columns if listed else [columns])]
     missing = [column for column in wanted if column not in there]
     if missing or not wanted:
         came = f"{', '.join(missing)} was not recorded, or not computed" if missing else "none came"

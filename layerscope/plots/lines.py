@@ -28,7 +28,7 @@ _MARKERS = (
 )
 
 
-def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> hv.Overlay:
+def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) -> hv.Overlay:
     """Draw one curve per layer over the checkpoint it is reset to.
 
     Checkpoints stand at equal distances, since the first ones matter most. Shading is the
@@ -39,8 +39,8 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
     ----------
     ds : Dataset
         With ``value`` and ``baseline``.
-    metric : str
-        One of ``ds.metric``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
     title : str, optional
 
     Returns
@@ -60,6 +60,7 @@ def curves(ds: xr.Dataset, metric: str = "error", title: str | None = None) -> h
     >>> len(curves(testing.dataset()).Curve) > 4
     True
     """
+    metric = results.metric_name(ds, metric)
     table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
     table = table[table["column"] == table["epoch"].astype(str)]
     if table.empty:

@@ -8,8 +8,9 @@ import holoviews as hv
 import numpy as np
 from pandas.api.types import is_numeric_dtype
 
-from layerscope.errors import choose
+from layerscope.errors import OptionError, choose
 from layerscope.plots.backends import both, framed
+from layerscope.validate import described
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +58,12 @@ def points(
     >>> len(points(table, "width", "robust"))
     2
     """
+    if not hasattr(table, "columns"):
+        raise OptionError(f"table is {described(table)}; give a DataFrame with one row per run.")
     for name in (x, y):
         choose(name, map(str, table.columns), "column")
+    if not is_numeric_dtype(table[y]):
+        raise OptionError(f"the column {y!r} holds no numbers; choose one that was measured.")
     # Names along the axis keep their order, and numbers stand at equal distances like names do.
     shown = table.assign(**{x: table[x].astype(str)})
     mean = shown.groupby(x, sort=False, as_index=False)[y].mean()

@@ -11,13 +11,13 @@ Dataset, such as the names of layers, is escaped.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import xarray as xr
 
 from layerscope import plots, results, validate
-from layerscope.errors import OptionError, choose
+from layerscope.errors import OptionError
 from layerscope.report import markup
 from layerscope.report.again import again, settings_table
 from layerscope.report.findings import finding, judged, plain, verdict_table
@@ -104,23 +104,17 @@ def page(
         raise OptionError(
             f"a report takes a mapping from names to Datasets, such as {{'fcn': ds}}; got {came}."
         )
-    metric = _metric(runs.values(), metric)
+    for name, ds in runs.items():
+        if not isinstance(ds, xr.Dataset):
+            came = validate.described(ds)
+            raise OptionError(f"the result {name!r} is {came}; open it first: open_dataset(path).")
+    metric = results.metric_name(runs.values(), metric)
     body = [markup.element("h1", title)]
     if len(runs) > 1:
         body += _comparison(runs, metric, critical)
     for number, (name, ds) in enumerate(runs.items()):
         body += _section(str(name), ds, metric, critical, f"run{number}")
     return markup.document(title, plots.library(), "\n".join(body))
-
-
-def _metric(runs: Iterable[xr.Dataset], wanted: str | None) -> str:
-    there = [[str(name) for name in ds["metric"].values] for ds in runs if "metric" in ds.coords]
-    shared = [name for name in (there or [[]])[0] if all(name in each for each in there)]
-    if wanted is not None:
-        return choose(wanted, shared, "metric in all of these results")
-    if not shared:
-        raise OptionError("these results have no metric in common; report them one by one.")
-    return "error" if "error" in shared else shared[0]
 
 
 def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | None) -> list[str]:

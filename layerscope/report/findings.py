@@ -38,7 +38,7 @@ def judged(
     return table
 
 
-def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None) -> str:
+def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = None) -> str:
     """Say in a few sentences which layers are critical.
 
     Parameters
@@ -58,6 +58,7 @@ def finding(ds: xr.Dataset, metric: str = "error", critical: float | None = None
     >>> finding(testing.dataset(layers=2)).split(":")[0]
     '2 of 2 layers are critical when reset to checkpoint 0'
     """
+    metric = results.metric_name(ds, metric)
     level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
     rest = f"Of the unperturbed network the test {metric} is {plain(level)}."
     table = judged(ds, metric, critical)

@@ -83,6 +83,7 @@ from layerscope.results.meaning import (
     coordinates,
     draw_distance,
     metric,
+    metric_name,
     perturbation,
     resetting,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "coordinates",
     "draw_distance",
     "metric",
+    "metric_name",
     "not_finite",
     "notices",
     "open_dataset",

@@ -179,6 +179,8 @@ def require(ds: xr.Dataset, *dims: str, variable: str = "value") -> xr.DataArray
 
 def settings(ds: xr.Dataset) -> dict[str, Any]:
     """The attributes of a Dataset, with those that hold JSON read back."""
+    if not isinstance(ds, xr.Dataset):
+        raise ResultError(f"expected an xarray Dataset, got {validate.described(ds)}.")
     return {str(name): _parsed(value) for name, value in ds.attrs.items()}
 
 

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
+from layerscope.errors import OptionError, choose
 from layerscope.results.dataset import NO_EPOCH, require
+from layerscope.validate import described
 
 __all__ = [
     "RAND",
@@ -25,6 +27,7 @@ __all__ = [
     "coordinates",
     "draw_distance",
     "metric",
+    "metric_name",
     "perturbation",
     "resetting",
 ]
@@ -194,6 +197,43 @@ def coordinates(
         for coordinate, held in names.items()
         if infos
     }
+
+
+def metric_name(runs: xr.Dataset | Iterable[xr.Dataset], wanted: Any = None) -> str:
+    """Name the metric to look at: the wanted one, else the error, else the first.
+
+    Parameters
+    ----------
+    runs : Dataset or iterable of Dataset
+        Of several, all must have it.
+    wanted : str or Metric, optional
+
+    Raises
+    ------
+    ResultError
+        If one is no Dataset, or has no metrics.
+    OptionError
+        If not all have it, or they have none in common.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> ds = testing.dataset()
+    >>> metric_name(ds), metric_name(ds.sel(metric=["loss"]))
+    ('error', 'loss')
+    """
+    each = [runs] if isinstance(runs, xr.Dataset) or not isinstance(runs, Iterable) else list(runs)
+    there = [[str(name) for name in require(ds, "metric")["metric"].values] for ds in each]
+    shared = [name for name in there[0] if all(name in names for names in there)]
+    if wanted is not None:
+        name = wanted if isinstance(wanted, str) else getattr(wanted, "name", None)
+        if not isinstance(name, str):
+            came = described(wanted)
+            raise OptionError(f"metric is {came}; give its name, such as {shared[:1] or 'error'}.")
+        return choose(name, shared, "metric in all of these results" if there[1:] else "metric")
+    if not shared:
+        raise OptionError("these results have no metric in common; look at them one by one.")
+    return "error" if "error" in shared else shared[0]
 
 
 def metric(ds: xr.Dataset | None, name: str) -> MetricInfo:

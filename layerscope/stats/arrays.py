@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from layerscope import validate
 from layerscope.errors import OptionError
 
 Array = npt.NDArray[np.floating[Any]]
@@ -47,7 +48,7 @@ def wilson(
     >>> float(lower), round(float(upper), 4)
     (0.0, 0.2775)
     """
-    p, n = np.asarray(errors, float), np.asarray(n, float)
+    p, n = validate.arrays(errors=errors, n=n)
     if np.any((p < 0) | (p > 1)):
         raise OptionError(
             f"proportions from {np.nanmin(p):g} to {np.nanmax(p):g} came; give fractions in "
@@ -104,7 +105,7 @@ def newcombe(
     >>> [round(float(bound), 4) for bound in newcombe(56 / 70, 70, 48 / 80, 80)]
     [0.0524, 0.3339]
     """
-    p1, p0 = np.asarray(p1, float), np.asarray(p0, float)
+    p1, n1, p0, n0 = validate.arrays(p1=p1, n1=n1, p0=p0, n0=n0)
     lower1, upper1 = wilson(p1, n1, confidence)
     lower0, upper0 = wilson(p0, n0, confidence)
     difference = p1 - p0
@@ -142,7 +143,10 @@ def student(
     from scipy import stats as distributions
 
     check_confidence(confidence)
-    mean, deviation, count = moments(np.asarray(samples, float), axis)
+    (known,) = validate.arrays(samples=samples)
+    if not -known.ndim <= validate.integer(axis, "axis") < max(known.ndim, 1):
+        raise OptionError(f"axis is {axis}; samples of shape {known.shape} have no such axis.")
+    mean, deviation, count = moments(np.atleast_1d(known), axis)
     with np.errstate(invalid="ignore", divide="ignore"):
         quantile = distributions.t.ppf((1 + confidence) / 2, count - 1)
         half = quantile * deviation / np.sqrt(count)
@@ -211,5 +215,4 @@ def normal_quantile(confidence: float) -> float:
 
 def check_confidence(confidence: float) -> None:
     """Refuse what is no probability strictly between 0 and 1."""
-    if not 0 < confidence < 1:
-        raise OptionError(f"confidence is {confidence!r}; give a number in (0, 1), such as 0.95.")
+    validate.number(confidence, "confidence", "(0, 1)", 0.95)

@@ -10,6 +10,7 @@ from layerscope import results
 from layerscope.errors import ResultError, choose
 from layerscope.stats.arrays import Array, Estimate, estimate, normal_quantile, wilson
 from layerscope.stats.paired import is_whole
+from layerscope.validate import described
 
 _DIMS = ("layer", "epoch", "perturbation", "draw", "metric")
 
@@ -161,6 +162,8 @@ def layer_order(ds: xr.Dataset, network: bool = True) -> list[str]:
     >>> layer_order(testing.dataset(layers=2))
     ['layer1', 'layer2', 'fullmodel']
     """
+    if "layer" not in getattr(ds, "coords", ()):
+        raise ResultError(f"expected a Dataset with layers, got {described(ds)} without.")
     whole = is_network(ds)
     names = [*ds["layer"].values[~whole], *(ds["layer"].values[whole] if network else ())]
     return [str(name) for name in names]

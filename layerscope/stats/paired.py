@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from layerscope.errors import OptionError, choose
 from layerscope.stats.arrays import Array, check_confidence, normal_quantile
+from layerscope.validate import arrays, integer
 
 
 def paired_proportions(
@@ -52,7 +53,7 @@ def paired_proportions(
     >>> [round(float(bound), 4) for bound in paired_proportions(9, 2, 40)]
     [0.0061, 0.3272]
     """
-    first, second, size = (np.asarray(each, float) for each in (worse, better, n))
+    first, second, size = arrays(worse=worse, better=better, n=n)
     _check_counts(first, second)
     if np.any(size <= 0) or np.any(first + second > size):
         raise OptionError(
@@ -95,7 +96,7 @@ def discordant(
     >>> [float(count) for count in discordant(0.25, 0.25**0.5 * 11**0.5 / 12**0.5, 4)]
     [2.0, 1.0]
     """
-    mean, error, size = (np.asarray(each, float) for each in (difference, standard_error, n))
+    mean, error, size = arrays(difference=difference, standard_error=standard_error, n=n)
     with np.errstate(invalid="ignore"):
         total, squares = size * mean, (size - 1) * size * error**2 + size * mean**2
         counts = (squares + total) / 2, (squares - total) / 2
@@ -141,7 +142,7 @@ def mcnemar(worse: npt.ArrayLike, better: npt.ArrayLike) -> Array:
     """
     from scipy.special import betainc
 
-    first, second = np.asarray(worse, float), np.asarray(better, float)
+    first, second = arrays(worse=worse, better=better)
     _check_counts(first, second)
     fewer, more = np.minimum(first, second), np.maximum(first, second)
     # The binomial distribution at `fewer`, of fewer + more at one half each; of none it is 1.
@@ -204,8 +205,7 @@ def bootstrap(
     check_confidence(confidence)
     compute = _STATISTICS[choose(statistic, _STATISTICS, "statistic")]
     columns = _columns(outcomes, baseline, weights, binned=statistic == "calibration_error")
-    if repeats < 1:
-        raise OptionError(f"repeats is {repeats}; give a positive number, such as 2000.")
+    repeats, seed = integer(repeats, "repeats", 1, 2000), integer(seed, "seed", 0)
     total = columns.sum(0)
 
     def differences(sums: Array) -> Array:
@@ -234,7 +234,7 @@ def _columns(
     outcomes: npt.ArrayLike, baseline: npt.ArrayLike, weights: npt.ArrayLike | None, binned: bool
 ) -> Array:
     """Weights, outcomes and baseline beside each other, one row per example."""
-    first, second = np.asarray(outcomes, float), np.asarray(baseline, float)
+    (first,), (second,) = arrays(outcomes=outcomes), arrays(baseline=baseline)
     size = len(first) if first.ndim else 0
     weight = np.ones(size) if weights is None else np.asarray(weights, float)
     if (

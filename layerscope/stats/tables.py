@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results
-from layerscope.errors import choose
+from layerscope.errors import OptionError, choose
 from layerscope.stats.arrays import Array, estimate, moments
 from layerscope.stats.labelled import (
     difference_of,
@@ -25,17 +25,18 @@ from layerscope.stats.labelled import (
     stopped_early,
     with_seed,
 )
+from layerscope.validate import described
 
 
-def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> pd.DataFrame:
+def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """One row per layer and column of the paper's figure, with an interval that says its kind.
 
     Parameters
     ----------
     ds : Dataset
         With ``value``; ``baseline``, ``n_examples`` and ``standard_error`` where it has them.
-    metric : str
-        One of ``ds.metric``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
     confidence : float
         In (0, 1).
 
@@ -91,6 +92,7 @@ def summary(ds: xr.Dataset, metric: str = "error", confidence: float = 0.95) -> 
     >>> summary(testing.dataset()).column.unique().tolist()
     ['rand', '0', '1', '2', '3', '8', '40', '90', '100']
     """
+    metric = results.metric_name(ds, metric)
     samples = samples_of(ds, metric)
     bounds = interval(ds.sel(metric=[metric]), confidence).sel(metric=metric)
     lower, upper = (
@@ -177,6 +179,8 @@ def column_order(table: pd.DataFrame) -> list[str]:
     >>> column_order(summary(testing.dataset(epochs=(0, 1, 10))))
     ['rand', '0', '1', '10']
     """
+    if not isinstance(table, pd.DataFrame) or "column" not in table:
+        raise OptionError(f"table is {described(table)}; give what summary(ds) returns.")
     once = table.drop_duplicates("column").assign(layer="")
     return [str(column) for column in _in_order(once, [""])["column"]]
 

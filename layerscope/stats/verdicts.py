@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from layerscope import results
+from layerscope import results, validate
 from layerscope.errors import OptionError, ResultError, choose
 from layerscope.results import NOT_FINITE, NOT_MOVED
 from layerscope.stats.arrays import Array, newcombe, normal_quantile
@@ -31,7 +31,7 @@ from layerscope.stats.paired import discordant, paired_proportions
 
 def classify(
     ds: xr.Dataset,
-    metric: str = "error",
+    metric: str | None = None,
     *,
     tolerance: float = 0.05,
     critical_share: float = 0.25,
@@ -73,8 +73,8 @@ def classify(
     ds : Dataset
         With ``value``, ``baseline``, and ``chance`` where `critical` is not given; for the paired
         interval ``difference``, ``difference_standard_error`` and ``n_examples``.
-    metric : str
-        One of ``ds.metric``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
     tolerance : float
         Degradation that counts as none, in the metric's unit.
     critical_share : float
@@ -112,10 +112,16 @@ def classify(
     >>> dict(zip(table.layer, table.verdict, strict=True))
     {'layer1': 'critical', 'layer2': 'intermediate'}
     """
+    metric = results.metric_name(ds, metric)
     samples = samples_of(ds, metric)
     computed = samples.notnull() | marked_of(ds, metric, samples)
     cell = _one_cell(samples, computed, epoch, perturbation)
-    limit = _critical_limit(ds, metric, critical_share) if critical is None else critical
+    validate.number(tolerance, "tolerance", "(-inf, inf)", 0.05)
+    limit = (
+        _critical_limit(ds, metric, critical_share)
+        if critical is None
+        else (validate.number(critical, "critical", "(-inf, inf)", 0.25))
+    )
     moved = _same_cell(difference_of(ds, metric, samples, required=True), cell)
     lower, upper, early = _difference_bounds(ds, metric, cell, moved, confidence)
     sign = results.metric(ds, metric).worse
@@ -145,7 +151,9 @@ def classify(
     return frame[keep].reset_index(drop=True)
 
 
-def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "error") -> xr.Dataset:
+def rank_correlation(
+    ds: xr.Dataset, norm: str = "l2_fan_in", metric: str | None = None
+) -> xr.Dataset:
     """Tell whether the layers that moved furthest matter most.
 
     Spearman's rank correlation over layers, the whole network left out, between the distance at
@@ -158,8 +166,8 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
         With ``value``, ``baseline`` and ``distance``.
     norm : str
         One of ``ds.norm``.
-    metric : str
-        One of ``ds.metric``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
 
     Returns
     -------
@@ -181,6 +189,7 @@ def rank_correlation(ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "err
     >>> bool(-1 <= found.correlation <= 1), int(found.n_layers)
     (True, 8)
     """
+    metric = results.metric_name(ds, metric)
     samples = samples_of(ds, metric)
     moved = difference_of(ds, metric, samples, required=True)
     computed = samples.notnull() | marked_of(ds, metric, samples)
@@ -239,8 +248,7 @@ def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
             f"what chance gives is not known for {metric!r}; say from which degradation on a "
             "layer is critical: critical=…, in the metric's unit."
         )
-    if not 0 < share <= 1:
-        raise OptionError(f"critical_share is {share!r}; give a number in (0, 1], such as 0.25.")
+    validate.number(share, "critical_share", "(0, 1]", 0.25)
     baseline = baseline_of(ds, metric, required=True)
     chance = info.by_chance(results.require(ds, variable="chance"))
     return share * float((info.worse * (chance - baseline)).mean())

@@ -21,7 +21,7 @@ from layerscope.session import Change, Estimate, Session, as_call, changes, with
 from layerscope.widgets import drawing, figure, rows, words
 from layerscope.widgets.controls import KINDS, Controls
 from layerscope.widgets.history import History, Scene
-from layerscope.widgets.source import resolve
+from layerscope.widgets.source import metric_of, resolve
 from layerscope.widgets.still import bundle
 from layerscope.widgets.sweeping import shown_progress, sweep
 from layerscope.widgets.worker import Worker
@@ -60,8 +60,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     dataset : Dataset or path, optional
         A sweep of this network; colours the strip. Computed on demand otherwise.
     view : {"leaf", "component", "block", "stage"}
-    metric : str
-        What the strip and the heat map show.
+    metric : str, optional
+        What the strip and the heat map show; by default the error, or the first there is.
     metrics : sequence of str or Metric
         What is measured.
     batch_size : int
@@ -105,7 +105,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         *,
         dataset: xr.Dataset | str | os.PathLike[str] | None = None,
         view: str = "leaf",
-        metric: str = "error",
+        metric: str | None = None,
         metrics: Sequence[Any] = ("error", "loss"),
         batch_size: int = 500,
         device: str = "auto",
@@ -116,7 +116,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         data_root: str | os.PathLike[str] | None = None,
     ) -> None:
         self._source = resolve(source, data, checkpoints, dataset, data_root)
-        self._metric = metric
+        self._metric = metric_of(metric, metrics, self._source.dataset)
         self._options = dict[str, Any](metrics=metrics, batch_size=batch_size, fresh=fresh)
         self._options |= {"device": device, "dtype": dtype, "seed": seed, "output": output}
         self._scenarios: list[tuple[str, Scene, Estimate]] = []

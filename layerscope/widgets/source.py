@@ -14,12 +14,12 @@ from torch import nn
 
 from layerscope import checkpoints as checkpoints_
 from layerscope import data as data_
-from layerscope import results, store, training
+from layerscope import metrics, results, store, training
 from layerscope.checkpoints import Series
 from layerscope.data import TextData, Tokenizer
-from layerscope.errors import CheckpointError, OptionError
+from layerscope.errors import CheckpointError, OptionError, choose
 
-__all__ = ["Source", "resolve"]
+__all__ = ["Source", "metric_of", "resolve"]
 
 
 @dataclass
@@ -139,3 +139,13 @@ def _own(model: nn.Module) -> nn.Module:
 
 def _short(name: str) -> str:
     return str(name).rpartition(".")[2]
+
+
+def metric_of(wanted: Any, measured: Any, ds: xr.Dataset | None) -> str:
+    """Name the metric that is shown: of those in the Dataset, else of those to be measured."""
+    if ds is not None:
+        return results.metric_name(ds, wanted)
+    names = [metric.name for metric in metrics.chosen(measured)]
+    if wanted is None:
+        return "error" if "error" in names else names[0]
+    return choose(wanted if isinstance(wanted, str) else str(wanted), names, "metric")
