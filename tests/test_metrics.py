@@ -218,8 +218,8 @@ def test_calibration_error_at_the_edges_of_bins_and_of_nan():
     assert math.isnan(Tally.of(strange).mean)
     # A confidence that is an edge belongs to the bin below it; 0 to the first.
     edges = torch.linspace(0, 1, 5, dtype=torch.double)
-    quarters = Metric("q", "", lambda z, _: torch.stack([z[:, 0] * 0, z[:, 0]]), True, False)
-    quarters = dataclasses.replace(quarters, bins=4, uses_reference=False)
+    both = lambda z, _: torch.stack([z[:, 0] * 0, z[:, 0]])  # noqa: E731 - in one line
+    quarters = Metric("q", "", both, needs_targets=False, bins=4)
     bins = metrics.outcomes([quarters], edges.unsqueeze(1), None)["q"].bins
     np.testing.assert_array_equal(-bins.sum(0), [0.25, 0.5, 0.75, 1.0])
 

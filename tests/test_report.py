@@ -209,7 +209,7 @@ def test_the_call_that_is_shown_gives_the_same_result(tmp_path):
     assert "40 examples" in shown
     assert "66" not in shown.split("#")[0]
     scope = {"network": network, "data": data, "checkpoints": checkpoints}
-    quiet = shown.replace("\n)", '\n    show_progress=False,\n)')
+    quiet = shown.replace("\n)", "\n    show_progress=False,\n)")
     exec(compile(quiet, "again", "exec"), scope)
     for name in ("value", "verdict", "n_examples"):
         assert scope["ds"][name].identical(found[name])

@@ -95,7 +95,8 @@ class Series:
         CheckpointError
             Names those that were not, and those that were.
         """
-        absent = [epoch for epoch in epochs if epoch not in self._sources]
+        wanted = epochs if isinstance(epochs, Iterable) else [epochs]
+        absent = [epoch for epoch in wanted if epoch not in self._sources]
         if absent:
             without_start = (
                 " Without the initial checkpoint nothing can be re-initialised to it; "

@@ -17,7 +17,7 @@ from layerscope.data.modify import Modifiers
 from layerscope.errors import DataError, OptionError
 from layerscope.validate import described
 
-__all__ = ["Batch", "Examples", "ImageData", "by_batch", "digest", "label_range"]
+__all__ = ["Batch", "Examples", "ImageData", "by_batch", "digest", "label_range", "require_values"]
 
 Batch: TypeAlias = tuple[Any, Any]
 """Inputs (a tensor, or a tuple or mapping of them), and targets: a tensor of shape ``(n, …)``, or
@@ -26,6 +26,19 @@ None where the inputs have no labels."""
 # What the last part of a packed text, which has no next token, holds: torch's cross-entropy
 # leaves it out.
 NO_TARGET = -100
+
+
+def require_values(tensor: Tensor, what: str) -> None:
+    """Refuse a tensor that can't be cut into batches.
+
+    Raises
+    ------
+    DataError
+    """
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise DataError(
+            f"{what} is sparse, or on the device meta; give a dense one with values: .to_dense()."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +75,7 @@ class Examples:
                     f"{what} is {described(getattr(self, what))}; give a tensor: "
                     f"torch.as_tensor({what})."
                 )
+            require_values(getattr(self, what), what)
         if self.inputs.ndim == 0 or self.targets.ndim == 0:
             raise DataError("inputs and targets must have one entry per example; one is a number.")
         if len(self.inputs) != len(self.targets):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from layerscope.data.examples import Batch, Examples, ImageData
+from layerscope.data.examples import Batch, Examples, ImageData, require_values
 from layerscope.data.joined import Joined
 from layerscope.data.pictures import ImageStream, Pictures
 from layerscope.data.reading import Arguments, is_padding
@@ -88,6 +88,8 @@ class Whole:
 
     def __post_init__(self) -> None:
         given = [each for each in (*tensors(self.inputs), self.targets) if each is not None]
+        for each in given:
+            require_values(each, "a tensor of the data")
         if any(each.ndim == 0 for each in given):
             raise DataError("inputs and targets must have one entry per example; one is a number.")
         lengths = {len(each) for each in tensors(self.inputs)}

@@ -42,6 +42,11 @@ class Memory:
     def __init__(self, state: Mapping[str, Any], where: str) -> None:
         self.where = where
         self._state = unwrapped(state, where)
+        if any(tensor.is_meta for tensor in self._state.values()):
+            raise CheckpointError(
+                f"{where} has tensors on the device meta, which hold no values; give a state dict "
+                "of a network that was loaded."
+            )
 
     def signature(self) -> Signature:
         """Shape and type of every tensor."""

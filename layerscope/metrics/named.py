@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.results import MetricInfo
-from layerscope.validate import described
+from layerscope.validate import described, function
 
 __all__ = ["METRICS", "NOT_COUNTED", "NOT_FINITE", "Metric", "chosen", "named_class", "usual"]
 
@@ -82,6 +83,15 @@ class Metric:
     classes: bool = False
 
     def __post_init__(self) -> None:
+        for what in ("name", "long_name"):
+            if not isinstance(getattr(self, what), str):
+                came = described(getattr(self, what))
+                raise OptionError(f"{what} of a metric is {came}; give text, such as 'margin'.")
+        _check_call(self)
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise OptionError(
+                f"the metric {self.name!r} has the bounds {self.bounds}; give the lower one first."
+            )
         if self.fraction_of not in ("errors", "hits", "examples", ""):
             raise OptionError(
                 f"the metric {self.name!r} has fraction_of={self.fraction_of!r}; give 'errors', "
@@ -99,6 +109,22 @@ class Metric:
     def averages(self) -> bool:
         """Whether the metric is a mean, so that the mean of differences is its difference."""
         return self.finish is None and self.bins is None
+
+
+def _check_call(metric: Metric) -> None:
+    """Refuse a function that can't be called as a metric's is, before anything is computed."""
+    takes = ("outputs", "targets", "reference")[: 2 + metric.uses_reference]
+    function(metric.per_example, "per_example", f"per_example({', '.join(takes)})")
+    try:
+        inspect.signature(metric.per_example).bind(*takes)
+    except TypeError as error:
+        raise OptionError(
+            f"the metric {metric.name!r} is called as per_example({', '.join(takes)}), which its "
+            f"function does not take: {error}. With uses_reference=True it gets the outputs of "
+            "the unperturbed network as well."
+        ) from None
+    except ValueError:
+        pass  # built in, without a signature
 
 
 def chosen(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
