@@ -122,7 +122,7 @@ def _same_atoms(a: Tensor, b: Tensor) -> bool:
     for values, other in ((a, b), (b, a)):
         found, counts = torch.unique(values, return_counts=True)
         top = int(counts.argmax())
-        if int(counts[top]) >= 3 and len(torch.unique(other)) == len(other):
+        if int(counts[top]) >= max(3, len(values) // 8) and len(torch.unique(other)) == len(other):
             return False
         one = int(counts[top]) / values.numel()
         two = int((other == found[top]).sum()) / other.numel()
