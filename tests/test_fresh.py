@@ -291,6 +291,17 @@ def test_an_initialiser_that_epoch_0_contradicts_is_not_used():
     assert stats.kstest(one["layer.weight"].flatten(), stats.norm(scale=0.5).cdf).pvalue > 1e-5
 
 
+@pytest.mark.parametrize(
+    "method",
+    [lambda _, module: module, lambda _: 1 / 0, lambda net: net.layer.weight.mean().item()],
+)
+def test_a_method_that_needs_more_is_left_alone(method):
+    net = type("Own", (Net,), {"init_weights": method})
+    origin, _, one, _ = drawn(lambda: net(lambda _: None), "layer")
+    assert origin == "reset_parameters"
+    assert one["layer.weight"].abs().max() <= 48**-0.5
+
+
 def test_random_signs_are_draws():
     def change(layer):
         layer.weight.copy_(torch.where(torch.rand(48, 48) < 0.5, 0.1, -0.1))
