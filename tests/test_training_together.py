@@ -37,7 +37,7 @@ ROUNDS = """
     restore = loop.state.restore
 
     def slowly(*given):
-        time.sleep(0.1)  # as a large network takes, and its epochs
+        time.sleep(0.3)  # as a large network takes, and its epochs
         return restore(*given)
 
     loop.state.restore = slowly
@@ -57,7 +57,7 @@ ROUNDS = """
                 os.kill(os.getpid(), signal.SIGKILL)
             with open(out + ".log", "a") as log:
                 log.write(f"{number} ")
-            time.sleep(0.03)
+            time.sleep(0.1)
             epoch(self, number)
 
         loop.Loop._epoch = logged
