@@ -80,7 +80,12 @@ STATES = {epoch: Network(epoch).state_dict() for epoch in (0, 1)}
 def sweep(out, pair, model=None, **options):
     options = {"perturbations": ["reinitialize"], "device": "cpu", "batch_size": 20} | options
     return layerscope.sweep(
-        model or Network(5), pair, checkpoints=STATES, out=out, show_progress=False, **options
+        Network(5) if model is None else model,
+        pair,
+        checkpoints=STATES,
+        out=out,
+        show_progress=False,
+        **options,
     )
 
 
@@ -267,6 +272,11 @@ def test_a_network_that_was_used_meanwhile_is_the_same(pair, tmp_path):
     model.last = None
     model.cache.pop(20), model.cache.pop(10)
     sweep(tmp_path, pair, model)
+
+
+def test_a_network_that_is_compiled_again_is_the_same(pair, tmp_path):
+    for _ in range(2):
+        sweep(tmp_path, pair, torch.compile(Network(5), backend="eager"))
 
 
 def test_what_only_training_uses_is_of_no_account(pair, tmp_path, monkeypatch):

@@ -160,6 +160,9 @@ def _attributes(
 ) -> Iterator[tuple[str, str, Any]]:
     """Yield what modules hold besides parameters and what a checkpoint has, if it can be told."""
     for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch._dynamo"):
+            # What it holds of its own is the compiler's, and other in every process.
+            continue
         buffers = {n: module._buffers[n] for n in module._non_persistent_buffers_set}
         passing = _REGISTRIES | _PASSING | {"forward"}
         plain = {n: held for n, held in vars(module).items() if n not in passing}
