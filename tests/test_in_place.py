@@ -185,14 +185,31 @@ def test_parts_of_a_joined_perturbation_do_not_see_what_others_did_in_place(pair
     assert np.array_equal(joined["value"], alone["value"], equal_nan=True)
 
 
-def test_a_perturbation_that_changes_in_place_and_returns_nothing_is_refused(pair, states):
+def doubled(site):
+    for tensor in site.trained.values():
+        tensor.mul_(2)
+
+
+def zeroed_modules(site):
+    for module in site.modules.values():
+        for parameter in module.parameters(recurse=False):
+            parameter.data.zero_()
+
+
+@pytest.mark.parametrize("change", [doubled, zeroed_modules])
+def test_a_perturbation_that_changes_in_place_and_returns_nothing_is_refused(change, pair, states):
     def forgetful(site):
-        for tensor in site.trained.values():
-            tensor.mul_(2)
+        change(site)
         return {}
 
     with pytest.raises(OptionError, match=r"'mine' changed .* in place and returned nothing"):
         sweep(network(1), pair, states, perturbations=[Perturbation("mine", forgetful)])
+
+
+@pytest.mark.parametrize("change", [doubled, lambda site: list(site.trained.values())])
+def test_a_perturbation_that_returns_no_mapping_is_refused(change, pair, states):
+    with pytest.raises(OptionError, match=r"'mine' returned (None|a list of 2); let it return"):
+        sweep(network(1), pair, states, perturbations=[Perturbation("mine", change)])
 
 
 def test_what_is_not_looked_at_is_not_copied(states):

@@ -235,7 +235,8 @@ def test_networks_of_others_are_no_false_alarm(made, name):
     model, inputs = made(name)
     with torch.no_grad():
         shape = metrics.logits(model.eval()(inputs)).shape[:-1]
-    batches = [(part, torch.zeros(2, *shape[1:], dtype=torch.long)) for part in inputs.split(2)]
+    targets = inputs.roll(-1, 1) if made is texts else torch.zeros(shape, dtype=torch.long)
+    batches = list(zip(inputs.split(2), targets.split(2), strict=True))
     states = {0: copy.deepcopy(model.state_dict()), 1: copy.deepcopy(model.state_dict())}
     for tensor in states[0].values():
         if tensor.is_floating_point():

@@ -29,7 +29,7 @@ from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.reuse import Group
 from layerscope.sequential import Decision, Tolerance
 from layerscope.undoing import Undo
-from layerscope.validate import integers
+from layerscope.validate import described, integers
 
 __all__ = ["Cell", "Changed", "Plan", "ran", "reader", "recorded_epochs", "rows"]
 
@@ -199,11 +199,8 @@ class Plan:
         """
         trained = self.series.read(self.series.last, cell.layer.tensors)
         # Compared with the trained values below, so these themselves are handed to nobody.
-        given = handed.tensors(trained)
-        values = self._perturbed(cell, given)
+        values = self._perturbed(cell, handed.tensors(trained))
         _fit(cell, values, trained)
-        if not values and not cell.perturbation.skips:
-            _told(cell, given.taken, trained)
         values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
         return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
 
@@ -350,7 +347,23 @@ class Plan:
         )
         # As in the sweep, where an operation in place on a parameter needs no thought of gradients.
         with torch.no_grad():
-            return dict(cell.perturbation.apply(site))
+            values = cell.perturbation.apply(site)
+        if not isinstance(values, Mapping):
+            raise OptionError(
+                f"the perturbation {cell.perturbation.name!r} returned {described(values)}; let it "
+                "return the tensors that the layer is to hold, by name."
+            )
+        if (
+            not values
+            and not cell.perturbation.skips
+            and (changed := handed.changed(trained, site.modules))
+        ):
+            raise OptionError(
+                f"the perturbation {cell.perturbation.name!r} changed {changed[0]} in place and "
+                "returned nothing, so nothing would change; let it return the tensors that the "
+                "layer is to hold, by name."
+            )
+        return dict(values)
 
 
 def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
@@ -377,17 +390,6 @@ def _fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]
                 f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
                 f".to({own.dtype})."
             )
-
-
-def _told(cell: Cell, given: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
-    """Refuse a perturbation that changed what it was handed and returned nothing of it."""
-    changed = [name for name, tensor in given.items() if not torch.equal(tensor, trained[name])]
-    if changed:
-        raise OptionError(
-            f"the perturbation {cell.perturbation.name!r} changed {changed[0]} in place and "
-            "returned nothing, so nothing would change; let it return the tensors that the layer "
-            "is to hold, by name."
-        )
 
 
 def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:

@@ -6,11 +6,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerError
 
-__all__ = ["Handed", "itself", "modules", "tensors"]
+__all__ = ["Handed", "changed", "itself", "modules", "tensors"]
 
 T = TypeVar("T")
 
@@ -67,6 +68,28 @@ def modules(originals: Mapping[str, nn.Module]) -> Handed[nn.Module]:
 def itself(given: Mapping[str, T]) -> Mapping[str, T]:
     """What was handed out, not copied: for functions of ours, which change nothing."""
     return given.originals if isinstance(given, Handed) else given
+
+
+def changed(*given: Mapping[str, Any]) -> list[str]:
+    """Name the tensors that were changed where they had been handed out, also inside modules."""
+    names = []
+    for each in given:
+        taken = each.taken if isinstance(each, Handed) else {}
+        for name, copied in taken.items():
+            own, now = _held(name, itself(each)[name]), _held(name, copied)
+            names += [n for n, tensor in now.items() if not _same(own.get(n), tensor)]
+    return names
+
+
+def _held(name: str, value: Any) -> dict[str, Tensor]:
+    if not isinstance(value, nn.Module):
+        return {name: value}
+    prefix = f"{name}." if name else ""
+    return {f"{prefix}{key}": tensor for key, tensor in value.state_dict().items()}
+
+
+def _same(own: Tensor | None, now: Tensor) -> bool:
+    return own is not None and torch.equal(own.nan_to_num(), now.nan_to_num())
 
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
