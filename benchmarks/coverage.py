@@ -220,7 +220,8 @@ class Sequences:
 
 
 def _tailed(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
-    return np.minimum(64, 1 + rng.lognormal(2, 1, n).astype(int))
+    drawn: NDArray[np.int64] = 1 + rng.lognormal(2, 1, n).astype(np.int64)
+    return drawn.clip(max=64)
 
 
 SEQUENCES = [
