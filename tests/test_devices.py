@@ -109,6 +109,9 @@ def examples() -> data.Examples:
     )
 
 
+OF_CLASSES = [m for m in metrics.METRICS.values() if m.classes or not m.needs_targets]
+
+
 def test_a_mix_of_devices_is_noticed_here(network):
     """Without this the tests below would show nothing."""
     with pytest.raises(RuntimeError, match=r"found.*(two|different) devices"):
@@ -127,7 +130,7 @@ def test_batches_and_metrics_stay_where_the_network_is(network, order):
         assert inputs.device == targets.device == CUDA
         outputs = metrics.call(network, inputs)
         assert outputs.device == CUDA
-        for metric in metrics.METRICS.values():
+        for metric in OF_CLASSES:
             given = (outputs, targets, outputs)[: 2 + metric.uses_reference]
             assert metric.per_example(*given).device == CUDA
         sizes.append(len(targets))
@@ -196,11 +199,21 @@ def test_outcomes_come_to_the_cpu_first_and_together(shape):
     with NoDouble() as seen:
         with pytest.raises(AssertionError):
             outputs.double()
-        wanted = list(metrics.METRICS.values())
+        wanted = OF_CLASSES
         found = metrics.outcomes(wanted, outputs, targets, outputs)
     for outcome in found.values():
         assert outcome.values.device.type == outcome.weights.device.type == "cpu"
         assert outcome.values.dtype == torch.double
+    assert seen.transfers == 1
+
+
+@pytest.mark.usefixtures("fake")
+def test_outcomes_of_numbers_come_to_the_cpu_together():
+    outputs, targets = torch.zeros(6, 2, device=CUDA), torch.ones(6, 2, device=CUDA)
+    wanted = [m for m in metrics.METRICS.values() if m not in OF_CLASSES]
+    with NoDouble() as seen:
+        found = metrics.outcomes(wanted, outputs, targets, outputs)
+    assert found.keys() == {"mse", "bce"}
     assert seen.transfers == 1
 
 
@@ -214,7 +227,7 @@ def test_a_whole_cell_stays_on_the_device(network, monkeypatch):
     assert weights.of(SimpleNamespace(key="cell")) is kept
     assert {t.device for t in kept.values()} == {CUDA}
     swapper = borrow.Swapper(network)
-    wanted = list(metrics.METRICS.values())
+    wanted = OF_CLASSES
     # A recorder runs the network plainly here: it trusts no tensors of other classes.
     reference = network(batch)
     monkeypatch.setattr(torch, "equal", None)  # comparing would wait for the accelerator
