@@ -226,7 +226,7 @@ def test_clicking_through_a_run(server, lab):
 
     # What else can be done to a layer, and what can't.
     lab.asking(lambda: lab.tool("zero"))
-    lab.has_state("layer1", "zero")
+    lab.has_state("layer1", "set to zero")
     lab.tool("skipped")
     lab.says("layer1 can't be skipped: layer1 turns", "error")
     lab.asking(lambda: lab.press("Undo"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import shutil
 
@@ -92,6 +93,7 @@ def test_smoke_sees_what_is_not_the_same(monkeypatch, capsys):
         optimizer.state.clear()
         return position
 
+    @functools.wraps(swept)
     def inexact(*args, **options):
         ds = swept(*args, **options)
         ds["value"][0, -1, 0, 0, 1] = np.nextafter(ds["value"][0, -1, 0, 0, 1], 9)
