@@ -92,9 +92,12 @@ def picture_explorer(browser: Browser, folder: Path, theme: Theme) -> None:
 
 
 def opened(browser: Browser, theme: Theme, height: int) -> Page:
-    """Open a page that is sharper than a screen."""
+    """Open a page that is sharper than a screen, where expressions can be waited for."""
     return browser.new_page(
-        viewport={"width": 1400, "height": height}, color_scheme=theme, device_scale_factor=1.5
+        viewport={"width": 1400, "height": height},
+        color_scheme=theme,
+        device_scale_factor=1.5,
+        bypass_csp=True,  # a report's policy forbids to evaluate any
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bokeh.models import GlyphRenderer
 from torch import nn
 
 from layerscope import plots, report, results, stats, testing
@@ -101,7 +102,16 @@ def test_runs_side_by_side_show_it(ds):
     hatched = [b for axes in figure.axes for b in axes.patches if b.get_hatch() == "xxx"]
     assert len(hatched) == 3
     assert [axes.get_xlabel() for axes in figure.axes].count(CROSSED) == 1
-    assert drawn(layout, "bokeh") is not None
+    # BokehJS takes colours as lists only, empty ones too: with an array it draws nothing at all.
+    sources = [
+        each.data_source.data["ground"]
+        for each in drawn(layout, "bokeh").state.select({"type": GlyphRenderer})
+        if "ground" in each.data_source.data
+    ]
+    assert sorted((type(each).__name__, len(each)) for each in sources) == [
+        ("list", 0),
+        ("list", 3),
+    ]
 
 
 def test_an_infinite_run_breaks_the_line_of_means_and_keeps_its_place():

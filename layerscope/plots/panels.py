@@ -122,7 +122,9 @@ def _crossed(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
 
 def _cross_bokeh(plot: Any, element: hv.Rectangles, crossed: pd.DataFrame) -> None:  # noqa: ARG001
     corners = {side: side for side in ("left", "bottom", "right", "top")}
-    plot.state.quad(**corners, **CROSSING, source=ColumnDataSource(crossed))
+    # Lists, since BokehJS takes no array of colours.
+    source = ColumnDataSource({str(name): list(crossed[name]) for name in crossed})
+    plot.state.quad(**corners, **CROSSING, source=source)
 
 
 def _cross_matplotlib(
