@@ -97,6 +97,13 @@ def test_a_module_that_runs_plainly_is_said(build, name):
     assert results.settings(ds)["reuse"]["plain_modules"]
 
 
+def test_the_root_has_a_name_where_it_runs_plainly():
+    plain = {"": "returns an object of type Cache", "body": "contains '', which never ends"}
+    ds = testing.dataset().assign_attrs(reuse=json.dumps({"plain_modules": plain}))
+    (said,) = results.notices(ds)
+    assert said.startswith("The network itself could not be reused (the network itself: never ends")
+
+
 def test_no_room_to_reuse_anything_is_said(monkeypatch):
     monkeypatch.setattr(layerscope.devices, "spare_bytes", lambda _: 8)
     said, _ = told(lambda: sweep(whole=False))

@@ -330,7 +330,12 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     if path.is_dir():
         # What every example gave lies beside the Dataset of a sweep.
         found = sorted(each for each in path.glob("*.nc") if each.name != OUTCOMES)
-        if len(found) != 1:
+        if not found:
+            raise ResultError(
+                f"{path} holds no Dataset (*.nc); a sweep writes it once it is finished, and the "
+                "same call goes on with one that was stopped."
+            )
+        if len(found) > 1:
             raise ResultError(f"{path} holds {len(found)} Datasets (*.nc); name one of them.")
         path = found[0]
     with _opened(path) as ds:

@@ -95,13 +95,15 @@ def _plain(reuse: Mapping[str, Any]) -> Iterator[str]:
         reasons = dict(_innermost(*each) for each in (reuse.get(key) or {}).items())
         if reasons:
             name, why = next(iter(reasons.items()))
-            yield f"{_named(list(reasons))} could not be reused ({name}: {why}): {_SLOWER}."
+            said = f"{_named(list(reasons))} could not be reused ({name}: {why}): {_SLOWER}."
+            yield said[0].upper() + said[1:] if said.startswith("the network itself") else said
 
 
 def _innermost(name: str, why: str) -> tuple[str, str]:
-    """Of a module that contains the one that is the reason, that one."""
+    """Of a module that contains the one that is the reason, that one; the root has no name."""
     inner = _CONTAINS.fullmatch(why)
-    return (inner[1], inner[2]) if inner else (name, why)
+    name, why = (inner[1], inner[2]) if inner else (name, why)
+    return name or "the network itself", why
 
 
 def _origins(ds: xr.Dataset, about: Mapping[str, Any]) -> Iterator[str]:
