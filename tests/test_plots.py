@@ -402,6 +402,16 @@ def test_values_of_any_size_are_written_in_four_signs(value, text):
     assert wide.text(value) == text
 
 
+@pytest.mark.parametrize(
+    ("highest", "texts"),
+    [(12, ["0", "6.0", "12.0"]), (9999, ["0", "5000", "9999"]), (6e29, ["0", "3e29", "6e29"]),
+     (54_321, ["0", "27k", "54k"]), (4e-6, ["0", "2e-6", "4e-6"])],
+)  # fmt: skip
+def test_distances_of_any_size_fit_their_cells(highest, texts):
+    wide = scales.scale_of(pd.Series([0, highest / 2, highest], dtype=float), None)
+    assert [wide.text(value) for value in (0, highest / 2, highest)] == texts
+
+
 # Side by side
 
 

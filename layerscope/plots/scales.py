@@ -66,8 +66,11 @@ def scale_of(values: pd.Series, metric: MetricInfo | None) -> Scale:
     if high <= low:
         high = low + 1.0
     log = low > 0 and high / low > (10 if metric is not None and metric.logarithmic else 100)
-    decimals = int(np.clip(2 - np.floor(np.log10(max(-low, high))), 0, 4))
-    return Scale(low, high, log, None if log else decimals, colours)
+    largest = max(-low, high)
+    decimals = int(np.clip(2 - np.floor(np.log10(largest)), 0, 4))
+    # Neither 0.0000 nor numbers that run over the cells beside them.
+    plain = not log and 1e-3 <= largest < 9999.5
+    return Scale(low, high, log, decimals if plain else None, colours)
 
 
 def _brief(value: float) -> str:
