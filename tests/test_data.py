@@ -192,6 +192,11 @@ def test_normalised_batches_put_together_are_the_whole_normalised(n, size, seed)
         ([(torch.zeros(3), 1)], "targets a tensor"),
         ((np.zeros((3, 2)), np.zeros(3)), "NumPy arrays; turn them into tensors"),
         ([{"x": 1}], "a batch is a dict"),
+        ([{"input_ids": torch.arange(9)}], "a batch is a single row of 9 tokens; give batches"),
+        (
+            (torch.ones(2, 4).long(), torch.ones(2, 4).long(), torch.ones(2, 4).long()),
+            r"data is 3 tensors, .* give those .* together: \(\(ids, mask\), targets\)",
+        ),
         ([(torch.zeros(2), torch.tensor(1))], "not examples one by one"),
         ((torch.zeros(3), torch.zeros(2)), "3 inputs came with 2 targets"),
         ((torch.tensor(1.0), torch.tensor(1)), "one is a number"),

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from layerscope.data.examples import Batch, Examples, ImageData, require_values
 from layerscope.data.joined import Joined
 from layerscope.data.pictures import ImageStream, Pictures
-from layerscope.data.reading import Arguments, is_padding
+from layerscope.data.reading import IDS, Arguments, is_padding
 from layerscope.data.text import TextData
 from layerscope.errors import DataError, OptionError
 from layerscope.validate import integer
@@ -219,6 +219,11 @@ def _refuse(data: Any) -> None:
     arrays = isinstance(data, (tuple, list)) and any(isinstance(part, np.ndarray) for part in data)
     if arrays:
         raise DataError("data holds NumPy arrays; turn them into tensors with torch.as_tensor.")
+    if isinstance(data, (tuple, list)) and len(data) > 2 and _is_masked(data):
+        raise DataError(
+            f"data is {len(data)} tensors, which would be as many batches; give those that the "
+            "network takes together: ((ids, mask), targets)."
+        )
     if not isinstance(data, Iterable) or torch.is_tensor(data):
         raise DataError(
             f"data is a {type(data).__name__}; give a pair of tensors (inputs, targets), or an "
@@ -267,6 +272,12 @@ def _by_name(item: Mapping[str, Any]) -> Batch:
             "return_tensors='pt', or a DataLoader with a collator make them, such as "
             "DataCollatorForLanguageModeling(tokenizer, mlm=False), which pads rows of different "
             "length."
+        )
+    if torch.is_tensor(ids := given.get(IDS)) and ids.ndim == 1:
+        raise DataError(
+            f"a batch is a single row of {len(ids)} tokens; give batches, not examples one by one: "
+            "DataLoader(data, batch_size=8), with collate_fn= where rows differ in length, such as "
+            "DataCollatorForLanguageModeling(tokenizer, mlm=False)."
         )
     return (given, None) if targets is None else (Arguments(given), targets)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from layerscope.data.examples import NO_TARGET, Batch
 from layerscope.errors import DataError
 
-__all__ = ["FOLLOWING", "SAME", "Arguments", "Reading", "evidence", "is_padding", "tokens"]
+__all__ = ["FOLLOWING", "IDS", "SAME", "Arguments", "Reading", "evidence", "is_padding", "tokens"]
 
 IDS, MASK, LABELS = "input_ids", "attention_mask", "labels"
 

@@ -183,7 +183,8 @@ def _no_metric(came: Any) -> str:
     name = name if name.isidentifier() else "mine"
     return (
         f"{what} or wrap what computes one value per example: Metric({name!r}, 'what it "
-        "measures', function), where function(outputs, targets) returns shape (n,)."
+        "measures', function), where function(outputs, targets) returns shape (n,); with "
+        "higher_is_better=True where more is better."
     )
 
 
