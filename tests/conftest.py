@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +32,27 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _no_data_root_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(data.ROOT_VARIABLE, raising=False)
+
+
+class _FailedHooks(logging.Handler):
+    """HoloViews goes on without what a plotting hook draws if it raises, and only logs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "Plotting hook" in record.getMessage():
+            self.found.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def _no_plotting_hook_fails() -> Iterator[None]:
+    handler, logger = _FailedHooks(), logging.getLogger("param")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not handler.found
 
 
 @pytest.fixture(scope="session")
