@@ -92,11 +92,14 @@ def _opaque(said: Mapping[str, Description]) -> list[str]:
 def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
     """What there is to the network besides checkpoints, and what it says of a few inputs."""
     classes = list(dict.fromkeys(type(module) for module in plan.model.modules()))
-    patched = [_patches(module) for module in plan.model.modules()]
-    found = {"network_code": Description(([_used(c) for c in classes], patched), known).sha256}
+    found: dict[str, Any] = {}
     with Undo() as undo, undo:
         undo.enter(devices.Quiet())
         recorder, _ = undo.enter(lent(plan))
+        # Only now: while others have the network, its modules may have forwards of theirs.
+        patched = [_patches(module) for module in plan.model.modules()]
+        code = Description(([_used(each) for each in classes], patched), known)
+        found["network_code"] = code.sha256
         steady(plan, recorder)
         inputs, _ = plan.data.first
 
