@@ -119,6 +119,20 @@ def bernstein(
     return mean - half, mean + half
 
 
+def look(
+    rule: Decision | Tolerance,
+    low: Floats,
+    high: Floats,
+    truth: Floats | float,
+    going: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which runs an interval stops, and which it gets wrong."""
+    if isinstance(rule, Decision):
+        stop = going & ((high <= LIMIT) | (low > LIMIT))
+        return stop, stop & ((high <= LIMIT) != (truth <= LIMIT))
+    return going & (high - low <= 2 * rule.width), going & ((truth < low) | (truth > high))
+
+
 def plain(
     outcomes: Floats,
     batch: int,
@@ -137,12 +151,8 @@ def plain(
     for n in ends[:-1]:
         seen = np.stack([sums[:, n - 1], squares[:, n - 1]])
         low, high = bounds(seen, n, population, risk, isinstance(rule, Decision))
-        if isinstance(rule, Decision):
-            stop = going & ((high <= LIMIT) | (low > LIMIT))
-            wrong |= stop & ((high <= LIMIT) != (truth <= LIMIT))
-        else:
-            wrong |= going & ((truth < low) | (truth > high))
-            stop = going & (high - low <= 2 * rule.width)
+        stop, missed = look(rule, low, high, truth, going)
+        wrong |= missed
         counts[stop] = n
         going &= ~stop
     return wrong, counts
@@ -270,12 +280,8 @@ def peeked(
         spread = ((y - ratio[:, None] * w) ** 2).sum(axis=1) / (n - 1)
         half = norm.isf((1 - CONFIDENCE) / 2) * np.sqrt(spread * (1 - n / population) / n)
         low, high = (ratio + sign * half / w.mean(axis=1) for sign in (-1, 1))
-        if isinstance(rule, Decision):
-            stop = going & ((high <= LIMIT) | (low > LIMIT))
-            wrong |= stop & ((high <= LIMIT) != (truth <= LIMIT))
-        else:
-            wrong |= going & ((truth < low) | (truth > high))
-            stop = going & (high - low <= 2 * rule.width)
+        stop, missed = look(rule, low, high, truth, going)
+        wrong |= missed
         counts[stop] = n
         going &= ~stop
     return {"wrong": float(wrong.mean()), "used": float(counts.mean() / population)}

@@ -149,6 +149,9 @@ OPTIONS = {
     "fresh": [{"perturbations": ["rerandomize"], "fresh": built(n)} for n in (1, 3)],
     "tensor in a closure": [own_metric(by_closure(torch.full((3,), n))) for n in (1.0, 2.0)],
     "tensor in a default": [own_metric(by_default(torch.full((3,), n))) for n in (1.0, 2.0)],
+    "one element of a column": [
+        own_metric(by_closure(torch.full((1, 3), n)[:, 1])) for n in (1.0, 2.0)
+    ],
     "tensor in a partial": [own_metric(by_partial(torch.full((3,), n))) for n in (1.0, 2.0)],
     "array in a closure": [own_metric(by_closure(np.full(3, n))) for n in (1.0, 2.0)],
     "object that it is bound to": [own_metric(Bound(n).measured) for n in (1.0, 2.0)],

@@ -222,6 +222,17 @@ class ImageData(Modifiers):
         return tuple(self.train.inputs.shape[1:])
 
 
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The elements as bytes where they are, which types that NumPy lacks (bfloat16) have too.
+
+    >>> as_bytes(torch.zeros(1, 3)[:, 1]).tolist()
+    [0, 0, 0, 0]
+    """
+    plain = tensor.detach().contiguous()
+    # A single element may have any stride, which no view as bytes takes.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
+
+
 def digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None:
     """Feed every tensor of `inputs`, with its shape and type, into a ``hashlib`` object.
 
@@ -230,10 +241,7 @@ def digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None
     if torch.is_tensor(inputs):
         plain = inputs.detach().cpu().contiguous()
         seen.update(repr((tuple(plain.shape), str(plain.dtype))).encode())
-        # Seen as bytes, so that types which NumPy lacks (bfloat16) are hashed too.
-        # A single element may have any stride, which no view as bytes takes.
-        flat = plain.as_strided((plain.numel(),), (1,))
-        seen.update(flat.view(torch.uint8).numpy().data)
+        seen.update(as_bytes(plain).numpy().data)
     elif isinstance(inputs, Mapping):
         for key in sorted(inputs, key=str):
             seen.update(str(key).encode())

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from layerscope.data.examples import as_bytes
+
 __all__ = ["Description", "digest", "is_library"]
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), range, slice, type(...), PurePath)
@@ -115,10 +117,9 @@ class Description:
             return
         try:
             plain = value.detach().to_dense() if value.layout != torch.strided else value.detach()
-            plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
-            # Seen as bytes, so that types which NumPy lacks (bfloat16) are hashed too.
-            yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
-        except (RuntimeError, NotImplementedError, TypeError):
+            yield as_bytes(plain.resolve_conj().resolve_neg().cpu()).numpy().tobytes()
+        except (RuntimeError, TypeError):
+            # Of a kind that holds its values otherwise, such as quantised or nested.
             self.opaque.append(f"{type(value).__name__} of {value.dtype}")
 
     def _of_array(self, value: Any) -> Iterator[str | bytes]:

@@ -127,11 +127,6 @@ def form_of(tensor: Tensor, key: int = 0, number: int = 0) -> Form:
     return Form(key, number, tensor.size(), tensor.stride(), offset, tensor.dtype, tensor.device)
 
 
-def bytes_of(tensor: Tensor) -> Tensor:
-    """View the elements as bytes, which compare bit for bit."""
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
-
-
 def given_in(args: object) -> list[Form | None]:
     """Note how every tensor that a call is given lies, before it may change that."""
     return [None if t.is_nested else form_of(t) for t in tensors_in(args)]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from layerscope.data.examples import as_bytes
 from layerscope.errors import LayerError
-from layerscope.reuse.forms import Form, bytes_of, form_of, tensors_in
+from layerscope.reuse.forms import Form, form_of, tensors_in
 from layerscope.reuse.log import Log
 from layerscope.reuse.state import State, is_opaque
 from layerscope.undoing import Undo
@@ -143,7 +144,7 @@ class _Pass(Undo):
     def _tidy(self) -> None:
         self._state.restore()
         for tensor, copy in self._passes._inputs:
-            if not torch.equal(bytes_of(tensor), bytes_of(copy)):
+            if not torch.equal(as_bytes(tensor), as_bytes(copy)):
                 tensor.copy_(copy)
         self._passes._inputs, self._passes._fresh = [], {}
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from layerscope.reuse.forms import CONSTANT, CONTAINER, bytes_of, tensors_in
+from layerscope.data.examples import as_bytes
+from layerscope.reuse.forms import CONSTANT, CONTAINER, tensors_in
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def _clones(value: Any) -> list[Tensor]:
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(bytes_of(a), bytes_of(b))
+    return a.shape == b.shape and torch.equal(as_bytes(a), as_bytes(b))
 
 
 class State:
@@ -136,7 +137,7 @@ class State:
                 _repaint(module, picture)
         for module, tensor, copy in self._copies:
             # Compared as bytes, for NaN differs from itself.
-            if not torch.equal(bytes_of(tensor), bytes_of(copy)):
+            if not torch.equal(as_bytes(tensor), as_bytes(copy)):
                 self.changed.append(module)
                 self.written.append(tensor)
                 tensor.copy_(copy)
