@@ -6,7 +6,7 @@ Each run is one cell: a finite data set with a known mean, in random order. Four
 after every batch and stop when they are sure at 99 %:
 
 betting
-    `layerscope.sequential`, whose confidence holds for all looks at once.
+    `layerscope.core.stopping`, whose confidence holds for all looks at once.
 peeking
     An ordinary 99 % interval, as if each look were the only one.
 Bonferroni
@@ -44,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from layerscope.sequential import Decision, Settler, Tolerance
+from layerscope.core.stopping import Decision, Settler, Tolerance
 
 Floats = NDArray[np.float64]
 

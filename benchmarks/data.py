@@ -24,7 +24,7 @@ from torchvision import transforms
 
 import layerscope
 from layerscope import metrics, models
-from layerscope.data import Batch, Examples, ImageData
+from layerscope.zoo.data import Batch, Examples, ImageData
 
 
 class PerImage(Dataset[tuple[torch.Tensor, int]]):

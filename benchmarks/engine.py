@@ -59,12 +59,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import layerscope
-from layerscope import devices, layers, training
-from layerscope.borrow import Swapper
-from layerscope.checkpoints import Series
-from layerscope.data import Examples, ImageData
+from layerscope import layers
+from layerscope.base import devices
+from layerscope.core.checkpoints import Series
+from layerscope.core.lending import Swapper
+from layerscope.core.reuse import Recorder
 from layerscope.errors import DataError
-from layerscope.reuse import Recorder
+from layerscope.zoo import training
+from layerscope.zoo.data import Examples, ImageData
 
 Call = Callable[[], Tensor]
 

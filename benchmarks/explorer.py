@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerscope import devices, models
-from layerscope.widgets import LayerExplorer
+from layerscope import models
+from layerscope.base import devices
+from layerscope.jupyter import LayerExplorer
 
 # Network, shape of the input, examples, batch size, type; limits for first and whole answers.
 CASES: dict[str, tuple[str, tuple[int, ...], int, int, str | None, float, float]] = {

@@ -60,11 +60,13 @@ import torchvision
 from torch import Tensor, nn
 
 import layerscope
-from layerscope import checkpoints, devices, metrics, training
-from layerscope.borrow import Swapper
-from layerscope.data import Examples, ImageData
-from layerscope.reuse import Recorder
-from layerscope.session import Session
+from layerscope import checkpoints, metrics
+from layerscope.base import devices
+from layerscope.core.lending import Swapper
+from layerscope.core.reuse import Recorder
+from layerscope.core.session import Session
+from layerscope.zoo import training
+from layerscope.zoo.data import Examples, ImageData
 
 Facts = dict[str, Any]
 Call = Callable[[], Any]

@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from layerscope import metrics
-from layerscope.engine import sweep as run  # loads all that is lazy before anything is measured
+from layerscope.core.sweep import sweep as run
 
 _WIDTH, _DEPTH, _BATCH, _FILES = 2048, 30, 64, 3
 _AIM_MB = 100.0

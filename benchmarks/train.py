@@ -39,8 +39,8 @@ from torchvision import transforms
 
 import layerscope
 from layerscope import checkpoints, metrics, models
-from layerscope.data import Examples, ImageData
-from layerscope.training import loop
+from layerscope.zoo.data import Examples, ImageData
+from layerscope.zoo.training import _loop as loop
 
 
 @dataclass(frozen=True)

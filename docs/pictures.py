@@ -20,7 +20,8 @@ from typing import Literal
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import layerscope
-from layerscope import explore, plots, report, results
+from layerscope import plots, report, results
+from layerscope.jupyter import _lab as explore
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "papermill_runs"

@@ -15,32 +15,18 @@ from typing import TYPE_CHECKING, Any
 from layerscope._version import __version__
 
 if TYPE_CHECKING:
-    from layerscope import (
-        analyses,
-        checkpoints,
-        data,
-        experiments,
-        layers,
-        metrics,
-        models,
-        perturb,
-        plots,
-        report,
-        reproduce,
-        results,
-        session,
-        stats,
-        testing,
-        widgets,
-    )
-    from layerscope.checkpoints import Series, open_series
-    from layerscope.data import load as load_data
-    from layerscope.engine import sweep
-    from layerscope.metrics import evaluate
+    from layerscope import jupyter as widgets, plots, report, results, stats, testing
+    from layerscope.core import checkpoints, layers, metrics, perturb, session
+    from layerscope.core.checkpoints import Series, open_series
+    from layerscope.core.metrics import evaluate
+    from layerscope.core.session import Session
+    from layerscope.core.sweep import sweep
+    from layerscope.jupyter import LayerExplorer
+    from layerscope.paper import analyses, experiments, reproduce
     from layerscope.results import concat, open_dataset, save
-    from layerscope.session import Session
-    from layerscope.training import Recipe, train
-    from layerscope.widgets import LayerExplorer
+    from layerscope.zoo import data, models
+    from layerscope.zoo.data import load as load_data
+    from layerscope.zoo.training import Recipe, train
 
 __all__ = [
     "LayerExplorer",
@@ -74,29 +60,45 @@ __all__ = [
     "widgets",
 ]
 
-_FUNCTIONS = {
-    "LayerExplorer": ("widgets", "LayerExplorer"),
-    "Recipe": ("training", "Recipe"),
-    "Series": ("checkpoints", "Series"),
-    "Session": ("session", "Session"),
+# Where each public name lives: its module, and there its name; or a module alone.
+_HOMES = {
+    "LayerExplorer": ("jupyter", "LayerExplorer"),
+    "Recipe": ("zoo.training", "Recipe"),
+    "Series": ("core.checkpoints", "Series"),
+    "Session": ("core.session", "Session"),
+    "analyses": ("paper.analyses", None),
+    "checkpoints": ("core.checkpoints", None),
     "concat": ("results", "concat"),
-    "evaluate": ("metrics", "evaluate"),
-    "load_data": ("data", "load"),
+    "data": ("zoo.data", None),
+    "evaluate": ("core.metrics", "evaluate"),
+    "experiments": ("paper.experiments", None),
+    "layers": ("core.layers", None),
+    "load_data": ("zoo.data", "load"),
+    "metrics": ("core.metrics", None),
+    "models": ("zoo.models", None),
     "open_dataset": ("results", "open_dataset"),
-    "open_series": ("checkpoints", "open_series"),
+    "open_series": ("core.checkpoints", "open_series"),
+    "perturb": ("core.perturb", None),
+    "plots": ("plots", None),
+    "report": ("report", None),
+    "reproduce": ("paper.reproduce", None),
+    "results": ("results", None),
     "save": ("results", "save"),
-    "sweep": ("engine", "sweep"),
-    "train": ("training", "train"),
+    "session": ("core.session", None),
+    "stats": ("stats", None),
+    "sweep": ("core.sweep", "sweep"),
+    "testing": ("testing", None),
+    "train": ("zoo.training", "train"),
+    "widgets": ("jupyter", None),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        module, attribute = _FUNCTIONS[name]
-        return getattr(importlib.import_module(f"layerscope.{module}"), attribute)
-    if name in __all__:
-        return importlib.import_module(f"layerscope.{name}")
-    raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    home = importlib.import_module(f"layerscope.{module}")
+    return home if attribute is None else getattr(home, attribute)
 
 
 def __dir__() -> list[str]:

@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from layerscope import data, training
-from layerscope.checkpoints import Series
-from layerscope.data import ImageData
+from layerscope import data
+from layerscope.core.checkpoints import Series
+from layerscope.zoo import training
+from layerscope.zoo.data import ImageData
 
 ROOT = Path(__file__).resolve().parents[1]
 

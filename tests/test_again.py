@@ -12,9 +12,11 @@ import xarray as xr
 from torch import nn
 
 import layerscope
-from layerscope import data, engine, experiments, metrics, perturb, results, training
-from layerscope.engine.call import called
-from layerscope.report.again import again
+from layerscope import data, experiments, metrics, perturb, results
+from layerscope.core import sweep as engine
+from layerscope.core.sweep._call import called
+from layerscope.report._again import again
+from layerscope.zoo import training
 
 
 def fresh():
@@ -55,7 +57,7 @@ KINDS = {
     "decide": {"decide": {"robust": 0.1, "critical": 0.2}, "batch_size": 8},
     "decide by default": {"decide": True, "metrics": ["error"], "batch_size": 8, "seed": 3},
     "tolerance": {"tolerance": 0.3, "batch_size": 4},
-    "a rule": {"tolerance": layerscope.sequential.Tolerance(0.25, 0.9), "batch_size": 4},
+    "a rule": {"tolerance": layerscope.core.stopping.Tolerance(0.25, 0.9), "batch_size": 4},
     "dtype": {"dtype": torch.bfloat16},
     "outcomes": {"outcomes": True, "batch_size": 16},
     "joined": {"perturbations": ["zero", "reinitialize + noise(0.5)", "together({'*': 'zero'})"]},

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from layerscope import analyses, checkpoints, engine, models, testing
+from layerscope import analyses, checkpoints, models, testing
+from layerscope.core import sweep as engine
 from layerscope.errors import LayerError, OptionError, ResultError
 
 ROWS = st.lists(st.text("abc.1", min_size=1, max_size=4), min_size=1, max_size=7, unique=True)

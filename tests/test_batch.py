@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from layerscope import batch, cli
+from layerscope import cli
 from layerscope.errors import OptionError
+from layerscope.paper import batch
 
 # Stands for `layerscope reproduce NAME …`: what it is asked for decides how it ends.
 CHILD = """

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from layerscope import devices, layers
-from layerscope.borrow import Swapper, borrowed, like, swapped
+from layerscope import layers
+from layerscope.base import devices
+from layerscope.core.lending import Swapper, borrowed, like, swapped
 from layerscope.errors import LayerError
 
 CPU = torch.device("cpu")

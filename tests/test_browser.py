@@ -175,7 +175,7 @@ def lab(browser):
 
 
 OPEN = """
-from layerscope.widgets import LayerExplorer
+from layerscope import LayerExplorer
 explorer = LayerExplorer({run!r}, device="cpu", batch_size=20)
 explorer
 """
@@ -285,7 +285,7 @@ def test_clicking_through_a_run(server, lab):
 SLOW = """
 import torch
 from layerscope import models
-from layerscope.widgets import LayerExplorer
+from layerscope import LayerExplorer
 net, start = (models.build("fcn-24x16", seed=n, inputs=(16,), classes=4) for n in (0, 1))
 states = {{0: start.state_dict(), 1: net.state_dict()}}
 pair = torch.randn(20_000, 16), torch.arange(20_000) % 4

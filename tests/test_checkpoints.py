@@ -9,13 +9,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from layerscope import checkpoints, engine, models
-from layerscope.checkpoints import MANIFEST, Series, open_series
+from layerscope import checkpoints, models
+from layerscope.core import sweep as engine
+from layerscope.core.checkpoints import MANIFEST, Series, open_series
 from layerscope.errors import CheckpointError
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from layerscope import results, testing
-from layerscope.store import Store, digest
+from layerscope.core.sweep._store import Store, digest
 
 CALLS = ("write", "fsync", "link,linkat", "rename,renameat,renameat2", "unlink,unlinkat")
 NAMES = ("a", "b")

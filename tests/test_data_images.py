@@ -10,13 +10,13 @@ import types
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from layerscope import data
-from layerscope.data import memory, parquet, pictures
+from layerscope.base import memory
 from layerscope.errors import DataError, OptionError
+from layerscope.zoo.data import _parquet as parquet, _pictures as pictures
 
 pa = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (extra data)")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from layerscope import data
-from layerscope.data import memory, text
+from layerscope.base import memory
 from layerscope.errors import DataError, OptionError
+from layerscope.zoo.data import _text as text
 
 LINES = ["the cat sat on the mat", "the dog sat on the cat", "a mat, a cat, a dog: naïve"]
 

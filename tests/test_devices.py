@@ -17,8 +17,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layerscope import borrow, data, devices, metrics, models
-from layerscope.engine.weights import Weights
+from layerscope import data, metrics, models
+from layerscope.base import devices
+from layerscope.core import lending as borrow
+from layerscope.core.sweep._weights import Weights
 from layerscope.errors import OptionError
 
 
@@ -264,7 +266,7 @@ def test_accelerators_are_named_in_one_place(repository):
         assert named_in(line), line
     assert not named_in("'auto takes the first of cuda, mps and cpu that is present'")
     files = set((repository / "layerscope").rglob("*.py"))
-    here = repository / "layerscope" / "devices.py"
+    here = repository / "layerscope" / "base" / "devices.py"
     assert named_in(here.read_text(encoding="utf-8"))
     assert {
         str(path): words
@@ -293,7 +295,7 @@ def test_freed_memory_can_be_given_back_anywhere(monkeypatch):
 
 FAULTS = """
 import resource, torch
-from layerscope import devices
+from layerscope.base import devices
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
 import layerscope
-from layerscope import distances
+from layerscope.core.sweep import _distances as distances
 
 VALUES = st.floats(-1e3, 1e3, width=32)
 

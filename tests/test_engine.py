@@ -17,8 +17,11 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import layerscope
-from layerscope import engine, layers, metrics, perturb, results, seeds
-from layerscope.checkpoints import open_series
+from layerscope import layers, metrics, perturb, results
+from layerscope.base import seeds
+from layerscope.core import sweep as engine
+from layerscope.core.checkpoints import open_series
+from layerscope.core.perturb import Perturbation
 from layerscope.errors import (
     CheckpointError,
     DataError,
@@ -27,7 +30,6 @@ from layerscope.errors import (
     OptionError,
     ResultError,
 )
-from layerscope.perturb import Perturbation
 
 
 class Nasty(nn.Module):
@@ -226,8 +228,8 @@ def test_streaming_gives_the_same_bits(pair, states, monkeypatch):
 KILLED = """
 import os, signal, torch, layerscope
 from layerscope import metrics, models
-from layerscope.engine import loop
-from layerscope.store import Parts
+from layerscope.core.sweep import _loop as loop
+from layerscope.core.sweep._store import Parts
 
 torch.set_num_threads(1)
 write, outcomes = Parts.write, metrics.outcomes

@@ -14,10 +14,11 @@ import torch
 import xarray as xr
 
 import layerscope
-from layerscope import engine, models, results, stats
-from layerscope.engine import loop
+from layerscope import models, results, stats
+from layerscope.core import sweep as engine
+from layerscope.core.sweep import _loop as loop
+from layerscope.core.sweep._store import Parts
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.store import Parts
 
 
 def network(seed: int = 0):
@@ -266,7 +267,7 @@ def test_autocast_is_off_unless_asked_for(pair, states):
 SHARED = """
 import os, signal, sys, time, torch, layerscope
 from layerscope import metrics, models
-from layerscope.engine import loop
+from layerscope.core.sweep import _loop as loop
 
 torch.set_num_threads(1)
 outcomes = metrics.outcomes
@@ -347,6 +348,6 @@ def test_a_sweep_that_another_process_finished_is_read(pair, states, tmp_path, m
         return claim(self, name)
 
     monkeypatch.setattr(Parts, "claim", late)
-    monkeypatch.setattr(engine.loop.Recorder, "replay", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(engine._loop.Recorder, "replay", lambda *_: pytest.fail("computed again"))
     found = layerscope.sweep(network(), pair, checkpoints=states, out=tmp_path / "run")
     xr.testing.assert_identical(found, expected)

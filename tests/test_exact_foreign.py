@@ -25,9 +25,10 @@ from torch.nn.utils import parametrizations, rnn
 from torch.utils.checkpoint import checkpoint
 
 import layerscope
-from layerscope import layers, perturb, results, seeds
-from layerscope.checkpoints import open_series
-from layerscope.metrics import Metric
+from layerscope import layers, perturb, results
+from layerscope.base import seeds
+from layerscope.core.checkpoints import open_series
+from layerscope.core.metrics import Metric
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),

@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from layerscope import analyses, arguments, data, experiments, models, reproduce, testing, training
-from layerscope.engine import sweep
+from layerscope import analyses, data, experiments, models, reproduce, testing
+from layerscope.base import notebooks
+from layerscope.cli import _arguments as arguments
+from layerscope.core.sweep import sweep
 from layerscope.errors import OptionError
-from layerscope.experiments import EXPERIMENTS, PAPER
+from layerscope.paper.experiments import EXPERIMENTS, PAPER
+from layerscope.zoo import training
 
 VERDICTS = {"agrees", "disagrees", "undecided"}
 
@@ -190,7 +192,7 @@ def test_smoke_needs_no_download():
 
 
 def _networks(name):
-    declared = reproduce.parameters(reproduce.notebook(EXPERIMENTS[name]))
+    declared = notebooks.parameters(notebooks.find(EXPERIMENTS[name].notebook))
     values = {**declared, **EXPERIMENTS[name].scales["paper"].parameters}
     found = values.get("networks") or [values["network"]] if "network" in values else None
     if found is None:
@@ -264,7 +266,7 @@ def test_trained_series_are_shared_and_sweeps_go_on_from_what_is_there(
     recipe = training.Recipe(epochs=1, batch_size=100)
     first = _quiet(monkeypatch, "fcn-2x16", few_digits, recipe, given)
     assert len([p for p in tmp_path.iterdir() if not p.name.startswith(".")]) == 2
-    monkeypatch.setattr(training.loop.Loop, "run", _must_not_run)
+    monkeypatch.setattr(training._loop.Loop, "run", _must_not_run)
     again = _quiet(monkeypatch, "fcn-2x16", few_digits, recipe, given)
     xr.testing.assert_identical(first.value, again.value)
     assert first.attrs["runs"] == again.attrs["runs"]

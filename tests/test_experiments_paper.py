@@ -10,10 +10,12 @@ import xarray as xr
 from PIL import Image
 from torch import nn
 
-from layerscope import data, experiments, metrics, models, reproduce, training
-from layerscope.engine import sweep
+from layerscope import data, experiments, metrics, models, reproduce
+from layerscope.base import notebooks
+from layerscope.core.sweep import sweep
 from layerscope.errors import OptionError
-from layerscope.experiments import EXPERIMENTS
+from layerscope.paper.experiments import EXPERIMENTS
+from layerscope.zoo import training
 
 # The smallest images that take ImageNet's form of a network.
 IMAGES = "imagenet+image_size=64"
@@ -56,7 +58,7 @@ def root(tmp_path_factory):
 
 
 def _parameters(name):
-    declared = reproduce.parameters(reproduce.notebook(EXPERIMENTS[name]))
+    declared = notebooks.parameters(notebooks.find(EXPERIMENTS[name].notebook))
     return {**declared, **EXPERIMENTS[name].scales["paper"].parameters, **SMALLER[name], **BRIEF}
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from layerscope import explore, reproduce
+from layerscope.base import notebooks
 from layerscope.errors import ResultError
+from layerscope.jupyter import _lab as explore
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,8 +26,8 @@ def test_the_notebook_is_set_to_the_run(trained, tmp_path):
     book = explore.prepare(trained.folder, tmp_path, device="cpu")
     assert book.name == f"explore-{trained.folder.name}.ipynb"
     nbformat.validate(nbformat.read(book, as_version=4))
-    given = reproduce.parameters(book)
-    source = reproduce.parameters(reproduce.notebook("explore.ipynb"))
+    given = notebooks.parameters(book)
+    source = notebooks.parameters(notebooks.find("explore.ipynb"))
     expected = {"run": str(trained.folder), "device": "cpu", "out": str(tmp_path / "series")}
     assert given == source | expected
     book.write_text("mine")

@@ -14,12 +14,11 @@ import zipfile
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import save
 from torch import nn
 
-from layerscope import files
+from layerscope.core.checkpoints import _source as files
 from layerscope.errors import CheckpointError
 
 STATE = {

@@ -10,7 +10,7 @@ from torch import nn
 
 import layerscope
 from layerscope import metrics, results, stats, testing
-from layerscope.session import Session
+from layerscope.core.session import Session
 
 CELL = {"layer": "root", "epoch": 0, "perturbation": "reinitialize", "draw": 0}
 METRICS = ("error", "loss", "perplexity", "agreement", "top2_error")

@@ -14,9 +14,11 @@ import torch
 import xarray as xr
 
 import layerscope
-from layerscope import engine, gallery, models, plots, report, results, testing
+from layerscope import models, plots, report, results, testing
+from layerscope.core import sweep as engine
+from layerscope.core.sweep._store import Store
 from layerscope.errors import ResultError
-from layerscope.store import Store
+from layerscope.paper import gallery
 
 NET, *NETS = [models.build("fcn-1x4", seed=seed, inputs=(4,), classes=3) for seed in (2, 0, 1)]
 STATES = {epoch: net.state_dict() for epoch, net in enumerate(NETS)}

@@ -10,9 +10,10 @@ import torch
 from scipy import stats
 from torch import nn
 
-from layerscope import layers, seeds
-from layerscope.checkpoints import open_series
-from layerscope.perturb import Fresh, likeness
+from layerscope import layers
+from layerscope.base import seeds
+from layerscope.core.checkpoints import open_series
+from layerscope.core.perturb import Fresh, _likeness as likeness
 
 
 def drawn(make, name, still=()):

@@ -13,10 +13,11 @@ from urllib.parse import unquote
 import matplotlib.pyplot as plt
 import pytest
 
-from layerscope import experiments, gallery
+from layerscope import experiments
 from layerscope.cli import main
 from layerscope.errors import OptionError, ResultError
-from layerscope.gallery.runs import Claim
+from layerscope.paper import gallery
+from layerscope.paper.gallery._runs import Claim
 
 EVIL = "<script>alert(1)</script> | `x` [a](javascript:b) *c* a_b $d$"
 CLAIMS = [

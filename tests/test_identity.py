@@ -17,15 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 import layerscope
+from layerscope.core.metrics import Metric
+from layerscope.core.perturb import Perturbation
+from layerscope.core.perturb._code import Description, digest
 from layerscope.errors import ResultError
-from layerscope.metrics import Metric
-from layerscope.perturb import Perturbation
-from layerscope.perturb.code import Description, digest
 
 helpers = types.ModuleType("helpers")
 helpers.__file__ = "/somewhere/helpers.py"
@@ -341,7 +340,7 @@ def test_other_arithmetic_is_another_sweep(pair, tmp_path, setting):
 
 CHILD = """
 import json, sys, torch
-from layerscope import devices
+from layerscope.base import devices
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 import test_identity as t

@@ -12,10 +12,10 @@ from torch import nn
 
 import layerscope
 from layerscope import data, metrics
+from layerscope.core.metrics import Metric
+from layerscope.core.perturb import Perturbation
+from layerscope.core.session import Session
 from layerscope.errors import OptionError
-from layerscope.metrics import Metric
-from layerscope.perturb import Perturbation
-from layerscope.session import Session
 
 
 def network(seed: int) -> nn.Module:
@@ -213,7 +213,7 @@ def test_a_perturbation_that_returns_no_mapping_is_refused(change, pair, states)
 
 
 def test_what_is_not_looked_at_is_not_copied(states):
-    from layerscope.perturb import handed
+    from layerscope.core.perturb import _handed as handed
 
     given = handed.tensors(states[0])
     assert "0.weight" in given

@@ -33,7 +33,7 @@ for command in (
     ["report", "swept", run, "-o", "page.html"],
 ):
     assert main(command) == 0, command
-from layerscope import explore
+from layerscope.jupyter import lab as explore
 explore.prepare(series, "lab")
 """
 
@@ -86,10 +86,12 @@ def test_the_wheel_holds_every_notebook_and_nothing_beside_the_package(wheel):
 
 FIND = """
 from pathlib import Path
-from layerscope import experiments, reproduce
-inside = Path(reproduce.__file__).parent
+import layerscope
+from layerscope import experiments
+from layerscope.base import notebooks
+inside = Path(layerscope.__file__).parent
 for experiment in experiments.EXPERIMENTS.values():
-    assert inside in reproduce.notebook(experiment).parents
+    assert inside in notebooks.find(experiment.notebook).parents
 """
 
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import layerscope
 from layerscope import data, metrics, models
+from layerscope.core.session import Session
 from layerscope.errors import DataError
-from layerscope.session import Session
 
 transformers = pytest.importorskip("transformers")
 

@@ -8,8 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 

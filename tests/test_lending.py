@@ -14,9 +14,9 @@ from torch import nn
 
 import layerscope
 from layerscope import metrics
-from layerscope.borrow import borrowed
+from layerscope.core.lending import borrowed
+from layerscope.core.session import Session
 from layerscope.errors import LayerscopeError
-from layerscope.session import Session
 
 CPU = torch.device("cpu")
 
@@ -194,7 +194,7 @@ def evaluated(model):
 def watched(work, model, at, strike):
     """Do `work` and strike at event `at` of what lends: how many there were, and the error."""
     seen = 0
-    places = ("borrow.py", "undoing.py", "beforehand.py", "passes.py", "recorder.py", "loop.py",
+    places = ("lending.py", "undoing.py", "beforehand.py", "passes.py", "recorder.py", "loop.py",
               "watching.py", "state.py", "order.py", "running.py", "devices.py", "session.py",
               "identity.py")  # fmt: skip
 

@@ -15,11 +15,11 @@ import torch
 import layerscope
 from layerscope import analyses, metrics, perturb, plots, results, stats, testing
 from layerscope.cli import main
-from layerscope.cli.sweeping import _result_table
+from layerscope.cli._sweeping import _result_table
+from layerscope.core.session import Session
 from layerscope.errors import OptionError, ResultError
-from layerscope.report.findings import finding, verdict_table
-from layerscope.session import Session
-from layerscope.widgets import LayerExplorer
+from layerscope.jupyter import LayerExplorer
+from layerscope.report._findings import finding, verdict_table
 
 SCALE = 3.0
 

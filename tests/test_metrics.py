@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from layerscope import metrics, models
+from layerscope.core.metrics import Metric, Tally
 from layerscope.errors import DataError, OptionError
-from layerscope.metrics import Metric, Tally
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 125, 1000])

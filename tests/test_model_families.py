@@ -8,8 +8,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy import stats
 from torch import nn
 from torch.nn import functional
@@ -531,7 +530,7 @@ def shapes(model):
 def test_names_and_shapes_are_those_of_published_checkpoints(name, theirs):
     import importlib
 
-    from layerscope.models.family import structure
+    from layerscope.zoo.models._family import structure
 
     module, _, function = theirs.rpartition(".")
     with torch.device("meta"):

@@ -12,9 +12,9 @@ from torch import nn
 
 import layerscope
 from layerscope import models
-from layerscope.checkpoints import open_series
+from layerscope.core.checkpoints import open_series
+from layerscope.core.session import Session
 from layerscope.errors import CheckpointError
-from layerscope.session import Session
 
 OPTIONS = {"device": "cpu", "draws": 2, "show_progress": False}
 

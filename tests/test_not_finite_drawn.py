@@ -15,9 +15,9 @@ from torch import nn
 
 from layerscope import plots, report, results, stats, testing
 from layerscope.cli import main
-from layerscope.plots.finishing import CROSSED
-from layerscope.session import Session
-from layerscope.widgets import drawing, words
+from layerscope.core.session import Session
+from layerscope.jupyter import _drawing as drawing, _words as words
+from layerscope.plots._finishing import CROSSED
 
 
 @pytest.fixture

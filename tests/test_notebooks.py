@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from layerscope import reproduce
-from layerscope.experiments import EXPERIMENTS
+from layerscope.base import notebooks
+from layerscope.paper.experiments import EXPERIMENTS
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -25,7 +25,7 @@ def test_committed_clean_short_and_with_parameters_first(path):
     assert not any(cell.outputs or cell.execution_count for cell in code)
     tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ())]
     assert tagged == code[:1]
-    assert {"device", "out"} <= set(reproduce.parameters(path))
+    assert {"device", "out"} <= set(notebooks.parameters(path))
     for cell in code:
         defined = [
             n
@@ -38,7 +38,7 @@ def test_committed_clean_short_and_with_parameters_first(path):
 
 def test_every_experiment_has_its_notebook_and_declared_parameters():
     for experiment in EXPERIMENTS.values():
-        declared = reproduce.parameters(reproduce.notebook(experiment))
+        declared = notebooks.parameters(notebooks.find(experiment.notebook))
         for scale in experiment.scales.values():
             assert set(scale.parameters) <= set(declared)
             assert scale.data == {**declared, **scale.parameters}["dataset"]

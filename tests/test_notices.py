@@ -15,7 +15,7 @@ import layerscope
 from layerscope import report, results, testing
 from layerscope.cli import main
 from layerscope.errors import SweepWarning
-from layerscope.widgets import LayerExplorer
+from layerscope.jupyter import LayerExplorer
 
 
 def fresh():
@@ -105,7 +105,7 @@ def test_the_root_has_a_name_where_it_runs_plainly():
 
 
 def test_no_room_to_reuse_anything_is_said(monkeypatch):
-    monkeypatch.setattr(layerscope.devices, "spare_bytes", lambda _: 8)
+    monkeypatch.setattr(layerscope.base.devices, "spare_bytes", lambda _: 8)
     said, _ = told(lambda: sweep(whole=False))
     (one,) = said
     assert "2, 4 could not be reused (2: needs " in one

@@ -9,10 +9,11 @@ import torch
 from scipy import stats
 from torch import nn
 
-from layerscope import layers, models, perturb, seeds
-from layerscope.checkpoints import open_series
+from layerscope import layers, models, perturb
+from layerscope.base import seeds
+from layerscope.core.checkpoints import open_series
+from layerscope.core.perturb import Fresh, Site
 from layerscope.errors import LayerError, OptionError
-from layerscope.perturb import Fresh, Site
 
 pytestmark = pytest.mark.usefixtures("same_global_generator")
 

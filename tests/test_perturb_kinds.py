@@ -8,18 +8,18 @@ import functools
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from layerscope import layers, perturb, seeds
-from layerscope.checkpoints import open_series
-from layerscope.data import Held
-from layerscope.engine.plan import Plan, rows
+from layerscope import layers, perturb
+from layerscope.base import seeds
+from layerscope.core.checkpoints import open_series
+from layerscope.core.layers import Norms
+from layerscope.core.perturb import Fresh, Perturbation, Site
+from layerscope.core.sweep._plan import Plan, rows
 from layerscope.errors import CheckpointError, LayerError, OptionError
-from layerscope.layers import Norms
-from layerscope.perturb import Fresh, Perturbation, Site
+from layerscope.zoo.data import Held
 
 pytestmark = pytest.mark.usefixtures("same_global_generator")
 

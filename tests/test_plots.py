@@ -17,16 +17,15 @@ import xarray as xr
 from bokeh.models import HoverTool
 from bokeh.plotting import figure as figure_model
 from bokeh.settings import settings as bokeh_settings
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from PIL import Image
 
 from layerscope import plots, results, stats, testing
 from layerscope.errors import OptionError, ResultError
-from layerscope.plots import embedding, lines, scales
-from layerscope.plots.names import shortened
+from layerscope.plots import _embedding as embedding, _lines as lines, _scales as scales
+from layerscope.plots._names import shortened
 
 ODD = ["<script>alert(1)</script>", r"$\frac{1$ and $x$", "{x} & 'y'", 'a"b', "fullmodel"]
 MAKERS = [plots.heatmap, plots.distances, plots.overview, plots.curves]

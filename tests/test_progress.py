@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from layerscope import progress
+from layerscope.base import progress
 
 
 @pytest.fixture(autouse=True)

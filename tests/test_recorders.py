@@ -14,7 +14,7 @@ from torch import nn
 
 from layerscope import checkpoints
 from layerscope.errors import OptionError
-from layerscope.recorders import CheckpointRecorder
+from layerscope.zoo.recorders import CheckpointRecorder
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -109,7 +109,8 @@ def test_tied_weights_and_views_are_recorded_under_every_name(tmp_path):
 
 def test_importing_layerscope_imports_no_library_of_others(repository):
     code = (
-        "import sys, layerscope.recorders, layerscope.checkpoints, layerscope.training;"
+        "import sys; from layerscope.core import checkpoints; from layerscope.zoo import recorders;"
+        "from layerscope.zoo import training;"
         "print(*{'lightning', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run(
@@ -123,7 +124,7 @@ def test_importing_layerscope_imports_no_library_of_others(repository):
 
 def fit(folder, out, model, epochs, resume=None):
     lightning = pytest.importorskip("lightning.pytorch")
-    from layerscope.recorders.lightning import LightningRecorder
+    from layerscope.zoo.recorders.lightning import LightningRecorder
 
     class Task(lightning.LightningModule):
         def __init__(self) -> None:
@@ -229,7 +230,7 @@ def run_trainer(out, callback, model):
 )
 def test_transformers_leaves_a_series(tmp_path, options, unit, found):
     pytest.importorskip("transformers")
-    from layerscope.recorders.huggingface import TrainerRecorder
+    from layerscope.zoo.recorders.huggingface import TrainerRecorder
 
     model = Classifier()
     run_trainer(tmp_path / "own", TrainerRecorder(tmp_path / "run", **options), model)

@@ -13,8 +13,8 @@ import pytest
 from layerscope import plots, report, results, stats, testing
 from layerscope.cli import main
 from layerscope.errors import OptionError, ResultError
-from layerscope.report.again import again
-from layerscope.report.findings import verdict_table
+from layerscope.report._again import again
+from layerscope.report._findings import verdict_table
 
 EVIL = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</style>{x}", "a'b & $c$"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")

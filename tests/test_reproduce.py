@@ -11,9 +11,10 @@ import pytest
 import xarray as xr
 
 from layerscope import data, experiments, reproduce, results, testing
+from layerscope.base import notebooks
 from layerscope.cli import main
 from layerscope.errors import DataError, OptionError, ResultError
-from layerscope.experiments import Experiment, Scale
+from layerscope.paper.experiments import Experiment, Scale
 
 BOOK = """
 dataset = "mnist-5k"
@@ -54,7 +55,7 @@ def tiny(tmp_path, monkeypatch):
         "tiny", "Tiny", "none", path.name, ("none",), {"smoke": Scale({"rate": 0.1}, "", "")}
     )
     monkeypatch.setattr(experiments, "EXPERIMENTS", {"tiny": experiment})
-    monkeypatch.setattr(reproduce, "notebook", lambda _: path)
+    monkeypatch.setattr(notebooks, "find", lambda _: path)
     return path
 
 

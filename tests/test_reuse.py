@@ -15,14 +15,13 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from layerscope.core.reuse import Recorder
 from layerscope.errors import LayerError
-from layerscope.reuse import Recorder
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,12 @@ import itertools
 import pytest
 import test_reuse as whole
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from test_reuse import AddInPlace, Counter, Lines, Stateful, lin, lines, spy
 from torch import nn
 
+from layerscope.core.reuse import Group, Recorder
 from layerscope.errors import LayerError
-from layerscope.reuse import Group, Recorder
 
 
 @pytest.fixture(autouse=True)

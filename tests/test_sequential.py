@@ -4,13 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import binom, norm
 
+from layerscope.core.stopping import Decision, Settler, Tolerance
+from layerscope.core.stopping._bets import Bets, Outcomes
 from layerscope.errors import OptionError
-from layerscope.sequential import Decision, Settler, Tolerance
-from layerscope.sequential.bets import Bets, Outcomes
 
 
 def orders(outcomes, runs, seed=0) -> np.ndarray:

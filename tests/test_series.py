@@ -12,7 +12,7 @@ from torch import nn
 
 import layerscope
 from layerscope import models, results, stats
-from layerscope.checkpoints import open_series
+from layerscope.core.checkpoints import open_series
 from layerscope.errors import CheckpointError, SweepWarning
 
 OPTIONS = {"device": "cpu", "draws": 1, "show_progress": False}

@@ -9,14 +9,13 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 
 import layerscope
 from layerscope import metrics, session, stats
+from layerscope.core.session import Change, Session, as_call, changes
 from layerscope.errors import CheckpointError, LayerError, LayerscopeError, OptionError
-from layerscope.session import Change, Session, as_call, changes
 
 
 class Residual(nn.Module):

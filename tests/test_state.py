@@ -10,8 +10,8 @@ from torch import nn
 
 import layerscope
 from layerscope import metrics
+from layerscope.core.session import Session
 from layerscope.errors import LayerscopeError
-from layerscope.session import Session
 
 
 class ActNorm(nn.Module):

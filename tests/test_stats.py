@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from layerscope import results, stats, testing
 from layerscope.errors import OptionError, ResultError

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from layerscope import store as store_module
 from layerscope import testing
+from layerscope.core.sweep import _store as store_module
+from layerscope.core.sweep._store import Store
 from layerscope.errors import ResultError
-from layerscope.store import Store
 
 IDENTITY = {"seed": 0, "layers": ["a", "b"], "data": {"sha256": "ab", "examples": 3}}
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import layerscope
 from layerscope import data, metrics
+from layerscope.core.metrics import Metric
+from layerscope.core.session import Session
 from layerscope.errors import DataError, OptionError
-from layerscope.metrics import Metric
-from layerscope.session import Session
 
 CPU = torch.device("cpu")
 

@@ -15,17 +15,20 @@ from PIL import Image
 from torch import nn
 
 import layerscope
-from layerscope import data, engine, layers, models, perturb, results, smoke, training
-from layerscope.checkpoints import open_series
+from layerscope import data, layers, models, perturb, results
 from layerscope.cli import main
+from layerscope.core import sweep as engine
+from layerscope.core.checkpoints import open_series
 from layerscope.errors import (
     CheckpointError,
     DataError,
     LayerError,
     OptionError,
 )
-from layerscope.recorders import CheckpointRecorder
-from layerscope.training import Recipe
+from layerscope.paper import smoke
+from layerscope.zoo import training
+from layerscope.zoo.recorders import CheckpointRecorder
+from layerscope.zoo.training import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def test_smoke_sees_what_is_not_the_same(monkeypatch, capsys):
     """The optimiser forgets when going on, and one cell of the sweep is off by the last bit."""
     pair = dataclasses.replace(smoke.chosen(["fcn"])[0], data="mnist-5k+size=60@0+test_size=50@0")
     monkeypatch.setattr(smoke, "PAIRS", [pair])
-    restore, swept = training.loop.state.restore, engine.sweep
+    restore, swept = training._loop.state.restore, engine.sweep
 
     def forgetting(folder, model, optimizer, sums):
         position = restore(folder, model, optimizer, sums)
@@ -99,7 +102,7 @@ def test_smoke_sees_what_is_not_the_same(monkeypatch, capsys):
         ds["value"][0, -1, 0, 0, 1] = np.nextafter(ds["value"][0, -1, 0, 0, 1], 9)
         return ds
 
-    monkeypatch.setattr(training.loop.state, "restore", forgetting)
+    monkeypatch.setattr(training._loop.state, "restore", forgetting)
     monkeypatch.setattr(smoke.engine, "sweep", inexact)
     assert main(["smoke", "--device", "cpu"]) == 1
     shown = capsys.readouterr()
@@ -153,7 +156,7 @@ def test_pieces_of_pictures_are_the_same_after_going_on(folders, tmp_path, monke
 
     whole = run(tmp_path / "whole")
     assert whole.manifest["augment"] == repr(data.RandomResizedCrop())
-    step = training.loop.Loop._step
+    step = training._loop.Loop._step
     with monkeypatch.context() as patch:
 
         def stopping(self, epoch, inputs, targets):
@@ -161,7 +164,7 @@ def test_pieces_of_pictures_are_the_same_after_going_on(folders, tmp_path, monke
                 raise KeyboardInterrupt
             step(self, epoch, inputs, targets)
 
-        patch.setattr(training.loop.Loop, "_step", stopping)
+        patch.setattr(training._loop.Loop, "_step", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut")
     assert run(tmp_path / "cut").digests() == whole.digests()
@@ -195,7 +198,7 @@ def test_training_augments_as_data_does(few_digits, tmp_path):
     part = few_digits.train
     kept = Kept(part.inputs, part.targets, part.mean, part.std)
     train("fcn-1x4", dataclasses.replace(few_digits, train=kept), tmp_path, augment=shift)
-    order = torch.randperm(len(part), generator=layerscope.seeds.generator("order", 0, 1))
+    order = torch.randperm(len(part), generator=layerscope.base.seeds.generator("order", 0, 1))
     expected = [inputs for inputs, _ in part.batches(10, order, shift.at(0, 1))]
     assert all(map(torch.equal, seen, expected))
     assert len(seen) == len(expected)
@@ -233,13 +236,13 @@ def test_a_text_keeps_its_tokenizer_and_is_scored_by_perplexity(docs, tmp_path):
 
 def test_large_outputs_are_scored_in_the_batches_that_were_trained_in(docs, tmp_path, monkeypatch):
     sizes = []
-    evaluate = training.loop.metrics.evaluate
+    evaluate = training._loop.metrics.evaluate
 
     def watching(*args, **options):
         sizes.append(options["batch_size"])
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(training.loop.metrics, "evaluate", watching)
+    monkeypatch.setattr(training._loop.metrics, "evaluate", watching)
     train("lstm-4x1", docs, tmp_path)
     assert set(sizes) == {10}
 
@@ -251,7 +254,7 @@ def test_tied_weights_are_recorded_resumed_and_read(docs, tmp_path, monkeypatch)
         return train(network, docs, out, epochs=2, optimizer="adam", lr=1e-3)
 
     whole = run(tmp_path / "whole")
-    epoch, ran = training.loop.Loop._epoch, []
+    epoch, ran = training._loop.Loop._epoch, []
     with monkeypatch.context() as patch:
 
         def stopping(self, number):
@@ -259,7 +262,7 @@ def test_tied_weights_are_recorded_resumed_and_read(docs, tmp_path, monkeypatch)
                 raise KeyboardInterrupt
             epoch(self, number)
 
-        patch.setattr(training.loop.Loop, "_epoch", stopping)
+        patch.setattr(training._loop.Loop, "_epoch", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut")
 
@@ -267,7 +270,7 @@ def test_tied_weights_are_recorded_resumed_and_read(docs, tmp_path, monkeypatch)
         ran.append(number)
         epoch(self, number)
 
-    monkeypatch.setattr(training.loop.Loop, "_epoch", counting)
+    monkeypatch.setattr(training._loop.Loop, "_epoch", counting)
     assert run(tmp_path / "cut").digests() == whole.digests()
     assert ran == [2]
     model = whole.build()
@@ -568,7 +571,7 @@ def test_a_checkpoint_that_changed_is_not_swept(few_digits, tmp_path, change):
 
 
 def test_too_little_memory_is_said_before_it_is_taken(folders, monkeypatch):
-    monkeypatch.setattr("layerscope.data.memory.available", lambda: 1000)
+    monkeypatch.setattr("layerscope.base.memory.available", lambda: 1000)
     with pytest.raises(DataError, match=r"needs about .* Leave them in their files \(str"):
         data.load(folders, image_size=32, stream=False)
     assert len(data.load(folders, image_size=32).train) == 24

@@ -20,11 +20,13 @@ import torch
 from torch import nn
 
 import layerscope
-from layerscope import devices, metrics, models, seeds, training
-from layerscope.checkpoints import open_series
-from layerscope.data import Examples
+from layerscope import metrics, models
+from layerscope.base import devices, seeds
+from layerscope.core.checkpoints import open_series
 from layerscope.errors import CheckpointError, LayerError, OptionError, TrainingError
-from layerscope.training import Recipe, given, loop
+from layerscope.zoo import training
+from layerscope.zoo.data import Examples
+from layerscope.zoo.training import Recipe, _given as given, _loop as loop
 
 RESUME = "resume.safetensors"
 
@@ -159,8 +161,9 @@ def test_a_finished_series_is_returned_at_once(train_few, tmp_path, monkeypatch)
 KILLED = """
     import os, signal, sys
     import torch
-    from layerscope import data, training
-    from layerscope.training import loop
+    from layerscope import data
+    from layerscope.zoo import training
+    from layerscope.zoo.training import _loop as loop
 
     torch.set_num_threads(1)
     loop._SAVE_EVERY_S = 0

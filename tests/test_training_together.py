@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from layerscope import checkpoints
-from layerscope.checkpoints import MANIFEST, open_series
+from layerscope.core.checkpoints import MANIFEST, open_series
 from layerscope.errors import ResultError
-from layerscope.training import lock
+from layerscope.zoo.training import _lock as lock
 
 EPOCHS = 12
 EACH = [str(epoch) for epoch in range(1, EPOCHS + 1)]
@@ -23,8 +23,9 @@ EACH = [str(epoch) for epoch in range(1, EPOCHS + 1)]
 ROUNDS = """
     import json, os, signal, sys, time, warnings
     import torch
-    from layerscope import data, training
-    from layerscope.training import loop
+    from layerscope import data
+    from layerscope.zoo import training
+    from layerscope.zoo.training import _loop as loop
 
     torch.set_num_threads(1)
     few = data.load("mnist-5k")

@@ -12,11 +12,11 @@ from torch import nn
 
 import layerscope
 from layerscope import models, testing
+from layerscope.core.session import Change, Session
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.session import Change, Session
-from layerscope.widgets import LayerExplorer, words
-from layerscope.widgets.history import History, Scene
-from layerscope.widgets.worker import Worker
+from layerscope.jupyter import LayerExplorer, _words as words
+from layerscope.jupyter._history import History, Scene
+from layerscope.jupyter._worker import Worker
 
 
 def status(explorer):

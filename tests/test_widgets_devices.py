@@ -8,8 +8,9 @@ import re
 import pytest
 import torch
 
-from layerscope import devices, results
-from layerscope.widgets import LayerExplorer
+from layerscope import results
+from layerscope.base import devices
+from layerscope.jupyter import LayerExplorer
 
 ABSENT = "cuda:63"
 

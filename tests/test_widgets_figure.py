@@ -14,9 +14,14 @@ from PIL import Image
 from torch import nn
 
 from layerscope import results, testing
-from layerscope.session import changes
-from layerscope.widgets import LayerExplorer, drawing, figure, words
-from layerscope.widgets.history import Scene
+from layerscope.core.session import changes
+from layerscope.jupyter import (
+    LayerExplorer,
+    _drawing as drawing,
+    _figure as figure,
+    _words as words,
+)
+from layerscope.jupyter._history import Scene
 
 ACCENT = "#d9480f"
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from layerscope import data, training
-from layerscope.metrics import Tally
-from layerscope.session import Estimate
-from layerscope.widgets import LayerExplorer, words
+from layerscope import data
+from layerscope.core.metrics import Tally
+from layerscope.core.session import Estimate
+from layerscope.jupyter import LayerExplorer, _words as words
+from layerscope.zoo import training
 
 LINES = ["the cat sat on the mat", "the <b>dog</b> sat & ran, the cat sat", "a naïve \x1b mat"]
 

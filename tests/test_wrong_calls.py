@@ -24,8 +24,6 @@ from torch import nn
 import layerscope
 from layerscope import (
     data,
-    explore,
-    gallery,
     layers,
     metrics,
     models,
@@ -33,13 +31,15 @@ from layerscope import (
     plots,
     report,
     results,
-    sequential,
     stats,
     testing,
     widgets,
 )
 from layerscope.cli import main
+from layerscope.core import stopping as sequential
 from layerscope.errors import LayerscopeError
+from layerscope.jupyter import _lab as explore
+from layerscope.paper import gallery
 
 Recipe, Series, Session = layerscope.Recipe, layerscope.Series, layerscope.Session
 evaluate, open_series, open_dataset = (

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from layerscope._version import __version__
-from layerscope.cli import listing, reproducing, sweeping
+from layerscope.cli import _listing as listing, _reproducing as reproducing, _sweeping as sweeping
 from layerscope.errors import LayerscopeError, SweepWarning
 
 __all__ = ["main"]

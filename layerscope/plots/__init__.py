@@ -10,12 +10,12 @@ Nothing is computed here: the numbers come from `layerscope.stats`.
 
 from __future__ import annotations
 
-from layerscope.plots.comparing import compare
-from layerscope.plots.embedding import embed, library
-from layerscope.plots.grids import FORMULAS, distances, heatmap, overview
-from layerscope.plots.lines import curves
-from layerscope.plots.output import Shown, save, show
-from layerscope.plots.points import points
+from layerscope.plots._comparing import compare
+from layerscope.plots._embedding import embed, library
+from layerscope.plots._grids import FORMULAS, distances, heatmap, overview
+from layerscope.plots._lines import curves
+from layerscope.plots._output import Shown, save, show
+from layerscope.plots._points import points
 
 __all__ = [
     "FORMULAS",

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from layerscope import plots, results, validate
+from layerscope import plots, results
+from layerscope.base import validate
 from layerscope.errors import OptionError
-from layerscope.report import markup
-from layerscope.report.again import again, settings_table
-from layerscope.report.findings import finding, judged, plain, verdict_table
-from layerscope.report.reading import read
+from layerscope.report import _markup as markup
+from layerscope.report._again import again, settings_table
+from layerscope.report._findings import finding, judged, plain, verdict_table
+from layerscope.report._reading import read
 
 __all__ = ["finding", "page", "read", "write"]
 

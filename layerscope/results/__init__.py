@@ -56,7 +56,8 @@ The Dataset opens with plain xarray:
 
 from __future__ import annotations
 
-from layerscope.results.dataset import (
+from layerscope.base.writing import write_bytes
+from layerscope.results._dataset import (
     FULL_MODEL,
     NO_EPOCH,
     NOT_FINITE,
@@ -73,8 +74,8 @@ from layerscope.results.dataset import (
     save,
     settings,
 )
-from layerscope.results.finite import not_finite
-from layerscope.results.meaning import (
+from layerscope.results._finite import not_finite
+from layerscope.results._meaning import (
     RAND,
     REDRAWN,
     RESET,
@@ -87,8 +88,7 @@ from layerscope.results.meaning import (
     perturbation,
     resetting,
 )
-from layerscope.results.notices import notices
-from layerscope.results.writing import write_bytes
+from layerscope.results._notices import notices
 
 __all__ = [
     "FULL_MODEL",

@@ -26,15 +26,11 @@ is shown; where the test set is small, look at both.
 
 from __future__ import annotations
 
-from layerscope.stats.arrays import newcombe, student, wilson
-from layerscope.stats.labelled import (
-    degradation,
-    interval,
-    layer_order,
-)
-from layerscope.stats.paired import bootstrap, discordant, mcnemar, paired_proportions
-from layerscope.stats.tables import column_order, distances, summary
-from layerscope.stats.verdicts import classify, rank_correlation
+from layerscope.stats._arrays import newcombe, student, wilson
+from layerscope.stats._labelled import degradation, interval, layer_order
+from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
+from layerscope.stats._tables import column_order, distances, summary
+from layerscope.stats._verdicts import classify, rank_correlation
 
 __all__ = [
     "bootstrap",

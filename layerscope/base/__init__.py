@@ -1,0 +1,1 @@
+"""What every wing stands on: devices, seeds, progress, arguments, files, undoing."""

@@ -1,0 +1,170 @@
+"""Commands that run the paper's experiments, and try what there is."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from layerscope.base import validate
+from layerscope.cli import _arguments as arguments
+from layerscope.cli._shared import add_row, data_root, device, make_table, show
+from layerscope.errors import LayerscopeError, OptionError, ResultError
+
+__all__ = ["add_gallery", "add_reproduce", "add_smoke"]
+
+
+def add_reproduce(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("reproduce", help="run the paper's experiments, one or all")
+    parser.add_argument("name", nargs="?", help="as layerscope experiments lists it")
+    parser.add_argument("--all", action="store_true", help="the paper's fifteen, by a plan")
+    parser.add_argument("--jobs", type=int, default=1, help="with --all: how many at once")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave runs that are finished as they are (default), or run them again",
+    )
+    parser.add_argument("--scale", default="small", help="smoke, small or paper (default: small)")
+    parser.add_argument("--seeds", type=int, help="number of training runs")
+    parser.add_argument("--out", default="papermill_runs", help="default: %(default)s")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a parameter of the notebook; may be repeated",
+    )
+    data_root(parser)
+    device(parser)
+    parser.set_defaults(run=_run_reproduce)
+
+
+def _run_reproduce(options: argparse.Namespace) -> None:
+    if options.all == (options.name is not None):
+        raise OptionError("give the name of one experiment, or --all.")
+    if options.all:
+        _run_all(options)
+        return
+    from layerscope.paper import reproduce
+
+    done = reproduce.run(
+        options.name,
+        options.scale,
+        seeds=options.seeds,
+        data_root=options.data_root,
+        device=options.device,
+        out=options.out,
+        overrides=arguments.given(options.parameters, "-p"),
+        resume=options.resume,
+    )
+    spent = f"{done.manifest['seconds']:.0f} s"
+    if done.reused:
+        print(f"finished before (in {spent}), nothing to do; it is in {done.folder}:")
+    else:
+        print(f"finished in {spent}; it is in {done.folder}:")
+    for path in done.files:
+        print(f"  {path}")
+    _tell(done.manifest.get("summary"))
+
+
+def _tell(summary: dict[str, Any] | None) -> None:
+    """Print what a run found: what the paper says, what was measured, whether the two agree."""
+    if not summary or not summary["claims"]:
+        return
+    table = make_table(summary["finding"], "agrees?", "the paper says", "we measured")
+    for claim in summary["claims"]:
+        answer = {True: "yes", False: "no"}.get(claim["agrees"], "undecided")
+        add_row(table, answer, claim["paper"], claim["measured"])
+    show(table)
+
+
+def _run_all(options: argparse.Namespace) -> None:
+    from layerscope.paper import batch
+
+    if options.seeds is not None or options.parameters:
+        raise OptionError("--seeds and -p are for one experiment; leave them out with --all.")
+    validate.integer(options.jobs, "jobs", 1)
+    planned = batch.plan(options.scale, out=options.out)
+    table = make_table(f"Plan, scale {options.scale}", "experiment", "minutes", "expected", "")
+    for each in planned:
+        add_row(table, each.name, f"{each.minutes:g}", each.expected, "there" if each.there else "")
+    open_minutes = sum(each.minutes for each in planned if not each.there) / options.jobs
+    table.caption = f"about {open_minutes:.0f} minutes with {options.jobs} at a time"
+    show(table)
+    ended: list[batch.Outcome] = []
+
+    def report(outcome: batch.Outcome) -> None:
+        ended.append(outcome)
+        how = "failed" if outcome.error else "there" if outcome.reused else "done"
+        left = f"{len(ended)} of {len(planned)}"
+        print(f"{outcome.name}: {how} after {outcome.seconds:.0f} s ({left})", flush=True)
+
+    outcomes = batch.run_all(
+        options.scale,
+        jobs=options.jobs,
+        out=options.out,
+        data_root=options.data_root,
+        device=options.device,
+        resume=options.resume,
+        started=lambda name: print(f"{name}: started", flush=True),
+        ended=report,
+    )
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        told = "\n".join(f"  {outcome.name}: {outcome.error}" for outcome in failed)
+        raise ResultError(f"{len(failed)} of {len(outcomes)} experiments failed:\n{told}")
+    print(f"all {len(outcomes)} are in {options.out}")
+
+
+def add_gallery(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("gallery", help="make a page of what the experiments gave")
+    parser.add_argument(
+        "runs", nargs="?", default="papermill_runs", help="folder of runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        *("-o", "--out"),
+        metavar="FILE",
+        action="append",
+        help=".html or .md; may be repeated (default: gallery.html and GALLERY.md in RUNS)",
+    )
+    parser.set_defaults(run=_run_gallery)
+
+
+def _run_gallery(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from layerscope.paper import gallery
+
+    runs = Path(options.runs)
+    for path in options.out or (runs / "gallery.html", runs / "GALLERY.md"):
+        print(gallery.write(runs, path))
+
+
+def add_smoke(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("smoke", help="try every network with its data, seconds each")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="such as vgg (default: all)")
+    data_root(parser)
+    device(parser)
+    parser.set_defaults(run=_run_smoke)
+
+
+def _run_smoke(options: argparse.Namespace) -> None:
+    from layerscope.base import progress
+    from layerscope.paper import smoke
+
+    table = make_table("Trained, killed and resumed, swept", *smoke.COLUMNS)
+    wrong = []
+    pairs = smoke.chosen(options.networks)
+    with progress.bar(len(pairs), "smoke", "network") as advance:
+        for row in smoke.run(options.networks, root=options.data_root, device=options.device):
+            add_row(table, *row.cells_of_table())
+            advance(1)
+            if not (row.resumed and row.exact):
+                wrong.append(f"{row.network} on {row.data}")
+    show(table)
+    if wrong:
+        raise LayerscopeError(f"not the same to the last bit: {'; '.join(wrong)}.")

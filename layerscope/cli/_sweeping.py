@@ -1,0 +1,227 @@
+"""Commands that train, sweep and show."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from layerscope.cli import _arguments as arguments
+from layerscope.cli._shared import add_row, data_option, data_root, device, make_table, show
+
+__all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_train"]
+
+
+def add_train(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("train", help="train a network and record its checkpoints")
+    parser.add_argument("network", help="such as fcn-3x256 (3 hidden layers of 256 units)")
+    parser.add_argument("--data", default="mnist-5k", help="data set (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--record", type=int, nargs="+", metavar="EPOCH", help="epochs to record")
+    parser.add_argument(
+        "--record-steps", type=int, nargs="+", metavar="STEP", help="steps to record as well"
+    )
+    parser.add_argument("--out", default="series", help="folder of series (default: %(default)s)")
+    arguments.add_recipe(parser)
+    data_root(parser)
+    data_option(parser)
+    device(parser)
+    parser.set_defaults(run=_run_train)
+
+
+def _run_train(options: argparse.Namespace) -> None:
+    from layerscope.zoo import data, models, training
+
+    network = models.configure(options.network, **arguments.given(options.option, "--option"))
+    recipe = training.Recipe(**arguments.recipe(options))
+    more = arguments.given(options.data_option, "--data-option")
+    series = training.train(
+        network,
+        data.load(options.data, options.data_root, **more),
+        recipe,
+        seed=options.seed,
+        out=options.out,
+        record=options.record or training.PAPER_EPOCHS,
+        record_steps=options.record_steps or (),
+        augment=options.augment,
+        device=options.device,
+    )
+    scores = series.manifest["epochs"][str(series.last)]["metrics"]
+    print(f"{series.folder}")
+    print(
+        f"{series.unit}s {', '.join(map(str, series.epochs))}; {_told(scores)}, "
+        f"trained in {series.manifest['seconds']:.0f} s"
+    )
+
+
+def _told(scores: Mapping[str, float]) -> str:
+    """The test error, and the perplexity where it was measured."""
+    perplexity = scores.get("test_perplexity")
+    also = "" if perplexity is None else f", perplexity {perplexity:.2f}"
+    return f"test error {scores['test_error']:.4f}{also}"
+
+
+def add_sweep(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("sweep", help="reset each layer of a trained series and evaluate")
+    parser.add_argument("series", help="folder that layerscope train printed")
+    parser.add_argument("--data", help="data set (default: the one it was trained on)")
+    parser.add_argument("--out", help="folder for the result (default: SERIES/sweep)")
+    arguments.add_sweep(parser)
+    data_root(parser)
+    data_option(parser)
+    device(parser)
+    parser.set_defaults(run=_run_sweep)
+
+
+def _run_sweep(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from layerscope.core import checkpoints, sweep as engine
+    from layerscope.core.sweep import _store as store
+    from layerscope.zoo import training
+
+    series = checkpoints.open_series(options.series)
+    model = series.build()
+    more = arguments.given(options.data_option, "--data-option")
+    test = arguments.data_of(series, options.data, options.data_root, more).test
+    out = Path(options.out) if options.out else Path(options.series) / "sweep"
+    size = training.scored_in(test, series.manifest["recipe"]["batch_size"])
+    ds = engine.sweep(
+        model,
+        test,
+        checkpoints=series,
+        device=options.device,
+        out=out,
+        **{"batch_size": size} | arguments.sweep_options(options),
+    )
+    print(out / store.DATASET)
+    show(_result_table(ds))
+
+
+def add_show_result(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("show", help="show a result in the terminal, as a page or picture")
+    parser.add_argument("result", help="a Dataset (.nc), or a folder with one")
+    parser.add_argument("--metric", help="default: error, where the result has it")
+    parser.add_argument("--html", metavar="FILE", help="write the figure as a page, with hover")
+    parser.add_argument("--png", metavar="FILE", help="write the figure as a picture")
+    parser.set_defaults(run=_run_show)
+
+
+def _run_show(options: argparse.Namespace) -> None:
+    from layerscope import results
+
+    ds = results.open_dataset(options.result)
+    show(_result_table(ds, options.metric))
+    for notice in results.notices(ds):
+        print(notice)
+    targets = [target for target in (options.html, options.png) if target]
+    if targets:
+        from layerscope import plots
+
+        draw = plots.overview if "distance" in ds else plots.heatmap
+        figure = draw(ds, options.metric)
+        for target in targets:
+            print(plots.save(figure, target))
+
+
+def _result_table(ds: Any, metric: str | None = None) -> Any:
+    """Make a table like the paper's figure: layers down, checkpoints across, coloured."""
+    import numpy as np
+
+    from layerscope import results, stats
+
+    results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
+    metric = results.metric_name(ds, metric)
+    cells = stats.summary(ds, metric)
+    columns = list(dict.fromkeys(cells["column"]))
+    table = make_table(f"{metric} with one layer reset", "layer", *columns)
+    finite = cells["value"][np.isfinite(cells["value"])]
+    ends = finite.min(), finite.max()
+    good, bad = ends[:: results.metric(ds, metric).worse]
+    for layer, row in cells.groupby("layer", sort=False):
+        values = {
+            each["column"]: (float(each["value"]), bool(each["not_finite"] > 0))
+            for each in row.to_dict("records")
+        }
+        add_row(
+            table,
+            str(layer),
+            *(_coloured(values.get(column), good, bad) for column in columns),
+        )
+    base = ds["baseline"].sel(metric=metric)
+    table.caption = f"trained network: {float(base.mean()):.4f}"
+    if (cells["not_finite"] > 0).any():
+        table.caption += "; red: outputs or value not finite; –: not computed"
+    return table
+
+
+def _coloured(cell: tuple[float, bool] | None, good: float, bad: float) -> Any:
+    """A value and whether it, or the outputs, were not finite; None where not computed."""
+    from rich.style import Style
+    from rich.text import Text
+
+    if cell is None:
+        return Text("–")
+    value, broken = cell
+    if broken:
+        text = "NaN" if math.isnan(value) else f"{value:.3f}"
+        return Text(text, style=Style(color="white", bgcolor="rgb(170,40,20)", bold=True))
+    # Dark is bad, as in the figures; printed numbers say the same without colour.
+    share = (value - good) / (bad - good) if bad != good else 0.0
+    shade = int(250 - 200 * share)
+    text = "black" if shade > 140 else "white"
+    return Text(f"{value:.3f}", style=Style(color=text, bgcolor=f"rgb({shade},{shade},255)"))
+
+
+def add_report(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("report", help="write one HTML file about one or more results")
+    parser.add_argument("result", nargs="+", help="a Dataset (.nc), or a folder with one")
+    parser.add_argument("-o", "--out", default="report.html", help="default: %(default)s")
+    parser.add_argument("--metric", help="default: error, where the results have it")
+    parser.add_argument(
+        "--critical", type=float, help="rise of the metric from which a layer is critical"
+    )
+    parser.add_argument("--title", default="Which layers matter?", help="default: %(default)s")
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(options: argparse.Namespace) -> None:
+    from layerscope import report
+
+    path = report.write(
+        report.read(options.result),
+        options.out,
+        metric=options.metric,
+        critical=options.critical,
+        title=options.title,
+    )
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def add_explore(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("explore", help="toggle layers in JupyterLab, and watch")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        metavar="RUN",
+        help="folder that layerscope train printed (default: a small example)",
+    )
+    parser.add_argument("--out", default=".", help="folder for the notebook (default: this one)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    data_root(parser)
+    device(parser)
+    parser.set_defaults(run=_run_explore)
+
+
+def _run_explore(options: argparse.Namespace) -> None:
+    from layerscope.jupyter import _lab as explore
+
+    book = explore.prepare(options.folder, options.out, options.device, options.data_root)
+    print(book)
+    explore.serve(book, browser=not options.no_browser)

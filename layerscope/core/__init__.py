@@ -1,0 +1,1 @@
+"""The core: any network, its checkpoints and data in, the Dataset out."""

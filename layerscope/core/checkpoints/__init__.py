@@ -1,0 +1,16 @@
+"""A series of checkpoints θ⁰ … θᵀ, read lazily, one layer at a time.
+
+>>> from layerscope import checkpoints
+>>> series = checkpoints.open_series({0: "start.pt", 10: "trained.pt"})     # doctest: +SKIP
+>>> series.epochs                                                           # doctest: +SKIP
+(0, 10)
+"""
+
+from __future__ import annotations
+
+from layerscope.core.checkpoints._matching import finite
+from layerscope.core.checkpoints._opening import open_series
+from layerscope.core.checkpoints._series import UNITS, Series
+from layerscope.core.checkpoints._writer import MANIFEST, Writer, apart
+
+__all__ = ["MANIFEST", "UNITS", "Series", "Writer", "apart", "finite", "open_series"]

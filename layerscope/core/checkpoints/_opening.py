@@ -1,0 +1,140 @@
+"""Opening a series from any of the forms in which a user may hold it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layerscope.core.checkpoints import _source as files
+from layerscope.core.checkpoints._series import Series
+from layerscope.core.checkpoints._writer import MANIFEST, read_manifest
+from layerscope.errors import CheckpointError
+
+__all__ = ["open_series"]
+
+
+def open_series(
+    checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+    *,
+    ignore: Iterable[str] = (),
+) -> Series:
+    """Open a series from any of the forms in which a user may hold it.
+
+    Parameters
+    ----------
+    checkpoints : Series, mapping, or path of a folder
+        A mapping goes from epoch, or step, to state dict, path or revision on the Hugging Face hub:
+        ``{step: f"EleutherAI/pythia-70m@step{step}" for step in (0, 1000)}``. A folder holds a
+        series that layerscope recorded, or checkpoints that are all named by epoch or step:
+        ``epoch-3.pt``, ``3.safetensors``, ``model_3.pth``, ``checkpoint-3.pth.tar``,
+        ``iter_0000300.pt`` (step 300), folders such as ``checkpoint-500`` (step 500), and
+        Lightning's ``epoch=3-step=400.ckpt`` (step 400) or ``epoch=3.ckpt`` (the step that it says
+        inside, since Lightning counts epochs from 0).
+    ignore : iterable of str
+        Names or patterns (``"*.mask"``) of tensors that may be in a checkpoint though the network
+        does not have them. Those that networks once saved and no longer do, such as ``inv_freq``
+        and ``position_ids``, are left aside without it.
+
+    Raises
+    ------
+    CheckpointError
+        If there is nothing there, a file is damaged, or two files claim one epoch.
+    """
+    ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    if isinstance(checkpoints, Series):
+        return checkpoints.ignoring(ignored) if ignored else checkpoints
+    if isinstance(checkpoints, Mapping):
+        return Series(checkpoints).ignoring(ignored)
+    if not isinstance(checkpoints, (str, os.PathLike)):
+        raise CheckpointError(
+            f"checkpoints is a {type(checkpoints).__name__}; give a series, a folder, or a mapping "
+            "from epoch to state dict or path, such as {0: 'start.pt', 90: 'trained.pt'}."
+        )
+    folder = Path(checkpoints)
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is one checkpoint; give a mapping from epoch to path, such as "
+            f"{{0: 'start.pt', 90: '{folder.name}'}}, or a folder."
+        )
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"there is no folder {folder}; give a folder of checkpoints, or a mapping from epoch "
+            "to state dict or path."
+        )
+    path = folder / MANIFEST
+    series = _recorded(folder, read_manifest(path)) if path.is_file() else _collected(folder)
+    return series.ignoring(ignored)
+
+
+def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
+    sources = {int(epoch): folder / entry["file"] for epoch, entry in manifest["epochs"].items()}
+    return Series(sources, folder, manifest)
+
+
+_NAMED_BY_EPOCH = re.compile(
+    r"(?:.*[-_.])?(?P<word>epoch|step|iter|iteration|ckpt|checkpoint|model)s?[-_=]?(?P<count>\d+)"
+    r"|(?P<bare>\d+)",
+    re.I,
+)
+_BY_STEP = ("step", "iter", "iteration")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")
+
+
+def _collected(folder: Path) -> Series:
+    found = sorted(filter(_is_checkpoint, folder.iterdir()))
+    if not found:
+        raise CheckpointError(
+            f"{folder} holds neither a {MANIFEST} nor checkpoints, such as epoch-3.safetensors or "
+            "step-10.pt; give a mapping from epoch to path."
+        )
+    sources: dict[int, Path] = {}
+    by_step = []
+    for path in found:
+        match = _named(path)
+        if match is None:
+            # Left out, it might be the trained network; a number in it might be an accuracy.
+            raise CheckpointError(
+                f"{path.name} in {folder} does not say its epoch, as epoch-3.pt, step_10.pt or "
+                "3.pt would; rename it, or give a mapping from epoch to path."
+            )
+        word, epoch = (match["word"] or "").lower(), int(match["count"] or match["bare"])
+        lightning = word == "epoch" and path.suffix == ".ckpt"
+        if lightning:
+            epoch = _step_of(path)
+        by_step.append(word in _BY_STEP or path.is_dir() or lightning)
+        if epoch in sources:
+            raise CheckpointError(
+                f"{sources[epoch].name} and {path.name} in {folder} both say epoch {epoch}; "
+                "give a mapping from epoch to path."
+            )
+        sources[epoch] = path
+    return Series(sources, folder, unit="step" if all(by_step) else "epoch")
+
+
+def _step_of(path: Path) -> int:
+    """How many steps a checkpoint of Lightning's says that it is after."""
+    step = files.TorchFile(path).beside("global_step")
+    if step is None:
+        raise CheckpointError(
+            f"{path.name} in {path.parent}: Lightning counts epochs from 0, so that this may be "
+            "the first trained epoch, and the file does not say how many steps it is after "
+            "(global_step); give a mapping from the number of finished epochs to path."
+        )
+    return step
+
+
+def _named(path: Path) -> re.Match[str] | None:
+    suffix = max((end for end in _SUFFIXES if path.name.endswith(end)), key=len, default="")
+    name = path.name if path.is_dir() else path.name.removesuffix(suffix)
+    return _NAMED_BY_EPOCH.fullmatch(name)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """A file of weights, or a folder that is named as Hugging Face names them: checkpoint-500."""
+    if path.is_dir():
+        match = _named(path)
+        return match is not None and match["word"] is not None
+    return path.name.endswith(_SUFFIXES)

@@ -1,0 +1,259 @@
+"""A series of checkpoints, read lazily."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from layerscope.base import devices
+from layerscope.core import layers
+from layerscope.core.checkpoints import _source as files
+from layerscope.core.checkpoints._converting import converted
+from layerscope.core.checkpoints._matching import matched, spare_names
+from layerscope.core.checkpoints._sharing import require_apart, require_copies
+from layerscope.core.checkpoints._tying import require_one_value
+from layerscope.errors import CheckpointError, choose
+
+__all__ = ["UNITS", "Series"]
+
+_LARGE = 2**20
+"""Elements that are worth giving back the memory of what was read before."""
+
+UNITS = ("epoch", "step")
+"""What checkpoints are counted in."""
+
+
+class Series:
+    """Checkpoints of one network by epoch; the last is the trained network.
+
+    Parameters
+    ----------
+    sources : mapping of int to state dict, path or source
+        By epoch. Files are opened for their header only.
+    folder : Path, optional
+        Where the series is kept.
+    manifest : mapping, optional
+        What is known of how it was made.
+    unit : str, optional
+        What checkpoints are counted in, ``"epoch"`` or ``"step"``; by default as the manifest says.
+
+    Attributes
+    ----------
+    unit : str
+
+    Raises
+    ------
+    CheckpointError
+        If there are none, an epoch is not a whole number from 0 up, or a file is damaged.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[int, Any],
+        folder: Path | None = None,
+        manifest: Mapping[str, Any] | None = None,
+        unit: str | None = None,
+    ) -> None:
+        if not sources:
+            raise CheckpointError("the series holds no checkpoints; give at least the trained one.")
+        for epoch in sources:
+            if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+                raise CheckpointError(
+                    f"epoch {epoch!r}, of type {type(epoch).__name__}, is not a whole number (int) "
+                    "from 0 up; name checkpoints by epoch."
+                )
+        self._sources = {
+            epoch: files.source(sources[epoch], f"the checkpoint of epoch {epoch}")
+            for epoch in sorted(sources)
+        }
+        self._names: dict[int, dict[str, str]] = {}
+        self._converted: dict[int, files.Source] = {}
+        self._ignored: tuple[str, ...] = ()
+        self._sizes: dict[str, int] = {}
+        require_apart(self._sources)
+        self.folder = folder
+        self.manifest = dict(manifest or {})
+        self.unit: str = choose(unit or self.manifest.get("unit", UNITS[0]), UNITS, "unit")
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The recorded epochs in order."""
+        return tuple(self._sources)
+
+    @property
+    def last(self) -> int:
+        """The epoch of the trained network."""
+        return self.epochs[-1]
+
+    def require(self, epochs: Iterable[int]) -> None:
+        """Check that every one of `epochs` was recorded.
+
+        Raises
+        ------
+        CheckpointError
+            Names those that were not, and those that were.
+        """
+        wanted = epochs if isinstance(epochs, Iterable) else [epochs]
+        absent = [epoch for epoch in wanted if epoch not in self._sources]
+        if absent:
+            without_start = (
+                " Without the initial checkpoint nothing can be re-initialised to it; "
+                "re-randomising needs none."
+            )
+            raise CheckpointError(
+                f"{self.unit} {', '.join(map(str, absent))} was not recorded; "
+                f"there is {', '.join(map(str, self.epochs))}."
+                f"{without_start if 0 in absent else ''}"
+            )
+
+    def fit(self, model: nn.Module) -> Series:
+        """Check every checkpoint against a network and learn how its tensors are named.
+
+        Prefixes that wrappers leave behind (``module.``, ``_orig_mod.``, Lightning's ``model.``)
+        are looked through if then every name matches, and so is a missing one, as of a base model
+        (``transformer.``). What transformers writes under other names than its networks have is
+        read through its own conversion. Buffers that the network does not save, that were dropped
+        from newer code, and what is to be ignored, may be in a checkpoint.
+
+        Parameters
+        ----------
+        model : nn.Module
+
+        Returns
+        -------
+        Series
+            This one, to be chained.
+
+        Raises
+        ------
+        CheckpointError
+            If a checkpoint is of another architecture: shows the first missing, unexpected and
+            mismatched tensors. If it holds several values for tensors that are tied. If one before
+            the last shares memory with the network, or two with one another: they hold what is
+            there now.
+        OptionError
+            If the network can't be examined, see `layers.require_network`.
+        """
+        layers.require_network(model)
+        wanted = layers.tensors(model)
+        self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
+        for epoch in self._sources:
+            self._names[epoch] = self._matched(epoch, model, wanted)
+            require_one_value(wanted, self._source(epoch), self._names[epoch])
+        require_copies(model, {e: self._source(e) for e in self._sources}, self._names)
+        return self
+
+    def ignoring(self, patterns: Iterable[str]) -> Series:
+        """Leave aside tensors that match one of `patterns` where the network does not have them.
+
+        Returns
+        -------
+        Series
+            This one, to be chained.
+
+        Raises
+        ------
+        CheckpointError
+            If a pattern matches no tensor of any checkpoint.
+        """
+        self._ignored += tuple(patterns)
+        held = {name for each in self._sources.values() for name in each.signature()}
+        for pattern in self._ignored:
+            if not fnmatch.filter(held, pattern):
+                raise CheckpointError(
+                    f"ignore has {pattern!r}, which matches none of the {len(held):,} tensors of "
+                    "the checkpoints; give names as they stand there, or patterns (*.mask)."
+                )
+        return self
+
+    def _source(self, epoch: int) -> files.Source:
+        return self._converted.get(epoch) or self._sources[epoch]
+
+    def _matched(
+        self, epoch: int, model: nn.Module, wanted: Mapping[str, Tensor]
+    ) -> dict[str, str]:
+        """Find a checkpoint's names, as it is or as transformers converts it for the network."""
+        spare = spare_names(model, self._ignored)
+        base = str(getattr(model, "base_model_prefix", ""))
+        known = self._converted.pop(epoch, None)
+        try:
+            return matched(wanted, self._sources[epoch], spare, base)
+        except CheckpointError:
+            found = known or converted(model, self._sources[epoch], spare)
+            if found is None:
+                raise
+        names = matched(wanted, found, spare, base)
+        self._converted[epoch] = found
+        return names
+
+    def read(self, epoch: int, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Read tensors of one checkpoint as copies on the CPU.
+
+        Parameters
+        ----------
+        epoch : int
+        names : iterable of str, optional
+            As the network that the series was fitted to names them; all by default.
+
+        Raises
+        ------
+        CheckpointError
+            If the epoch was not recorded, or its file can't be read.
+        """
+        self.require([epoch])
+        checkpoint = self._source(epoch)
+        stored = self._names.get(epoch) or {name: name for name in checkpoint.signature()}
+        wanted = list(stored) if names is None else list(names)
+        absent = [name for name in wanted if name not in stored]
+        if absent:
+            raise CheckpointError(f"{checkpoint.where} holds no tensor {absent[0]}.")
+        if sum(self._sizes.get(name, 0) for name in wanted) > _LARGE:
+            devices.trim()
+        found = checkpoint.read(sorted({stored[name] for name in wanted}))
+        return {name: found[stored[name]] for name in wanted}
+
+    def digests(self) -> dict[int, str]:
+        """SHA-256 of every checkpoint, compared with the manifest where there is one.
+
+        Raises
+        ------
+        CheckpointError
+            If a file is not the one that was recorded.
+        """
+        found = {epoch: checkpoint.digest() for epoch, checkpoint in self._sources.items()}
+        for epoch, digest in found.items():
+            recorded = self.manifest.get("epochs", {}).get(str(epoch), {}).get("sha256", digest)
+            if recorded != digest:
+                raise CheckpointError(
+                    f"{self._sources[epoch].where} is not the file that was recorded: SHA-256 "
+                    f"{digest[:12]}…, the manifest says {recorded[:12]}…. Train or copy it again."
+                )
+        return found
+
+    def build(self) -> Any:
+        """Build the trained network that the series was recorded from.
+
+        Raises
+        ------
+        CheckpointError
+            If the series does not say which network it is of.
+        """
+        if "network" not in self.manifest:
+            raise CheckpointError(
+                "this series does not say which network it is of; build the network in Python and "
+                "pass it to layerscope.sweep beside the series."
+            )
+        from layerscope.zoo import models
+
+        model = models.build(self.manifest["network"])
+        self.fit(model)
+        model.load_state_dict(self.read(self.last))
+        return model
+
+    def __repr__(self) -> str:
+        place = f" in {self.folder}" if self.folder else ""
+        return f"<Series of {len(self.epochs)} checkpoints, {self.unit}s {self.epochs}{place}>"

@@ -1,0 +1,91 @@
+"""Weights in several files, and an index that says which tensor is in which."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+from torch import Tensor
+
+from layerscope.core.checkpoints._memory import Signature, Source
+from layerscope.errors import CheckpointError
+
+__all__ = ["INDEX", "Sharded"]
+
+INDEX = ".index.json"
+"""How the name of an index ends."""
+
+
+class Sharded:
+    """Weights in several files beside an index, as Hugging Face writes large networks.
+
+    Parameters
+    ----------
+    path : Path
+        Of the index, such as ``model.safetensors.index.json``.
+    opened : callable
+        Opens one of the files.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no index, a file is missing or damaged, or holds not what the index says.
+    """
+
+    def __init__(self, path: Path, opened: Callable[[Path], Source]) -> None:
+        self.where = str(path)
+        self._where_is = _read_index(path)
+        shards = sorted(set(self._where_is.values()))
+        gone = [name for name in shards if not (path.parent / name).is_file()]
+        if gone:
+            raise CheckpointError(
+                f"{path} names {len(shards)} files, of which {len(gone)} are missing, the first "
+                f"{gone[0]}; put it beside the index."
+            )
+        self._shards = {name: opened(path.parent / name) for name in shards}
+        self._index = path
+
+    def signature(self) -> Signature:
+        """Shape and type of every tensor."""
+        held = {name: shard.signature() for name, shard in self._shards.items()}
+        for name, shard in self._where_is.items():
+            if name not in held[shard]:
+                raise CheckpointError(f"{self.where} says that {name} is in {shard}; it is not.")
+        return {name: held[shard][name] for name, shard in self._where_is.items()}
+
+    def read(self, names: list[str]) -> dict[str, Tensor]:
+        """Return copies of some of the tensors on the CPU."""
+        found: dict[str, Tensor] = {}
+        for shard, source in self._shards.items():
+            inside = [name for name in names if self._where_is[name] == shard]
+            found |= source.read(inside) if inside else {}
+        return {name: found[name] for name in names}
+
+    def digest(self) -> str:
+        """SHA-256 over the index and the digests of the files."""
+        seen = hashlib.sha256(self._index.read_bytes())
+        for name, shard in self._shards.items():
+            seen.update(f"{name} {shard.digest()}\n".encode())
+        return seen.hexdigest()
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["weight_map"].items()
+        found = {str(name): str(file) for name, file in entries}
+    except OSError as error:
+        raise CheckpointError(f"can't read {path}: {error.strerror}.") from None
+    except (ValueError, TypeError, LookupError, AttributeError):
+        found = {}
+    # An index is the word of others: it may not point out of its own folder.
+    inside = all(
+        PurePath(file).name == file != ".." and not file.endswith(INDEX) for file in found.values()
+    )
+    if not found or not inside:
+        raise CheckpointError(
+            f"{path} is no index of weights; 'weight_map' must go from each tensor to a file "
+            "beside it."
+        )
+    return found

@@ -1,0 +1,205 @@
+"""One file: looked at before it is opened, never unpickled blindly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.core.checkpoints._memory import Signature, unwrapped
+from layerscope.core.checkpoints._zipped import mappable
+from layerscope.errors import CheckpointError
+
+__all__ = ["SafeTensors", "TorchFile"]
+
+
+class _File:
+    """A file that must not change while it is in use: it may be mapped into memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.where = str(path)
+        self._stamp = self._stat()
+        _sniff(path)
+
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        self._unchanged()
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _stat(self) -> tuple[int, int]:
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise CheckpointError(f"can't read {self.path}: {error.strerror}.") from None
+        return found.st_size, found.st_mtime_ns
+
+    def _unchanged(self) -> None:
+        # Reading a mapped file that was cut short would kill the process.
+        now = self._stat()
+        if now != self._stamp:
+            raise CheckpointError(
+                f"{self.path} changed while it was in use ({self._stamp[0]:,} → {now[0]:,} bytes); "
+                "open the series again once nothing writes to it."
+            )
+
+
+class SafeTensors(_File):
+    """A ``.safetensors`` file; single tensors are read without the rest."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        _check_safetensors(path, self._stamp[0])
+
+    def signature(self) -> Signature:
+        """Shape and type of every tensor, from the header."""
+        with self._opened() as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: (tuple(part.get_shape()), self._dtype(part.get_dtype()))
+                for name, part in parts.items()
+            }
+
+    def read(self, names: list[str]) -> dict[str, Tensor]:
+        """Return copies of some of the tensors on the CPU."""
+        with self._opened() as file:
+            # Copied out of the mapping, whose alignment (and so the last bits of a matrix
+            # product) differs from that of memory which torch allocates.
+            return {name: file.get_tensor(name).clone() for name in names}
+
+    def _dtype(self, name: str) -> torch.dtype:
+        if name not in _DTYPES:
+            raise CheckpointError(
+                f"{self.path} holds tensors of type {name}; layerscope reads {', '.join(_DTYPES)}."
+            )
+        return _DTYPES[name]
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        from safetensors import SafetensorError, safe_open
+
+        self._unchanged()
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                yield file
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.path} can't be read as safetensors: {error}") from None
+
+
+class TorchFile(_File):
+    """A ``.pt`` or ``.pth`` file, read with ``weights_only=True``."""
+
+    def signature(self) -> Signature:
+        """Shape and type of every tensor."""
+        return {name: (tuple(t.shape), t.dtype) for name, t in self._state().items()}
+
+    def read(self, names: list[str]) -> dict[str, Tensor]:
+        """Return copies of some of the tensors on the CPU."""
+        state = self._state()
+        return {name: state[name].detach().clone() for name in names}
+
+    @cached_property
+    def _mappable(self) -> bool:
+        return mappable(self.path)
+
+    def beside(self, name: str) -> int | None:
+        """A whole number that stands beside the weights, such as Lightning's global_step."""
+        content = self._content()
+        found = content.get(name) if isinstance(content, Mapping) else None
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+    def _state(self) -> dict[str, Tensor]:
+        return unwrapped(self._content(), self.where)
+
+    def _content(self) -> Any:
+        self._unchanged()
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._mappable)
+        except pickle.UnpicklingError:
+            # torch's own message advises weights_only=False, which would run the file's code.
+            raise CheckpointError(
+                f"{self.path} holds more than weights, or is damaged, and is not unpickled. Where "
+                "you trust its origin, load it yourself and save model.state_dict() again."
+            ) from None
+        except _DAMAGE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"{self.path} ({self._stamp[0]:,} bytes) is damaged or not a checkpoint: {reason}"
+            ) from None
+
+
+# What the unpickler runs into in a damaged file: it trusts what it reads.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+_IMPOSTORS = {
+    b"version https://git-lfs": (
+        "a git-lfs pointer, not the file it points to; run 'git lfs pull' where it came from"
+    ),
+    b"<!doctype html": "an HTML page, not a checkpoint; download the file itself",
+    b"<html": "an HTML page, not a checkpoint; download the file itself",
+}
+
+
+def _sniff(path: Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"can't read {path}: {error.strerror}.") from None
+    if not start:
+        raise CheckpointError(f"{path} is empty (0 bytes).")
+    for mark, meaning in _IMPOSTORS.items():
+        if start.lstrip().lower().startswith(mark):
+            raise CheckpointError(f"{path} is {meaning}.")
+
+
+def _check_safetensors(path: Path, size: int) -> None:
+    # safetensors reports a cut file without saying which, how long, or how long it should be.
+    with open(path, "rb") as file:
+        lead = file.read(8)
+        length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else size
+        try:
+            header = json.loads(file.read(min(length, size)))
+            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"))
+            expected = 8 + length + end
+        except (ValueError, TypeError, LookupError, AttributeError):
+            raise CheckpointError(
+                f"{path} ({size:,} bytes) is truncated or not a safetensors file."
+            ) from None
+    if size != expected:
+        raise CheckpointError(f"{path} is {size:,} bytes long, expected {expected:,}: truncated?")

@@ -1,0 +1,69 @@
+"""Tensors that the network ties, and whether a checkpoint has one value for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from layerscope.core import layers
+from layerscope.core.checkpoints import _source as files
+from layerscope.errors import CheckpointError
+
+__all__ = ["require_one_value"]
+
+
+def require_one_value(
+    wanted: Mapping[str, Tensor], checkpoint: files.Source, names: Mapping[str, str]
+) -> None:
+    """Refuse a checkpoint that holds several values for one memory of the network.
+
+    Parameters
+    ----------
+    wanted : mapping
+        The network's tensors by name.
+    checkpoint : Source
+    names : mapping
+        From each name in the network to that in the checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        Names the first such tensors.
+    """
+    own = list(wanted)
+    for cluster in layers.clusters(list(wanted.values())):
+        stored = {own[index]: names[own[index]] for index in cluster}
+        if len(set(stored.values())) == 1:
+            continue
+        values = checkpoint.read(sorted(set(stored.values())))
+        if not _agree([(wanted[name], values[held]) for name, held in stored.items()]):
+            raise CheckpointError(
+                f"{checkpoint.where} holds different values for {' and '.join(stored.values())}, "
+                "which are one tensor in the network. Was it trained with both apart? Build the "
+                "network so (tie_word_embeddings=False), or leave out the one that is not used."
+            )
+
+
+def _agree(pairs: list[tuple[Tensor, Tensor]]) -> bool:
+    """Lay values out on one memory as the network's tensors lie, and see if each is still there."""
+    tensors = [tensor for tensor, _ in pairs]
+    if any(t.dtype != tensors[0].dtype or 0 in t.stride() for t in tensors):
+        return True  # several types in one memory, or an element that stands for many
+    start, stop = layers.extent(tensors)
+    size = tensors[0].element_size()
+    memory = torch.zeros((stop - start) // size, dtype=tensors[0].dtype)
+    views = [
+        memory.as_strided(t.shape, t.stride(), int(t.storage_offset()) - start // size)
+        for t in tensors
+    ]
+    for view, (_, value) in zip(views, pairs, strict=True):
+        view.copy_(value)
+    return all(
+        _equal(view, value.to(view.dtype)) for view, (_, value) in zip(views, pairs, strict=True)
+    )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool(((a == b) | ((a != a) & (b != b))).all())  # NaN, which is refused elsewhere

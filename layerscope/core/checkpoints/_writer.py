@@ -1,0 +1,106 @@
+"""Writing a series into a folder, so that it can be read meanwhile; and reading its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.base.writing import write_bytes
+from layerscope.errors import CheckpointError
+
+__all__ = ["MANIFEST", "Writer", "apart", "read_manifest"]
+
+MANIFEST = "manifest.json"
+_FORMAT: Mapping[str, Any] = {"format": "layerscope-series", "version": 1}
+
+
+class Writer:
+    """Writes a series into a folder: one safetensors file per epoch, and the manifest.
+
+    Parameters
+    ----------
+    folder : Path
+    about : mapping
+        What the manifest says of the run besides its epochs; ``unit`` is ``"step"`` where the
+        series is counted in steps of the optimiser instead.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.folder = folder
+        path = folder / MANIFEST
+        known = read_manifest(path) if path.is_file() else {}
+        self.manifest = {**_FORMAT, "epochs": {}, **known, **about}
+
+    def record(self, epoch: int, state: Mapping[str, Tensor], metrics: Mapping[str, float]) -> None:
+        """Write one checkpoint, then name it in the manifest: a reader never sees half of it.
+
+        A file that holds these very bytes is left alone: someone may be reading it.
+        """
+        from safetensors.torch import save
+
+        unit = self.manifest.get("unit", "epoch")
+        content = save(apart(state), metadata={unit: str(epoch)})
+        digest = hashlib.sha256(content).hexdigest()
+        path = self.folder / f"{unit}-{epoch:04d}.safetensors"
+        if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest):
+            write_bytes(path, content)
+        self.manifest["epochs"][str(epoch)] = {
+            "file": path.name,
+            "bytes": len(content),
+            "sha256": digest,
+            "metrics": dict(metrics),
+        }
+        self.update()
+
+    def update(self, **about: Any) -> None:
+        """Write the manifest, with more in it, and with what another process recorded meanwhile."""
+        path = self.folder / MANIFEST
+        there = read_manifest(path)["epochs"] if path.is_file() else {}
+        self.manifest |= {"epochs": there | self.manifest["epochs"], **about}
+        write_bytes(path, json.dumps(self.manifest, indent=1).encode())
+
+
+def apart(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, contiguous, none in the memory of another.
+
+    Tied weights, which are one tensor under several names, are kept under each of them.
+    """
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        if not torch.is_tensor(value):
+            continue  # such as what get_extra_state gives
+        tensor = value.detach().to("cpu").contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return plain
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read what a series says of itself.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not the manifest of a series, or that of a newer layerscope.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = content["format"] == _FORMAT["format"] and isinstance(content["epochs"], dict)
+        newer = int(content["version"]) > _FORMAT["version"]
+        if known and not newer:
+            _ = {int(epoch): str(entry["file"]) for epoch, entry in content["epochs"].items()}
+    except (ValueError, TypeError, LookupError):
+        known = newer = False
+    if not known:
+        raise CheckpointError(f"{path} is not the manifest of a layerscope series.")
+    if newer:
+        raise CheckpointError(f"{path} was written by a newer layerscope; upgrade layerscope.")
+    return dict(content)

@@ -1,0 +1,43 @@
+"""What counts as a layer of a network.
+
+By default a layer is every module that holds parameters of its own; buffers that are saved with
+it, such as BatchNorm's running statistics, belong to it. Coarser views gather leaves into
+components, blocks and stages; a rule says what becomes of normalisation layers; and tensors that
+share memory are one.
+
+>>> from layerscope import layers, models
+>>> [layer.name for layer in layers.find(models.build("fcn-2x16"))]
+['layer1', 'layer2', 'layer3']
+"""
+
+from layerscope.core.layers._fans import fan_ins
+from layerscope.core.layers._layer import ROOT, Layer, bare, merge, owner, tensors
+from layerscope.core.layers._network import require_network
+from layerscope.core.layers._norms import Norms
+from layerscope.core.layers._order import execution_order
+from layerscope.core.layers._selecting import Wanted, rows, select
+from layerscope.core.layers._ties import clusters, extent, storage_of, tied
+from layerscope.core.layers._views import VIEWS, find, whole
+
+__all__ = [
+    "ROOT",
+    "VIEWS",
+    "Layer",
+    "Norms",
+    "Wanted",
+    "bare",
+    "clusters",
+    "execution_order",
+    "extent",
+    "fan_ins",
+    "find",
+    "merge",
+    "owner",
+    "require_network",
+    "rows",
+    "select",
+    "storage_of",
+    "tensors",
+    "tied",
+    "whole",
+]

@@ -1,0 +1,56 @@
+"""The order in which a network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from layerscope.base.undoing import Undo
+from layerscope.core.layers._layer import ROOT, Layer, owner
+
+__all__ = ["execution_order"]
+
+
+def execution_order(
+    model: nn.Module, layers: Sequence[Layer], run: Callable[[], object]
+) -> list[Layer]:
+    """Sort layers by when they are first called in a pass through the network.
+
+    Parameters
+    ----------
+    model : nn.Module
+    layers : sequence of Layer
+    run : callable
+        Runs the network once; the hooks that watch it are gone afterwards.
+
+    Notes
+    -----
+    A module that is never called itself, such as the output projection of
+    ``nn.MultiheadAttention``, counts from its nearest ancestor that is. A row of several leaves
+    stands where the first of them is called.
+    """
+    called: dict[str, int] = {}
+    paths = {module: path for path, module in model.named_modules()}
+
+    def note(module: nn.Module, _: object) -> None:
+        called.setdefault(paths[module], len(called))
+
+    def forget() -> None:
+        for module in paths:
+            for key in [key for key, hook in module._forward_pre_hooks.items() if hook is note]:
+                del module._forward_pre_hooks[key]
+
+    with Undo() as undo, undo:
+        undo.add(forget)
+        for module in paths:
+            module.register_forward_pre_hook(note)
+        run()
+
+    def position(leaf: str) -> int:
+        path = "" if leaf == ROOT else leaf
+        while path and path not in called:
+            path = owner(path)
+        return called.get(path, len(called))
+
+    return sorted(layers, key=lambda layer: min(map(position, layer.members)))

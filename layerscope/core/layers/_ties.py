@@ -1,0 +1,170 @@
+"""Tensors that share memory.
+
+Two tensors are tied if an element of one lies where an element of the other lies: the same
+parameter under two names, or two views of one memory. Slices beside each other in one memory, as
+the flattened weights of a recurrent network, are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.core.layers._layer import owner, tensors
+
+__all__ = ["clusters", "owners", "storage_of", "tied"]
+
+
+class _Extent(NamedTuple):
+    """The bytes of a storage between a tensor's first and last element."""
+
+    start: int
+    stop: int
+    dense: bool
+
+
+def tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Name the tensors of a network that have several names.
+
+    Returns
+    -------
+    dict
+        From the name of each that is tied to its further names, as in the state dict.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    >>> net[1].weight = nn.Parameter(net[0].weight.detach().T)  # another object, the same memory
+    >>> tied(net)
+    {'0.weight': ('1.weight',)}
+    """
+    aliases: dict[str, list[str]] = {}
+    for name, holder in owners(tensors(model)).items():
+        if holder != name:
+            aliases.setdefault(holder, []).append(name)
+    return {name: tuple(others) for name, others in aliases.items()}
+
+
+def owners(held: Mapping[str, Tensor]) -> dict[str, str]:
+    """Say under which name each tensor counts.
+
+    The first name counts; parameters go before buffers, buffers beside parameters before others,
+    and a whole before its parts.
+    """
+    names, values = list(held), list(held.values())
+    beside = {owner(name) for name, t in held.items() if isinstance(t, nn.Parameter)}
+
+    def rank(index: int) -> tuple[int, int, int]:
+        tensor, name = values[index], names[index]
+        kind = 0 if isinstance(tensor, nn.Parameter) else 1 if owner(name) in beside else 2
+        return kind, -tensor.numel() * tensor.element_size(), index
+
+    found = {name: name for name in names}
+    for cluster in clusters(values):
+        owning: list[int] = []
+        for index in sorted(cluster, key=rank) if len(cluster) > 1 else ():
+            if _covered(values[index], [values[other] for other in owning]):
+                first = next(o for o in owning if _overlap(values[index], values[o]))
+                found[names[index]] = names[first]
+            else:
+                owning.append(index)
+    return found
+
+
+def clusters(values: Sequence[Tensor]) -> list[list[int]]:
+    """Gather the positions of tensors that are tied, directly or through others.
+
+    Returns
+    -------
+    list of list of int
+        Every position once, in order of the first of each.
+    """
+    together = list(range(len(values)))
+
+    def root(index: int) -> int:
+        while together[index] != index:
+            index = together[index]
+        return index
+
+    for group in _by_storage(values):
+        extents = {index: _extent(values[index]) for index in group}
+        open_: list[int] = []
+        for index in sorted(group, key=lambda i: extents[i].start):
+            open_ = [other for other in open_ if extents[other].stop > extents[index].start]
+            for other in open_:
+                if _overlap(values[index], values[other]):
+                    low, high = sorted((root(index), root(other)))
+                    together[high] = low
+            open_.append(index)
+    gathered: dict[int, list[int]] = {}
+    for index in range(len(values)):
+        gathered.setdefault(root(index), []).append(index)
+    return list(gathered.values())
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Name the storage that a tensor lies in; its own number where it has none to share."""
+    if tensor.layout != torch.strided or nn.parameter.is_lazy(tensor) or not tensor.numel():
+        return -id(tensor)
+    return int(tensor.untyped_storage()._cdata)
+
+
+def extent(values: Iterable[Tensor]) -> tuple[int, int]:
+    """First byte, and the one after the last, that tensors take of the storage they share."""
+    extents = [_extent(tensor) for tensor in values]
+    return min(e.start for e in extents), max(e.stop for e in extents)
+
+
+def _by_storage(values: Sequence[Tensor]) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for index, tensor in enumerate(values):
+        groups.setdefault(storage_of(tensor), []).append(index)
+    return [group for key, group in groups.items() if len(group) > 1 and key >= 0]
+
+
+def _extent(tensor: Tensor) -> _Extent:
+    size = tensor.element_size()
+    start = int(tensor.storage_offset()) * size
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    stop = start + (sum((n - 1) * step for n, step in pairs) + 1) * size
+    dense = tensor.numel() * size == stop - start and 0 not in tensor.stride()
+    return _Extent(start, stop, dense)
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    first, second = _extent(a), _extent(b)
+    start, stop = max(first.start, second.start), min(first.stop, second.stop)
+    if first.dense and second.dense:
+        return start < stop
+    return bool((_taken(a, start, stop) & _taken(b, start, stop)).any())
+
+
+def _covered(tensor: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether every byte of a tensor belongs to one of the others too."""
+    if not others:
+        return False
+    start, stop, _ = _extent(tensor)
+    for other in map(_extent, others):
+        if other.dense and other.start <= start and stop <= other.stop:
+            return True
+    taken = torch.stack([_taken(other, start, stop) for other in others]).any(0)
+    return bool(taken[_taken(tensor, start, stop)].all())
+
+
+def _taken(tensor: Tensor, start: int, stop: int) -> Tensor:
+    """Mark which bytes from `start` to `stop` of its storage a tensor's elements take."""
+    low, high, _ = _extent(tensor)
+    size = tensor.element_size()
+    # Where a step is 0, one element stands for all.
+    shape = [n if step else 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True)]
+    mask = torch.zeros(high - low, dtype=torch.bool)
+    mask.as_strided([*shape, size], [*(step * size for step in tensor.stride()), 1]).fill_(True)
+    inside = torch.zeros(stop - start, dtype=torch.bool)
+    first, last = max(low, start), min(high, stop)
+    if first < last:
+        inside[first - start : last - start] = mask[first - low : last - low]
+    return inside

@@ -1,0 +1,203 @@
+"""The rows of a sweep: a network seen leaf by leaf, or by component, block or stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from layerscope.core.layers._layer import ROOT, Layer, common
+from layerscope.core.layers._network import require_module
+from layerscope.core.layers._norms import Norms
+from layerscope.core.layers._places import GROUPING, Place, alone, places
+from layerscope.core.layers._tree import Leaf, Tree
+from layerscope.errors import LayerError, choose
+
+__all__ = ["VIEWS", "find", "hosts", "whole"]
+
+VIEWS = ("leaf", *GROUPING)
+"""The ways to see a network, from fine to coarse."""
+
+
+def find(
+    model: nn.Module,
+    view: str = "leaf",
+    norms: Norms | str | Mapping[str, str] = "own",
+) -> list[Layer]:
+    """List the rows of one view of a network, in order of registration.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Where it has an attribute ``layer_views``, a mapping from view to a mapping from the name
+        of a row to names or patterns of leaves, that is taken; else see `layers.places`.
+    view : {"leaf", "component", "block", "stage"}
+        ``"leaf"``: every module that holds parameters of its own, with its saved buffers. The
+        tensors that parametrise another (``torch.nn.utils.parametrizations``) belong to the
+        module of the latter. In the other views, leaves that lie together make one row.
+    norms : Norms, str or mapping
+        What becomes of normalisation layers, see `layers.norms` and `hosts`.
+
+    Returns
+    -------
+    list of Layer
+        Every parameter is in one row, save those that `norms` keeps. One that has several names
+        belongs to the first of them; the others are the row's aliases.
+
+    Raises
+    ------
+    LayerError
+        If the network has no parameters, or some without a shape yet; if there is no such view or
+        rule; if ``layer_views`` is no partition of the leaves; if no row is left.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> block = lambda: nn.TransformerEncoderLayer(8, 2, 16)
+    >>> net = nn.Sequential(nn.Linear(4, 8), block(), block(), nn.Linear(8, 2))
+    >>> [row.name for row in find(net, view="block")]
+    ['0', '1', '2', '3']
+    >>> [row.name for row in find(net, view="component", norms="with")][:4]
+    ['0', '1.self_attn', '1.linear1', '1.linear2']
+    """
+    require_module(model)
+    try:
+        choose(view, VIEWS, "view")
+    except ValueError as error:
+        raise LayerError(str(error)) from None
+    rule, tree = Norms.of(norms), Tree(model)
+    where = places(model, tree)
+    units = where.get(view) or {path: alone(tree, path) for path in tree.held}
+    rows: dict[str, _Row] = {}
+    for part in _parts(tree, rule):
+        name = units[part.at].row
+        rows.setdefault(name, _Row(name, view)).parts.append(part)
+    found = [row.layer(tree, where, units) for row in rows.values() if row.counts(tree)]
+    if not found:
+        raise LayerError("norms keeps every layer of this network, so none is left to perturb.")
+    return found
+
+
+def whole(model: nn.Module, name: str, norms: Norms | str | Mapping[str, str] = "own") -> Layer:
+    """Make one layer of everything that a network saves, save what `norms` keeps.
+
+    Parameters
+    ----------
+    model : nn.Module
+    name : str
+        For the row.
+    norms : Norms, str or mapping
+
+    Notes
+    -----
+    Buffers of modules without parameters, such as BatchNorm without affine weights, are no
+    layer's own; the whole network is not from an epoch without them.
+    """
+    tree = Tree(model)
+    row = _Row(name, "leaf", _parts(tree, Norms.of(norms)))
+    return Layer(
+        name=name,
+        parameters=row.tensors("parameters"),
+        buffers=row.tensors("buffers"),
+        module_type=type(model).__name__,
+        size=sum(part.leaf.size for part in row.parts if part.kind == "parameters"),
+        members=row.members(tree),
+        modules=("",),
+        aliases=row.aliases(tree),
+    )
+
+
+def hosts(tree: Tree) -> dict[str, str]:
+    """Say which leaf each normalisation layer goes with, by path.
+
+    Inside the module that holds it, the leaf right before, other normalisation passed over; where
+    the first that the module holds normalises (pre-norm, pre-activation), the leaf right after.
+    Before and after are in order of registration. Where there is none on that side, the other
+    side counts; a normalisation layer without a leaf beside it goes with none and is left out.
+    """
+    found = {}
+    for path, leaf in tree.held.items():
+        if not (leaf.norm and path):
+            continue
+        beside = [c for c in tree.children(tree.parent(path)) if c in tree.held or tree.below(c)]
+        at = beside.index(path)
+        plain = {c: [leaf.path for leaf in tree.below(c) if not leaf.norm] for c in beside}
+        before = next((plain[c][-1] for c in reversed(beside[:at]) if plain[c]), None)
+        after = next((plain[c][0] for c in beside[at + 1 :] if plain[c]), None)
+        first = beside[0]
+        pre = first in tree.held and tree.held[first].norm
+        host = (after or before) if pre else (before or after)
+        if host is not None:
+            found[path] = host
+    return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The parameters or the buffers of a leaf, and the path of the leaf that they move with."""
+
+    leaf: Leaf
+    kind: str
+    names: tuple[str, ...]
+    at: str
+
+
+def _parts(tree: Tree, rule: Norms) -> list[_Part]:
+    """List everything that can be perturbed."""
+    with_ = hosts(tree)
+    found = []
+    for path, leaf in tree.held.items():
+        for kind, names, ruled in (
+            ("parameters", leaf.parameters, rule.parameters),
+            ("buffers", leaf.buffers, rule.statistics),
+        ):
+            if names and not (leaf.norm and ruled == "kept"):
+                moved = leaf.norm and ruled == "with"
+                found.append(_Part(leaf, kind, names, with_.get(path, path) if moved else path))
+    return found
+
+
+@dataclass
+class _Row:
+    """What is gathered of one row."""
+
+    name: str
+    view: str
+    parts: list[_Part] = field(default_factory=list)
+
+    def counts(self, tree: Tree) -> bool:
+        """Whether it is a row: buffers of modules without parameters alone are none."""
+        return any(part.leaf.path in tree.leaves for part in self.parts)
+
+    def tensors(self, kind: str) -> tuple[str, ...]:
+        return tuple(name for part in self.parts if part.kind == kind for name in part.names)
+
+    def aliases(self, tree: Tree) -> tuple[str, ...]:
+        names = (name for part in self.parts for name in part.names)
+        return tuple(alias for name in names for alias in tree.aliases.get(name, ()))
+
+    def chief(self, tree: Tree) -> list[_Part]:
+        """The parameters; where there are none, the buffers of leaves."""
+        own = [part for part in self.parts if part.kind == "parameters"]
+        return own or [part for part in self.parts if part.leaf.path in tree.leaves]
+
+    def members(self, tree: Tree) -> tuple[str, ...]:
+        return tuple(part.leaf.name for part in self.chief(tree))
+
+    def layer(
+        self, tree: Tree, where: Mapping[str, Mapping[str, Place]], units: Mapping[str, Place]
+    ) -> Layer:
+        chief = self.chief(tree)
+        path = "" if self.name == ROOT else self.name
+        return Layer(
+            name=self.name,
+            parameters=self.tensors("parameters"),
+            buffers=self.tensors("buffers"),
+            module_type=tree.kind(path).__name__ if path in tree.modules else self.view,
+            size=sum(part.leaf.size for part in self.parts if part.kind == "parameters"),
+            members=self.members(tree),
+            modules=tuple(dict.fromkeys(m for p in chief for m in units[p.leaf.path].modules)),
+            aliases=self.aliases(tree),
+            **{view: common([where[view][p.at].row for p in chief]) for view in GROUPING},
+        )

@@ -1,0 +1,284 @@
+"""What every example gave: the same numbers whatever else is computed beside them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from layerscope.core.metrics._named import METRICS, NOT_COUNTED, Metric
+from layerscope.core.metrics._outputs import logits, version
+from layerscope.errors import DataError, OptionError
+
+__all__ = ["Outcome", "check_in_place", "check_labels", "outcomes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One metric of every example, in double precision on the CPU.
+
+    Attributes
+    ----------
+    metric : Metric
+    values : Tensor
+        Shape ``(n,)``: the sum over the counted positions of each example.
+    weights : Tensor
+        Shape ``(n,)``: how many those are; 1 for an example of a single position.
+    bins : Tensor or None
+        Shape ``(n, bins)``: the parts of `values` by bin, where the metric has bins.
+    """
+
+    metric: Metric
+    values: Tensor
+    weights: Tensor
+    bins: Tensor | None = None
+
+
+def outcomes(
+    wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any = None
+) -> dict[str, Outcome]:
+    """Measure every example of one batch.
+
+    Parameters
+    ----------
+    wanted : sequence of Metric
+    outputs : Tensor, or anything in which `logits` finds one
+        Logits of shape ``(n, …, classes)``: ``(n, classes)`` for a classifier, ``(n, length,
+        classes)`` for sequences. Of any shape ``(n, …)`` for metrics of one's own.
+    targets : Tensor or None
+        Class indices of shape ``(n, …)``, each for the output of its own position. Positions with
+        −100 are not counted, by no metric. None where they are unknown: then all are counted. Of
+        any form where no metric takes class indices.
+    reference : as `outputs`, optional
+        What the unperturbed network gave for the same batch.
+
+    Returns
+    -------
+    dict of str to Outcome
+        By name of the metric. An example's values depend on nothing but its batch.
+
+    Raises
+    ------
+    OptionError
+        If a metric needs targets or a reference and there are none.
+    DataError
+        If shapes do not go together.
+
+    Examples
+    --------
+    >>> from layerscope import metrics
+    >>> scores = torch.tensor([[[2.0, 1.0], [0.0, 3.0], [0.0, 1.0]]])
+    >>> targets = torch.tensor([[0, 0, -100]])
+    >>> found = outcomes(metrics.chosen("error"), scores, targets)["error"]
+    >>> found.values.tolist(), found.weights.tolist()
+    ([1.0], [2.0])
+    """
+    found = logits(outputs)
+    against = None if reference is None else logits(reference)
+    _check(wanted, found, targets, against)
+    there = _counted(found, targets)
+    rows: dict[str, Tensor] = {}
+    for metric in wanted:
+        given = (found, targets, against) if metric.uses_reference else (found, targets)
+        rows[metric.name] = _rows(metric, _measured(metric, given), found, there)
+    counted, held = _together(there, rows)
+    return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
+
+
+def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int] | None) -> None:
+    """Refuse class indices that the network has no output for.
+
+    Parameters
+    ----------
+    wanted : sequence of Metric
+        Where none takes class indices, targets may mean something else.
+    outputs : as for `outcomes`
+    labels : pair of int, or None
+        The lowest and the highest class index, as `data.label_range` finds them.
+
+    Raises
+    ------
+    DataError
+        If one is negative, or beyond the last output.
+    """
+    if labels is None or not any(m.classes and m.needs_targets for m in wanted):
+        return
+    count = logits(outputs).shape[-1]
+    wrong = [label for label in labels if not 0 <= label < count]
+    if wrong:
+        raise DataError(
+            f"a target is class {wrong[-1]}, and the network has {count:,} outputs, classes "
+            f"0…{count - 1}. Build it with as many outputs as there are classes, or choose the "
+            "classes that it knows."
+        )
+
+
+def check_in_place(
+    wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any = None
+) -> None:
+    """Refuse a metric that changes what it is handed, which others are handed after it.
+
+    Tried once on copies, which alone shows what is done past PyTorch, as by NumPy; what PyTorch
+    does in place `outcomes` notices on every batch.
+
+    Parameters
+    ----------
+    wanted, outputs, targets, reference : as for `outcomes`
+
+    Raises
+    ------
+    OptionError
+    """
+    own = [metric for metric in wanted if METRICS.get(metric.name) is not metric]
+    if not own:
+        return
+    found = logits(outputs)
+    against = found if reference is None else logits(reference)
+    _check(own, found, targets, against)
+    for metric in own:
+        given = (found, targets, against) if metric.uses_reference else (found, targets)
+        copies = tuple(copy.deepcopy(each) for each in given)  # apart, though two may be one
+        metric.per_example(*copies)
+        for what, before, after in zip(_HANDED, given, copies, strict=False):
+            if torch.is_tensor(before) and not _equal(before, after):
+                raise _in_place(metric, what)
+
+
+_HANDED = ("outputs", "targets", "reference")
+
+
+def _measured(metric: Metric, given: tuple[Any, ...]) -> Tensor:
+    """What a metric says; refused if it changed what it was handed."""
+    before = [version(tensor) for tensor in given]
+    values = metric.per_example(*given)
+    for what, tensor, number in zip(_HANDED, given, before, strict=False):
+        if version(tensor) != number:
+            raise _in_place(metric, what)
+    return values
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Compare values; NaN equals itself."""
+    return torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def _in_place(metric: Metric, what: str) -> OptionError:
+    return OptionError(
+        f"the metric {metric.name!r} changes the {what} that it is handed, and other metrics and "
+        f"cells are measured with the same; let it work on a copy: {what}.clone()."
+    )
+
+
+def exact(values: Tensor) -> Tensor:
+    """In double precision on the CPU, where alone every device can have it: mps has none."""
+    return values.detach().cpu().double()
+
+
+def _check(
+    wanted: Sequence[Metric], outputs: Tensor, targets: Any, reference: Tensor | None
+) -> None:
+    if targets is None and (lacking := [m.name for m in wanted if m.needs_targets]):
+        raise OptionError(
+            f"{', '.join(lacking)} can't be measured without targets; give them, or choose "
+            "metrics that need none, such as 'agreement'."
+        )
+    if reference is None and (lacking := [m.name for m in wanted if m.uses_reference]):
+        raise OptionError(
+            f"{', '.join(lacking)} can't be measured without the unperturbed network to compare "
+            "with; give it, or for `outcomes` its outputs: reference=…."
+        )
+    by_class = [metric for metric in wanted if metric.classes]
+    takers = [metric.name for metric in by_class if metric.needs_targets]
+    if takers and (not torch.is_tensor(targets) or _is_real(targets)):
+        given = f"{targets.dtype}" if torch.is_tensor(targets) else f"a {type(targets).__name__}"
+        raise DataError(
+            f"targets are {given}; {', '.join(takers)} must have class indices, whole numbers in "
+            "a tensor: targets.long(). For others choose metrics=['mse'], ['bce'] or a Metric of "
+            "your own."
+        )
+    if by_class and (outputs.ndim < 2 or (takers and targets.shape != outputs.shape[:-1])):
+        given = "none" if targets is None else f"targets of shape {tuple(targets.shape)}"
+        raise DataError(
+            f"outputs of shape {tuple(outputs.shape)} came with {given}; expected (n, classes) "
+            "and (n,), or (n, …, classes) and (n, …)."
+        )
+    if reference is not None and reference.shape != outputs.shape:
+        raise DataError(
+            f"outputs of shape {tuple(outputs.shape)} came with a reference of shape "
+            f"{tuple(reference.shape)}; they must be of the same network and batch."
+        )
+
+
+def _counted(outputs: Tensor, targets: Any) -> Tensor:
+    """Which positions count, shape (n, …); of targets of another form (n,): all examples."""
+    shape = outputs.shape[:-1] if outputs.ndim > 1 else outputs.shape
+    if targets is not None:
+        placed = torch.is_tensor(targets) and targets.shape in (shape, outputs.shape[:1])
+        # Real-valued targets of a metric of one's own may well be −100.
+        if placed and not _is_real(targets):
+            return cast("Tensor", targets != NOT_COUNTED)
+        shape = targets.shape if placed else outputs.shape[:1]
+    return torch.ones(shape, dtype=torch.bool, device=outputs.device)
+
+
+def _is_real(targets: Tensor) -> bool:
+    return targets.is_floating_point() or targets.is_complex()
+
+
+def _rows(metric: Metric, values: Any, outputs: Tensor, counted: Tensor) -> Tensor:
+    """What a metric returned with one leading row, or with two where it has bins."""
+    shapes = [(1 + bool(metric.bins), *shape) for shape in (counted.shape, counted.shape[:1])]
+    rows = values if metric.bins or not torch.is_tensor(values) else values.unsqueeze(0)
+    if not torch.is_tensor(rows) or rows.shape not in shapes:
+        given = f"shape {tuple(values.shape)}" if torch.is_tensor(values) else repr(values)
+        raise DataError(
+            f"the metric {metric.name!r} returned {given} for outputs of shape "
+            f"{tuple(outputs.shape)}; expected one value per position, "
+            f"{shapes[0][not metric.bins :]}, or per example."
+        )
+    return rows
+
+
+def _together(counted: Tensor, rows: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Bring everything to the CPU in few transfers: each waits for the accelerator."""
+    # What counts travels as a row beside the first values of its shape.
+    like = next((each for each in rows.values() if each.shape[1:] == counted.shape), counted)
+    everything = {"": counted.to(like.dtype).unsqueeze(0), **rows}
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, values in everything.items():
+        # Not across types: one that holds both might round whole numbers.
+        groups.setdefault((values.dtype, values.shape[1:]), []).append(name)
+    found: dict[str, Tensor] = {}
+    for names in groups.values():
+        parts = [everything[name] for name in names]
+        moved = torch.split(exact(torch.cat(parts)), [len(part) for part in parts])
+        found |= dict(zip(names, moved, strict=True))
+    return found.pop("")[0].bool(), found
+
+
+def _outcome(metric: Metric, rows: Tensor, counted: Tensor) -> Outcome:
+    """Sum the counted positions of every example."""
+    if rows.ndim == 2 and counted.ndim > 1:
+        counted = counted.flatten(1).any(1)
+    values = rows[0] - rows[1] if metric.bins else rows[0]
+    values = torch.where(counted, values, 0.0)
+    bins = _binned(values, rows[1], metric.bins) if metric.bins else None
+    return Outcome(metric, _summed(values), _summed(counted.double()), bins)
+
+
+def _summed(values: Tensor) -> Tensor:
+    """Sum over positions; a single one is its own sum."""
+    return values.flatten(1).sum(1) if values.ndim > 1 else values
+
+
+def _binned(values: Tensor, probable: Tensor, count: int) -> Tensor:
+    """Sum the values of every example by how probable they were said to be, shape (n, count)."""
+    # Bins are open below and closed above, and the first holds 0; NaN goes to the last.
+    limits = torch.linspace(0, 1, count + 1, dtype=torch.double)[1:-1]
+    bins = torch.zeros(len(values), count, dtype=torch.double)
+    where = torch.bucketize(probable.contiguous(), limits)
+    return bins.scatter_add_(1, where.unsqueeze(-1).flatten(1), values.unsqueeze(-1).flatten(1))

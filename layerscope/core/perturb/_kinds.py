@@ -1,0 +1,200 @@
+"""Perturbations that look at one tensor after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from layerscope.core.perturb import _handed as handed
+from layerscope.core.perturb._protocol import Perturbation, Site, modules_of
+from layerscope.errors import LayerError, OptionError
+from layerscope.results import RAND
+
+__all__ = [
+    "interpolate",
+    "noise",
+    "reinitialize",
+    "rerandomize",
+    "rerandomize_matched",
+    "skip",
+    "zero",
+]
+
+
+def reinitialize() -> Perturbation:
+    """Put back what the layer held at an epoch, buffers included."""
+    return Perturbation(
+        "reinitialize",
+        _checkpoint,
+        uses_checkpoint=True,
+        settings={},
+        label="reset to checkpoint {epoch}",
+        column="{epoch}",
+    )
+
+
+def rerandomize() -> Perturbation:
+    """Draw the layer anew from the distribution that it was initialised from; see `Fresh`."""
+    return Perturbation(
+        "rerandomize",
+        lambda site: site.fresh(site.layer, site.generator),
+        stochastic=True,
+        settings={},
+        redraws=True,
+        label="re-randomised",
+        column=RAND,
+        sign="R",
+    )
+
+
+def rerandomize_matched() -> Perturbation:
+    """Draw every parameter from a normal distribution with its trained mean and deviation.
+
+    The elements are independent, so all that is left of the training is the first two moments.
+    The deviation is that of the tensor as a population. Buffers keep their trained values.
+    """
+    return Perturbation(
+        "rerandomize_matched",
+        lambda site: _floating(site, lambda t: _mean(t) + _deviation(t) * _normal(t, site)),
+        stochastic=True,
+        settings={},
+    )
+
+
+def zero() -> Perturbation:
+    """Set every parameter to zero; buffers keep their trained values."""
+    return Perturbation(
+        "zero",
+        lambda site: {name: torch.zeros_like(t) for name, t in _parameters(site).items()},
+        settings={},
+        label="set to zero",
+        sign="0",
+    )
+
+
+def skip() -> Perturbation:
+    """Pass the layer over: a copy of what its module is given stands for what it returns.
+
+    For modules that return a tensor of the shape and type of the one tensor they are given, such
+    as residual blocks.
+    """
+    return Perturbation(
+        "skip", lambda _: {}, settings={}, skips=modules_of, label="skipped", sign="–"
+    )
+
+
+def noise(scale: float, relative: bool = False) -> Perturbation:
+    """Add independent normal numbers to every parameter.
+
+    Parameters
+    ----------
+    scale : float
+        Their standard deviation, positive.
+    relative : bool
+        Whether `scale` is in units of the standard deviation of each tensor's elements.
+
+    Notes
+    -----
+    Buffers, such as the running statistics of BatchNorm, keep their trained values: some noise
+    would make a variance negative.
+
+    Raises
+    ------
+    OptionError
+        If the scale is not a positive number.
+
+    Examples
+    --------
+    >>> noise(0.1, relative=True).name
+    'noise(0.1, relative=True)'
+    """
+    _number("noise", "scale", scale)
+    if scale <= 0:
+        raise OptionError(f"noise got the scale {scale}; it must be above 0.")
+
+    def shaken(site: Site, tensor: Tensor) -> Tensor:
+        width = scale * _deviation(tensor) if relative else scale
+        return tensor + width * _normal(tensor, site)
+
+    return Perturbation(
+        f"noise({scale}{', relative=True' if relative else ''})",
+        lambda site: _floating(site, lambda tensor: shaken(site, tensor)),
+        stochastic=True,
+        settings={"scale": scale, "relative": relative},
+    )
+
+
+def interpolate(alpha: float) -> Perturbation:
+    """Go a part of the way from the trained values to those of an epoch.
+
+    Parameters
+    ----------
+    alpha : float
+        (1 − alpha) · trained + alpha · checkpoint: at 0 exactly the trained values, at 1 exactly
+        those of the epoch, beyond on the straight line through both. Buffers of whole numbers keep
+        their trained values throughout.
+
+    Raises
+    ------
+    OptionError
+        If alpha is not a finite number.
+    """
+    _number("interpolate", "alpha", alpha)
+
+    def between(site: Site) -> Mapping[str, Tensor]:
+        there = _checkpoint(site)
+        return {
+            name: _between(here, there[name].to(here.dtype), alpha)
+            for name, here in handed.itself(site.trained).items()
+            if here.is_floating_point() or here.is_complex()
+        }
+
+    return Perturbation(
+        f"interpolate({alpha})", between, uses_checkpoint=True, settings={"alpha": alpha}
+    )
+
+
+def _between(here: Tensor, there: Tensor, alpha: float) -> Tensor:
+    # The formula would lose the sign of zeros at the ends.
+    if alpha in (0, 1):
+        return there if alpha else here
+    return torch.lerp(here, there, alpha)
+
+
+def _checkpoint(site: Site) -> Mapping[str, Tensor]:
+    if site.checkpoint is None:
+        raise LayerError("re-initialisation needs the checkpoint of an epoch; none was given.")
+    return handed.itself(site.checkpoint)
+
+
+def _parameters(site: Site) -> dict[str, Tensor]:
+    own = handed.itself(site.trained)
+    return {name: own[name] for name in site.layer.parameters}
+
+
+def _floating(site: Site, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Change the real parameters, in their own type."""
+    own = _parameters(site).items()
+    return {n: change(t).to(t.dtype) for n, t in own if t.is_floating_point()}
+
+
+def _normal(tensor: Tensor, site: Site) -> Tensor:
+    # In double precision whatever the type, so that a network in half precision gets the same.
+    return torch.randn(tensor.shape, generator=site.generator, dtype=torch.float64)
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    return tensor.double().mean() if tensor.numel() else tensor.double().sum()
+
+
+def _deviation(tensor: Tensor) -> Tensor:
+    whole = tensor.double()
+    return whole.std(correction=0) if whole.numel() else whole.sum()
+
+
+def _number(kind: str, what: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise OptionError(f"{kind} got {value!r} as {what}; give a finite number, such as 0.5.")

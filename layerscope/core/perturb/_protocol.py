@@ -1,0 +1,219 @@
+"""What a perturbation is, and what it may look at."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from layerscope.base import seeds
+from layerscope.core import layers as layers_
+from layerscope.core.layers import Layer
+from layerscope.core.perturb import _handed as handed
+from layerscope.core.perturb._code import digest
+from layerscope.errors import LayerError, OptionError
+from layerscope.results import PerturbationInfo
+
+__all__ = ["Perturbation", "Site"]
+
+ROOT = "(root)"
+
+_UNSAID: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a perturbation may look at.
+
+    In a sweep these are copies, so that it may work in place.
+
+    Attributes
+    ----------
+    layer : Layer
+    trained : mapping of str to Tensor
+        The layer's tensors in the trained network, by dotted name.
+    checkpoint : mapping of str to Tensor, or None
+        The same at the chosen epoch, for perturbations that use one.
+    fresh : callable
+        Draws the layer anew from the distribution that it was initialised from.
+    generator : torch.Generator
+        The only source of chance, seeded by sweep seed, layer, perturbation and draw.
+    modules : mapping of str to nn.Module
+        The modules that hold the layer's tensors, by dotted name (the network itself by ``""``),
+        to be asked what they are. The values are in `trained`, not in them.
+    """
+
+    layer: Layer
+    trained: Mapping[str, Tensor]
+    checkpoint: Mapping[str, Tensor] | None
+    fresh: Callable[[Layer, Generator], dict[str, Tensor]]
+    generator: Generator
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A named function on one layer's tensors.
+
+    Parameters
+    ----------
+    name : str
+        Its label along the dimension ``perturbation``.
+    apply : callable
+        Takes a `Site`, returns tensors by name; those left out keep their trained values.
+    uses_checkpoint : bool
+        True where there is one result per epoch.
+    stochastic : bool
+        True where there is one result per draw.
+    settings : mapping, optional
+        Everything that the values depend on besides the site, as plain values that JSON can hold;
+        recorded with a run, which goes on only with the same. By default a digest of the code of
+        `apply`, so that a function which was edited meanwhile is noticed.
+    skips : callable, optional
+        Takes a `Layer`, returns the names of the modules that are passed over: whenever one is
+        called, a copy of its one input stands for its output.
+    redraws : bool
+        True where all of a layer's values are drawn anew, so that nothing is left of the trained
+        ones nor of a checkpoint: the Dataset says how far each draw is from the first checkpoint.
+    label : str, optional
+        What a layer is after it, in words such as "re-randomised"; by default "perturbed by" and
+        the name. ``{epoch}`` stands for the checkpoint.
+    column : str, optional
+        Its column in figures and tables; by default the name, with the epoch where there is one.
+    sign : str, optional
+        A layer's mark in the explorer, one or two characters.
+
+    Raises
+    ------
+    OptionError
+        If it `redraws` without being `stochastic`, or with `uses_checkpoint`.
+
+    Examples
+    --------
+    >>> halve = Perturbation("halve", lambda site: {n: t / 2 for n, t in site.trained.items()})
+    >>> list(halve.settings)
+    ['code']
+    >>> halve.then(halve).name
+    'halve+halve'
+    """
+
+    name: str
+    apply: Callable[[Site], Mapping[str, Tensor]]
+    uses_checkpoint: bool = False
+    stochastic: bool = False
+    settings: Mapping[str, Any] = field(default_factory=lambda: _UNSAID)
+    skips: Callable[[Layer], Sequence[str]] | None = None
+    parts: tuple[Perturbation, ...] = field(default=(), repr=False, compare=False)
+    redraws: bool = False
+    label: str = ""
+    column: str = ""
+    sign: str = ""
+
+    def __post_init__(self) -> None:
+        if self.redraws and (self.uses_checkpoint or not self.stochastic):
+            raise OptionError(
+                f"the perturbation {self.name!r} redraws a layer, so it must be stochastic and "
+                "use no checkpoint; say stochastic=True, or leave redraws= out."
+            )
+        if self.settings is _UNSAID:
+            # What the Dataset says of it as well, for that goes on only with the same, too.
+            said = (self.label, self.column, self.sign, self.stochastic, self.redraws)
+            code = digest((self.apply, self.uses_checkpoint, *said))
+            object.__setattr__(self, "settings", {"code": code})
+
+    @property
+    def info(self) -> PerturbationInfo:
+        """What a Dataset says of the perturbation."""
+        said = (self.label, self.column, self.sign)
+        return PerturbationInfo(
+            self.name, *said, self.stochastic, self.redraws, self.uses_checkpoint
+        )
+
+    def then(self, other: Perturbation) -> Perturbation:
+        """Do this, then `other` to what this gave: `other` sees it as ``site.trained``.
+
+        Its name is both names with a plus, as in ``"reinitialize+noise(0.1)"``. Each part draws
+        from a stream of its own, so that the others draw the same whatever stands beside them.
+        """
+        parts = (*(self.parts or (self,)), *(other.parts or (other,)))
+        uses_checkpoint = any(part.uses_checkpoint for part in parts)
+        return Perturbation(
+            name="+".join(part.name for part in parts),
+            apply=lambda site: _in_turn(parts, site),
+            uses_checkpoint=uses_checkpoint,
+            stochastic=any(part.stochastic for part in parts),
+            redraws=any(part.redraws for part in parts) and not uses_checkpoint,
+            settings={"parts": [[part.name, dict(part.settings)] for part in parts]},
+            skips=(lambda layer: skipped(parts, layer)) if any(p.skips for p in parts) else None,
+            parts=parts,
+        )
+
+
+def skipped(parts: Sequence[Perturbation], layer: Layer) -> list[str]:
+    """List the modules that any of the perturbations passes over, each once."""
+    names = (name for part in parts if part.skips for name in part.skips(layer))
+    return list(dict.fromkeys(names))
+
+
+def modules_of(layer: Layer) -> Sequence[str]:
+    """Names of the modules that stand for a layer as a whole.
+
+    Raises
+    ------
+    LayerError
+        If none does, as for parameters that a block holds itself.
+    """
+    if not layer.modules:
+        raise LayerError("no module stands for it alone")
+    return layer.modules
+
+
+def part_site(perturbation: Perturbation, site: Site, base: int, *purpose: str | int) -> Site:
+    """Give a part of a perturbation its own stream and copies, and what else it asked for."""
+    there = site.checkpoint if perturbation.uses_checkpoint else None
+    return replace(
+        site,
+        # What one part does in place must not be seen by another.
+        trained=handed.tensors(site.trained),
+        checkpoint=None if there is None else handed.tensors(there),
+        modules=handed.modules(site.modules),
+        generator=seeds.generator(base, perturbation.name, *purpose),
+    )
+
+
+def base_seed(site: Site) -> int:
+    """Draw the seed that the streams of parts are derived from."""
+    return int(torch.randint(2**62, (), generator=site.generator))
+
+
+def _in_turn(parts: Sequence[Perturbation], site: Site) -> dict[str, Tensor]:
+    base = base_seed(site)
+    values: dict[str, Tensor] = {}
+    met: dict[str, int] = {}
+    for part in parts:
+        # By name and how often it came before, so that a part more shifts no other.
+        met[part.name] = met.get(part.name, 0) + 1
+        now = replace(site, trained=ChainMap(dict(values), handed.itself(site.trained)))  # type: ignore[arg-type]
+        values |= part.apply(part_site(part, now, base, met[part.name]))
+    return values
+
+
+def member_of(layer: Layer, name: str) -> Layer:
+    """Make a layer of one member of a group; its size and type are not known from the group."""
+    path = "" if name == ROOT else name
+    parameters, buffers = (
+        tuple(tensor for tensor in tensors if layers_.owner(tensor) == path)
+        for tensors in (layer.parameters, layer.buffers)
+    )
+    return replace(
+        layer,
+        name=name,
+        members=(name,),
+        modules=(path,),
+        parameters=parameters,
+        buffers=buffers,
+    )

@@ -1,0 +1,157 @@
+"""What a replay with some modules changed may skip, worked out from the log."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from layerscope.core.reuse._forms import COPIED, SHARED, STAND_IN, Form, Group, Item, Plan
+from layerscope.core.reuse._log import Call, Log, Spread
+
+
+def plan_for(log: Log, group: Group) -> Plan:
+    """Work out what a replay of this group may skip."""
+    if group not in log.plans:
+        over = _passed_over(log, group.skipped)
+        refusals = [why for index in over if (why := _steers(log, log.calls[index]))]
+        log.plans[group] = Plan([], refusals[0]) if refusals else _plan(log, group.changed, over)
+    return log.plans[group]
+
+
+def _plan(log: Log, changed: frozenset[str], over: list[int]) -> Plan:
+    seeds = set().union(*(log.owned[name] for name in changed))
+    spread = log.spread(seeds, over)
+    barred: set[int] = set()
+    while True:
+        skips = _skips(log, spread, barred, over)
+        plan, wrong = _judge(log, skips, over, uncertain=spread.cut is not None)
+        if not wrong:
+            return plan
+        barred |= wrong
+
+
+def _passed_over(log: Log, names: frozenset[str]) -> list[int]:
+    """List the outermost calls of these modules."""
+    over: list[int] = []
+    index = 0
+    while index < len(log.calls):
+        call = log.calls[index]
+        if call.name in names:
+            over.append(index)
+        index = call.after if call.name in names else index + 1
+    return over
+
+
+def _steers(log: Log, call: Call) -> str:
+    """Say how the program may see, without an operator, that a call was passed over."""
+    if call.steers or call.obstacle:
+        return f"passes over {call.name!r}, which {call.obstacle or call.reason}"
+    (form,) = call.leaves
+    (given,) = call.given
+    if not isinstance(form, Form) or given is None or not form.is_clone_of(given):
+        return f"passes over {call.name!r}, whose output lies in memory otherwise than its input"
+    # Such as its input: for Python the copy is another object, and shares no memory.
+    if log.born[form.key] < call.start:
+        return f"passes over {call.name!r}, which returns memory that was there before"
+    return ""
+
+
+def _skips(log: Log, spread: Spread, barred: set[int], over: list[int]) -> list[int]:
+    """List the outermost calls that the change does not reach."""
+    skips = []
+    left_out = set(over)
+    index = 0
+    while index < len(log.calls):
+        call = log.calls[index]
+        if index in left_out:
+            index = call.after
+        elif not call.reason and index not in barred and _clean(call, spread):
+            skips.append(index)
+            index = call.after
+        else:
+            index += 1
+    return skips
+
+
+def _clean(call: Call, spread: Spread) -> bool:
+    if spread.cut is not None and call.end > spread.cut:
+        return False
+    first = bisect_left(spread.reached, call.start)
+    if first < len(spread.reached) and spread.reached[first] < call.end:
+        return False
+    forms = [leaf for leaf in call.leaves if isinstance(leaf, Form)]
+    return all(spread.since.get(form.key, call.end) >= call.end for form in forms)
+
+
+def _judge(
+    log: Log, skips: list[int], over: list[int], *, uncertain: bool
+) -> tuple[Plan, set[int]]:
+    """Find a way to hand back every tensor of the skipped calls, or the skips to give up."""
+    copied: dict[int, list[int]] = {}
+    for index in over:
+        for key in log.calls[index].taken:
+            copied.setdefault(key, []).append(log.calls[index].start)
+    owner = [-1] * len(log.operators)
+    holders: dict[int, list[tuple[int, int]]] = {}
+    for index in skips:
+        call = log.calls[index]
+        owner[call.start : call.end] = [index] * (call.end - call.start)
+        for leaf, form in enumerate(call.leaves):
+            if isinstance(form, Form):
+                holders.setdefault(form.key, []).append((index, leaf))
+        for op in log.operators[call.start : call.end]:
+            for key in op.writes:
+                if log.born[key] < call.start:
+                    holders.setdefault(key, [])
+    plan = Plan(skips)
+    wrong: set[int] = set()
+    for key, places in holders.items():
+        wrong |= _judge_storage(log, plan, key, places, owner, copied.get(key, []), uncertain)
+    return plan, wrong
+
+
+def _judge_storage(
+    log: Log,
+    plan: Plan,
+    key: int,
+    places: list[tuple[int, int]],
+    owner: list[int],
+    copied: list[int],
+    uncertain: bool,
+) -> set[int]:
+    """Choose how one storage is handed back; return the skips that this rules out."""
+    touches = log.touches.get(key, [])
+    running = [(at, writes) for at, writes in touches if owner[at] < 0]
+    # What is passed over reads what it is given, to copy it, whatever else it did.
+    running = sorted(running + [(at, False) for at in copied])
+    skipped = [(at, owner[at]) for at, writes in touches if writes and owner[at] >= 0]
+    mode = SHARED
+    wrong: set[int] = set()
+    if not running and not uncertain:
+        mode = STAND_IN
+    elif log.born[key] < 0 or owner[log.born[key]] < 0:
+        # Made by what runs: the running program has its own, which a skipped write misses,
+        # and which a remembered alias of it does not follow.
+        last = max((at for at, writes in running if writes), default=-1)
+        wrong = {index for _, index in skipped}
+        # Nor does a version counter tell anything of an input that is put back.
+        never = uncertain or key in log.inputs & log.written
+        wrong |= {i for i, _ in places if never or log.calls[i].end <= last}
+    else:
+        first = running[0][0] if running else len(owner)
+        wrong = {index for at, index in skipped if at > first}
+        if any(writes for _, writes in running):
+            # The state to hand out is the one after the last skipped write.
+            last_writer = skipped[-1][1]
+            source = [place for place in places if place[0] == last_writer]
+            if source:
+                mode = COPIED
+                plan.copies[key] = Item(COPIED, *source[0])
+                plan.sources.add(plan.copies[key])
+            else:
+                wrong.add(last_writer)
+    plan.modes.update(dict.fromkeys(places, mode))
+    if mode == SHARED:
+        plan.sources.update(Item(SHARED, *place) for place in places)
+    if mode != STAND_IN:
+        plan.sizes[key, plan.copies[key].call if mode == COPIED else -1] = log.sizes[key]
+    return wrong

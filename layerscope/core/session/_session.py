@@ -1,0 +1,385 @@
+"""The session: a network lent for as long as somebody asks."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.base import devices, validate
+from layerscope.base.undoing import Undo
+from layerscope.core import (
+    batches as data_,
+    checkpoints as checkpoints_,
+    layers,
+    metrics as metrics_,
+    perturb,
+)
+from layerscope.core.checkpoints import Series, finite
+from layerscope.core.layers import Layer, Norms, require_network
+from layerscope.core.metrics import Metric, Where
+from layerscope.core.perturb import Fresh
+from layerscope.core.reuse import Group
+from layerscope.core.session._estimate import Estimate
+from layerscope.core.session._states import changes
+from layerscope.core.session._sums import Said, Seen, Sums, said
+from layerscope.core.sweep._beforehand import (
+    in_order,
+    lent,
+    refuse_carried,
+    repeated,
+    steady,
+    written_by,
+)
+from layerscope.core.sweep._plan import Cell, Changed, Plan, reader, recorded_epochs, rows
+from layerscope.core.sweep._weights import Weights
+from layerscope.errors import LayerError, LayerscopeError, OptionError, SweepWarning, choose
+from layerscope.results import FULL_MODEL, NO_EPOCH, NOTHING_LEFT
+
+__all__ = ["Session"]
+
+
+class Session:
+    """A network that is lent for as long as it is asked about; see the module.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Lent, with the weights of the last checkpoint and in evaluation mode, until the session is
+        closed; then it is as before. Not to be used otherwise in between.
+    data, checkpoints, metrics, batch_size, device, dtype, norms, seed, fresh, output
+        As for `layerscope.sweep`. A smaller batch gives a first estimate sooner. A sweep with the
+        same gives the same bits.
+    budget : int, optional
+        Bytes for what is computed once and kept; by default as much as can be spared.
+
+    Attributes
+    ----------
+    device : torch.device
+    epochs : tuple of int
+        The recorded ones.
+    data : layerscope.data.Held
+    plan : Plan
+
+    Raises
+    ------
+    CheckpointError, LayerError, DataError, OptionError
+        As `layerscope.sweep`.
+
+    Examples
+    --------
+    >>> from layerscope import models
+    >>> net, start = (models.build("fcn-1x8", seed=n, inputs=(4,), classes=2) for n in (0, 1))
+    >>> pair = torch.randn(6, 4), torch.zeros(6, dtype=torch.long)
+    >>> series = {0: start.state_dict(), 5: net.state_dict()}
+    >>> with Session(net, pair, checkpoints=series, device="cpu", batch_size=4) as session:
+    ...     seen = [e.examples for e in session.evaluate({"layer1": ("reinitialize", 0)})]
+    ...     unchanged = session.measure({"layer2": ("reinitialize", 5)}).change("error")
+    >>> seen, unchanged
+    ([4, 6], 0.0)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        checkpoints: Any,
+        metrics: Sequence[str | Metric] = ("error", "loss"),
+        batch_size: int = 500,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+        norms: Norms | str | Mapping[str, str] = "own",
+        seed: int = 0,
+        fresh: Callable[[], nn.Module] | None = None,
+        output: Where = None,
+        budget: int | None = None,
+    ) -> None:
+        model = require_network(model)
+        if budget is not None:
+            budget = validate.integer(budget, "budget", 0, 2**30)
+        series: Series = checkpoints_.open_series(checkpoints).fit(model)
+        self.device = devices.resolve(device)
+        wanted, precision = metrics_.chosen(metrics), devices.precision(dtype)
+        read = reader(model, wanted, self.device, precision)
+        self.plan = Plan(
+            model=model,
+            series=series,
+            rows=rows(model, None, "leaf", Norms.of(norms), True),
+            perturbations=[],
+            metrics=wanted,
+            epochs=recorded_epochs(series, None),
+            draws=1,
+            fresh=Fresh(model, series, fresh),
+            seed=validate.integer(seed, "seed"),
+            data=data_.Held(data, batch_size, self.device, read=read),
+            device=self.device,
+            dtype=precision,
+            norms=Norms.of(norms),
+            output=metrics_.Output(output),
+        )
+        self.epochs, self.data = tuple(self.plan.epochs), self.plan.data
+        if self.data.reading.guessed:
+            warnings.warn(str(self.data.reading), SweepWarning, stacklevel=2)
+        self._budget = devices.spare_bytes(self.device) if budget is None else budget
+        self._views: dict[str, _View] = {}
+        self._seen: dict[int, Seen] = {}
+        self._obstacles: dict[str, str] = {}
+        self._undo, self._open = Undo(), False
+        try:
+            self._begin()
+        except BaseException:  # also of what interrupts the leaving of the block in there
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        """Borrow the network, and find out what must be known of it."""
+        with Undo() as undo, undo:
+            undo.add(self._unless_open)
+            undo.enter(devices.Quiet())
+            self._recorder, self._swapper = self._undo.enter(lent(self.plan, "an open Session"))
+            inputs, targets = self.data.first
+            steady(self.plan, self._recorder)
+            outputs = repeated(self._recorder, lambda: self.plan.call(inputs), inputs)
+            self.plan = self.plan.fitted(outputs, inputs, targets)
+            outputs = self.plan.output.classes_last(outputs)
+            metrics_.check_in_place(self.plan.metrics, outputs, targets)
+            # From the last, since they cost the least memory and save the most time.
+            zero = perturb.chosen("zero")[0]
+            leaves = [row for row in self.rows() if row.name != FULL_MODEL]
+            cells = [Cell(row, zero, NO_EPOCH, 0) for row in reversed(leaves)]
+            self._groups = list(dict.fromkeys(self.plan.group([cell]) for cell in cells))
+            self._open = True
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the network was given back."""
+        return not self._open
+
+    def close(self) -> None:
+        """Give the network back as it was and free what was kept; again does nothing."""
+        self._undo.close()
+        self._seen.clear()
+        self._views.clear()
+        for name in ("_recorder", "_swapper"):
+            vars(self).pop(name, None)
+        if self._open:
+            self._open = False
+            devices.release(self.device)
+
+    def _unless_open(self) -> None:
+        if not self._open:
+            self.close()
+
+    def __del__(self) -> None:
+        # Nobody else has had it meanwhile, and nobody could give it back any more.
+        with suppress(Exception):
+            self.close()
+
+    def rows(self, view: str = "leaf") -> list[Layer]:
+        """List the rows of a view in execution order, the whole network last."""
+        return list(self._view(view).rows.values())
+
+    def evaluate(self, state: Mapping[str, Any], view: str = "leaf") -> Iterator[Estimate]:
+        """Evaluate the network in a state, batch by batch.
+
+        Parameters
+        ----------
+        state : mapping of str to change
+            From rows to what is done to them, all at once: ``"trained"``, ``"zero"``, ``"skip"``,
+            ``("reinitialize", epoch)``, ``("rerandomize", draw)``, or any other perturbation by
+            name. Rows left out are as trained.
+        view : {"leaf", "component", "block", "stage"}
+
+        Returns
+        -------
+        iterator of Estimate
+            One after each batch, the last over all of them. Between two the network has its
+            trained weights: whoever wants to know no more just stops, or asks something else.
+
+        Raises
+        ------
+        LayerError
+            If there is no such row, two of them share tensors, or one can't be skipped.
+        CheckpointError
+            If an epoch was not recorded, or its file can't be read.
+        OptionError
+            If something can't be done to a layer.
+        """
+        if self.closed:
+            raise LayerscopeError("the session is closed; open another to go on.")
+        cells = self._cells(state, view)
+        values: dict[str, Tensor] = {}
+        for cell in cells:
+            changed = self._view(view).weights.of(cell)
+            finite(changed, f"what {cell.perturbation.name} gives {cell.layer.name}")
+            values |= changed
+        return self._estimates(values, self.plan.group(cells))
+
+    def measure(self, state: Mapping[str, Any], view: str = "leaf") -> Estimate:
+        """Evaluate the network in a state on all examples; as for `evaluate`."""
+        *_, last = self.evaluate(state, view)
+        return last
+
+    def obstacle(self, row: str, view: str = "leaf") -> str:
+        """Say why a row can't be skipped; empty if it can."""
+        layer = self._row(row, view)
+        skip = perturb.chosen("skip")[0]
+        assert skip.skips is not None
+        try:
+            names = list(skip.skips(layer))
+        except LayerError as error:
+            return str(error)
+        if any(name == "" for name in names) or row == self.rows(view)[-1].name:
+            return NOTHING_LEFT
+        return "; ".join(f"{name} {why}" for name in names if (why := self._unskippable(name)))
+
+    def inputs(self, places: Sequence[int]) -> list[Any]:
+        """Give the inputs at these places, in the order that examples are seen in.
+
+        Of a batch whose inputs are no plain tensor, None.
+        """
+        wanted, found, start = set(self._places(places)), {}, 0
+        for length, (inputs, _) in zip(self.data.lengths, self.data, strict=True):
+            for place in wanted & set(range(start, start + length)):
+                found[place] = inputs[place - start] if torch.is_tensor(inputs) else None
+            start += length
+            if len(found) == len(wanted):
+                break
+        return [found[place] for place in places]
+
+    # What the public methods are made of.
+
+    def _places(self, places: Sequence[int]) -> Sequence[int]:
+        count = self.data.count
+        if isinstance(places, (str, int)) or not all(0 <= place < count for place in places):
+            raise OptionError(
+                f"places is {validate.described(places)}; give the numbers of examples from 0 to "
+                f"{count - 1}, such as [0, 1]."
+            )
+        return places
+
+    def _view(self, view: str) -> _View:
+        choose(view, layers.VIEWS, "view")
+        if view not in self._views:
+            plan = self.plan
+            found = rows(plan.model, None, view, plan.norms, True)
+            inputs, _ = self.data.first
+            plan = replace(plan, rows=found, view=view)
+            with Undo() as undo, undo:
+                undo.enter(devices.Quiet())
+                ordered = in_order(plan, self._recorder, lambda: plan.call(inputs))
+            self._views[view] = _View({row.name: row for row in ordered}, Weights(plan))
+        return self._views[view]
+
+    def _row(self, name: str, view: str) -> Layer:
+        known = self._view(view).rows
+        if name in known:
+            return known[name]
+        try:
+            choose(name, known, f"row in the view {view!r}")
+        except OptionError as error:
+            raise LayerError(str(error)) from None
+        raise AssertionError(name)
+
+    def _cells(self, state: Mapping[str, Any], view: str) -> list[Cell]:
+        read = {self._row(name, view): change for name, change in changes(state).items()}
+        held: dict[str, str] = {}
+        cells = []
+        for row, change in sorted(read.items(), key=lambda pair: self.rows(view).index(pair[0])):
+            for tensor in row.tensors:
+                if held.setdefault(tensor, row.name) != row.name:
+                    raise LayerError(
+                        f"{row.name} and {held[tensor]} both hold {tensor}; change only one of "
+                        "them."
+                    )
+            kind = change.kind or perturb.chosen(change.perturbation)[0]
+            cell = Cell(row, kind, change.epoch, change.draw)
+            if kind.uses_checkpoint:
+                self.plan.series.require([change.epoch])
+            if kind.skips and (why := self.obstacle(row.name, view)):
+                raise LayerError(
+                    f"{row.name} can't be skipped: {why}. A layer can be skipped if it returns "
+                    "one tensor of the shape and type of the one it gets; view='block' may have "
+                    "some."
+                )
+            cells.append(cell)
+        return cells
+
+    def _unskippable(self, name: str) -> str:
+        if name not in self._obstacles:
+            inputs, _ = self.data.first
+            with Undo() as undo, undo:
+                undo.enter(devices.Quiet())
+                found = self._recorder.unskippable(lambda: self.plan.call(inputs), [name])
+            self._obstacles |= found
+        return self._obstacles[name]
+
+    def _estimates(self, values: Mapping[str, Tensor], group: Changed) -> Iterator[Estimate]:
+        sums = Sums(self.data.count)
+        for index, (inputs, targets) in enumerate(self.data):
+            if self.closed:
+                return
+            # Around each batch alone: in between, the caller's gradients are none of ours.
+            with Undo() as undo, undo:
+                undo.enter(devices.Quiet())
+                estimate = sums.add(*self._batch(index, inputs, targets, values, group), targets)
+            yield estimate
+
+    def _batch(
+        self, index: int, inputs: Any, targets: Tensor | None, values: Any, group: Changed
+    ) -> tuple[Said, Said]:
+        def call() -> Any:
+            return self.plan.call(inputs)
+
+        seen = self._seen.get(index) or self._see(index, call, targets)
+        if not values and not isinstance(group, Group):
+            return seen.said, seen.said
+        # Handed over whole, so that whatever goes wrong, the next question finds it.
+        self._recorder.take_up(seen.recording)
+        try:
+            with Undo() as undo, undo:
+                undo.enter(self._swapper.swapped(values))
+                outputs, written = written_by(
+                    lambda: self._recorder.replay(call, group),
+                    self._recorder,
+                    self._swapper,
+                    list(values) if index == 0 < len(self.data.lengths) - 1 else [],
+                )
+        finally:
+            seen.recording = self._recorder.set_aside()
+        if written:
+            swap = functools.partial(self._swapper.swapped, values)
+            refuse_carried(self.plan, self._recorder, swap, "a layer in this state")
+        return said(self.plan.metrics, outputs, targets, seen.reference), seen.said
+
+    def _see(self, index: int, call: Callable[[], Any], targets: Tensor | None) -> Seen:
+        """Compute what the trained network says of a batch, and keep what others will need."""
+        share = self.data.lengths[index] / self.data.count
+        self._recorder.budget = int(self._budget * share)
+        outputs = self._recorder.record(call, self._groups)
+        compared = any(metric.uses_reference for metric in self.plan.metrics)
+        found = said(self.plan.metrics, outputs, targets, outputs)
+        recording = self._recorder.set_aside()
+        self._seen[index] = Seen(recording, found, outputs if compared else None)
+        return self._seen[index]
+
+
+@dataclass
+class _View:
+    """The rows of a view, and what their cells put in."""
+
+    rows: dict[str, Layer]
+    weights: Weights

@@ -1,0 +1,105 @@
+"""What a network said of each batch, and the sums of it in the order of the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.core import metrics as metrics_
+from layerscope.core.metrics import Metric, Outcome, Tally
+from layerscope.core.session._estimate import Estimate
+
+__all__ = ["Said", "Seen", "Sums", "said"]
+
+
+@dataclass
+class Said:
+    """What a network said of one batch."""
+
+    outcomes: dict[str, Outcome]
+    predicted: Tensor
+    classes: int
+
+
+@dataclass
+class Seen:
+    """What is known of a batch that the trained network has seen."""
+
+    recording: Any
+    said: Said
+    reference: Any
+
+
+class Sums:
+    """Adds batches up, in their order."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._tallies: tuple[dict[str, Tally], ...] = ({}, {}, {})
+        self._kept: tuple[list[Tensor], ...] = ([], [], [])
+
+    def add(self, said: Said, trained: Said, targets: Any) -> Estimate:
+        """Add a batch; what is known after it."""
+        own, base, moved = self._tallies
+        for name, outcome in said.outcomes.items():
+            _merge(own, name, Tally.of(outcome))
+            _merge(base, name, Tally.of(trained.outcomes[name]))
+            _merge(moved, name, Tally.of_difference(outcome, trained.outcomes[name]))
+        self._kept[0].append(said.predicted)
+        self._kept[1].append(trained.predicted)
+        if _names(targets, said.predicted):
+            self._kept[2].append(targets.cpu())
+        predicted, before = _together(self._kept[0]), _together(self._kept[1])
+        return Estimate(
+            examples=len(predicted),
+            total=self._total,
+            tallies=_copied(own),
+            baseline=_copied(base),
+            differences=_copied(moved),
+            predicted=predicted,
+            trained=before,
+            targets=_together(self._kept[2]) if self._kept[2] else None,
+            classes=said.classes,
+        )
+
+
+def _names(targets: Any, predicted: Tensor) -> bool:
+    """Whether targets name a class where the network does."""
+    placed = torch.is_tensor(targets) and targets.shape == predicted.shape
+    return placed and not (targets.is_floating_point() or targets.is_complex())
+
+
+def _together(batches: Sequence[Tensor]) -> Tensor:
+    """Put batches together, filled up to the longest sequence with what counts nowhere."""
+    shapes = [each.shape[1:] for each in batches]
+    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    whole = batches[0].new_full((sum(map(len, batches)), *longest), metrics_.NOT_COUNTED)
+    start = 0
+    for batch in batches:
+        places = (slice(start, start + len(batch)), *(slice(size) for size in batch.shape[1:]))
+        whole[places] = batch
+        start += len(batch)
+    return whole
+
+
+def said(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any) -> Said:
+    """Measure what a network returned for a batch."""
+    found = metrics_.logits(outputs)
+    # One number for each example names nothing, and is a single class.
+    named = metrics_.named_class(found if found.ndim > 1 else found.unsqueeze(1)).cpu()
+    measured = metrics_.outcomes(wanted, outputs, targets, reference)
+    return Said(measured, named, int(found.shape[-1]) if found.ndim > 1 else 1)
+
+
+def _merge(into: dict[str, Tally], name: str, tally: Tally | None) -> None:
+    if tally is not None:
+        into.setdefault(name, Tally(metric=tally.metric))
+        into[name] += tally
+
+
+def _copied(tallies: Mapping[str, Tally]) -> dict[str, Tally]:
+    return {name: Tally.from_list(t.to_list(), t.metric) for name, t in tallies.items()}

@@ -1,0 +1,328 @@
+"""The sweep: layer × epoch × perturbation × draw → an xarray Dataset.
+
+>>> import layerscope
+>>> ds = layerscope.sweep(net, (images, labels), checkpoints="runs/net")    # doctest: +SKIP
+>>> ds.value.sel(metric="error", perturbation="reinitialize", draw=0)       # doctest: +SKIP
+
+Every cell is bit for bit what the plain way gives: a copy of the network with the changed weights,
+in evaluation mode, on every batch at the same batch size. What the change does not reach is
+computed once per batch and reused by every cell. The network that was passed is lent for the time
+of the sweep and comes back as it was, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+import xarray as xr
+from torch import nn
+
+from layerscope import results
+from layerscope.base import devices, validate
+from layerscope.core import (
+    batches as data_,
+    checkpoints as checkpoints_,
+    metrics as metrics_,
+    perturb,
+)
+from layerscope.core.checkpoints import Series
+from layerscope.core.layers import Norms, Wanted, require_network
+from layerscope.core.metrics import Metric, Where
+from layerscope.core.perturb import Fresh
+from layerscope.core.stopping import Decision, Tolerance
+from layerscope.core.sweep._call import batches_of, called
+from layerscope.core.sweep._identity import identify
+from layerscope.core.sweep._loop import FinishedElsewhere, Measured, measure
+from layerscope.core.sweep._outcomes import gather
+from layerscope.core.sweep._plan import Plan, reader, recorded_epochs, rows
+from layerscope.core.sweep._store import IDENTITY, Store, digest
+from layerscope.core.sweep._sums import judged
+from layerscope.core.sweep._table import assemble
+from layerscope.errors import OptionError, SweepWarning
+
+__all__ = ["sweep"]
+
+
+def sweep(
+    model: nn.Module,
+    data: Any,
+    *,
+    checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+    layers: Wanted = None,
+    view: str = "leaf",
+    norms: Norms | str | Mapping[str, str] = "own",
+    perturbations: Sequence[perturb.Given] = ("reinitialize", "rerandomize"),
+    metrics: Sequence[str | Metric] | None = None,
+    draws: int = 3,
+    batch_size: int = 1000,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    out: str | os.PathLike[str] | None = None,
+    epochs: Sequence[int] | None = None,
+    seed: int = 0,
+    fresh: Callable[[], nn.Module] | None = None,
+    output: Where = None,
+    whole: bool = True,
+    decide: Decision | Mapping[str, Any] | float | bool = False,
+    tolerance: Tolerance | Mapping[str, Any] | float | None = None,
+    outcomes: bool = False,
+    callback: Callable[[xr.Dataset], object] | None = None,
+    between: Callable[[], object] | None = None,
+    show_progress: bool = True,
+) -> xr.Dataset:
+    """Perturb each layer of a trained network, evaluate, and return what came out.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The architecture; its weights are taken from the last checkpoint for the time of the
+        sweep. It comes back as it was. Of ``DataParallel`` the network inside is taken; what is
+        drawn at random is the same for a compiled network as for the plain one.
+    data : pair of tensors, mapping of tensors, or iterable of batches
+        ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
+        or ``(n, T)`` for the token after each of T; −100 where there is none. Or a mapping from
+        the network's arguments to tensors, with ``"labels"``, as tokenizers and collators make it;
+        ``(input_ids, attention_mask, labels)``; rows of ``datasets``; or batches of any of these
+        in a fixed order. Several inputs are ``((a, b), targets)``; a list that is one argument,
+        ``((images,), targets)``.
+
+        Where labels equal the tokens, as causal networks of Hugging Face's take them, and the
+        network's own loss shifts them, metrics shift them too; nothing counts where the attention
+        mask is 0. ``ds.attrs["data"]`` says how targets were read.
+
+        What you give reaches the network as it is, of whatever type, in one piece or in batches;
+        only data sets of `layerscope.data` normalise their own ``uint8`` pixels.
+    checkpoints : series, mapping, or folder
+        From epoch to state dict or path, or a folder of files named by epoch (``epoch-3.pt``,
+        ``step_10.pt``); the last epoch is the trained network.
+    layers : sequence of str, mapping, or callable, optional
+        Names or patterns of rows; or from the name of a group to its patterns; or a function
+        of a leaf's name and module that returns the name of its group, None to leave it out. By
+        default every row of `view`.
+    view : {"leaf", "component", "block", "stage"}
+        What makes a row: every module that holds parameters of its own, or what lies together
+        in a component, block or stage of the network, see `layers.find`.
+    norms : {"own", "with", "kept"}, Norms or mapping
+        What becomes of normalisation layers: rows of their own; moving with the layer that they
+        normalise; never perturbed, not in ``fullmodel`` either. A mapping rules their
+        ``"parameters"`` and running ``"statistics"`` apart.
+    perturbations : sequence of str, Perturbation or function
+        ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), …, or your own:
+        a `Perturbation`, or a function of a `perturb.Site` that returns tensors by name.
+    metrics : sequence of str or Metric, optional
+        ``"error"``, ``"accuracy"``, ``"loss"``, … of `metrics.METRICS`, or your own; by default
+        error and loss, and perplexity where an example has several targets, as text has. Targets
+        may be of any form where all are your own; ``"mse"`` and ``"bce"`` take those of
+        regression and of several labels.
+    draws : int
+        Random draws of each stochastic perturbation.
+    batch_size : int
+        For tensors; batches of your own keep their size. Where memory runs out, it is halved,
+        with a warning, and the sweep starts again; ``ds.attrs["batch_size"]`` says what it came to,
+        of your own batches too: a number, or ``"5 to 16, as given"`` where they differ.
+        Under `decide` and `tolerance`, batches of your own are put together, shuffled, and cut
+        again into as many examples as the largest of them had.
+    device : str or torch.device
+        ``"auto"`` takes the first of cuda, mps and cpu that is present.
+    dtype : str or torch.dtype, optional
+        ``"bfloat16"`` or ``"float16"`` to compute under autocast; by default as the network is.
+    out : path, optional
+        Folder to keep what is done in, and the Dataset at the end. The same call goes on where it
+        was stopped, and several processes with the same call share the work. Files of others in
+        it stay as they are; one that has a name which the sweep needs is refused.
+    epochs : sequence of int, optional
+        Which of the recorded epochs to re-initialise to; all by default.
+    seed : int
+        Of the random draws.
+    fresh : callable, optional
+        Returns a freshly initialised network, for re-randomisation; see `perturb.Fresh` for what
+        is done without.
+    output : str, int or callable, optional
+        What metrics read of what the network returns: its key or attribute, its place, or a
+        function that returns it, as a tensor of shape ``(n, …)`` with classes in the last
+        dimension. By default the logits, where ``(n, classes, …)`` is recognised by the targets'
+        shape.
+    whole : bool
+        Add the row ``fullmodel``, in which every layer is perturbed at once. It is the only one
+        that needs memory for a second network.
+    decide : bool, float, mapping or Decision
+        Stop a cell once its layer is settled to be robust or critical; see
+        `layerscope.core.stopping.Decision`. The verdicts are in ``ds.verdict``. Examples come in a
+        random order then, drawn from `seed`, so `data` must be tensors, or batches that can be put
+        together: of one length, padded where need be. What is settled is the mean over targets
+        that count, however many an example has. The value of a cell that was stopped is biased
+        away from the limit, since it stops when it happens to be clear; trust the verdict, or
+        leave `decide` out where the value itself matters.
+    tolerance : float, mapping or Tolerance, optional
+        Stop a cell once the interval of its value, ``ds.lower`` to ``ds.upper``, is no wider than
+        this to either side, at a confidence that holds however often one looks. Otherwise as
+        `decide`.
+    outcomes : bool
+        Keep what every example gave, in ``outcomes.nc`` below `out`; opens with xarray.
+    callback : callable
+        Called after the first batch, and then at most twice a second, with the Dataset as far as
+        it is known; for plots that sharpen while the sweep runs. What it raises stops the sweep.
+    between : callable, optional
+        Called before every cell, for what must not wait until a batch is through, such as a
+        button that stops the sweep by raising.
+    show_progress : bool
+
+    Returns
+    -------
+    xarray.Dataset
+        As `layerscope.results` describes.
+
+    Warns
+    -----
+    SweepWarning
+        At the end, where the numbers alone would not show it: labels that were shifted, cells that
+        can't be, modules that could not be reused, random values taken on trust; see
+        `results.notices`.
+
+    Raises
+    ------
+    CheckpointError
+        If a checkpoint is damaged, does not fit the network, or holds NaN.
+    LayerError
+        If a pattern matches nothing, there is no such view or rule, or a layer's initialisation
+        is unknown.
+    DataError
+        If the data have not the form above.
+    OptionError
+        If an argument has a value that is not allowed.
+    ResultError
+        If `out` belongs to another sweep, or can't be written to.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from layerscope import models
+    >>> net, start = models.build("fcn-1x8", inputs=(4,), classes=2), models.build("fcn-1x8",
+    ...     seed=1, inputs=(4,), classes=2)
+    >>> pair = torch.randn(6, 4), torch.zeros(6, dtype=torch.long)
+    >>> ds = sweep(net, pair, checkpoints={0: start.state_dict(), 5: net.state_dict()}, draws=2)
+    >>> dict(ds.value.sizes)
+    {'layer': 3, 'epoch': 3, 'perturbation': 2, 'draw': 2, 'metric': 2}
+    """
+    call = called(sweep, locals())
+    began = time.monotonic()
+    model = require_network(model)
+    draws, seed = validate.integer(draws, "draws", 1, 3), validate.integer(seed, "seed")
+    batch_size = validate.integer(batch_size, "batch_size", 1, 64)
+    whole, outcomes = validate.flag(whole, "whole"), validate.flag(outcomes, "outcomes")
+    folder = None if out is None else validate.path(out, "out", "layers")
+    if outcomes and folder is None:
+        raise OptionError("outcomes=True keeps what every example gave in a folder; name it: out=.")
+    if callback is not None:
+        validate.function(callback, "callback", "callback(ds)")
+    if between is not None:
+        validate.function(between, "between", "between()")
+    place = devices.resolve(device)
+    kept = Norms.of(norms)
+    series = checkpoints_.open_series(checkpoints).fit(model)
+    rule = _rule(decide, tolerance)
+    if metrics is not None:
+        # Before the data are read, which may take long.
+        judged(metrics_.chosen(metrics), rule)
+    precision, find = devices.precision(dtype), metrics_.Output(output)
+    known = metrics_.chosen(metrics_.usual() if metrics is None else metrics)
+    read = reader(model, known, place, precision)
+    held = data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None, read=read)
+    wanted = metrics_.chosen(
+        metrics_.usual(positions=held.positions) if metrics is None else metrics
+    )
+    judged(wanted, rule)
+    plan = Plan(
+        model=model,
+        series=series,
+        rows=rows(model, layers, view, kept, whole),
+        perturbations=perturb.chosen(perturbations),
+        metrics=wanted,
+        epochs=recorded_epochs(series, epochs),
+        draws=draws,
+        fresh=Fresh(model, series, fresh),
+        seed=seed,
+        data=held,
+        device=place,
+        dtype=precision,
+        rule=rule,
+        outcomes=outcomes,
+        view=view,
+        norms=kept,
+        output=find,
+    )
+    identity = identify(plan, fresh) | {"batch_size": batch_size}
+    if folder is not None and identity["not_described"]:
+        warnings.warn(
+            f"{'; '.join(identity['not_described'])}: that can't be described, so a sweep into "
+            f"{folder} goes on even if it is another by then.",
+            stacklevel=2,
+        )
+    mark = {IDENTITY: digest(identity), "call": call}
+    store = Store(folder, identity) if folder is not None else None
+    if store is not None and (done := store.finished()) is not None:
+        return _noticed(done)
+
+    def described(measured: Measured) -> xr.Dataset:
+        spent = {"wall_time_s": round(time.monotonic() - began, 3)}
+        actual: dict[str, Any] = {"batch_size": batches_of(plan.data.size, plan.data.lengths)}
+        if measured.refused:
+            actual["refused"] = {" ".join(at): why for at, why in measured.refused.items()}
+        return assemble(plan, measured, identity | mark | measured.about | spent | actual)
+
+    while True:
+        try:
+            parts = store.parts(plan.data.size) if store is not None else None
+            measured = measure(
+                plan,
+                parts,
+                show=(lambda known: callback(described(known))) if callback else None,
+                save=(lambda known: store.show(described(known))) if store else None,
+                show_progress=show_progress,
+                between=between,
+            )
+            break
+        except FinishedElsewhere:
+            assert store is not None
+            return _noticed(cast("xr.Dataset", store.finished()))
+        except (RuntimeError, MemoryError) as error:
+            if not devices.exhausted(error):
+                raise
+            plan = plan.halved(error)
+        # Out here, where the error no longer holds on to what it ran out of memory with.
+        devices.release(place)
+    ds = described(measured)
+    if callback:
+        callback(ds.copy(deep=True))  # which may change what it is handed, and this is kept
+    if store is None or parts is None:
+        return _noticed(ds)
+    try:
+        if outcomes:
+            store.keep_outcomes(gather(plan, measured, parts, identity | mark))
+        store.finish(ds)
+    except FinishedElsewhere:
+        return _noticed(cast("xr.Dataset", store.finished()))
+    return _noticed(ds)
+
+
+def _noticed(ds: xr.Dataset) -> xr.Dataset:
+    """Say what the numbers alone do not show, in the name of the line that called `sweep`."""
+    for notice in results.notices(ds):
+        warnings.warn(notice, SweepWarning, stacklevel=3)
+    return ds
+
+
+def _rule(
+    decide: Decision | Mapping[str, Any] | float | bool,
+    tolerance: Tolerance | Mapping[str, Any] | float | None,
+) -> Decision | Tolerance | None:
+    if decide is not False and tolerance is not None:
+        raise OptionError("decide= and tolerance= both came; a cell can stop by one rule only.")
+    if decide is not False:
+        return Decision.of(decide)
+    return None if tolerance is None else Tolerance.of(tolerance)

@@ -1,0 +1,191 @@
+"""What the values of a sweep depend on, so that a folder is gone on with by the same call alone.
+
+What can be told is told: code, tensors, plain values, settings of torch and of the machine. The
+rest shows in what the network says of the first inputs, which is kept as a digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import types
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layerscope.base import devices
+from layerscope.base.undoing import Undo
+from layerscope.core import metrics
+from layerscope.core.batches import digest as data_digest
+from layerscope.core.perturb import Perturbation
+from layerscope.core.perturb._code import Description, is_library
+from layerscope.core.reuse import moved_by
+from layerscope.core.sweep._beforehand import lent, steady
+from layerscope.core.sweep._plan import Plan
+
+__all__ = ["identify"]
+
+_SAID_ELSEWHERE = {"name", "settings", "parts"}
+_REGISTRIES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+# What a training, or a pass of ours, leaves in a module.
+_PASSING = {"training", "_is_full_backward_hook", "_compiled_call_impl", "_is_hf_initialized"}
+# Where values may come from; what else a class can do, such as train, is of no account.
+_USED = ("forward", "__call__", "__getattr__", "reset_parameters", "init_weights", "initializers")
+
+
+def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any]:
+    """Describe a sweep in plain values, the same in every process for the same call.
+
+    Parameters
+    ----------
+    plan : Plan
+    fresh : callable, optional
+        What makes a freshly initialised network.
+    """
+    known = _known(plan.model)
+    own = [m for m in plan.metrics if metrics.METRICS.get(m.name) is not m]
+    said = {f"the metric {m.name!r}": Description(m, known) for m in own}
+    code = {m.name: said[f"the metric {m.name!r}"].sha256 for m in own}
+    settings = {p.name: _settings(p, known, said) for p in plan.perturbations}
+    made = Description(fresh, known)
+    said["fresh="] = made
+    return plan.identity() | {
+        "metric_code": code,
+        "perturbation_settings": {name: told for name, told in settings.items() if told},
+        "fresh": made.sha256 if fresh else "",
+        "arithmetic": devices.arithmetic(plan.device),
+        **_network(plan, known),
+        "not_described": _opaque(said),
+    }
+
+
+def _known(model: nn.Module) -> dict[int, str]:
+    """What is of the network stands for itself: its values come from the checkpoints."""
+    modules = {id(module): f"module {name}" for name, module in model.named_modules()}
+    held = (*model.named_parameters(), *model.named_buffers())
+    return modules | {id(tensor): f"tensor {name}" for name, tensor in held}
+
+
+def _settings(
+    perturbation: Perturbation, known: Mapping[int, str], said: dict[str, Description]
+) -> dict[str, Any]:
+    """Settings as they were given; else a digest of the function as it is now."""
+    if perturbation.parts:
+        parts = [[part.name, _settings(part, known, said)] for part in perturbation.parts]
+        return {"parts": parts}
+    if perturbation.settings.keys() != {"code"}:
+        return dict(perturbation.settings)
+    names = (f.name for f in dataclasses.fields(perturbation) if f.name not in _SAID_ELSEWHERE)
+    found = Description([(name, getattr(perturbation, name)) for name in names], known)
+    said[f"the perturbation {perturbation.name!r}"] = found
+    return {"code": found.sha256}
+
+
+def _opaque(said: Mapping[str, Description]) -> list[str]:
+    """List what can't be described, and may change without anybody noticing."""
+    return sorted({f"{what} uses a {kind}" for what, of in said.items() for kind in of.opaque})
+
+
+def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
+    """What there is to the network besides checkpoints, and what it says of a few inputs."""
+    classes = list(dict.fromkeys(type(module) for module in plan.model.modules()))
+    found: dict[str, Any] = {}
+    with Undo() as undo, undo:
+        undo.enter(devices.Quiet())
+        recorder, _ = undo.enter(lent(plan))
+        # Only now: while others have the network, its modules may have forwards of theirs.
+        patched = [_patches(module) for module in plan.model.modules()]
+        code = Description(([_used(each) for each in classes], patched), known)
+        found["network_code"] = code.sha256
+        steady(plan, recorder)
+        inputs, _ = plan.data.first
+
+        def call() -> Any:
+            return plan.call(plan.few(inputs))
+
+        def twice() -> None:
+            # The first fills what a network keeps for later, such as rotary tables; what changes
+            # once more, such as a counter, is of the passes and not of the network.
+            call()
+            outputs, moved = moved_by(plan.model, call)
+            told = list(_attributes(plan.model, known, moved))
+            found["network_attributes"] = Description(told, known).sha256
+            seen = hashlib.sha256()
+            data_digest(seen, outputs)
+            found["network_outputs"] = seen.hexdigest()
+
+        recorder.plain(twice)
+    return found
+
+
+def _used(kind: type) -> list[Any]:
+    """What a class of the user's own does in a pass, or to initialise; any other by its name."""
+    members = {name: held for base in reversed(_own(kind)) for name, held in vars(base).items()}
+    found: dict[str, Any] = {}
+    waiting = [name for name in _USED if name in members]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = members[name]
+            waiting += sorted(_names(members[name]) & members.keys())
+    return [kind.__mro__[len(_own(kind))], sorted(found.items())]
+
+
+def _own(kind: type) -> tuple[type, ...]:
+    return tuple(base for base in kind.__mro__ if not is_library(base))
+
+
+def _names(member: Any) -> set[str]:
+    """What code may ask of an object."""
+    inside = [getattr(member, name, None) for name in ("fget", "__func__", "func", "__wrapped__")]
+    found = set()
+    for function in (member, *inside):
+        waiting = [getattr(function, "__code__", None)]
+        while waiting:
+            code = waiting.pop()
+            if isinstance(code, types.CodeType):
+                found |= set(code.co_names)
+                waiting += code.co_consts
+    return found
+
+
+def _patches(module: nn.Module) -> list[Any]:
+    """A forward of the module's own, and its hooks."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks)
+    return [vars(module).get("forward"), *(list(held.values()) for held in hooks)]
+
+
+def _attributes(
+    model: nn.Module, known: Mapping[int, str], moved: set[tuple[str, str]]
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield what modules hold besides parameters and what a checkpoint has, if it can be told."""
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch._dynamo"):
+            # What it holds of its own is the compiler's, and other in every process.
+            continue
+        buffers = {n: module._buffers[n] for n in module._non_persistent_buffers_set}
+        passing = _REGISTRIES | _PASSING | {"forward"}
+        plain = {n: held for n, held in vars(module).items() if n not in passing}
+        for name, held in sorted((plain | buffers).items()):
+            hooks = name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+            if hooks or (path, name) in moved:
+                continue
+            # A buffer is among what is known; its values are of the network alone.
+            told = held.detach() if name in buffers and held is not None else held
+            yield path, name, told if _tellable(told, known) else type(held)
+
+
+def _tellable(value: Any, known: Mapping[int, str], depth: int = 4) -> bool:
+    """Whether an attribute is a value; of other objects, the outputs tell what matters."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return depth > 0 and all(_tellable(item, known, depth - 1) for item in value)
+    if isinstance(value, dict):
+        return depth > 0 and all(_tellable(item, known, depth - 1) for item in value.values())
+    simple = (int, float, complex, str, bytes, type(None), Tensor, np.ndarray, np.generic)
+    said = (torch.dtype, torch.device, types.FunctionType, types.MethodType, type, Namespace)
+    own = dataclasses.is_dataclass(value) or not is_library(type(value))
+    return id(value) in known or own or isinstance(value, (*simple, *said, types.SimpleNamespace))

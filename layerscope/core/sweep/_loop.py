@@ -1,0 +1,400 @@
+"""The loop over batches, layers and cells.
+
+Batches are the outer loop: each is decoded and moved once, what runs before a perturbed layer is
+computed once per batch, and every cell has an estimate after the first one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerscope.base import devices, progress
+from layerscope.base.undoing import Undo
+from layerscope.core import metrics
+from layerscope.core.batches import Batch
+from layerscope.core.layers import Layer
+from layerscope.core.lending import Swapper
+from layerscope.core.reuse import Group, Recorder
+from layerscope.core.sweep._beforehand import (
+    in_order,
+    lent,
+    refuse_carried,
+    refused_cells,
+    repeated,
+    written_by,
+)
+from layerscope.core.sweep._plan import Cell, Changed, Plan
+from layerscope.core.sweep._store import Parts
+from layerscope.core.sweep._sums import Found, Gathering, Sums, heaviest, judged
+from layerscope.core.sweep._weights import Weights
+from layerscope.errors import LayerscopeError
+
+__all__ = ["FinishedElsewhere", "Measured", "measure", "part_name"]
+
+_SAVE_EVERY_S = 30.0
+_SHOW_EVERY_S = 0.5
+_WAIT_S = 0.2
+_MOST_PARTS = 8
+
+Show = Callable[["Measured"], object]
+
+
+class FinishedElsewhere(Exception):  # noqa: N818 - not an error
+    """Another process has finished the sweep."""
+
+
+@dataclass
+class Measured:
+    """What was measured, or as much of it as is known.
+
+    Attributes
+    ----------
+    rows : list of Layer
+        In execution order, the whole network last.
+    cells : list of Cell
+        Those that can be computed.
+    refused : dict
+        By row and perturbation, why there is no such cell.
+    sums : Sums
+    distances : dict
+        By row and epoch.
+    draw_distances : dict
+        By key of the cell, for layers that are drawn anew.
+    origins : dict
+        By row, where re-randomised values are drawn from.
+    about : dict
+        How much was reused, for the attributes.
+    """
+
+    rows: list[Layer]
+    cells: list[Cell]
+    refused: dict[tuple[str, str], str]
+    sums: Sums
+    distances: dict[tuple[str, int], dict[str, float]]
+    draw_distances: dict[str, dict[str, float]]
+    origins: dict[str, str]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(
+    plan: Plan,
+    parts: Parts | None = None,
+    show: Show | None = None,
+    save: Show | None = None,
+    show_progress: bool = True,
+    between: Callable[[], object] | None = None,
+) -> Measured:
+    """Evaluate every cell of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    parts : Parts, optional
+        Where to keep what is done, and find what was done before.
+    show, save : callable, optional
+        Called at times with what is known so far; `save` also when the sweep is stopped.
+    show_progress : bool
+    between : callable, optional
+        Called before every cell; what it raises stops the sweep.
+
+    Raises
+    ------
+    LayerscopeError
+        If the network does not repeat itself on the same batch.
+    """
+    # Everything that may be wrong with the input is found before the first cell.
+    plan.check()
+    distances, origins = plan.distances(show_progress), plan.origins()
+    cells = list(plan.cells())
+    drawn = {cell.key: plan.draw_distance(cell) for cell in cells if cell.perturbation.redraws}
+    with Undo() as undo, undo:
+        undo.enter(devices.Quiet())
+        recorder, swapper = undo.enter(lent(plan))
+        inputs, targets = plan.data.first
+
+        def call() -> Any:
+            return plan.call(inputs)
+
+        outputs = repeated(recorder, call, inputs)
+        plan = plan.fitted(outputs, inputs, targets)
+        outputs = plan.output.classes_last(outputs)
+        metrics.check_in_place(plan.metrics, outputs, targets)
+        most = heaviest(judged(plan.metrics, plan.rule), outputs, targets, plan.data.heaviest)
+        rows = in_order(plan, recorder, call)
+        refused = refused_cells(plan, recorder, call, cells)
+        cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
+        groups = _by_group(plan, rows, cells)
+        work = _Work(plan, recorder, swapper, groups, parts, between, most)
+        measured = Measured(rows, cells, refused, work.sums, distances, drawn, origins)
+
+        def report(how: Show | None) -> None:
+            if how is not None:
+                measured.about = _about(recorder, parts)
+                how(measured)
+
+        work.run(lambda: report(show), lambda: report(save), show_progress)
+        measured.about = _about(recorder, parts)
+    return measured
+
+
+@dataclass
+class _Part:
+    """Cells that are computed and recorded together, by the modules they change."""
+
+    groups: list[tuple[Changed, list[Cell]]]
+
+    @property
+    def keys(self) -> list[str]:
+        return [cell.key for _, cells in self.groups for cell in cells]
+
+
+class _Work:
+    """The parts of every batch: those to be computed, and the sums of those that are done."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        recorder: Recorder,
+        swapper: Swapper,
+        groups: Sequence[tuple[Changed, list[Cell]]],
+        store: Parts | None,
+        between: Callable[[], object] | None = None,
+        heaviest: float = 1.0,
+    ) -> None:
+        self._plan, self._recorder, self._swapper, self._store = plan, recorder, swapper, store
+        self._between = between or (lambda: None)
+        whole = [_Part(list(groups))]
+        self._parts = whole if store is None else _cut(groups, plan.data.lengths)
+        self._weights = Weights(plan)
+        self._batches = len(plan.data.lengths)
+        keys = [part.keys for part in self._parts]
+        self.sums = Sums(plan.metrics, keys, plan.data.count, plan.rule, heaviest)
+
+    def run(self, show: Callable[[], None], save: Callable[[], None], bar: bool) -> None:
+        """Add every part of every batch."""
+        shown = saved = time.monotonic()
+        total = self._plan.data.count * sum(len(part.keys) for part in self._parts)
+        with progress.bar(total, "sweep", "example", show=bar) as self._advance:
+            try:
+                while not self._finished():
+                    self._add_recorded()
+                    if not self._any_free():
+                        # Other processes are at everything that is left.
+                        time.sleep(_WAIT_S)
+                        continue
+                    for index, batch in enumerate(self._plan.data):
+                        self._at(index, batch)
+                        now = time.monotonic()
+                        if now - shown > _SHOW_EVERY_S or index == 0:
+                            show()
+                            shown = now
+                        if now - saved > _SAVE_EVERY_S:
+                            save()
+                            saved = now
+                        if self._finished():
+                            break
+            except BaseException as stop:
+                if self._store is not None and not isinstance(stop, FinishedElsewhere):
+                    with suppress(LayerscopeError):  # a full disk, for example
+                        save()
+                    stop.add_note(
+                        f"{len(self._store)} finished parts are safe in "
+                        f"{self._store.store.folder}; the same call goes on from there."
+                    )
+                raise
+
+    def _finished(self) -> bool:
+        return all(done == self._batches for done in self.sums.next)
+
+    def _any_free(self) -> bool:
+        """Whether there is a part that nobody is at."""
+        if self._store is None:
+            return True
+        return any(
+            self._wanted(part, next_, index) and self._store.free(part_name(index, part))
+            for part, next_ in enumerate(self.sums.next)
+            for index in range(next_, self._batches)
+        )
+
+    def _add_recorded(self) -> None:
+        """Add what other processes, or this one before it was stopped, have recorded."""
+        for part in range(len(self._parts)):
+            while self.sums.next[part] < self._batches and self._add(part, self.sums.next[part]):
+                pass
+
+    def _add(self, part: int, index: int) -> bool:
+        """Add a part's next batch if it is known already."""
+        if not self.sums.active(part):
+            self.sums.skip(part)
+            return True
+        arrays = self._store.read(part_name(index, part)) if self._store is not None else None
+        if arrays is None:
+            return False
+        self._fold(part, Found.of(arrays, self._plan.metrics))
+        return True
+
+    def _fold(self, part: int, found: Found) -> None:
+        index = self.sums.next[part]
+        settled = self.sums.add(part, found)
+        left = sum(self._plan.data.lengths[index + 1 :])
+        self._advance(len(found.keys) * self._plan.data.lengths[index] + len(settled) * left)
+
+    def _at(self, index: int, batch: Batch) -> None:
+        """Compute the parts of one batch that nobody has, and add those whose turn it is."""
+        wanted = [
+            part for part, next_ in enumerate(self.sums.next) if self._wanted(part, next_, index)
+        ]
+        ready = [p for p in wanted if self.sums.next[p] != index or not self._add(p, index)]
+        if ready:
+            self._compute(index, batch, ready)
+
+    def _wanted(self, part: int, next_: int, index: int) -> bool:
+        # Which cells a later batch is needed for is only known once the earlier ones are added.
+        if next_ > index or (next_ < index and self._plan.rule is not None):
+            return False
+        if next_ == index or self._store is None:
+            return next_ == index
+        return not self._store.has(part_name(index, part))
+
+    def _compute(self, index: int, batch: Batch, ready: Sequence[int]) -> None:
+        inputs, targets = batch
+        plan, recorder = self._plan, self._recorder
+
+        def call() -> Any:
+            return plan.call(inputs)
+
+        active = {part: set(self.sums.active(part)) for part in ready}
+        waiting = [
+            group
+            for part in ready
+            for group, cells in self._parts[part].groups
+            if any(cell.key in active[part] for cell in cells)
+        ]
+        reference = recorder.record(call, waiting)
+        measured = [*plan.metrics, metrics.NOT_FINITE]
+        baseline = metrics.outcomes(measured, reference, targets, reference)
+
+        for part in ready:
+            gathering = Gathering(baseline, plan.each)
+            with self._claimed(index, part) as mine:
+                for group, cells in self._parts[part].groups:
+                    wanted = [cell for cell in cells if cell.key in active[part]]
+                    if not wanted:
+                        continue
+                    if mine and group not in recorder.remembered:
+                        recorder.record(call, waiting)
+                    waiting.remove(group)
+                    for cell in wanted if mine else ():
+                        first = index == 0 and self._batches > 1
+                        outputs = self._outputs(cell, group, call, reference, first)
+                        found = metrics.outcomes(measured, outputs, targets, reference)
+                        gathering.add(cell.key, found)
+                    recorder.forget(group)
+                if not mine:
+                    continue
+                found_part = gathering.finish()
+                self._record(part_name(index, part), found_part)
+            if self.sums.next[part] == index:
+                self._fold(part, found_part)
+
+    def _record(self, name: str, found: Found) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.write(name, found.arrays())
+        except LayerscopeError:
+            # Its folder may be gone, since another process did the same and was done.
+            if self._store.store.is_finished():
+                raise FinishedElsewhere from None
+            raise
+
+    @contextmanager
+    def _claimed(self, index: int, part: int) -> Iterator[bool]:
+        if self._store is None:
+            yield True
+            return
+        name = part_name(index, part)
+        with self._store.claim(name) as mine:
+            if self._store.store.is_finished():
+                raise FinishedElsewhere
+            # Another process may have finished it a moment ago.
+            yield mine and not self._store.has(name)
+
+    def _outputs(
+        self, cell: Cell, group: Changed, call: Callable[[], Any], reference: Any, first: bool
+    ) -> Any:
+        self._between()
+        if self._store is not None:
+            self._store.beat()
+        values = self._weights.of(cell)
+        if not values and not isinstance(group, Group):
+            return reference
+        with Undo() as undo, undo:
+            swap, names = self._swapper.swapped(values), list(values)
+            del values  # of a large layer: the network holds a copy of its own
+            undo.enter(swap)
+            if not first:
+                return self._recorder.replay(call, group)
+            # Once for each cell: with the values of another time a layer may initialise itself.
+            outputs, written = written_by(
+                lambda: self._recorder.replay(call, group), self._recorder, self._swapper, names
+            )
+        if written:
+            what = f"{cell.layer.name} under {cell.perturbation.name}"
+            values = self._weights.of(cell)
+            refuse_carried(self._plan, self._recorder, lambda: self._swapper.swapped(values), what)
+        return outputs
+
+
+def part_name(index: int, part: int) -> str:
+    """Name what one part gave on one batch."""
+    return f"batch-{index:06d}-part-{part}"
+
+
+def _cut(groups: Sequence[tuple[Changed, list[Cell]]], lengths: Sequence[int]) -> list[_Part]:
+    """Cut the cells into parts of about equal size; fewer where there are many batches."""
+    count = max(1, min(len(groups), _MOST_PARTS, 128 // len(lengths)))
+    share = sum(len(cells) for _, cells in groups) / count
+    parts: list[_Part] = [_Part([])]
+    done = 0
+    for group, cells in groups:
+        if done >= share * len(parts):
+            parts.append(_Part([]))
+        parts[-1].groups.append((group, cells))
+        done += len(cells)
+    return parts
+
+
+def _by_group(
+    plan: Plan, rows: Sequence[Layer], cells: Sequence[Cell]
+) -> list[tuple[Changed, list[Cell]]]:
+    """Gather cells by the modules they change and pass over, in execution order."""
+    by_row: dict[str, list[Cell]] = {row.name: [] for row in rows}
+    for cell in cells:
+        by_row[cell.layer.name].append(cell)
+    gathered: dict[Changed, list[Cell]] = {}
+    for row in rows:
+        for cell in by_row[row.name]:
+            gathered.setdefault(plan.group([cell]), []).append(cell)
+    return list(gathered.items())
+
+
+def _about(recorder: Recorder, parts: Parts | None) -> dict[str, Any]:
+    reuse = {
+        "passes": dict(recorder.passes),
+        "plain_modules": recorder.plain_modules,
+        "plain_groups": {_told(group): why for group, why in recorder.plain_groups.items()},
+        "refusal": recorder.refusal,
+    }
+    damaged = {"damaged_parts": parts.damaged} if parts is not None and parts.damaged else {}
+    return {"reuse": reuse} | damaged
+
+
+def _told(group: Changed) -> str:
+    if isinstance(group, Group):
+        return f"{_told(group.changed)} without {_told(group.skipped)}"
+    return "+".join(sorted(group))

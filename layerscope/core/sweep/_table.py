@@ -1,0 +1,175 @@
+"""Everything that was measured, as arrays with names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from layerscope import results
+from layerscope.core.metrics import NOT_FINITE, Tally
+from layerscope.core.stopping import Decision, Tolerance
+from layerscope.core.sweep import _distances as distances
+from layerscope.core.sweep._loop import Measured
+from layerscope.core.sweep._plan import Cell, Plan
+from layerscope.results import FULL_MODEL, NO_EPOCH, NOT_MOVED
+
+__all__ = ["assemble"]
+
+_DIMS = ("layer", "epoch", "perturbation", "draw", "metric")
+
+
+def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Put what was measured into the Dataset that `layerscope.results` describes.
+
+    Cells of which nothing is known yet are NaN.
+    """
+    coords = _coords(plan, measured)
+    distance, draw_distance = _distances(measured, coords)
+    known = measured.sums.baseline()
+    baseline = [known.get(name, Tally()) for name in coords["metric"]]
+    return results.build(
+        _values(plan, measured, coords)
+        | {
+            "baseline": (["metric"], [tally.mean for tally in baseline]),
+            "baseline_standard_error": (["metric"], [t.standard_error for t in baseline]),
+            "baseline_not_finite": ([], _total(known)),
+            "chance": ([], plan.data.chance),
+            "distance": (["layer", "epoch", "norm"], distance),
+            "draw_distance": (["layer", "perturbation", "draw", "norm"], draw_distance),
+        },
+        coords | _described(measured) | _moved(plan, measured) | _meant(plan),
+        {**attrs, "distance_from": plan.series.epochs[0]},
+        _counted(plan),
+    )
+
+
+def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
+    """Say in what checkpoints are counted, and from which one distances are."""
+    unit, first = plan.series.unit, plan.series.epochs[0]
+    start = f"{unit} {first}, the first checkpoint" + (" recorded" if first else "")
+    return {
+        "epoch": ("checkpoint the layer's weights come from", unit),
+        "distance": (f"distance of the layer's parameters from {start}", "1"),
+        "draw_distance": (f"distance of redrawn parameters from {start}", "1"),
+    }
+
+
+def _coords(plan: Plan, measured: Measured) -> dict[str, list[Any]]:
+    from_none = any(not p.uses_checkpoint for p in plan.perturbations)
+    draws = plan.draws if any(p.stochastic for p in plan.perturbations) else 1
+    return {
+        "layer": [row.name for row in measured.rows],
+        "epoch": [NO_EPOCH] * from_none + plan.epochs,
+        "perturbation": [p.name for p in plan.perturbations],
+        "draw": list(range(draws)),
+        "metric": [m.name for m in plan.metrics],
+        "norm": list(distances.NORMS),
+    }
+
+
+def _values(
+    plan: Plan, measured: Measured, coords: Mapping[str, list[Any]]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    full = {
+        name: np.full([len(coords[dim]) for dim in _DIMS], np.nan)
+        for name in ("value", "standard_error", "difference", "difference_standard_error")
+    }
+    count = np.full([len(coords[dim]) for dim in _DIMS[:-1]], np.nan)
+    broken = np.full_like(count, np.nan)
+    early, stopped = np.zeros(count.shape, bool), measured.sums.early()
+    verdict = np.full(count.shape, "", dtype="U12")
+    bounds = np.full((2, *count.shape), np.nan)
+    decides = isinstance(plan.rule, Decision)
+    verdicts = measured.sums.verdicts() if decides else {}
+    intervals = measured.sums.intervals() if isinstance(plan.rule, Tolerance) else {}
+    for cell in measured.cells:
+        at = _place(cell, coords)
+        tallies = measured.sums.tallies.get(cell.key, {})
+        moved = measured.sums.differences.get(cell.key, {})
+        for place, name in enumerate(coords["metric"]):
+            for label, found in (("", tallies), ("difference", moved)):
+                if name in found:
+                    full[label or "value"][(*at, place)] = found[name].mean
+                    error = found[name].standard_error
+                    full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
+        count[at] = next((tally.count for tally in tallies.values()), np.nan)
+        broken[at], early[at] = _total(tallies), cell.key in stopped
+        still = cell.epoch != NO_EPOCH and not plan.moved.get(cell.layer.name, True)
+        verdict[at] = NOT_MOVED if still and decides else verdicts.get(cell.key, "")
+        bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        name: (_DIMS, array) for name, array in full.items()
+    }
+    variables["n_examples"] = (_DIMS[:-1], count)
+    variables["not_finite"] = (_DIMS[:-1], broken)
+    if plan.rule is not None:
+        variables["stopped_early"] = (_DIMS[:-1], early)
+    if decides:
+        variables["verdict"] = (_DIMS[:-1], verdict)
+    if intervals:
+        variables["lower"], variables["upper"] = ((_DIMS[:-1], bound) for bound in bounds)
+        least, most = measured.sums.baseline_interval()
+        variables["baseline_lower"] = (), np.array(least)
+        variables["baseline_upper"] = (), np.array(most)
+    return variables
+
+
+def _total(tallies: Mapping[str, Tally]) -> float:
+    """How many predictions are not finite; NaN where nothing was computed."""
+    found = tallies.get(NOT_FINITE.name)
+    return np.nan if found is None else found.total
+
+
+def _place(cell: Cell, coords: Mapping[str, list[Any]]) -> tuple[int, int, int, int]:
+    return (
+        coords["layer"].index(cell.layer.name),
+        coords["epoch"].index(cell.epoch),
+        coords["perturbation"].index(cell.perturbation.name),
+        cell.draw,
+    )
+
+
+def _distances(
+    measured: Measured, coords: Mapping[str, list[Any]]
+) -> tuple[np.ndarray, np.ndarray]:
+    names, norms = coords["layer"], coords["norm"]
+    distance = np.full((len(names), len(coords["epoch"]), len(norms)), np.nan)
+    for (name, epoch), found in measured.distances.items():
+        at = names.index(name), coords["epoch"].index(epoch)
+        distance[at] = [found[norm] for norm in norms]
+    drawn = np.full([len(coords[d]) for d in ("layer", "perturbation", "draw", "norm")], np.nan)
+    for cell in measured.cells:
+        if cell.key in measured.draw_distances:
+            layer, _, perturbation, draw = _place(cell, coords)
+            moved = measured.draw_distances[cell.key]
+            drawn[layer, perturbation, draw] = [moved[norm] for norm in norms]
+    return distance, drawn
+
+
+def _moved(plan: Plan, measured: Measured) -> dict[str, Any]:
+    known = plan.moved
+    return {"moved": ("layer", [known[row.name] for row in measured.rows])} if known else {}
+
+
+def _meant(plan: Plan) -> dict[str, Any]:
+    return results.coordinates(
+        [metric.info for metric in plan.metrics],
+        [perturbation.info for perturbation in plan.perturbations],
+    )
+
+
+def _described(measured: Measured) -> dict[str, Any]:
+    rows = measured.rows
+    return {
+        "depth": ("layer", np.arange(len(rows))),
+        "kind": ("layer", ["network" if row.name == FULL_MODEL else "layer" for row in rows]),
+        "module_type": ("layer", [row.module_type for row in rows]),
+        "parameters": ("layer", [row.size for row in rows]),
+        "component": ("layer", [row.component for row in rows]),
+        "block": ("layer", [row.block for row in rows]),
+        "stage": ("layer", [row.stage for row in rows]),
+        "initializer": ("layer", [measured.origins[row.name] for row in rows]),
+    }

@@ -1,0 +1,11 @@
+"""The explorer: toggle layers of a trained network in JupyterLab, and watch.
+
+>>> from layerscope.jupyter import LayerExplorer
+>>> LayerExplorer("series/fcn-3x256-mnist-5k-seed0")                        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from layerscope.jupyter._explorer import LayerExplorer
+
+__all__ = ["LayerExplorer"]

@@ -1,0 +1,118 @@
+"""The ipywidgets that the explorer is made of, and how they are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from layerscope.base import devices
+from layerscope.core.layers import VIEWS
+from layerscope.jupyter._strip import Grid, Strip
+
+__all__ = ["KINDS", "Controls"]
+
+KINDS = {
+    "checkpoint": "reinitialize",
+    "re-randomised": "rerandomize",
+    "zero": "zero",
+    "skipped": "skip",
+}
+"""What a click can do to a layer, as the button says it, to the perturbation that does it."""
+
+
+class Controls:
+    """Everything that can be seen and pressed.
+
+    Parameters
+    ----------
+    epochs : sequence of int
+    unit : str
+        What checkpoints are counted in.
+    live : bool
+        Whether there is a network to ask.
+    """
+
+    def __init__(self, epochs: Sequence[int], unit: str, device: str, live: bool) -> None:
+        self.title, self.status, self.cards = (widgets.HTML() for _ in range(3))
+        self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
+        self.strip, self.grid = Strip(label="Layers"), Grid(label="Heat map")
+        self.kind = widgets.ToggleButtons(
+            options=list(KINDS), style={"button_width": "auto"}, layout=widgets.Layout(width="auto")
+        )
+        self.epoch = widgets.SelectionSlider(
+            options=[(str(epoch), epoch) for epoch in epochs],
+            description=unit,
+            continuous_update=True,
+            layout=widgets.Layout(width="320px"),
+        )
+        self.preset = widgets.Dropdown(
+            options=["–"], description="preset", layout=widgets.Layout(width="310px")
+        )
+        self.undo = _button("Undo", "rotate-left", "72px")
+        self.redo = _button("Redo", "rotate-right", "72px")
+        self.view = widgets.Dropdown(
+            options=VIEWS, description="view", layout=widgets.Layout(width="190px")
+        )
+        found = devices.present()
+        names = list(dict.fromkeys([device, *found])) if live else [device or "–"]
+        self.device = widgets.Dropdown(
+            options=names, description="device", layout=widgets.Layout(width="190px")
+        )
+        self.device.disabled = len(names) == 1
+        self.start = _button("Sweep", "play", "90px", "Compute the whole heat map")
+        self.cancel = _button("Cancel", "stop", "90px")
+        self.cancel.disabled = True
+        self.progress = widgets.FloatProgress(
+            min=0, max=1, layout=widgets.Layout(width="130px", height="18px")
+        )
+        self.left = widgets.Label("")
+        self.name = widgets.Text(
+            placeholder="name of this scenario", layout=widgets.Layout(width="200px")
+        )
+        self.keep = _button("Keep", "bookmark", "80px", "Keep this state in the Dataset")
+        self.copy = _button("Python", "code", "90px", "Show the call that gives this state")
+        self.path = widgets.Text(value="layers.png", layout=widgets.Layout(width="140px"))
+        self.save = _button("Save figure", "image", "120px")
+        self.code = widgets.HTML()
+
+    def parts(self) -> list[Any]:
+        """List every widget."""
+        return [part for part in vars(self).values() if isinstance(part, widgets.Widget)]
+
+    def laid_out(self) -> list[Any]:
+        """Give the rows of the explorer from top to bottom."""
+        row = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 8px")
+        spread = widgets.Layout(
+            flex_flow="row wrap", align_items="center", justify_content="space-between"
+        )
+        left = widgets.VBox(
+            [self.cards, self.changed, self.classes], layout=widgets.Layout(flex="1 1 380px")
+        )
+        sweep = widgets.HBox([self.start, self.cancel, self.progress, self.left], layout=row)
+        right = widgets.VBox(
+            [sweep, self.grid, self.confusion], layout=widgets.Layout(flex="1 1 380px")
+        )
+        columns = widgets.Layout(
+            flex_flow="row wrap", align_items="flex-start", grid_gap="8px 20px"
+        )
+        return [
+            widgets.HBox([self.title, widgets.HBox([self.view, self.device])], layout=spread),
+            self.strip,
+            widgets.HBox([widgets.Label("a click sets"), self.kind, self.epoch], layout=row),
+            widgets.HBox([self.preset, self.undo, self.redo], layout=row),
+            self.status,
+            widgets.HBox([left, right], layout=columns),
+            widgets.HBox(
+                [self.name, self.keep, self.copy, self.path, self.save],
+                layout=row,
+            ),
+            self.code,
+        ]
+
+
+def _button(text: str, icon: str, width: str, tip: str = "") -> Any:
+    return widgets.Button(
+        description=text, icon=icon, tooltip=tip or text, layout=widgets.Layout(width=width)
+    )

@@ -1,0 +1,248 @@
+"""What the strip and the heat map show, from a Dataset and the present scene."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from layerscope import results, stats
+from layerscope.core.layers import Layer
+from layerscope.core.session import Change
+from layerscope.errors import LayerscopeError, OptionError
+from layerscope.plots._scales import ink, scale_of
+from layerscope.results import FULL_MODEL, NO_EPOCH
+
+__all__ = [
+    "blocks",
+    "cells",
+    "change_of",
+    "column_of",
+    "legend",
+    "preset_rows",
+    "presets",
+    "verdicts",
+]
+
+_UNKNOWN = "#e9ecef"
+_TRAINED, _ALL = "all trained", "reset all layers"
+_ROBUST, _UNCRITICAL = "reset all robust layers", "reset all but the critical ones"
+_SIGNS = {"critical": "●", "robust": "○", results.NOT_FINITE: "✕"}
+
+
+def column_of(change: Change) -> str:
+    """Name the column of the heat map that a change stands in."""
+    return change.about.column_at(change.epoch)
+
+
+def change_of(ds: xr.Dataset, metric: str, column: str) -> Change:
+    """Say what the cells of a column of a Dataset's heat map do to their layer."""
+    table = stats.summary(ds, metric)
+    cell = table[table["column"] == column].iloc[0]
+    info = results.perturbation(ds, cell["perturbation"])
+    return Change(info.name, int(cell["epoch"]), info=info)
+
+
+def blocks(
+    layers: Sequence[Layer],
+    state: Mapping[str, Change],
+    table: pd.DataFrame | None,
+    found: Mapping[str, str],
+    metric: results.MetricInfo,
+) -> list[dict[str, Any]]:
+    """Draw every layer as a block of the strip.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        In execution order.
+    state : mapping of str to Change
+    table : DataFrame or None
+        As `stats.summary` gives.
+    found : mapping of str to str
+        Verdicts by layer.
+    metric : MetricInfo
+    """
+    critical = _criticality(table)
+    scale = scale_of(table["value"], metric) if table is not None else None
+    largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
+    drawn = []
+    for layer in layers:
+        value, broken = critical.get(layer.name, (None, False))
+        colour = _UNKNOWN if value is None or scale is None else scale.colour(value)
+        change = state.get(layer.name)
+        reset = "" if value is None else f"\nreset: {_written(value, broken)}"
+        verdict = results.NOT_FINITE if broken else found.get(layer.name, "")
+        told = f"\n{verdict}" if verdict else ""
+        tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{told}"
+        drawn.append(
+            {
+                "name": layer.name,
+                "stage": layer.stage,
+                "block": layer.block,
+                "colour": colour,
+                "ink": ink(colour),
+                "share": math.log1p(layer.size) / largest,
+                "state": change.words if change else "trained",
+                "badge": _badge(change, verdict),
+                "tip": f"{tip}\nnow: {change.words if change else 'trained'}",
+            }
+        )
+    return drawn
+
+
+def _badge(change: Change | None, verdict: str) -> str:
+    if change is None:
+        return _SIGNS.get(verdict, "")
+    if change.epoch != NO_EPOCH:
+        return f"e{change.epoch}"
+    return change.about.sign or "≠"
+
+
+def _criticality(table: pd.DataFrame | None) -> dict[str, tuple[float, bool]]:
+    """Each layer's value when it is put back to the first checkpoint, else to random values.
+
+    And whether the outputs, or the value, were not finite.
+    """
+    if table is None:
+        return {}
+    chosen = table[table["column"] == _first(table)].to_dict("records")
+    return {row["layer"]: (float(row["value"]), row["not_finite"] > 0) for row in chosen}
+
+
+def _written(value: float, broken: bool) -> str:
+    """Write a value that was computed, and whether outputs or value were not finite."""
+    number = "NaN" if math.isnan(value) else f"{value:.4g}"
+    return f"{number}, not finite" if broken else number
+
+
+def _first(table: pd.DataFrame) -> str:
+    columns = stats.column_order(table)
+    return next((column for column in columns if column.isdecimal()), columns[0])
+
+
+def legend(
+    drawn: Sequence[Mapping[str, Any]], table: pd.DataFrame | None, metric: str
+) -> list[str]:
+    """Say what colours, signs and heights of the blocks mean that there are.
+
+    Parameters
+    ----------
+    drawn : sequence of mapping
+        As `blocks` gives.
+    table : DataFrame or None
+        What they were coloured by.
+    metric : str
+    """
+    told = []
+    if table is not None and not table.empty:
+        first = _first(table)
+        what = f"reset to {first}" if first.isdecimal() else f"under {first}"
+        told.append(f"colour: {metric} with that layer alone {what}")
+    signs = {block["badge"] for block in drawn if block["state"] == "trained"}
+    told += [f"{sign} {name}" for name, sign in _SIGNS.items() if sign in signs]
+    states = {block["badge"]: block["state"] for block in drawn if block["state"] != "trained"}
+    if states:
+        signs_told = ", ".join(f"{sign}:\u00a0{state}" for sign, state in states.items())
+        told.append(f"striped: changed ({signs_told})")
+    return [*told, "height: number of parameters, on a logarithmic scale"]
+
+
+def cells(
+    ds: xr.Dataset, table: pd.DataFrame, metric: str, layers: Sequence[str]
+) -> tuple[list[str], list[str], list[list[dict[str, str]]]]:
+    """Draw the heat map: rows, columns, and cells; empty where nothing is known."""
+    scale = scale_of(table["value"], results.metric(ds, metric))
+    columns = stats.column_order(table)
+    rows = [*layers, *([FULL_MODEL] if FULL_MODEL in set(table["layer"]) else [])]
+    known: dict[tuple[str, str], dict[str, str]] = {}
+    distance = _distances(ds)
+    sizes = (
+        dict(zip(ds["layer"].values, ds["parameters"].values, strict=True))
+        if ("parameters" in ds.coords)
+        else {}
+    )
+    for cell in table.to_dict("records"):
+        value = float(cell["value"])
+        colour = scale.colour(value)
+        at = str(cell["layer"]), str(cell["column"])
+        broken = bool(cell["not_finite"] > 0)
+        lines = [f"{at[0]}, {at[1]}: {metric} {_written(value, broken)}"]
+        if not math.isnan(cell["lower"]):
+            lines.append(f"95 %: {cell['lower']:.4g} to {cell['upper']:.4g}")
+        if at in distance:
+            lines.append(f"distance from the start: {distance[at]:.4g}")
+        if at[0] in sizes:
+            lines.append(f"{int(sizes[at[0]]):,} parameters")
+        known[at] = {
+            "colour": colour, "ink": ink(colour), "text": scale.text(value),
+            "tip": "\n".join(lines), "crossed": "crossed" if broken else "",
+        }  # fmt: skip
+    return rows, columns, [[known.get((row, column), {}) for column in columns] for row in rows]
+
+
+def _distances(ds: xr.Dataset) -> dict[tuple[str, str], float]:
+    try:
+        table = stats.distances(ds)
+    except LayerscopeError:
+        return {}  # a Dataset made by hand may have none
+    pairs = zip(table["layer"], table["column"], strict=True)
+    return dict(zip(pairs, table["value"].astype(float), strict=True))
+
+
+def verdicts(ds: xr.Dataset | None, metric: str) -> dict[str, str]:
+    """Which layers are robust and which critical, as far as the Dataset tells."""
+    if ds is None:
+        return {}
+    try:
+        epochs = [int(epoch) for epoch in ds["epoch"].values if epoch != NO_EPOCH]
+        table = stats.classify(ds, metric, epoch=min(epochs))
+    except (LayerscopeError, ValueError):
+        return {}
+    return dict(zip(table["layer"], table["verdict"], strict=True))
+
+
+def presets(layers: Sequence[Layer]) -> list[str]:
+    """Name the states that can be set at once."""
+    stages = dict.fromkeys(layer.stage for layer in layers if layer.stage)
+    return [
+        _TRAINED,
+        _ROBUST,
+        _UNCRITICAL,
+        _ALL,
+        *(f"reset {stage}" for stage in stages),
+    ]
+
+
+def preset_rows(preset: str, layers: Sequence[Layer], found: Mapping[str, str]) -> list[str]:
+    """Name the rows that a preset resets.
+
+    Parameters
+    ----------
+    preset : str
+        One of `presets`.
+    layers : sequence of Layer
+    found : mapping of str to str
+        Verdicts by layer.
+
+    Raises
+    ------
+    OptionError
+        If it needs verdicts and there are none.
+    """
+    names = [layer.name for layer in layers]
+    if preset in (_ROBUST, _UNCRITICAL) and not found:
+        raise OptionError(
+            "which layers are robust and which critical is not known yet; start a sweep first."
+        )
+    known = {
+        _TRAINED: [],
+        _ROBUST: [name for name in names if found.get(name) == "robust"],
+        _UNCRITICAL: [name for name in names if found.get(name) != "critical"],
+        _ALL: names,
+    }
+    stage = preset.removeprefix("reset ")
+    return known.get(preset, [layer.name for layer in layers if layer.stage == stage])

@@ -1,0 +1,152 @@
+"""What the explorer is opened on, in any of the forms in which a user may hold it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from torch import nn
+
+from layerscope import results
+from layerscope.core import checkpoints as checkpoints_, metrics
+from layerscope.core.checkpoints import Series
+from layerscope.core.sweep import _store as store
+from layerscope.errors import CheckpointError, OptionError, choose
+from layerscope.zoo import data as data_, training
+from layerscope.zoo.data import TextData, Tokenizer
+
+__all__ = ["Source", "metric_of", "resolve"]
+
+
+@dataclass
+class Source:
+    """A network with data and checkpoints, what was swept of it, or both.
+
+    Attributes
+    ----------
+    model : nn.Module or None
+        Nobody else's: it may be lent for as long as the explorer is open.
+    data, series
+        As for a sweep; None without a network.
+    dataset : Dataset or None
+    name : str
+        What to call it.
+    code : str
+        Python that gives ``model``, ``data`` and ``checkpoints``; empty where they are the user's.
+    tokenizer : Tokenizer or None
+        Of a text: what its tokens say.
+    """
+
+    model: nn.Module | None
+    data: Any
+    series: Series | None
+    dataset: xr.Dataset | None
+    name: str
+    code: str = ""
+    tokenizer: Tokenizer | None = None
+
+    def script(self, call: str, options: Mapping[str, Any]) -> str:
+        """Write Python that opens a session with these options, and calls this in it."""
+        more = "".join(f", {name}={value!r}" for name, value in options.items())
+        return (
+            f"import layerscope\nfrom layerscope import Session\n\n{self.code}"
+            f"with Session(model, data, checkpoints=checkpoints{more}) as session:\n"
+            f"    estimate = {call}"
+        )
+
+
+def resolve(
+    source: Any,
+    data: Any = None,
+    checkpoints: Any = None,
+    dataset: xr.Dataset | str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Find network, data, checkpoints and results of what the user gave.
+
+    Raises
+    ------
+    OptionError
+        If it is nothing of that kind, or something is missing.
+    """
+    # Session and sweep both run through it.
+    data = list(data) if isinstance(data, Iterator) else data
+    tokenizer = data.tokenizer if isinstance(data, TextData) else None
+    data = data.test if isinstance(data, TextData) else data
+    known = results.open_dataset(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
+    if isinstance(source, xr.Dataset) or str(source).endswith(".nc"):
+        if not isinstance(source, xr.Dataset):
+            source = results.open_dataset(source)
+        results.require(source, "layer", "epoch", "perturbation", "draw", "metric")
+        about = results.settings(source).get("network", {})
+        return Source(None, None, None, source, _short(about.get("class", "")) or "Dataset")
+    if isinstance(source, nn.Module):
+        if data is None or checkpoints is None:
+            raise OptionError(
+                "a network came alone; pass LayerExplorer(network, data, checkpoints)."
+            )
+        series = checkpoints_.open_series(checkpoints)
+        name = type(source).__name__
+        return Source(_own(source), data, series, known, name, tokenizer=tokenizer)
+    if isinstance(source, (str, os.PathLike, Series)):
+        return _of_run(checkpoints_.open_series(source), data, known, data_root, tokenizer)
+    raise OptionError(
+        f"a {type(source).__name__} can't be explored; give the folder of a run, a Dataset, or "
+        "network, data and checkpoints."
+    )
+
+
+def _of_run(
+    series: Series, data: Any, dataset: xr.Dataset | None, root: Any, tokenizer: Tokenizer | None
+) -> Source:
+    model = series.build()
+    name = _short(series.folder.name if series.folder else type(model).__name__)
+    code = f"checkpoints = layerscope.open_series({str(series.folder)!r})\n"
+    code += "model = checkpoints.build()\n"
+    kept = Path(series.folder) / training.TOKENIZER if series.folder else None
+    # The network knows the tokens that it was trained on, whatever the text would give today.
+    same: dict[str, Any] = {"tokenizer": str(kept)} if kept and kept.is_file() else {}
+    if same and tokenizer is None:
+        tokenizer = Tokenizer.load(same["tokenizer"])
+    if data is None:
+        if "data" not in series.manifest:
+            raise CheckpointError("the run does not say what it was trained on; pass data=.")
+        kind = series.manifest["data"]["name"]
+        data = data_.load(kind, root, **same).test
+        more = "".join(f", {option}={value!r}" for option, value in same.items())
+        code += f"data = layerscope.load_data({kind!r}{more}).test\n"
+    swept = series.folder and Path(series.folder) / "sweep" / store.DATASET
+    if dataset is None and swept and swept.is_file():
+        dataset = results.open_dataset(swept)
+    code = code if series.folder else ""
+    return Source(model, data, series, dataset, name, code, tokenizer)
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """Copy a network, so that its owner may go on with it while the explorer is open."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise OptionError(
+            f"this {type(model).__name__} can't be copied ({error}); call it once under "
+            "torch.no_grad(), or pass the folder of its run."
+        ) from None
+
+
+def _short(name: str) -> str:
+    return str(name).rpartition(".")[2]
+
+
+def metric_of(wanted: Any, measured: Any, ds: xr.Dataset | None) -> str:
+    """Name the metric that is shown: of those in the Dataset, else of those to be measured."""
+    if ds is not None:
+        return results.metric_name(ds, wanted)
+    names = [metric.name for metric in metrics.chosen(measured)]
+    if wanted is None:
+        return "error" if "error" in names else names[0]
+    return choose(wanted if isinstance(wanted, str) else str(wanted), names, "metric")

@@ -1,0 +1,1 @@
+"""The paper's experiments, and what becomes of their runs."""

@@ -1,0 +1,229 @@
+"""Run many experiments, one after the other or several at once.
+
+>>> from layerscope.paper import batch
+>>> [planned.name for planned in batch.plan("smoke")][:3]
+['fcn-mnist', 'fcn-cifar10', 'vgg-cifar10']
+>>> batch.run_all("smoke", out="runs")                                      # doctest: +SKIP
+
+Each experiment runs in a process of its own, so that one which fails, or is killed for its memory,
+takes no other with it. What is finished already is not done again, and a series that several
+experiments need is trained once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerscope.errors import OptionError, choose
+from layerscope.paper import experiments, reproduce
+
+__all__ = ["Outcome", "Planned", "plan", "run_all"]
+
+_COMMAND = (sys.executable, "-m", "layerscope.cli", "reproduce")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An experiment that is to be run.
+
+    Attributes
+    ----------
+    name : str
+    minutes : float
+        Expected, see `experiments.Scale`.
+    expected : str
+        The same in words, with what it is expected on.
+    there : bool
+        Whether a run is there; whether it is of the same notebook, parameters and data is seen
+        when its turn comes.
+    """
+
+    name: str
+    minutes: float
+    expected: str
+    there: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an experiment ended.
+
+    Attributes
+    ----------
+    name : str
+    error : str
+        Empty, or what went wrong in which cell of the notebook.
+    seconds : float
+    reused : bool
+        Whether it was finished before.
+    """
+
+    name: str
+    error: str
+    seconds: float
+    reused: bool
+
+
+def plan(
+    scale: str = "small",
+    *,
+    names: Sequence[str] | None = None,
+    out: str | os.PathLike[str] = "papermill_runs",
+) -> list[Planned]:
+    """Say what is to be run, in the order of the paper.
+
+    Parameters
+    ----------
+    scale : str
+    names : sequence of str, optional
+        By default the paper's fifteen experiments.
+    out : path
+        As for `reproduce.run`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such experiment or scale.
+    """
+    found = []
+    for name in experiments.PAPER if names is None else names:
+        known = experiments.EXPERIMENTS[choose(name, experiments.EXPERIMENTS, "experiment")]
+        size = known.scales[choose(scale, known.scales, "scale")]
+        there = (Path(out) / name / scale / reproduce.MANIFEST).is_file()
+        found.append(Planned(name, size.minutes, size.expected, there))
+    return found
+
+
+def run_all(
+    scale: str = "small",
+    *,
+    names: Sequence[str] | None = None,
+    jobs: int = 1,
+    out: str | os.PathLike[str] = "papermill_runs",
+    data_root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = True,
+    started: Callable[[str], object] | None = None,
+    ended: Callable[[Outcome], object] | None = None,
+) -> list[Outcome]:
+    """Run experiments; those that fail don't keep the others from running.
+
+    Parameters
+    ----------
+    scale, names, out
+        As for `plan`.
+    jobs : int
+        How many at once; they share the machine's cores evenly.
+    data_root, device, resume
+        As for `reproduce.run`.
+    started, ended : callable
+        Called with the name when an experiment starts, and with its outcome when it ends; one
+        call at a time.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of the plan.
+
+    Raises
+    ------
+    OptionError
+        If there is no such experiment or scale, or `jobs` is below 1.
+    KeyboardInterrupt
+        After the experiments that were running have been stopped; the same call goes on there.
+    """
+    if jobs < 1:
+        raise OptionError(f"jobs is {jobs}; at least one experiment must run at a time.")
+    options = ["--scale", scale, "--out", os.fspath(out), "--device", device]
+    options += [] if data_root is None else ["--data-root", os.fspath(data_root)]
+    options += [] if resume else ["--no-resume"]
+    running = _Running(options, _environment(jobs), started, ended)
+    chosen = [planned.name for planned in plan(scale, names=names, out=out)]
+    with ThreadPoolExecutor(jobs) as pool:
+        tasks = [pool.submit(running.run, name) for name in chosen]
+        try:
+            return [task.result() for task in tasks]
+        except BaseException:
+            running.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class _Running:
+    """The processes that are running."""
+
+    def __init__(
+        self,
+        options: Sequence[str],
+        environment: dict[str, str],
+        started: Callable[[str], object] | None,
+        ended: Callable[[Outcome], object] | None,
+    ) -> None:
+        self.options, self.environment = options, environment
+        self.started, self.ended = started, ended
+        self.lock = threading.Lock()
+        self.processes: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+
+    def run(self, name: str) -> Outcome:
+        """Run one experiment to its end."""
+        began = time.monotonic()
+        with self.lock:
+            if self.stopped:
+                return Outcome(name, "not started", 0.0, False)
+            process = subprocess.Popen(  # noqa: S603 - our own command, its parts checked
+                [*_COMMAND, name, *self.options],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self.environment,
+                text=True,
+            )
+            self.processes.add(process)
+            if self.started:
+                self.started(name)
+        said, complaint = process.communicate()
+        error = _complaint(process.returncode, complaint)
+        outcome = Outcome(
+            name,
+            error,
+            round(time.monotonic() - began, 1),
+            not error and said.startswith("finished before"),
+        )
+        with self.lock:
+            self.processes.discard(process)
+            if self.ended and not self.stopped:
+                self.ended(outcome)
+        return outcome
+
+    def stop(self) -> None:
+        """End what runs; what is recorded of it stays."""
+        with self.lock:
+            self.stopped = True
+            for process in self.processes:
+                process.terminate()
+
+
+def _complaint(code: int, text: str) -> str:
+    if code == 0:
+        return ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    # From where the error starts: progress comes before it, and messages may be of several lines.
+    marks = [at for at, line in enumerate(lines) if line.startswith(("layerscope:", "Traceback"))]
+    about = "\n".join(lines[marks[-1] :] if marks else lines[-1:])
+    return about.removeprefix("layerscope: ") or f"its process ended with status {code}"
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """Divide the cores among the jobs, unless the user has done so."""
+    found = dict(os.environ)
+    if jobs > 1:
+        found.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    return found

@@ -1,0 +1,71 @@
+"""The paper's experiments as data: networks, data, training and sweep, at three scales.
+
+>>> from layerscope import experiments
+>>> experiments.EXPERIMENTS["fcn-mnist"].scales["paper"].parameters["seeds"]
+5
+>>> len(experiments.PAPER)
+15
+
+Scale ``smoke`` shows that the path works, on data that need no download; ``small`` is for two
+cores; ``paper`` has the paper's networks, data and epochs, for a GPU.
+"""
+
+from __future__ import annotations
+
+from layerscope.paper.experiments._catalogue import EXPERIMENTS, PAPER
+from layerscope.paper.experiments._cost import EXAMPLES, GPU, Cost, GPUs, cost
+from layerscope.paper.experiments._generalising import generalisation
+from layerscope.paper.experiments._keeping import (
+    SUMMARY,
+    command,
+    compared,
+    folder_name,
+    hand_on,
+    keep,
+    told,
+)
+from layerscope.paper.experiments._kinds import Experiment, Scale
+from layerscope.paper.experiments._probing import (
+    SERIES_VARIABLE,
+    caption,
+    probe,
+    series_folder,
+    sweep_series,
+    trained,
+    trainings,
+)
+from layerscope.paper.experiments._recipes import RECIPES, augmentation, fitted, variants
+from layerscope.paper.experiments._retraining import removable, retrain
+
+__all__ = [
+    "EXAMPLES",
+    "EXPERIMENTS",
+    "GPU",
+    "PAPER",
+    "RECIPES",
+    "SERIES_VARIABLE",
+    "SUMMARY",
+    "Cost",
+    "Experiment",
+    "GPUs",
+    "Scale",
+    "augmentation",
+    "caption",
+    "command",
+    "compared",
+    "cost",
+    "fitted",
+    "folder_name",
+    "generalisation",
+    "hand_on",
+    "keep",
+    "probe",
+    "removable",
+    "retrain",
+    "series_folder",
+    "sweep_series",
+    "told",
+    "trained",
+    "trainings",
+    "variants",
+]

@@ -1,0 +1,85 @@
+"""What may tell how well a network generalises, beside how well it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from layerscope.paper.experiments._probing import sweep_series, trained
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from layerscope.zoo.training import Recipe
+
+__all__ = ["generalisation"]
+
+
+def generalisation(
+    network: str | Mapping[str, Any],
+    data: Any,
+    recipe: Recipe,
+    seeds: Iterable[int],
+    *,
+    examples: int = 1000,
+    device: str = "auto",
+    folder: str | os.PathLike[str] | None = None,
+    view: str = "leaf",
+    record: Iterable[int] = (0,),
+    random_labels: float = 0.0,
+    **grid: Any,
+) -> pd.DataFrame:
+    """Train, and set every measure beside the generalisation gap.
+
+    Parameters
+    ----------
+    network, data, recipe, seeds, device, folder
+        As for `probe`.
+    examples : int
+        Training examples, the first ones, that errors under noise are estimated on.
+    view : str
+        What makes a module.
+    record : iterable of int
+        Epochs to record besides the last.
+    random_labels : float
+        Share of the training labels that are random, as `analyses.gap` takes it.
+    **grid
+        Options of `analyses.criticality_grid`.
+
+    Returns
+    -------
+    DataFrame
+        One row per seed: ``train``, ``test`` and ``gap`` (errors), ``critical`` (layers),
+        ``criticality`` (of the network), ``at_edge`` (modules that reach theirs at the least or
+        the greatest noise of the grid), and the measures of `analyses.weight_measures`.
+    """
+    import pandas as pd
+    import torch
+
+    from layerscope.paper import analyses
+
+    wanted = list(seeds)
+    rows = []
+    part = data.train.take(torch.arange(min(examples, len(data.train))))
+    runs = trained(
+        network, data, recipe, wanted, device=device, folder=folder, record=tuple(record)
+    )
+    for seed, series in zip(wanted, runs, strict=True):
+        swept = sweep_series(
+            [series], data, [seed], part="train", epochs=[0], view=view, device=device
+        )
+        points = analyses.criticality_grid(
+            series.build(), part, checkpoints=series, device=device, view=view, **grid
+        )
+        found = analyses.criticality(points)
+        ends = points["sigma"].values[[0, -1]]
+        rows.append(
+            {"seed": seed}
+            | analyses.gap(series.build(), data, device, random_labels)
+            | {"critical": int(analyses.verdict_counts(swept)["critical"].iloc[0])}
+            | {"criticality": float(found["network"])}
+            | {"at_edge": int(found["at_sigma"].isin(ends).sum())}
+            | analyses.weight_measures(series)
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,260 @@
+"""Train once per seed, sweep, and join: what every experiment does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerscope.errors import choose
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from layerscope.core.checkpoints import Series
+    from layerscope.zoo.models import Config
+    from layerscope.zoo.training import Recipe
+
+__all__ = [
+    "SERIES_VARIABLE",
+    "caption",
+    "probe",
+    "series_folder",
+    "sweep_series",
+    "trained",
+    "trainings",
+]
+
+SERIES_VARIABLE = "LAYERSCOPE_SERIES"
+
+
+def series_folder(folder: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder that trained series are kept in and shared through.
+
+    Parameters
+    ----------
+    folder : path, optional
+        By default the environment variable ``LAYERSCOPE_SERIES``, else a folder in the user's
+        cache.
+    """
+    chosen = folder or os.environ.get(SERIES_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "layerscope" / "series"
+
+
+def trained(
+    network: str | Config | Mapping[str, Any],
+    data: Any,
+    recipe: Recipe,
+    seeds: Iterable[int],
+    *,
+    device: str = "auto",
+    folder: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> list[Series]:
+    """Train a network once per seed, or find what is trained already.
+
+    Parameters
+    ----------
+    network, data, recipe, seeds, device, folder
+        As for `probe`.
+    **options
+        Further ones of `training.train`, such as ``record`` and ``augment``.
+    """
+    from layerscope.zoo import training
+
+    place = series_folder(folder)
+    found = []
+    for seed in seeds:
+        with _alone(place, f"{network!r} {data.name} {recipe!r} {seed}"):
+            found.append(
+                training.train(
+                    network, data, recipe, seed=seed, out=place, device=device, **options
+                )
+            )
+    return found
+
+
+def probe(
+    network: str | Config | Mapping[str, Any],
+    data: Any,
+    recipe: Recipe,
+    seeds: Iterable[int],
+    *,
+    draws: int = 3,
+    device: str = "auto",
+    folder: str | os.PathLike[str] | None = None,
+    record: Sequence[int] | None = None,
+    augment: Any = None,
+    **sweep: Any,
+) -> xr.Dataset:
+    """Train a network once per seed, sweep each over its checkpoints, and join the results.
+
+    Parameters
+    ----------
+    network : str or mapping
+        As `models.build` takes it.
+    data : data set
+        Trained on its training part, swept over its test part.
+    recipe : Recipe
+    seeds : iterable of int
+    draws : int
+        Random draws of each layer, for re-randomisation.
+    device : str
+    folder : path, optional
+        As `series_folder` takes it; what is there is not trained again.
+    record : sequence of int, optional
+        Epochs to record; by default those of the paper's first figure.
+    augment : callable, optional
+        As `training.train` takes it.
+    **sweep
+        Options of `engine.sweep`, such as ``view="block"``. Texts are scored by loss, perplexity
+        and error unless ``metrics`` says otherwise.
+
+    Returns
+    -------
+    xarray.Dataset
+        With a dimension ``seed``; ``attrs["runs"]`` says how each network was trained, on which
+        device, and in how many seconds.
+    """
+    wanted = list(seeds)
+    options = {} if record is None else {"record": tuple(record)}
+    if augment is not None:
+        options["augment"] = augment
+    runs = trained(network, data, recipe, wanted, device=device, folder=folder, **options)
+    return sweep_series(runs, data, wanted, draws=draws, device=device, **sweep)
+
+
+def sweep_series(
+    runs: Sequence[Series],
+    data: Any,
+    seeds: Sequence[int],
+    *,
+    part: str = "test",
+    draws: int = 3,
+    device: str = "auto",
+    **sweep: Any,
+) -> xr.Dataset:
+    """Sweep series that are trained, and join the results along ``seed``.
+
+    What is done of each sweep is kept beside its series, so that one which was stopped goes on.
+
+    Parameters
+    ----------
+    runs : sequence of Series
+        One per seed.
+    data, seeds, draws, device, **sweep
+        As for `probe`.
+    part : {"test", "train"}
+        Which examples are swept over.
+    """
+    from layerscope import results
+    from layerscope.core import sweep as engine
+
+    sweep.setdefault("metrics", _metrics(data))
+    examples = {"test": data.test, "train": data.train}[choose(part, ("test", "train"), "part")]
+    found = []
+    for series, seed in zip(runs, seeds, strict=True):
+        options = {"draws": draws, "seed": seed, **sweep}
+        place = _place(series, examples, options)
+        ds = engine.sweep(
+            series.build(), examples, checkpoints=series, device=device, out=place, **options
+        )
+        known = ("network", "data", "recipe", "seed", "device", "torch", "seconds")
+        ds.attrs["training"] = json.dumps({key: series.manifest[key] for key in known})
+        found.append(ds)
+    return results.concat(found, list(seeds))
+
+
+def trainings(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """List what was trained: network, seed, metrics of the trained network, seconds, device.
+
+    Parameters
+    ----------
+    runs : mapping of str to Dataset
+        By name of the network, as `probe` returns them.
+    """
+    import pandas as pd
+
+    from layerscope import results
+
+    rows = []
+    for name, ds in runs.items():
+        for number, run in enumerate(results.settings(ds)["runs"]):
+            base = ds["baseline"].isel(seed=number)
+            told = {str(m): float(base.sel(metric=m)) for m in ds["metric"].values}
+            how = run["training"]
+            rows.append(
+                {"network": name, "seed": how["seed"], **told}
+                | {"seconds": how["seconds"], "device": how["device"]}
+            )
+    return pd.DataFrame(rows)
+
+
+def caption(network: str, data: Any, meant: str) -> str:
+    """Say in a title what was run, and that it is not what the paper ran where it is not.
+
+    What was taken of the data, which their name says behind a plus, stands in the manifest.
+
+    Parameters
+    ----------
+    network : str
+    data : data set
+    meant : str
+        Name of the data set that the paper uses.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> caption("resnet18-w0.25", SimpleNamespace(name="cifar10-jpeg+size=500@0"), "imagenet")
+    'resnet18-w0.25 on cifar10-jpeg (reduced; the paper: imagenet)'
+    >>> caption("fcn-3x256", SimpleNamespace(name="mnist"), "mnist")
+    'fcn-3x256 on mnist'
+    """
+    plain = f"{network} on {data.name.partition('+')[0]}"
+    return plain if data.name == meant else f"{plain} (reduced; the paper: {meant})"
+
+
+@contextmanager
+def _alone(place: Path, what: str) -> Iterator[None]:
+    """Wait while another process trains the same, so that it is found afterwards.
+
+    Without file locks, as on Windows, both would train; the result is the same.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    locks = place / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    # The system lets go of it when the process ends, however it ends.
+    with open(locks / hashlib.sha256(what.encode()).hexdigest()[:16], "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _metrics(data: Any) -> tuple[str, ...]:
+    from layerscope.zoo.data import TextData
+
+    return ("loss", "perplexity", "error") if isinstance(data, TextData) else ("error", "loss")
+
+
+def _place(series: Series, examples: Any, options: Mapping[str, Any]) -> Path | None:
+    """Where the sweep with these options is kept; None where they are not plain values."""
+    from layerscope._version import __version__
+
+    if series.folder is None:
+        return None
+    try:
+        said = json.dumps([__version__, examples.fingerprint, options], sort_keys=True)
+    except TypeError:
+        return None
+    return series.folder / "sweeps" / hashlib.sha256(said.encode()).hexdigest()[:12]

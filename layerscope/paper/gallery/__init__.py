@@ -1,0 +1,50 @@
+"""A page of what the experiments gave, what disagrees with the paper as plainly as what agrees.
+
+>>> from layerscope.paper import gallery
+>>> gallery.write("papermill_runs", "gallery.html")                         # doctest: +SKIP
+PosixPath('gallery.html')
+
+It is made from the manifests that `layerscope.reproduce` leaves, and from nothing else: the same
+runs give the same page.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from layerscope import results
+from layerscope.base import validate
+from layerscope.errors import choose
+from layerscope.paper.gallery._pages import as_html, as_markdown
+from layerscope.paper.gallery._runs import Run, read
+
+__all__ = ["Run", "read", "write"]
+
+
+def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Write the gallery, in the form that the suffix names.
+
+    Parameters
+    ----------
+    runs : path
+        Folder of finished runs, as `reproduce.run` fills it.
+    path : path
+        ``.html``, with the figures in it, or ``.md``, which shows those beside the runs. Links to
+        notebooks are relative to it.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    OptionError
+        If the suffix is neither.
+    ResultError
+        If there is no finished run, a manifest is damaged, or the place is not writable.
+    """
+    path = validate.path(path, "path", "gallery.html")
+    make = {".html": as_html, ".md": as_markdown}
+    form = choose(path.suffix.lower(), make, "kind of page with the suffix")
+    return results.write_bytes(path, make[form](read(runs), path.parent).encode())

@@ -1,0 +1,274 @@
+"""Several runs side by side, aligned by relative depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from layerscope import results, stats
+from layerscope.errors import OptionError, ResultError
+from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._panels import Size, panel, row_names
+from layerscope.plots._scales import COLOURS, label_of, scale_of
+
+__all__ = ["compare"]
+
+_DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
+
+
+def compare(
+    runs: Mapping[str, xr.Dataset],
+    metric: str | None = None,
+    column: int | str | None = None,
+    title: str | None = None,
+) -> hv.Layout:
+    """Draw two or more runs side by side: architectures, seeds, recipes.
+
+    Depth goes downwards in all panels: each layer has an equal share of the height, from the first
+    at the top to the last at the bottom, so that networks of different depth can be compared. The
+    first panel holds one curve per run, over the layers; the others are heat maps as in `heatmap`,
+    settled cells marked, without the whole network, with one scale of colours. All share the axis
+    of depth: with Bokeh, to zoom or move in one is to do so in all.
+
+    Parameters
+    ----------
+    runs : mapping of str to Dataset
+        From the name of a run to its result; two at least.
+    metric : str, optional
+        Which every run has; by default the error, or the first that all have.
+    column : int or str, optional
+        What the curves show: an epoch, "rand" or another column of `heatmap` that every run has;
+        the first checkpoint that all have, if not given.
+    title : str, optional
+        Of the first panel.
+
+    Returns
+    -------
+    holoviews.Layout
+
+    Raises
+    ------
+    OptionError
+        If fewer than two runs came, one has no such metric, or not all have the column.
+    ResultError
+        If a Dataset lacks a dimension or variable, or nothing in it was computed.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> plot = compare({"shallow": testing.dataset(3), "deep": testing.dataset(12)})
+    >>> len(plot)
+    3
+    """
+    # A Dataset is a mapping as well.
+    if isinstance(runs, xr.Dataset) or not isinstance(runs, Mapping) or len(runs) < 2:
+        came = f"{len(runs)}" if isinstance(runs, dict) else f"a {type(runs).__name__}"
+        raise OptionError(
+            f"compare takes a mapping from names to at least two Datasets; got {came}. "
+            "One alone: heatmap(ds)."
+        )
+    metric = results.metric_name(runs.values(), metric)
+    tables = {str(name): _placed(ds, metric) for name, ds in runs.items()}
+    chosen = _column(tables, column)
+    info = results.metric(next(iter(runs.values())), metric)
+    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), info)
+    most = max(len(table["layer"].unique()) for table in tables.values())
+    size = Size(float(np.clip(0.3 * most, 2.4, 7.0)), int(np.clip(26 * most, 280, 900)))
+    said = _said(runs, tables, chosen)
+    heading = f"Test {metric}, one layer {said}" if title is None else title
+    parts = [_profile(runs, tables, chosen, info, heading, size)]
+    last = list(tables)[-1]
+    bar = label_of(info)
+    parts += [
+        panel(name, table, scale, size, bar if name == last else "")
+        for name, table in tables.items()
+    ]
+    layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=True)
+    # Inches for the rows' names, which stand between the panels.
+    longest = max(len(name) for table in tables.values() for name in row_names(table).values())
+    gap = 0.4 + 0.058 * longest
+    return layout.opts(
+        backend="matplotlib",
+        shared_axes=False,
+        fig_inches=(2.6 * len(parts) + gap * (len(parts) - 1), size.inches),
+        fig_bounds=(0, 0, 1, 1),
+        sublabel_format="",
+        hspace=gap / 2.6,
+    )
+
+
+def _placed(ds: xr.Dataset, metric: str) -> pd.DataFrame:
+    """One row per cell of single layers, with the share of the height that it has.
+
+    ``top`` and ``bottom`` are 1 at the input and 0 at the output, since axes go upwards.
+    """
+    table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
+    layers = stats.layer_order(ds, network=False)
+    table = table[table["layer"].isin(layers)]
+    if table.empty:
+        raise ResultError(
+            "no single layer was computed in one of the runs; there is nothing to compare."
+        )
+    place = table["layer"].map(layers.index)
+    columns = stats.column_order(table)
+    at = table["column"].map(columns.index)
+    count = len(layers)
+    return table.assign(
+        top=1 - place / count,
+        bottom=1 - (place + 1) / count,
+        depth=1 - (place + 0.5) / count,
+        left=at.astype(float),
+        right=at + 1.0,
+        **{"hover layer": table["layer"], "hover reset to": table["column"]},
+    )
+
+
+def _column(tables: Mapping[str, pd.DataFrame], wanted: int | str | None) -> str:
+    """Choose the column that the curves show."""
+    there = [stats.column_order(table) for table in tables.values()]
+    shared = [name for name in there[0] if all(name in columns for columns in there)]
+    if wanted is None:
+        numbered = [name for name in shared if name.isdigit()]
+        if numbered or shared:
+            return (numbered or shared)[0]
+        raise OptionError("these runs have no column in common; sweep them over the same epochs.")
+    if str(wanted) not in shared:
+        raise OptionError(
+            f"not all of these runs have the column {str(wanted)!r}. "
+            f"They share: {', '.join(shared) or 'none'}."
+        )
+    return str(wanted)
+
+
+def _said(runs: Mapping[str, xr.Dataset], tables: Mapping[str, pd.DataFrame], column: str) -> str:
+    name, table = next(iter(tables.items()))
+    cell = table[table["column"] == column].iloc[0]
+    done = results.perturbation(runs[name], cell["perturbation"])
+    return f"reset to {column}" if done.resets else done.words_at(int(cell["epoch"]))
+
+
+def _profile(
+    runs: Mapping[str, xr.Dataset],
+    tables: Mapping[str, pd.DataFrame],
+    column: str,
+    metric: results.MetricInfo,
+    title: str,
+    size: Size,
+) -> hv.Overlay:
+    """One curve per run: the metric across, relative depth downwards."""
+    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), metric)
+    parts: list[Any] = []
+    for index, ((name, table), ds) in enumerate(zip(tables.items(), runs.values(), strict=True)):
+        cells = table[table["column"] == column].sort_values("depth", ascending=False)
+        colour, dash = COLOURS[index % len(COLOURS)], _DASHES[index % len(_DASHES)]
+        parts += _curve(cells, name, colour, dash, scale.beyond)
+        parts += _baseline(ds, metric.name, colour)
+    shared: dict[str, Any] = {
+        "title": unformatted(title),
+        "xlabel": label_of(metric) + " (thin line: unperturbed)",
+        "ylabel": "relative depth",
+        "ylim": (0, 1),
+        "yticks": [(1 - share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)],
+        "logx": scale.log,
+    }
+    if metric.fraction_of:
+        shared["xlim"] = (-0.02, 1.02)
+    return both(
+        hv.Overlay(parts),
+        shared | {"legend_position": "bottom_right"},
+        bokeh={
+            "frame_width": 300,
+            "frame_height": size.pixels,
+            "default_tools": ["save", "ywheel_zoom", "ypan", "reset"],
+            "click_policy": "mute",
+            "hooks": [_finish_bokeh_profile],
+        },
+        matplotlib={
+            "aspect": "auto",
+            "show_frame": False,
+            "fontsize": FONT_SIZES,
+            "hooks": [_finish_matplotlib_profile],
+        },
+    )
+
+
+def _curve(
+    cells: pd.DataFrame, name: str, colour: str, dash: tuple[str, str], beyond: float
+) -> list[Any]:
+    """One run: its line, which breaks where a value is not finite, and a cross there."""
+    texts = [text for text in map(str, cells) if text.startswith("hover ")]
+    finite = np.isfinite(cells["value"])
+    cells = cells.assign(value=cells["value"].where(finite), beyond=beyond)
+    known = cells.dropna(subset=["lower", "upper", "value"])
+    bars = (
+        both(
+            hv.Segments(known, ["lower", "depth", "upper", "depth"], []),
+            {"color": colour},
+            bokeh={"line_width": 1, "show_legend": False},
+            matplotlib={"linewidth": 0.8, "show_legend": False},
+        )
+        if len(known)
+        else None
+    )
+    line = both(
+        hv.Curve(cells, "value", "depth", label=name),
+        {"color": colour},
+        bokeh={"line_dash": dash[0], "line_width": 1.5, "muted_alpha": 0.1},
+        matplotlib={"linestyle": dash[1], "linewidth": 1.3, "marker": "o", "ms": 3},
+    )
+    dots = both(
+        hv.Points(cells, ["value", "depth"], texts),
+        {"color": colour, "show_legend": False},
+        bokeh={"size": 6, "tools": ["hover"], "hover_tooltips": tooltips(texts)},
+        matplotlib={"visible": False},
+    )
+    hover = {"tools": ["hover"], "hover_tooltips": tooltips(texts)}
+    crosses = (
+        both(
+            hv.Points(cells[~finite], ["beyond", "depth"], texts),
+            {"color": colour, "show_legend": False},
+            bokeh=hover | {"marker": "x", "size": 10, "line_width": 2},
+            matplotlib={"marker": "X", "s": 40},
+        )
+        if not finite.all()
+        else None
+    )
+    return [each for each in (bars, line, dots, crosses) if each is not None]
+
+
+def _baseline(ds: xr.Dataset, metric: str, colour: str) -> list[Any]:
+    if "baseline" not in ds:
+        return []
+    level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
+    line = hv.Curve([(level, 0.0), (level, 1.0)], "value", "depth")
+    return [
+        both(
+            line,
+            {"color": colour, "alpha": 0.7},
+            bokeh={"line_width": 0.7},
+            matplotlib={"linewidth": 0.6},
+        )
+    ]
+
+
+def _finish_bokeh_profile(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+    quieten(plot)
+    plot.state.outline_line_color = None
+    for legend in plot.state.legend:
+        legend.update(border_line_color=None, background_fill_alpha=0.7)
+
+
+def _finish_matplotlib_profile(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+    axes = plot.handles["axis"]
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.set_frame_on(False)
+        for text in legend.get_texts():
+            text.set_text(literal(text.get_text()))

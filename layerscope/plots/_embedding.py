@@ -1,0 +1,139 @@
+"""Figures in pages: of their own, and in those of others."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+import holoviews as hv
+from bokeh.models import Toolbar
+
+from layerscope.errors import OptionError
+from layerscope.plots._backends import drawable, load_backends
+from layerscope.plots._stills import description, fewer_colours, option, still
+
+__all__ = ["embed", "frame", "library", "page"]
+
+# Bytes. Hundreds of layers make more, which no paper shows any better.
+_LARGEST_SVG = 300_000
+# Inches between the margins of A4.
+_PAGE = 7.0
+
+# Where scripts run, the figure that hovers; on paper and without scripts, its picture.
+_STYLE = """
+.layerscope-figure { margin: 0; overflow-x: auto; }
+.layerscope-live, .layerscope-js .layerscope-still { display: none; }
+.layerscope-js .layerscope-live { display: block; }
+.layerscope-still img { max-width: 100%; height: auto; }
+@media print {
+  .layerscope-js .layerscope-live { display: none; }
+  .layerscope-js .layerscope-still { display: block; }
+  .layerscope-figure { overflow: visible; break-inside: avoid; }
+  .layerscope-still img { max-height: 24cm; }
+}
+"""
+
+
+def library() -> str:
+    """Give what a page needs once for any number of figures from `embed`.
+
+    Returns
+    -------
+    str
+        Style and scripts (1.2 MB, BokehJS within it), for the head of an HTML page.
+
+    Examples
+    --------
+    >>> "src=" in library().split(">")[0]
+    False
+    """
+    flag = 'document.documentElement.classList.add("layerscope-js")'
+    return f"<style>{_STYLE}</style>\n<script>{flag}</script>\n{_bokeh()}"
+
+
+def embed(plot: Any) -> str:
+    """Turn a figure into HTML for a page of one's own, below `library`.
+
+    Parameters
+    ----------
+    plot : HoloViews object
+        From this module, or any other that both Bokeh and matplotlib draw.
+
+    Returns
+    -------
+    str
+        With hover where scripts run; on paper and without scripts a picture: SVG, or PNG where
+        that is much smaller. Asks nothing of the network. Names are escaped.
+
+    Examples
+    --------
+    >>> from layerscope import plots, testing
+    >>> figure = plots.heatmap(testing.dataset())
+    >>> page = "<h1>My report</h1>" + plots.library() + plots.embed(figure)
+    >>> page.count("<figure")
+    1
+    """
+    script, place = _live(drawable(plot))
+    picture, form = _picture(plot)
+    alt, content = html.escape(description(plot)), base64.b64encode(picture).decode()
+    return (
+        f'<figure class="layerscope-figure"><div class="layerscope-live">{place}</div>'
+        f'<div class="layerscope-still"><img alt="{alt}" '
+        f'src="data:image/{form};base64,{content}"></div></figure>\n{script}\n'
+    )
+
+
+def _picture(plot: Any) -> tuple[bytes, str]:
+    """Draw for paper, panels side by side as wide as a page: the picture, and its kind."""
+    width = _PAGE if isinstance(plot, hv.Layout) else None
+    try:
+        picture = still(plot, "svg", 300, width=width)
+    except OptionError:  # too many panels for one page: the reader zooms
+        picture, width = still(plot, "svg", 300), None
+    if len(picture) <= _LARGEST_SVG:
+        return picture, "svg+xml"
+    return fewer_colours(still(plot, "png", 200, width=width)), "png"
+
+
+def _bokeh() -> str:
+    from bokeh.settings import settings
+
+    library = (Path(settings.bokehjs_path()) / "js" / "bokeh.min.js").read_text("utf-8")
+    return f"<script>{library}</script>"
+
+
+def _live(plot: Any) -> tuple[str, str]:
+    """Draw with Bokeh: the script, and the place that it draws in."""
+    from bokeh.embed import components
+
+    load_backends()
+    figure = hv.render(plot, backend="bokeh")
+    for toolbar in figure.select({"type": Toolbar}):
+        toolbar.logo = None
+    script, place = components(figure)
+    return script, place
+
+
+def page(plot: Any, title: str) -> str:
+    """Draw with Bokeh, into a page that asks nothing of the network.
+
+    Bokeh's own INLINE pages also ask for a script of panel's, which holoviews imports.
+    """
+    script, place = _live(plot)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(title)}</title>\n{_bokeh()}\n</head>\n"
+        f"<body>\n{place}\n{script}\n</body>\n</html>\n"
+    )
+
+
+def frame(plot: Any) -> str:
+    """Put the page into a frame, where it can't disturb other output, nor that it."""
+    words = description(plot)
+    heights = plot.traverse(lambda part: option(part, "frame_height") or 0)
+    return (
+        f'<iframe title="{html.escape(words)}" srcdoc="{html.escape(page(plot, words))}" '
+        f'width="100%" height="{170 + (max(heights) or 400)}" style="border: 0"></iframe>'
+    )

@@ -1,0 +1,311 @@
+"""Heat maps: layers by checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from layerscope import results, stats
+from layerscope.errors import OptionError
+from layerscope.plots._backends import FONT_SIZES, both, unformatted
+from layerscope.plots._finishing import (
+    BLANK,
+    CROSSED,
+    explained,
+    finish_bokeh,
+    finish_matplotlib,
+    grid_size,
+    name_size,
+)
+from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._scales import Scale, ink, label_of, scale_of
+
+FORMULAS = {
+    "l2": "‖Δ‖₂",
+    "l2_rms": "‖Δ‖₂/√n",
+    "l2_relative": "‖Δ‖₂/‖θ⁰‖₂",
+    "l2_fan_in": "‖Δ‖₂/√fan_in",
+    "linf": "‖Δ‖∞",
+}
+"""How each norm of a layer's move Δ = θ − θ⁰ is written."""
+
+# The hover line that says "not computed" in a blank cell.
+_MEASURED = ("hover value", "hover distance")
+_TEXTS = ("shown", "ink", "ground", "settled", "crossed")
+
+
+def heatmap(
+    ds: xr.Dataset,
+    metric: str | None = None,
+    columns: Sequence[int | str] | None = None,
+    title: str | None = None,
+) -> hv.HeatMap:
+    """Draw the paper's Figure 1: layers by checkpoint, coloured by the metric.
+
+    Light is good and dark is bad. Error and accuracy are coloured over 0…1, so that figures
+    compare; any other metric from its lowest to its highest value, on a logarithmic scale where
+    these are more than a hundredfold apart (perplexity: tenfold). A hatched cell was not computed,
+    a grey one can't be; where the sweep stopped cells once they were settled, a mark says to what.
+    A line below the axis explains what of this there is.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``; what else it has (``baseline``, ``n_examples``, ``module_type``,
+        ``parameters``) shows on hovering.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
+    columns : sequence of int or str, optional
+        Epochs, "rand" or both, in the order wanted; all that were computed if not given.
+    title : str, optional
+
+    Returns
+    -------
+    holoviews.HeatMap
+        Categorical key dimensions ``column`` and ``layer``. The layers are held from the last to
+        the first since the axis goes upwards: the first is drawn on top.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+    OptionError
+        If there is no such metric or column.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> plot = heatmap(testing.dataset(), columns=["rand", 0, 1])
+    >>> list(plot.dimension_values("column", expanded=False))
+    ['rand', '0', '1']
+    """
+    metric = results.metric_name(ds, metric)
+    table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
+    heading = f"Test {metric} with one layer reset" if title is None else title
+    rows = stats.layer_order(ds)
+    info = results.metric(ds, metric)
+    scale = scale_of(table["value"], info)
+    return _grid(table, rows, columns, scale, heading, label_of(info), results.refused(ds))
+
+
+def distances(
+    ds: xr.Dataset,
+    norm: str = "l2_fan_in",
+    columns: Sequence[int | str] | None = None,
+    title: str | None = None,
+) -> hv.HeatMap:
+    """Draw how far each layer lies from its initial value, laid out as in `heatmap`.
+
+    Colours go from 0 to the largest distance of a single layer; where the whole network lies
+    further, its cells have the darkest colour and a printed colour bar ends in an arrow.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``distance``; the column "rand" needs ``draw_distance``, whose draws are averaged.
+    norm : str
+        One of ``ds.norm``: the keys of `FORMULAS`.
+    columns : sequence of int or str, optional
+        As in `heatmap`.
+    title : str, optional
+        The norm's formula if not given.
+
+    Returns
+    -------
+    holoviews.HeatMap
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+    OptionError
+        If there is no such norm or column.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> distances(testing.dataset(), norm="linf").vdims[0]
+    Dimension('value')
+    """
+    table = with_hover(ds, stats.distances(ds, norm), DISTANCE_HOVER)
+    single = table["layer"].isin(stats.layer_order(ds, network=False))
+    scale = scale_of(table.loc[single, "value"], None)
+    formula = FORMULAS.get(norm, norm)
+    heading = f"Distance from initial value, {formula}" if title is None else title
+    return _grid(table, stats.layer_order(ds), columns, scale, heading, "distance")
+
+
+def overview(ds: xr.Dataset, metric: str | None = None) -> hv.Layout:
+    """Draw the heat map beside two maps of distances, as in the paper's figure.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As for `heatmap` and `distances`, with the norms "l2_fan_in" and "linf".
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
+
+    Returns
+    -------
+    holoviews.Layout
+        Three `holoviews.HeatMap`.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable.
+    OptionError
+        If there is no such metric or norm.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> len(overview(testing.dataset()))
+    3
+    """
+    metric = results.metric_name(ds, metric)
+    # Short titles, and panels wide and high enough for them and for the rows' names, since the
+    # panels of a layout share what room there is.
+    parts = [heatmap(ds, metric, title=f"Test {metric}")] + [
+        distances(ds, norm, title=f"Distance {FORMULAS[norm]}") for norm in ("l2_fan_in", "linf")
+    ]
+    rows = len(parts[0].dimension_values("layer", False))
+    width, height = grid_size(parts[0]).inches
+    width, height = max(width, 2.2), max(height, min(9.5, 0.2 * rows) if rows > 12 else 0.0)
+    # The rows are the same, so their names stand once.
+    parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
+    wide = [max(160, round(0.75 * grid_size(part).pixels[0])) for part in parts]
+    parts = [
+        part.opts(backend="bokeh", frame_width=pixels)
+        for part, pixels in zip(parts, wide, strict=True)
+    ]
+    gap = 0.85 / width  # room for a colour bar between the panels, in shares of a panel
+    layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=False)
+    return layout.opts(
+        backend="matplotlib",
+        shared_axes=False,
+        fig_inches=(width * (len(parts) + gap * (len(parts) - 1)), height),
+        fig_bounds=(0, 0, 1, 1),
+        sublabel_format="",
+        hspace=gap,
+    )
+
+
+def _grid(
+    table: pd.DataFrame,
+    rows: list[str],
+    columns: Sequence[int | str] | None,
+    scale: Scale,
+    title: str,
+    label: str,
+    refused: Mapping[tuple[str, str], str] | None = None,
+) -> hv.HeatMap:
+    """Lay a long table out as a heat map with both backends' options set."""
+    table = table.assign(
+        shown=[scale.text(value) for value in table["value"]],
+        ink=[ink(scale.colour(value)) for value in table["value"]],
+        ground=[scale.colour(value) for value in table["value"]],
+    )
+    # HoloViews draws the first row at the bottom; its invert_yaxis fails with matplotlib.
+    grid = pd.MultiIndex.from_product(
+        [rows[::-1], _chosen(table, columns)], names=["layer", "column"]
+    )
+    cells = table.set_index(["layer", "column"]).reindex(grid).reset_index()
+    cells["settled"] = cells.get("verdict", "")
+    crossed = cells["not_finite"] > 0 if "not_finite" in cells else np.zeros(len(cells), bool)
+    cells["crossed"] = np.where(crossed, "crossed", "")
+    texts = [n for n in map(str, cells) if n in _TEXTS or n.startswith("hover ")]
+    cells = cells.assign(**cells[texts].fillna(""))
+    cells["hover layer"], cells["hover reset to"] = cells["layer"], cells["column"]
+    cells["blank"], cells[next(name for name in texts if name in _MEASURED)] = _blanks(
+        cells, table, refused or {}
+    )
+    texts.append("blank")
+    # With pyarrow installed, pandas keeps text in a form that HoloViews can't lay out as a grid.
+    cells = cells.astype(dict.fromkeys([*texts, "layer", "column"], object))
+    plot = hv.HeatMap(cells, ["column", "layer"], ["value", *texts])
+    size = grid_size(plot)
+    shared: dict[str, Any] = {
+        "cmap": scale.colours,
+        "clim": (scale.low, scale.high),
+        "logz": scale.log,
+        "clipping_colors": {"NaN": "#00000000"},  # lets the hatching behind show
+        "xlabel": _axis_label(cells),
+        "ylabel": "",
+    }
+    return both(
+        plot,
+        shared | {"title": unformatted(title)},
+        bokeh={
+            "frame_width": size.pixels[0],
+            "frame_height": size.pixels[1],
+            "line_color": "white",
+            "tools": ["hover"],
+            "hover_tooltips": tooltips(texts),
+            "default_tools": ["save"],
+            "line_width": 2,
+            "colorbar": True,
+            "clabel": label,
+            "hooks": [partial(finish_bokeh, size=size)],
+        },
+        matplotlib={
+            "aspect": "auto",
+            "fig_inches": size.inches,
+            "fig_bounds": (0, 0, 1, 1),
+            "edgecolors": "white",
+            # Thinner where rows are thin, or the gaps would be all there is to see.
+            "linewidths": min(0.8, 0.1 * size.points),
+            "show_values": False,
+            "fontsize": FONT_SIZES | {"yticks": name_size(size)},
+            "hooks": [partial(finish_matplotlib, size=size, label=label)],
+        },
+    )
+
+
+def _blanks(
+    cells: pd.DataFrame, table: pd.DataFrame, refused: Mapping[tuple[str, str], str]
+) -> tuple[list[str], list[str]]:
+    """What is the matter with each cell, and what it says of its value on hovering."""
+    done = dict(zip(table["column"], table["perturbation"], strict=True))
+    kinds, said = [], []
+    measured = next(name for name in _MEASURED if name in cells)
+    looked_at = ["layer", "column", "value", "crossed", measured]
+    for layer, column, value, crossed, text in cells[looked_at].itertuples(index=False):
+        why = refused.get((layer, done[column]))
+        kind = "broken" if crossed else "open" if why is None else "refused"
+        kinds.append(kind if pd.isna(value) else "")
+        unknown = {"broken": "NaN", "open": "not computed", "refused": f"can't be computed: {why}"}
+        said.append(unknown[kind] if pd.isna(value) else text)
+    return kinds, said
+
+
+def _axis_label(cells: pd.DataFrame) -> str:
+    """Say what the columns are, and what the marks mean that there are."""
+    columns = cells["column"].unique()
+    label = "checkpoint the layer is reset to"
+    if any(name != "rand" and not name.isdigit() for name in columns):
+        label = "what is done to the layer\n(a number: reset to that checkpoint)"
+    told = [text for kind, text in BLANK.items() if kind in set(cells["blank"])]
+    told += [CROSSED] if cells["crossed"].any() else []
+    return "\n".join(filter(None, [label, *told, explained(cells["settled"])]))
+
+
+def _chosen(table: pd.DataFrame, columns: Sequence[int | str] | None) -> list[str]:
+    """Check the columns asked for; all of them, in the paper's order, if none were."""
+    there = stats.column_order(table)
+    if columns is None:
+        return there
+    # One alone, too: the name of a column is no list of its letters.
+    listed = isinstance(columns, Iterable) and not isinstance(columns, str)
+    wanted = [str(column) for column in (columns if listed else [columns])]
+    missing = [column for column in wanted if column not in there]
+    if missing or not wanted:
+        came = f"{', '.join(missing)} was not recorded, or not computed" if missing else "none came"
+        raise OptionError(f"of the columns asked for, {came}. There is: {', '.join(there)}.")
+    return wanted

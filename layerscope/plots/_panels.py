@@ -1,0 +1,222 @@
+"""Heat maps of several runs beside one another, on a shared axis of depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+from bokeh.models import ColumnDataSource, NoOverlap
+
+from layerscope import stats
+from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots._finishing import (
+    CROSSED,
+    CROSSING,
+    MARKS,
+    add_colour_bar,
+    cross_out,
+    explained,
+)
+from layerscope.plots._hover import tooltips
+from layerscope.plots._names import shortened
+from layerscope.plots._scales import Scale, ink
+
+__all__ = ["Size", "panel", "row_names"]
+
+_MOST_NAMED = 40
+
+
+class Size(NamedTuple):
+    """Height of a panel, on paper and on a screen."""
+
+    inches: float
+    pixels: int
+
+
+def row_names(table: pd.DataFrame) -> dict[str, str]:
+    """How the layers are written, from the first to the last."""
+    layers = table.drop_duplicates("layer").sort_values("depth", ascending=False)
+    return shortened(list(layers["layer"]), 24)
+
+
+def panel(name: str, table: pd.DataFrame, scale: Scale, size: Size, bar: str) -> hv.Rectangles:
+    """Draw one run's heat map on the shared axis of depth; `bar` names its colour bar, if any."""
+    texts = [text for text in map(str, table) if text.startswith("hover ")]
+    columns = stats.column_order(table)
+    depths = dict(zip(table["layer"], table["depth"], strict=True))
+    ticks = [(depths[layer], short) for layer, short in row_names(table).items()]
+    # Upwards: Bokeh leaves out every name that is not above the one before.
+    ticks = ticks[:: -(-len(ticks) // _MOST_NAMED)][::-1]
+    marks, share = _marks(table, scale), 1 / len(depths)
+    told = explained(name for name, places in marks.items() if len(places))
+    crossed = _crossed(table, scale)
+    told = "\n".join(filter(None, [told, CROSSED if len(crossed) else ""]))
+    cells = table.astype(dict.fromkeys([*texts, "layer", "column"], object))
+    # HoloViews links axes by the name of their dimension, here that of the lower edge.
+    cells = cells.assign(depth=cells["bottom"])
+    boxes = hv.Rectangles(cells, ["left", "depth", "right", "top"], ["value", *texts])
+    crowded = max(len(column) for column in columns) > 6 or len(columns) > 9
+    names = shortened(columns, 24)
+    every = -(-len(columns) // 24)
+    shared: dict[str, Any] = {
+        "color": "value",
+        "cmap": scale.colours,
+        "clim": (scale.low, scale.high),
+        "logz": scale.log,
+        "title": unformatted(name),
+        "xlabel": told,
+        "ylabel": "",
+        "xlim": (0, len(columns)),
+        "ylim": (0, 1),
+        "xticks": [(at + 0.5, names[each]) for at, each in enumerate(columns)][::every],
+        "yticks": ticks,
+        "xrotation": 90 if crowded else 0,
+    }
+    return both(
+        boxes,
+        shared,
+        bokeh={
+            "frame_width": int(np.clip(30 * len(columns), 120, 360)),
+            "frame_height": size.pixels,
+            # One below the other where a panel is narrow.
+            "xlabel": told if len(columns) > 7 else told.replace(", ", "\n"),
+            "line_color": "white",
+            "line_width": 0.5,
+            "tools": ["hover"],
+            "hover_tooltips": tooltips(texts),
+            "default_tools": ["save", "ywheel_zoom", "ypan", "reset"],
+            "colorbar": bool(bar),
+            "clabel": bar,
+            "hooks": [
+                partial(_cross_bokeh, crossed=crossed),
+                partial(_finish_bokeh_panel, marks=marks, size=0.6 * share * size.pixels),
+            ],
+        },
+        matplotlib={
+            "aspect": "auto",
+            "edgecolor": "white",
+            "linewidth": 0.3,
+            "fontsize": FONT_SIZES | {"yticks": 7},
+            "colorbar": False,
+            "hooks": [
+                partial(_finish_matplotlib_panel, ticks=ticks, title=name, bar=bar),
+                partial(_cross_matplotlib, crossed=crossed),
+                partial(_mark_matplotlib, marks=marks, size=0.4 * 72 * share * size.inches),
+            ],
+        },
+    )
+
+
+def _crossed(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+    """Where the cells are that were not finite, and in what colours they are crossed out."""
+    there = table[table["not_finite"] > 0]
+    grounds = [scale.colour(value) for value in there["value"]]
+    return there[["left", "bottom", "right", "top"]].assign(
+        ground=grounds, ink=[ink(ground) for ground in grounds]
+    )
+
+
+def _cross_bokeh(plot: Any, element: hv.Rectangles, crossed: pd.DataFrame) -> None:  # noqa: ARG001
+    corners = {side: side for side in ("left", "bottom", "right", "top")}
+    # Lists, since BokehJS takes no array of colours.
+    source = ColumnDataSource({str(name): list(crossed[name]) for name in crossed})
+    plot.state.quad(**corners, **CROSSING, source=source)
+
+
+def _cross_matplotlib(
+    plot: Any,
+    element: hv.Rectangles,  # noqa: ARG001
+    crossed: pd.DataFrame,
+) -> None:
+    cells: Iterable[Any] = crossed.itertuples()
+    for cell in cells:
+        box = cell.left, cell.bottom, cell.right - cell.left, cell.top - cell.bottom
+        cross_out(plot.handles["axis"], box, cell.ground, cell.ink)
+
+
+def _marks(table: pd.DataFrame, scale: Scale) -> dict[str, pd.DataFrame]:
+    """Where the cells are that are settled to each verdict, and in what colour a mark shows."""
+    colours = [ink(scale.colour(value)) for value in table["value"]]
+    places = pd.DataFrame({"x": table["left"] + 0.5, "y": table["depth"], "ink": colours})
+    settled = table.get("verdict", pd.Series("", table.index))
+    return {name: places[settled == name] for name in MARKS}
+
+
+def _finish_bokeh_panel(
+    plot: Any,
+    element: hv.Rectangles,  # noqa: ARG001
+    marks: Mapping[str, pd.DataFrame],
+    size: float,
+) -> None:
+    quieten(plot)
+    figure = plot.state
+    figure.grid.visible = False
+    figure.outline_line_color = None
+    # Behind the cells, to show where there are none; BokehJS can't hatch a plot's own background.
+    figure.quad(
+        left=figure.x_range.start,
+        right=figure.x_range.end,
+        bottom=0,
+        top=1,
+        fill_color="white",
+        line_color=None,
+        hatch_pattern="/",
+        hatch_color="#b0b0b0",
+        hatch_scale=8,
+        level="underlay",
+    )
+    for name, (_, marker, _, filled) in MARKS.items():
+        figure.scatter(
+            "x",
+            "y",
+            source=ColumnDataSource({axis: list(marks[name][axis]) for axis in ("x", "y", "ink")}),
+            marker=marker,
+            size=min(5.0, size),
+            fill_color="ink" if filled else None,
+            line_color="ink",
+        )
+    plot.handles["hover"].renderers = [plot.handles["glyph_renderer"]]
+    for axis in (*figure.xaxis, *figure.yaxis):
+        axis.major_label_policy = NoOverlap(min_distance=0)
+        axis.update(major_tick_line_color=None, minor_tick_line_color=None, axis_line_color=None)
+
+
+def _finish_matplotlib_panel(
+    plot: Any,
+    element: hv.Rectangles,  # noqa: ARG001
+    ticks: list[tuple[float, str]],
+    title: str,
+    bar: str,
+) -> None:
+    axes = plot.handles["axis"]
+    axes.patch.set(facecolor="white", hatch="/////", edgecolor="#d0d0d0", linewidth=0)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_yticks([at for at, _ in ticks], [literal(name) for _, name in ticks])
+    axes.set_title(literal(title), fontsize=FONT_SIZES["title"])
+    if bar:
+        add_colour_bar(plot, bar)
+
+
+def _mark_matplotlib(
+    plot: Any,
+    element: hv.Rectangles,  # noqa: ARG001
+    marks: Mapping[str, pd.DataFrame],
+    size: float,
+) -> None:
+    points = min(3.2, size)
+    for name, (_, _, marker, filled) in MARKS.items():
+        for mark in marks[name].itertuples():
+            plot.handles["axis"].plot(
+                mark.x,
+                mark.y,
+                marker,
+                markersize=points,
+                markeredgewidth=0.2 * points,
+                markeredgecolor=mark.ink,
+                markerfacecolor=mark.ink if filled else "none",
+            )

@@ -1,0 +1,217 @@
+"""What came out, in a sentence and in a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from layerscope import results, stats
+from layerscope.errors import ResultError
+from layerscope.report import _markup as markup
+
+__all__ = ["finding", "judged", "plain", "verdict_table"]
+
+_NORM = "l2_fan_in"
+_MOST_NAMED = 6
+
+
+def judged(
+    ds: xr.Dataset,
+    metric: str,
+    critical: float | None = None,
+    perturbation: str | None = None,
+) -> pd.DataFrame | None:
+    """Classify the layers at the first checkpoint; None where no limit for "critical" is known.
+
+    ``attrs`` also holds "perturbation", and "done", what was done to the layers in words.
+    """
+    if critical is None and results.metric(ds, metric).by_chance(0.0) is None:
+        return None
+    cells = stats.summary(ds, metric)
+    chosen = perturbation or _first(ds, cells)
+    done = cells[cells["perturbation"] == chosen]
+    epoch = int(done["epoch"].min())
+    table = stats.classify(ds, metric, critical=critical, epoch=epoch, perturbation=chosen)
+    table.attrs |= {"perturbation": chosen, "done": _done(ds, chosen, epoch)}
+    return table
+
+
+def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = None) -> str:
+    """Say in a few sentences which layers are critical.
+
+    Parameters
+    ----------
+    ds : Dataset
+    metric : str
+    critical : float, optional
+        As `stats.classify` takes it.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> finding(testing.dataset(layers=2)).split(":")[0]
+    '2 of 2 layers are critical when reset to checkpoint 0'
+    """
+    metric = results.metric_name(ds, metric)
+    level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
+    rest = f"Of the unperturbed network the test {metric} is {plain(level)}."
+    table = judged(ds, metric, critical)
+    if table is None:
+        return f"No verdicts: what chance gives is not known for {metric}. {rest}"
+    worst = table[table["verdict"] == "critical"].sort_values("degradation", ascending=False)
+    count, total = len(worst), len(table)
+    first = f"{count or 'None'} of {total} layers {'is' if count < 2 else 'are'} critical "
+    first += f"when {table.attrs['done']}"
+    if count:
+        info = results.metric(ds, metric)
+        named = [_measured(row, info, at == 0) for at, row in enumerate(_rows(worst))]
+        more = f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else ""
+        first += f": {', '.join(named[:_MOST_NAMED])}{more}"
+    others = [
+        f"{n} {'is' if n == 1 else 'are'} {name}"
+        for name in ("intermediate", "robust", results.NOT_FINITE, results.NOT_MOVED, "undecided")
+        if (n := int((table["verdict"] == name).sum()))
+    ]
+    second = f" {', '.join(others)}." if others else ""
+    return f"{first}.{second} {rest}"
+
+
+def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> str:
+    """Make the tables of verdicts, one for each perturbation; all but the first folded away."""
+    cells = stats.summary(ds, metric)
+    first, info = _first(ds, cells), results.metric(ds, metric)
+    others = [str(name) for name in cells["perturbation"].unique() if name != first]
+    parts = [markup.element("h3", "Layer by layer")]
+    table = judged(ds, metric, critical, first)
+    if table is None:
+        parts += [_values(ds, cells, metric)]
+        return "\n".join([*parts, markup.element("p", _NO_LIMIT.format(metric), "note")])
+    parts += [_judged_rows(ds, table, info), _limits(table, info)]
+    for name in others:
+        more = judged(ds, metric, critical, name)
+        assert more is not None
+        parts.append(
+            markup.fold(f"The same when {more.attrs['done']}", _judged_rows(ds, more, info))
+        )
+    return "\n".join(parts)
+
+
+_NO_LIMIT = (
+    "There are no verdicts, since what chance gives is not known for {}. Say from which rise on a "
+    "layer is critical: critical=… (--critical)."
+)
+
+
+def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo) -> str:
+    facts, refused = _facts(ds), results.refused(ds)
+    rows = []
+    for row in _rows(table):
+        why = refused.get((row.layer, table.attrs["perturbation"]))
+        kind = row.verdict.replace(" ", "-")
+        chip = f'<span class="verdict {kind}">{markup.text(row.verdict)}</span>'
+        measured = f"can't be computed: {why}" if why else _number(row.degradation, metric)
+        measured = row.verdict if row.verdict == results.NOT_FINITE else measured
+        about = _range(row, metric)
+        rows.append([*map(markup.text, [row.layer, *facts[row.layer], measured, about]), chip])
+    way = "fall" if metric.higher_is_better else "rise"
+    what = f"{way} of test {metric.name} when {table.attrs['done']}"
+    heads = ["layer", *facts["names"], what, "95 % interval", "verdict"]
+    return markup.table(heads, rows)
+
+
+def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> str:
+    """Without verdicts: the values at the first checkpoint."""
+    facts = _facts(ds)
+    first = _first(ds, cells)
+    done = cells[cells["perturbation"] == first]
+    epoch = int(done["epoch"].min())
+    done = done[done["epoch"] == epoch]
+    heads = ["layer", *facts["names"], f"test {metric} when {_done(ds, first, epoch)}"]
+    rows = [
+        list(map(markup.text, [row.layer, *facts[row.layer], plain(row.value), _range(row)]))
+        for row in _rows(done)
+        if row.layer in facts
+    ]
+    return markup.table([*heads, "95 % interval"], rows)
+
+
+def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
+    unit, share = (" points", 100) if metric.fraction_of else ("", 1)
+    said = (
+        f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
+        f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
+        "the two. Else undecided. Not moved: the layer has the same values at the first and at the "
+        "last checkpoint. Not finite: it was computed, and is NaN. An interval over seeds covers "
+        "other training runs, over draws other random values, over examples another test set."
+    )
+    return markup.element("p", said, "note")
+
+
+def _first(ds: xr.Dataset, cells: pd.DataFrame) -> str:
+    """The perturbation to judge by: to the first checkpoint where there is that."""
+    if cells.empty:
+        raise ResultError("every cell of this Dataset is NaN: nothing was computed yet.")
+    names = [str(name) for name in cells["perturbation"].unique()]
+    resets = [name for name in results.resetting(ds) if name in names]
+    return (resets or names)[0]
+
+
+def _facts(ds: xr.Dataset) -> dict[str, list[str]]:
+    """What is known of each layer beside its values; under "names" what that is."""
+    layers = stats.layer_order(ds)
+    columns: dict[str, list[str]] = {}
+    if "module_type" in ds.coords:
+        columns["module"] = [str(ds["module_type"].sel(layer=name).item()) for name in layers]
+    if "parameters" in ds.coords:
+        columns["parameters"] = [f"{int(ds['parameters'].sel(layer=name)):,}" for name in layers]
+    if "distance" in ds and _NORM in ds["norm"].values:
+        moved = stats.distances(ds, _NORM)
+        moved = moved[moved["epoch"] == moved["epoch"].max()].set_index("layer")["value"]
+        columns["distance, ‖Δ‖₂/√fan_in"] = [
+            f"{moved[name]:.3g}" if name in moved else "–" for name in layers
+        ]
+    facts = {name: [column[at] for column in columns.values()] for at, name in enumerate(layers)}
+    return facts | {"names": list(columns)}
+
+
+def _rows(table: pd.DataFrame) -> list[Any]:
+    return list(table.itertuples())
+
+
+def _done(ds: xr.Dataset, perturbation: str, epoch: int) -> str:
+    return results.perturbation(ds, perturbation).words_at(epoch)
+
+
+def _number(value: float, metric: results.MetricInfo) -> str:
+    if pd.isna(value):
+        return "not computed"
+    return f"{100 * value:+.1f} points" if metric.fraction_of else f"{value:+.4g}"
+
+
+def plain(value: float) -> str:
+    """Write a value that was computed; NaN is no number then, rather than one not computed."""
+    return results.NOT_FINITE if pd.isna(value) else f"{value:.4g}"
+
+
+def _range(row: Any, metric: results.MetricInfo | None = None) -> str:
+    if pd.isna(row.lower) or pd.isna(row.upper):
+        return "–"
+    if metric is not None and metric.fraction_of:
+        return f"{100 * row.lower:+.1f} to {100 * row.upper:+.1f}, over {row.interval_kind}"
+    return f"{row.lower:.4g} to {row.upper:.4g}, over {row.interval_kind}"
+
+
+def _measured(row: Any, metric: results.MetricInfo, first: bool) -> str:
+    """Name a layer with its numbers; the first one says what the numbers are."""
+    what = f"test {metric.name} {_number(row.degradation, metric)}, 95 % interval "
+    where = f" over {row.interval_kind}" if first else ""
+    bounds = _range(row, metric).partition(", over")[0]
+    if not first:
+        return f"{row.layer} ({_number(row.degradation, metric)}, {bounds})"
+    return f"{row.layer} ({what}{bounds}{where})"

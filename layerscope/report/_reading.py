@@ -1,0 +1,76 @@
+"""Results from files, under names that tell them apart."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from layerscope import results
+from layerscope.base import validate
+from layerscope.errors import OptionError
+
+__all__ = ["read"]
+
+
+def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
+    """Open results, each under an end of its path that no other has.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Datasets (``.nc``), or folders with one. Where ``manifest.json`` lies beside it, the
+        command that made it is kept in ``attrs["command"]``.
+
+    Returns
+    -------
+    dict of str to Dataset
+
+    Raises
+    ------
+    OptionError
+        If a result came twice, or none came.
+    ResultError
+        If there is no Dataset at one of the places.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    if isinstance(paths, xr.Dataset) or not isinstance(paths, Iterable):
+        raise OptionError(
+            f"paths is {validate.described(paths)}; give a list of Datasets (.nc), or of folders "
+            "with one. An open Dataset needs no reading: report.write({'name': ds}, …)."
+        )
+    places = [validate.path(each, "a result", "layers/sweep.nc") for each in paths]
+    if not places:
+        raise OptionError("no result came; give a Dataset (.nc), or a folder with one.")
+    whole = [place.resolve() for place in places]
+    if twice := [
+        str(place) for place, at in zip(places, whole, strict=True) if whole.count(at) > 1
+    ]:
+        raise OptionError(f"{twice[0]} came more than once; give each result once.")
+    opened = [_opened(place) for place in places]
+    return dict(zip(_names(whole), opened, strict=True))
+
+
+def _opened(place: Path) -> xr.Dataset:
+    ds = results.open_dataset(place)
+    manifest = (place if place.is_dir() else place.parent) / "manifest.json"
+    try:
+        command = json.loads(manifest.read_text("utf-8"))["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ds
+    return ds.assign_attrs(command=str(command))
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    parts = [
+        place.with_suffix("").parts if place.suffix == ".nc" else place.parts for place in places
+    ]
+    for count in range(2, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(place) for place in places]  # a.nc beside a folder a

@@ -1,0 +1,136 @@
+"""What the numbers of a Dataset alone do not show: said at the end of a sweep and in reports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from layerscope.results._dataset import FULL_MODEL, NO_EPOCH, NOTHING_LEFT, refused, settings
+
+__all__ = ["notices"]
+
+_MOST_NAMED = 4
+_SLOWER = "computed anew in every cell, which is slower and gives the same values"
+_CONTAINS = re.compile(r"contains '(.*)', which (.*)")
+_METHODS = ("reset_parameters", "init_weights")
+
+
+def notices(ds: xr.Dataset) -> list[str]:
+    """Say what is missing, what was slow and what was taken on trust, a sentence or two each.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As a sweep returns it, or several joined.
+
+    Returns
+    -------
+    list of str
+        Labels that were shifted; cells that were asked for and can't be; layers that never moved;
+        what could not be reused from cell to cell; layers whose random values come from where
+        nothing says that the network's did; parts that were damaged. Empty where there is nothing
+        to say.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> notices(testing.dataset().assign_attrs(refused='{"layer1 skip": "returns another shape"}'))
+    ["layer1 has no cells for 'skip': returns another shape."]
+    """
+    about = settings(ds)
+    runs = [run for run in about.get("runs") or [] if isinstance(run, dict)]
+    said = [*_targets(about), *_refused(ds), *_still(ds), *_origins(ds, about)]
+    for each in (about, *runs):
+        reuse, damaged = each.get("reuse"), each.get("damaged_parts")
+        said += _plain(reuse) if isinstance(reuse, dict) else []
+        said += [f"Damaged parts were computed again: {_named(damaged)}."] if damaged else []
+    return list(dict.fromkeys(said))
+
+
+def _targets(about: Mapping[str, Any]) -> Iterator[str]:
+    """What was made of targets that equal the tokens, as `data.Reading` says it."""
+    data = about.get("data")
+    read = str(data.get("targets", "")) if isinstance(data, dict) else ""
+    if read.startswith("targets equal the tokens"):
+        yield read
+
+
+def _refused(ds: xr.Dataset) -> Iterator[str]:
+    """Layers by what can't be done to them and why."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for (layer, perturbation), why in refused(ds).items():
+        # Of the whole network something is always left out, which is never worth saying.
+        if not (layer == FULL_MODEL and why == NOTHING_LEFT):
+            layers.setdefault((perturbation, why), []).append(layer)
+    for (perturbation, why), names in layers.items():
+        have = "has" if len(names) == 1 else "have"
+        yield f"{_named(names)} {have} no cells for {perturbation!r}: {why}."
+
+
+def _still(ds: xr.Dataset) -> Iterator[str]:
+    """Layers that hold the same values at the first checkpoint and at the last."""
+    if "moved" not in ds.coords or not (ds["epoch"] != NO_EPOCH).any():
+        return
+    names = [str(name) for name in ds["layer"].values[~ds["moved"].values.astype(bool)]]
+    if len(names) == ds.sizes["layer"]:
+        yield (
+            "Nothing moved: the first checkpoint and the last hold the same values, so that "
+            "setting a layer back changes nothing. Is one a copy of the other?"
+        )
+    elif names:
+        yield (
+            f"{_named(names)} never moved, as a frozen layer does not: the same values at the "
+            "first checkpoint and at the last, so that setting back says nothing."
+        )
+
+
+def _plain(reuse: Mapping[str, Any]) -> Iterator[str]:
+    if refusal := reuse.get("refusal"):
+        yield f"Nothing could be reused, for the network: {refusal}. All is {_SLOWER}."
+        return
+    for key in ("plain_modules", "plain_groups"):
+        reasons = dict(_innermost(*each) for each in (reuse.get(key) or {}).items())
+        if reasons:
+            name, why = next(iter(reasons.items()))
+            said = f"{_named(list(reasons))} could not be reused ({name}: {why}): {_SLOWER}."
+            yield said[0].upper() + said[1:] if said.startswith("the network itself") else said
+
+
+def _innermost(name: str, why: str) -> tuple[str, str]:
+    """Of a module that contains the one that is the reason, that one; the root has no name."""
+    inner = _CONTAINS.fullmatch(why)
+    name, why = (inner[1], inner[2]) if inner else (name, why)
+    return name or "the network itself", why
+
+
+def _origins(ds: xr.Dataset, about: Mapping[str, Any]) -> Iterator[str]:
+    """Layers whose random values may come from elsewhere than the network's own did."""
+    if "initializer" not in ds.coords or ds["initializer"].dims != ("layer",):
+        return
+    rows = zip(ds["layer"].values, ds["initializer"].values, strict=True)
+    origins = {str(name): str(origin) for name, origin in rows if str(name) != FULL_MODEL}
+    first = about.get("distance_from", 0)
+    unchecked = [
+        name
+        for name, origin in origins.items()
+        if "unchecked" in origin or (first != 0 and any(way in origin for way in _METHODS))
+    ]
+    if unchecked:
+        yield (
+            f"Random values of {_named(unchecked)} are drawn by the modules' own methods, which "
+            f"nothing confirms: the first checkpoint recorded is {first}, not 0. If the "
+            "network was initialised otherwise, pass fresh=, a function that returns a new one."
+        )
+    if depending := [name for name, origin in origins.items() if "not independent" in origin]:
+        yield (
+            f"Random values of {_named(depending)} are drawn one by one from checkpoint 0, where "
+            "they depend on each other: pass fresh=, a function that returns a new network."
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

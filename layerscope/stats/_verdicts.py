@@ -1,0 +1,348 @@
+"""Which layers are robust or critical, and whether those that moved furthest are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from layerscope import results
+from layerscope.base import validate
+from layerscope.errors import OptionError, ResultError, choose
+from layerscope.results import NOT_FINITE, NOT_MOVED
+from layerscope.stats._arrays import Array, newcombe, normal_quantile
+from layerscope.stats._labelled import (
+    baseline_of,
+    difference_of,
+    estimate_of,
+    examples_of,
+    is_network,
+    layer_order,
+    marked_of,
+    part_of,
+    samples_of,
+    stopped_early,
+    with_seed,
+)
+from layerscope.stats._paired import discordant, paired_proportions
+
+
+def classify(
+    ds: xr.Dataset,
+    metric: str | None = None,
+    *,
+    tolerance: float = 0.05,
+    critical_share: float = 0.25,
+    critical: float | None = None,
+    confidence: float = 0.95,
+    epoch: int = 0,
+    perturbation: str = "reinitialize",
+    include_network: bool = False,
+) -> pd.DataFrame:
+    """Which layers are robust, which critical.
+
+    A layer is
+
+    - *robust* if the whole interval of its degradation lies at or below `tolerance`,
+    - *critical* if the whole interval lies at or above `critical`, which is
+      ``critical_share × (chance − baseline)`` unless given,
+    - *intermediate* if the whole interval lies strictly between the two,
+    - *not moved* if it was set back to a checkpoint but holds the same values at the first one and
+      at the last, as a frozen layer does: its degradation of 0 says nothing of it,
+    - *not finite* if its degradation was computed and is no number, as the loss of a network that
+      outputs NaN; where it is infinite in every draw and seed, it is critical,
+    - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was not
+      computed, and one whose interval is unknown. Where `critical` is not above `tolerance`, as in
+      a network that is hardly better than chance, only an interval beyond both is decided.
+
+    The paper gives no numbers; these limits are defaults of this package.
+
+    The interval is Student's t over seeds with at least two of them (of each seed's degradation,
+    draws averaged), else Student's t over at least two draws, else over examples. There it is
+    `paired_proportions` for fractions and the normal one of paired differences otherwise; where
+    the Dataset does not tell how examples differ, it is `newcombe` and the normal one of a
+    difference of independent means (conservative, since both networks see the same examples). Of a
+    cell that a sweep with ``tolerance=`` stopped early, the sweep's own bounds count, less those of
+    the baseline, which is as little known if every cell stopped. Over draws and seeds it does not
+    cover the choice of the test set, which they share.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``, ``baseline``, and ``chance`` where `critical` is not given; for the paired
+        interval ``difference``, ``difference_standard_error`` and ``n_examples``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
+    tolerance : float
+        Degradation that counts as none, in the metric's unit.
+    critical_share : float
+        Share of the way from baseline to chance, in (0, 1].
+    critical : float, optional
+        Degradation from which a layer is critical, in the metric's unit. Needed for metrics whose
+        value by chance is not known: all but those that are fractions of errors or of hits.
+    confidence : float
+        In (0, 1).
+    epoch : int
+        Checkpoint that the weights come from; without effect for a perturbation that takes
+        nothing from a checkpoint.
+    perturbation : str
+        One of ``ds.perturbation``.
+    include_network : bool
+        Keep the row of the whole network, too.
+
+    Returns
+    -------
+    DataFrame
+        ``layer``, ``degradation``, ``lower``, ``upper``, ``interval_kind``, ``verdict``. Above 0
+        is worse for every metric here. ``attrs`` holds the limits "tolerance" and "critical".
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable, or nothing was computed there.
+    OptionError
+        If there is no such metric, epoch or perturbation, or no limit for "critical".
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> table = classify(testing.dataset(layers=2), critical_share=0.5)
+    >>> dict(zip(table.layer, table.verdict, strict=True))
+    {'layer1': 'critical', 'layer2': 'intermediate'}
+    """
+    metric = results.metric_name(ds, metric)
+    samples = samples_of(ds, metric)
+    computed = samples.notnull() | marked_of(ds, metric, samples)
+    cell = _one_cell(samples, computed, epoch, perturbation)
+    validate.number(tolerance, "tolerance", "(-inf, inf)", 0.05)
+    limit = (
+        _critical_limit(ds, metric, critical_share)
+        if critical is None
+        else (validate.number(critical, "critical", "(-inf, inf)", 0.25))
+    )
+    moved = _same_cell(difference_of(ds, metric, samples, required=True), cell)
+    lower, upper, early = _difference_bounds(ds, metric, cell, moved, confidence)
+    sign = results.metric(ds, metric).worse
+    arrays = (sign * moved, *((lower, upper) if sign > 0 else (-upper, -lower)))
+    worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
+    broken = _same_cell(computed, cell).transpose("layer", "seed", "draw").values & np.isnan(worse)
+    found = estimate_of(worse, low, high, early, broken, confidence)
+    frame = pd.DataFrame(
+        {
+            "layer": [str(name) for name in samples["layer"].values],
+            "degradation": found.value,
+            "lower": found.lower,
+            "upper": found.upper,
+            "interval_kind": found.kind,
+            "verdict": np.select(
+                [
+                    _still(cell),
+                    broken.any((1, 2)) | (np.isinf(found.value) & np.isnan(found.lower)),
+                ],
+                [NOT_MOVED, NOT_FINITE],
+                _verdicts(found.lower, found.upper, tolerance, limit),
+            ),
+        }
+    )
+    frame.attrs |= {"tolerance": float(tolerance), "critical": float(limit)}
+    keep = np.ones(len(frame), bool) if include_network else ~is_network(samples)
+    return frame[keep].reset_index(drop=True)
+
+
+def rank_correlation(
+    ds: xr.Dataset, norm: str = "l2_fan_in", metric: str | None = None
+) -> xr.Dataset:
+    """Tell whether the layers that moved furthest matter most.
+
+    Spearman's rank correlation over layers, the whole network left out, between the distance at
+    the last checkpoint and the degradation at re-initialisation to epoch 0. A degradation that was
+    computed and is no number ranks as the worst.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``, ``baseline`` and ``distance``.
+    norm : str
+        One of ``ds.norm``.
+    metric : str, optional
+        One of ``ds.metric``; by default the error, or the first where that was not measured.
+
+    Returns
+    -------
+    Dataset
+        ``correlation`` in [−1, 1], with the dimension ``seed`` where `ds` has it, and its
+        ``mean``; ``n_layers``. NaN below 3 layers, and where all values are the same.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks a dimension or variable, or nothing was computed there.
+    OptionError
+        If there is no such norm or metric.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> found = rank_correlation(testing.dataset(layers=8))
+    >>> bool(-1 <= found.correlation <= 1), int(found.n_layers)
+    (True, 8)
+    """
+    metric = results.metric_name(ds, metric)
+    samples = samples_of(ds, metric)
+    moved = difference_of(ds, metric, samples, required=True)
+    computed = samples.notnull() | marked_of(ds, metric, samples)
+    cell = _one_cell(samples, computed, 0, "reinitialize")
+    moved, computed = _same_cell(moved, cell), _same_cell(computed, cell)
+    sign = results.metric(ds, metric).worse
+    layers = layer_order(ds, network=False)
+    # What is no number is as bad as can be, not left out.
+    worse = (sign * moved).where(~computed | moved.notnull(), np.inf).mean("draw").sel(layer=layers)
+    kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
+    choose(norm, map(str, ds["norm"].values), "norm")
+    distance = with_seed(kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=layers))
+    pairs = [
+        _spearman(worse.sel(seed=seed).values, distance.sel(seed=seed).values)
+        for seed in worse["seed"].values
+    ]
+    correlation = xr.DataArray(pairs, {"seed": worse["seed"].values}, dims="seed")
+    mean = correlation.mean("seed")
+    return xr.Dataset(
+        {
+            "correlation": correlation if "seed" in ds.dims else mean,
+            "mean": mean,
+            "n_layers": len(layers),
+        },
+        attrs={"norm": norm, "metric": metric},
+    )
+
+
+def _one_cell(
+    samples: xr.DataArray, computed: xr.DataArray, epoch: int, perturbation: str
+) -> xr.DataArray:
+    """(layer, seed, draw) at one epoch and perturbation, if anything was computed there."""
+    names = [str(name) for name in samples["perturbation"].values]
+    chosen = samples.sel(perturbation=choose(perturbation, names, "perturbation"))
+    known = computed.sel(perturbation=perturbation)
+    done = [int(each) for each in known["epoch"].values if known.sel(epoch=each).any()]
+    if done == [results.NO_EPOCH]:
+        epoch = results.NO_EPOCH
+    if epoch not in done:
+        raise ResultError(
+            f"{perturbation!r} was not computed at epoch {epoch}; it was at "
+            f"{', '.join(map(str, done)) or 'none'}. Choose one of these with epoch=."
+        )
+    return chosen.sel(epoch=epoch)
+
+
+def _same_cell(array: xr.DataArray, cell: xr.DataArray) -> xr.DataArray:
+    """(layer, seed, draw) at the epoch and perturbation that `_one_cell` chose."""
+    return array.sel({name: cell[name].item() for name in ("epoch", "perturbation")})
+
+
+def _critical_limit(ds: xr.Dataset, metric: str, share: float) -> float:
+    info = results.metric(ds, metric)
+    if info.by_chance(0.0) is None:
+        raise OptionError(
+            f"what chance gives is not known for {metric!r}; say from which degradation on a "
+            "layer is critical: critical=…, in the metric's unit."
+        )
+    validate.number(share, "critical_share", "(0, 1]", 0.25)
+    baseline = baseline_of(ds, metric, required=True)
+    chance = info.by_chance(results.require(ds, variable="chance"))
+    return share * float((info.worse * (chance - baseline)).mean())
+
+
+def _difference_bounds(
+    ds: xr.Dataset, metric: str, cell: xr.DataArray, moved: xr.DataArray, confidence: float
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Bounds over examples of ``cell − baseline``, and which cells were stopped early."""
+    error = part_of(ds, "difference_standard_error", metric, cell)
+    half = normal_quantile(confidence) * error
+    apart = _unpaired_bounds(ds, metric, cell, confidence)
+    bounds = [
+        each.fillna(other) for each, other in zip((moved - half, moved + half), apart, strict=True)
+    ]
+    if results.metric(ds, metric).fraction_of:
+        n = examples_of(ds, cell)
+        worse, better = _apply(discordant, part_of(ds, "difference", metric, cell), error, n)
+        paired = _apply(paired_proportions, worse, better, n, confidence=confidence)
+        bounds = [each.fillna(other) for each, other in zip(paired, bounds, strict=True)]
+    # What is not computed has no bounds, whatever else stands there.
+    lower, upper = (bound.where(cell.notnull()) for bound in bounds)
+    least, most, early = stopped_early(ds, metric, cell, confidence)
+    below, above = _baseline_bounds(ds, metric, confidence)
+    return (least - above).where(early, lower), (most - below).where(early, upper), early
+
+
+def _baseline_bounds(
+    ds: xr.Dataset, metric: str, confidence: float
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Bounds of the baseline's mean over all examples, where a tolerance stopped the sweep."""
+    baseline = baseline_of(ds, metric, required=True)
+    if "baseline_lower" not in ds:
+        return baseline, baseline
+    below, above = (ds[f"baseline_{end}"].reset_coords(drop=True) for end in ("lower", "upper"))
+    rule = results.settings(ds).get("stopping") or {}
+    # Each of two bounds may miss, the cell's and this one.
+    enough = (below == above) | (confidence <= 2 * rule.get("confidence", 1.0) - 1)
+    return below.where(enough), above.where(enough)
+
+
+def _unpaired_bounds(
+    ds: xr.Dataset, metric: str, cell: xr.DataArray, confidence: float
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """What is known of a difference without knowing how single examples differ."""
+    baseline = baseline_of(ds, metric, required=True)
+    n = examples_of(ds, cell)
+    if results.metric(ds, metric).fraction_of and n.notnull().any():
+        lower, upper = _apply(newcombe, cell, n, baseline, n, confidence=confidence)
+        return lower, upper
+    half = normal_quantile(confidence) * np.hypot(
+        part_of(ds, "standard_error", metric, cell),
+        part_of(ds, "baseline_standard_error", metric, baseline),
+    )
+    return cell - baseline - half, cell - baseline + half
+
+
+def _apply(
+    function: Callable[..., tuple[Array, Array]], *arrays: xr.DataArray, **options: float
+) -> tuple[xr.DataArray, xr.DataArray]:
+    lower, upper = xr.apply_ufunc(
+        function, *arrays, kwargs=options, output_core_dims=[[], []], join="exact"
+    )
+    return lower, upper
+
+
+def _still(cell: xr.DataArray) -> npt.NDArray[np.bool_]:
+    """Which layers never moved, where they were set back to a checkpoint."""
+    if "moved" not in cell.coords or cell["epoch"].item() == results.NO_EPOCH:
+        return np.zeros(cell.sizes["layer"], bool)
+    return ~cell["moved"].values.astype(bool)
+
+
+def _verdicts(
+    lower: Array, upper: Array, tolerance: float, critical: float
+) -> npt.NDArray[np.str_]:
+    # Of limits that do not stand apart, each counts: what lies beyond both is clear.
+    return np.select(
+        [
+            (upper <= tolerance) & ~(upper >= critical),
+            (lower >= critical) & (lower > tolerance),
+            (lower > tolerance) & (upper < critical),
+        ],
+        ["robust", "critical", "intermediate"],
+        "undecided",
+    )
+
+
+def _spearman(first: Array, second: Array) -> float:
+    from scipy.stats import rankdata
+
+    both = ~(np.isnan(first) | np.isnan(second))
+    ranks = [rankdata(values[both]) for values in (first, second)]
+    if both.sum() < 3 or any(np.ptp(rank) == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])

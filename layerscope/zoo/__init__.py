@@ -1,0 +1,1 @@
+"""Networks and data by name, and their training."""

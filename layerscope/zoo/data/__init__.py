@@ -1,0 +1,56 @@
+"""Named data sets: images in memory or in their files, and texts in tokens.
+
+>>> from layerscope import data
+>>> digits = data.load("mnist-5k")          # 5,000 real digits, nothing to download
+>>> len(digits.train), len(digits.test), digits.shape
+(4000, 1000, (1, 28, 28))
+
+Images stay ``uint8`` in memory; each batch is normalised on the device it is used on.
+"""
+
+from __future__ import annotations
+
+from layerscope.core.batches._examples import Batch, Examples, digest, label_range
+from layerscope.core.batches._forms import batches, move
+from layerscope.core.batches._held import Held
+from layerscope.core.batches._reading import FOLLOWING, SAME, Arguments, Reading, evidence, tokens
+from layerscope.zoo.data._augment import AUGMENTATIONS, Augment, changes
+from layerscope.zoo.data._in_memory import ImageData
+from layerscope.zoo.data._modify import apply as changed, split
+from layerscope.zoo.data._pictures import ImageStream, Pictures, RandomResizedCrop
+from layerscope.zoo.data._sources import ROOT_VARIABLE, SOURCES, DataSet, Source, find_root, load
+from layerscope.zoo.data._text import TextData
+from layerscope.zoo.data._tokens import Tokenizer
+
+__all__ = [
+    "AUGMENTATIONS",
+    "FOLLOWING",
+    "ROOT_VARIABLE",
+    "SAME",
+    "SOURCES",
+    "Arguments",
+    "Augment",
+    "Batch",
+    "DataSet",
+    "Examples",
+    "Held",
+    "ImageData",
+    "ImageStream",
+    "Pictures",
+    "RandomResizedCrop",
+    "Reading",
+    "Source",
+    "TextData",
+    "Tokenizer",
+    "batches",
+    "changed",
+    "changes",
+    "digest",
+    "evidence",
+    "find_root",
+    "label_range",
+    "load",
+    "move",
+    "split",
+    "tokens",
+]

@@ -1,0 +1,181 @@
+"""Subword tokens: byte-level byte-pair encoding that is kept with a run as one JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import DataError, OptionError
+
+__all__ = ["Tokenizer"]
+
+_END = "<eol>"
+_BYTES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Turns lines of text into numbers and back, without loss.
+
+    Parameters
+    ----------
+    json : str
+        As the package tokenizers writes it.
+
+    Examples
+    --------
+    >>> from layerscope.zoo.data import Tokenizer
+    >>> tokenizer = Tokenizer.train(["a dog, a cat", "a dog"], vocab=260)
+    >>> tokenizer.vocab, tokenizer.end
+    (260, 0)
+    >>> tokens = tokenizer.encode(["a dog", "Ω"])
+    >>> tokenizer.decode(tokens)
+    ['a dog', 'Ω']
+    """
+
+    json: str
+
+    @classmethod
+    def train(cls, lines: Iterable[str], vocab: int) -> Tokenizer:
+        """Learn the `vocab` tokens that shorten `lines` most (Sennrich, Haddow, Birch 2016).
+
+        The same lines give the same tokenizer. Every byte is a token, so that any text can be
+        written; token 0 ends a line. Small texts may have fewer pairs to learn than asked for.
+
+        Raises
+        ------
+        OptionError
+            If `vocab` leaves no room for the 256 bytes and the line end.
+        """
+        from tokenizers import Tokenizer as Model, decoders, models, pre_tokenizers, trainers
+
+        if vocab <= _BYTES:
+            raise OptionError(
+                f"vocab is {vocab}; it must be at least {_BYTES + 1}: every byte, and the line end."
+            )
+        model = Model(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=[_END],
+            # Sorted, since the package lists them in another order each time.
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        model.train_from_iterator(lines, trainer)
+        return cls(model.to_str())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Read a tokenizer that `save`, or the package tokenizers, has written.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, is no tokenizer, or has no token that ends a line.
+        """
+        file = Path(path)
+        try:
+            found = cls(file.read_text(encoding="utf-8"))
+            found._model  # noqa: B018 – read here, so that a broken file is named here
+        except OSError as error:
+            raise DataError(f"{file} can't be read: {error.strerror}.") from None
+        except DataError as error:
+            raise DataError(f"{file} {error}") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{file} is no tokenizer: it is not UTF-8.") from None
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the tokenizer, by custom as ``tokenizer.json``."""
+        file = Path(path)
+        file.write_text(self.json, encoding="utf-8")
+        return file
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the JSON."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    @cached_property
+    def _model(self) -> Any:
+        from tokenizers import Tokenizer as Model
+
+        try:
+            model = Model.from_str(self.json)
+        # The package raises bare exceptions.
+        except Exception as error:  # noqa: BLE001
+            raise DataError(f"is no tokenizer: {error}.") from None
+        if model.token_to_id(_END) is None:
+            raise DataError(f"is a tokenizer without the token {_END}, which ends a line.")
+        # A line that holds the special token's letters is text like any other.
+        model.encode_special_tokens = True
+        return model
+
+    def __repr__(self) -> str:
+        return f"<tokenizer of {self.vocab:,} tokens, {self.sha256[:12]}>"
+
+    @property
+    def vocab(self) -> int:
+        """Number of tokens."""
+        return int(self._model.get_vocab_size())
+
+    @property
+    def end(self) -> int:
+        """The token that ends a line."""
+        return int(self._model.token_to_id(_END))
+
+    def encode(self, lines: Sequence[str]) -> Tensor:
+        """Tokens of all lines, each followed by the line end; shape ``(tokens,)``, ``int64``."""
+        end, tokens = self.end, []
+        step = 10_000  # bounds what the package holds besides the numbers
+        for start in range(0, len(lines), step):
+            part: list[int] = []
+            for line in self._model.encode_batch_fast(list(lines[start : start + step])):
+                part += line.ids
+                part.append(end)
+            tokens.append(torch.tensor(part, dtype=torch.int64))
+        return torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.int64)
+
+    def decode(self, tokens: Tensor | Sequence[int]) -> list[str]:
+        """Lines of text that `tokens`, shape ``(tokens,)``, stand for."""
+        lines: list[list[int]] = [[]]
+        for token in torch.as_tensor(tokens).tolist():
+            if token == self.end:
+                lines.append([])
+            else:
+                lines[-1].append(token)
+        if not lines[-1]:
+            lines.pop()
+        return [str(self._model.decode(line)) for line in lines]
+
+    def check(self, outputs: int, network: str = "the network") -> None:
+        """Refuse a network whose vocabulary is another one.
+
+        Parameters
+        ----------
+        outputs : int
+            How many tokens the network knows.
+        network : str
+            What the message calls it.
+
+        Raises
+        ------
+        DataError
+            If that is not the size of this vocabulary.
+        """
+        if outputs != self.vocab:
+            raise DataError(
+                f"{network} knows {outputs:,} tokens and the tokenizer {self.vocab:,}; they must "
+                "be those it was trained with. Give the run's own file, "
+                "tokenizer='RUN/tokenizer.json', or build the network for this vocabulary."
+            )

@@ -1,0 +1,184 @@
+"""Networks by name and by configuration, each knowing what its parameters were drawn from.
+
+>>> from layerscope import models
+>>> net = models.build("fcn-3x256", seed=0)
+>>> [name for name, _ in net.named_children()]
+['layer1', 'layer2', 'layer3', 'layer4']
+>>> [family.example for family in models.FAMILIES.values()]  # doctest: +NORMALIZE_WHITESPACE
+['fcn-3x256', 'vgg16-bn-w0.5', 'resnet18-w0.25', 'vit-192x6-p4', 'mixer-192x6-p4',
+ 'transformer-128x4', 'lstm-256x2']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Generator
+
+from layerscope.base import validate
+from layerscope.errors import OptionError, choose
+from layerscope.zoo.models import (
+    _fcn as fcn,
+    _language as language,
+    _patches as patches,
+    _resnet as resnet,
+    _vgg as vgg,
+)
+from layerscope.zoo.models._family import VIEWS, Config, Family, Network, assemble, structure
+from layerscope.zoo.models._fcn import FCN, FCNConfig
+from layerscope.zoo.models._initializers import (
+    INITIALIZERS,
+    Constant,
+    Initializer,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+)
+from layerscope.zoo.models._language import LSTMConfig, TransformerConfig
+from layerscope.zoo.models._patches import MixerConfig, ViTConfig
+from layerscope.zoo.models._removal import remove
+from layerscope.zoo.models._resnet import ResNetConfig
+from layerscope.zoo.models._vgg import VGGConfig
+
+__all__ = [
+    "FAMILIES",
+    "FCN",
+    "INITIALIZERS",
+    "VIEWS",
+    "Config",
+    "Constant",
+    "FCNConfig",
+    "Family",
+    "Initializer",
+    "LSTMConfig",
+    "MixerConfig",
+    "Network",
+    "Normal",
+    "ResNetConfig",
+    "TransformerConfig",
+    "TruncatedNormal",
+    "Uniform",
+    "VGGConfig",
+    "ViTConfig",
+    "build",
+    "configure",
+    "count_parameters",
+    "describe",
+    "remove",
+]
+
+FAMILIES: Mapping[str, Family] = {
+    family.config.family: family
+    for family in (
+        fcn.FAMILY,
+        vgg.FAMILY,
+        resnet.FAMILY,
+        patches.VIT,
+        patches.MIXER,
+        language.TRANSFORMER,
+        language.LSTM,
+    )
+}
+"""What there is, by the name of the family."""
+
+
+def build(network: str | Config | Mapping[str, Any], seed: int = 0, **options: Any) -> Network:
+    """Build a network with freshly drawn parameters.
+
+    Parameters
+    ----------
+    network : str, Config or mapping
+        A name such as ``"fcn-3x256"`` (`FAMILIES` says how names are written), a configuration,
+        or one as a mapping, as a run's manifest holds it.
+    seed : int
+        The parameters are drawn from a generator with this seed; the global one is not touched.
+    **options
+        Fields of the configuration, such as ``classes=100``.
+
+    Returns
+    -------
+    Network
+        A module with `config`, `initializers` and `layer_views`. Layers of `config.removed` are
+        drawn and then removed, so that the others have the values they have beside them.
+
+    Raises
+    ------
+    OptionError
+        If the name or an option is unknown.
+    LayerError
+        If a layer can't be removed.
+
+    Examples
+    --------
+    >>> build("fcn-2x16", inputs=(4,), classes=3).config.name
+    'fcn-2x16'
+    >>> net = build("resnet18-w0.25")
+    >>> list(net.layer_views["block"])[:3]
+    ['stage0', 's1.1', 's1.2']
+    """
+    config, seed = configure(network, **options), validate.integer(seed, "seed")
+    whole = _with(config, removed=())
+    model = assemble(FAMILIES[config.family], whole, Generator().manual_seed(seed))
+    return remove(model, config.removed) if config.removed else model
+
+
+def count_parameters(network: str | Config | Mapping[str, Any], **options: Any) -> int:
+    """Count the parameters of a network before layers are removed, without building it.
+
+    Parameters and errors are those of `build`.
+
+    Examples
+    --------
+    >>> count_parameters("fcn-3x256")
+    335114
+    """
+    config = configure(network, **options)
+    model = structure(FAMILIES[config.family], config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """The configuration as plain values for a manifest; `build` takes it back."""
+    return config.plain()
+
+
+def configure(network: str | Config | Mapping[str, Any], **options: Any) -> Config:
+    """Make a network's configuration out of its name and what differs from the defaults.
+
+    Parameters and errors are those of `build`.
+
+    Examples
+    --------
+    >>> configure("fcn-3x256", initializer="he-normal").initializer
+    'he-normal'
+    """
+    if isinstance(network, Config):
+        return _with(network, **options)
+    if isinstance(network, str):
+        name, values = _parse(network)
+    elif not isinstance(network, Mapping):
+        raise OptionError(
+            f"network is {validate.described(network)}; give a name, such as 'fcn-3x256', a "
+            "configuration, or one as a mapping."
+        )
+    else:
+        values = dict(network)
+        name = choose(values.pop("family", "fcn"), FAMILIES, "network family")
+    return FAMILIES[name].config.from_plain({**values, **options})
+
+
+def _with(config: Config, **options: Any) -> Config:
+    values = {**config.plain(), **options}
+    del values["family"]
+    return type(config).from_plain(values)
+
+
+def _parse(network: str) -> tuple[str, dict[str, Any]]:
+    for name, family in FAMILIES.items():
+        values = family.config.parse(network)
+        if values is not None:
+            return name, values
+    meant = [family for name, family in FAMILIES.items() if network.startswith(name)]
+    forms = [f"{f.form}, such as {f.example} ({f.about})" for f in meant or FAMILIES.values()]
+    raise OptionError(f"there is no network {network!r}. There is: {'; '.join(forms)}.")

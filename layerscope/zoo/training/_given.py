@@ -1,0 +1,110 @@
+"""What is trained on: which forms there are, how it is cut into steps, how it is scored."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+
+from layerscope.core import metrics
+from layerscope.core.batches import Examples
+from layerscope.errors import OptionError
+from layerscope.zoo.data import Pictures
+from layerscope.zoo.training._recipe import Recipe
+
+__all__ = ["Data", "few_tokens", "measured", "scored_in", "steps_of"]
+
+_SCORED_IN = 1000
+_FEW_TOKENS = 512
+
+
+class Data(Protocol):
+    """What can be trained on: `layerscope.data.ImageData`, or anything with these attributes.
+
+    Attributes
+    ----------
+    name : str
+    train : Examples, Pictures, or stream of batches
+        A stream is iterated once per epoch after its ``set_epoch(epoch)`` was called, which fixes
+        the order; has a length, in batches, and a ``fingerprint``.
+    test : Examples, Pictures, or anything that `layerscope.evaluate` takes
+    shape : tuple of int
+        Of one input; for networks by name.
+    classes : int
+        Outputs; for networks by name.
+    """
+
+    @property
+    def name(self) -> str:
+        """What series are named after, and results are labelled with."""
+        ...
+
+    @property
+    def train(self) -> Any:
+        """What is trained on."""
+        ...
+
+    @property
+    def test(self) -> Any:
+        """What is scored on."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs."""
+        ...
+
+
+def steps_of(data: Data, recipe: Recipe) -> int:
+    """Steps in an epoch.
+
+    Raises
+    ------
+    OptionError
+        If the training part is neither examples nor a stream whose order is known.
+    """
+    if isinstance(data.train, (Examples, Pictures)):
+        if len(data.train) == 0:
+            raise OptionError(f"{data.name} has no training examples; there must be at least one.")
+        return math.ceil(len(data.train) / recipe.batch_size)
+    lacking = [
+        name
+        for name in ("__iter__", "__len__", "set_epoch", "fingerprint")
+        if not hasattr(data.train, name)
+    ]
+    if lacking:
+        raise OptionError(
+            f"the training data are a {type(data.train).__name__} without {', '.join(lacking)}; "
+            "give Examples, or a stream of batches with a length, a fingerprint, and "
+            "set_epoch(epoch), which makes its order depend on the epoch alone."
+        )
+    return len(data.train)
+
+
+def measured(part: Any) -> tuple[str, ...]:
+    """Metrics that every checkpoint is scored by."""
+    targets = getattr(part, "targets", None)
+    return metrics.usual(positions=torch.is_tensor(targets) and targets.ndim > 1)
+
+
+def scored_in(part: Any, batch_size: int) -> int:
+    """Examples in a batch when a checkpoint is scored.
+
+    What an example takes in memory is small for images of a few pixels, and not for large pictures
+    or for a guess at each of many tokens: these come in the batches that were trained in.
+    """
+    small = isinstance(part, Examples) and part.targets.ndim == 1
+    return _SCORED_IN if small else min(_SCORED_IN, batch_size)
+
+
+def few_tokens(inputs: Any) -> bool:
+    """Tell whether a batch has some hundred tokens an example: pictures, and texts as short."""
+    if not torch.is_tensor(inputs):
+        return False
+    return inputs.ndim == 4 or (inputs.ndim == 2 and inputs.shape[1] <= _FEW_TOKENS)

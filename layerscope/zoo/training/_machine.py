@@ -1,0 +1,51 @@
+"""What a training runs on, which its weights depend on and the name of its series does not say."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from layerscope._version import __version__
+from layerscope.base import devices
+
+__all__ = ["gone_on_with"]
+
+_SAID = ("layerscope", "torch", "device")
+
+
+@contextmanager
+def gone_on_with(begun: Mapping[str, Any], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Train as it was begun, with as many threads; say so where that can't be.
+
+    Parameters
+    ----------
+    begun : mapping
+        The manifest of a training that stopped; empty for one that begins.
+    device : torch.device
+
+    Yields
+    ------
+    dict
+        What the manifest says of it.
+    """
+    with devices.threads(begun.get("threads")):
+        here = {
+            "layerscope": __version__,
+            "torch": str(torch.__version__),
+            "device": devices.describe(device),
+            "threads": torch.get_num_threads(),
+        }
+        if other := [name for name in _SAID if begun.get(name, here[name]) != here[name]]:
+            was = {name: begun[name] for name in other}
+            now = {name: here[name] for name in other}
+            warnings.warn(
+                f"this training was begun with {was} and goes on with {now}: its weights will be "
+                "those of neither alone. Delete its folder to train all of it here.",
+                stacklevel=4,
+            )
+            here["begun_with"] = begun.get("begun_with", was)
+        yield here
