@@ -59,7 +59,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import layerscope
-from layerscope import layers
+from layerscope import layers, models
 from layerscope.base import devices
 from layerscope.core.checkpoints import Series
 from layerscope.core.lending import Swapper
@@ -296,7 +296,7 @@ def script(*, quick: bool) -> dict[str, object]:
     """Time a sweep over a fully connected network against scripts; the last columns are alike."""
     images = digits()
     series = trained("fcn-3x256", images, 4000, 7, 0.05)
-    model = series.build().eval()
+    model = models.rebuild(series).eval()
     begun = clock()
     ds = layerscope.sweep(
         model, images.test, checkpoints=series, draws=1, whole=False, device="cpu",
@@ -348,7 +348,7 @@ def decide(network: str, *, quick: bool) -> dict[str, object]:
         )
         images = replace(images, name=f"{images.name} at 32×32", train=train, test=test)
     series = trained(network, images, 4000, 5, 0.05)
-    model = series.build().eval()
+    model = models.rebuild(series).eval()
     settings: dict[str, Any] = {
         "checkpoints": series,
         "epochs": series.epochs[:2] if quick else series.epochs[:-1],

@@ -60,7 +60,7 @@ import torchvision
 from torch import Tensor, nn
 
 import layerscope
-from layerscope import checkpoints, metrics
+from layerscope import checkpoints, metrics, models
 from layerscope.base import devices
 from layerscope.core.lending import Swapper
 from layerscope.core.reuse import Recorder
@@ -330,7 +330,7 @@ def paper(run: Run, options: argparse.Namespace) -> None:
             run.add("paper", network=options.paper, seed=seed, left_out=last[-200:])
             continue
         ds = layerscope.sweep(
-            series.build(),
+            models.rebuild(series),
             layerscope.load_data(options.data, options.data_root).test,
             checkpoints=series,
             view="block",

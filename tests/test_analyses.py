@@ -241,7 +241,7 @@ def test_rank_correlations_need_variation():
 
 def test_measures_of_weights_and_gap(few_digits, trained):
     found = analyses.weight_measures(trained)
-    model = trained.build()
+    model = models.rebuild(trained)
     weights = [p.detach().double() for p in model.parameters()]
     assert found["parameters"] == sum(p.numel() for p in weights)
     flat = torch.cat([p.ravel() for p in weights])

@@ -30,11 +30,6 @@ FREE = {"_version"}
 
 LONGEST = 455
 
-# Imports that break the order still.
-OPEN = {
-    "core/checkpoints/_series.py": {"zoo"},
-}
-
 HEAVY = [
     "torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh",
     "lightning", "transformers", "huggingface_hub",
@@ -92,10 +87,6 @@ def test_every_module_has_its_place():
 
 def test_modules_import_only_what_stands_before_them():
     wrong = {str(path.relative_to(PACKAGE)): forbidden(path) for path in FILES}
-    wrong = {
-        name: [each for each in found if each.split(".")[0] not in OPEN.get(name, ())]
-        for name, found in wrong.items()
-    }
     assert {name: found for name, found in wrong.items() if found} == {}
 
 

@@ -122,12 +122,12 @@ def test_two_files_of_one_epoch_are_refused(tmp_path):
 def test_a_recorded_series_knows_its_network(trained):
     series = open_series(trained.folder)
     assert series.epochs == (0, 1, 2)
-    model = series.build()
+    model = models.rebuild(series)
     assert model.config.name == "fcn-2x16"
     assert equal(model.state_dict(), series.read(2))
     assert len(series.digests()) == 3
     with pytest.raises(CheckpointError, match="does not say which network"):
-        open_series({0: state()}).build()
+        models.rebuild(open_series({0: state()}))
 
 
 def test_a_flipped_byte_is_caught_by_the_manifest(trained, tmp_path):

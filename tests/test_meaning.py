@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import layerscope
-from layerscope import analyses, metrics, perturb, plots, results, stats, testing
+from layerscope import analyses, metrics, models, perturb, plots, results, stats, testing
 from layerscope.cli import main
 from layerscope.cli._sweeping import _result_table
 from layerscope.core.session import Session
@@ -68,7 +68,7 @@ def uniform():
 @pytest.fixture(scope="module")
 def swept(trained, few_digits, uniform):
     return layerscope.sweep(
-        trained.build(),
+        models.rebuild(trained),
         few_digits.test,
         checkpoints=trained,
         metrics=[CERTAIN, "error"],
@@ -101,7 +101,7 @@ def test_the_dataset_says_what_its_metrics_and_perturbations_mean(ds):
 
 
 def test_verdicts_are_the_right_way_round(ds, trained, few_digits):
-    model, test = trained.build(), few_digits.test
+    model, test = models.rebuild(trained), few_digits.test
     start = copy.deepcopy(model)
     start.layer1.load_state_dict(
         {n.partition(".")[2]: t for n, t in trained.read(0, [*names(model, "layer1")]).items()}
@@ -126,7 +126,7 @@ def names(model, layer):
 
 def test_what_redraws_has_distances_of_its_own(ds, trained, uniform):
     for layer in ("layer1", "layer2"):
-        start = trained.read(0, names(trained.build(), layer))
+        start = trained.read(0, names(models.rebuild(trained), layer))
         expected = {
             float(
                 sum((values[n].double() - start[n].double()).square().sum() for n in start).sqrt()
@@ -207,7 +207,7 @@ def test_a_state_takes_a_perturbation_of_ones_own(swept, trained, few_digits, un
     mine, test = uniform.perturbation(), few_digits.test
     expected = swept["value"].sel(layer="layer2", perturbation="mine(3)", draw=1, epoch=-1)
     options = {"metrics": [CERTAIN, "error"], "device": "cpu", "batch_size": 1000}
-    with Session(trained.build(), test, checkpoints=trained, **options) as session:
+    with Session(models.rebuild(trained), test, checkpoints=trained, **options) as session:
         found = session.measure({"layer2": (mine, 1)})
     for name in ("certainty", "error"):
         assert found.mean(name) == expected.sel(metric=name)
@@ -301,7 +301,7 @@ def test_a_sweep_goes_on_only_with_what_means_the_same(trained, few_digits, tmp_
 
     def swept(metric, perturbation):
         return layerscope.sweep(
-            trained.build(),
+            models.rebuild(trained),
             few_digits.test,
             checkpoints=trained,
             layers=["layer1"],

@@ -23,7 +23,7 @@ from layerscope.errors import DataError, OptionError
 
 @pytest.mark.parametrize("batch_size", [1, 7, 125, 1000])
 def test_scores_equal_a_plain_computation_to_the_last_bit(trained, few_digits, batch_size):
-    model = trained.build()
+    model = models.rebuild(trained)
     found = metrics.evaluate(
         model, few_digits.test, ["error", "loss", "accuracy"], batch_size, device="cpu"
     )

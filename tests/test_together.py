@@ -142,7 +142,9 @@ def test_pictures_in_files_are_trained_on_as_in_memory(folders, tmp_path):
     assert same(one.read(1), other.read(1))
     first, second = (series.manifest["epochs"]["1"]["metrics"] for series in (one, other))
     assert first["train_loss"] == second["train_loss"]
-    swept = [sweep(one.build(), given.test, one, view="stage") for given in (streamed, held)]
+    swept = [
+        sweep(models.rebuild(one), given.test, one, view="stage") for given in (streamed, held)
+    ]
     assert swept[0]["value"].equals(swept[1]["value"])
 
 
@@ -226,7 +228,7 @@ def test_a_text_keeps_its_tokenizer_and_is_scored_by_perplexity(docs, tmp_path):
     assert scores["test_perplexity"] == math.exp(scores["test_loss"])
     again = data.load(docs.name, tokenizer=series.folder / "tokenizer.json")
     assert again.train.fingerprint == docs.train.fingerprint
-    ds = sweep(series.build(), again.test, series, layers=["head"], whole=False)
+    ds = sweep(models.rebuild(series), again.test, series, layers=["head"], whole=False)
     assert list(ds["metric"].values) == ["error", "loss", "perplexity"]
     loss, perplexity = (ds["value"].sel(metric=name) for name in ("loss", "perplexity"))
     assert np.array_equal(np.vectorize(math.exp)(loss), perplexity, equal_nan=True)
@@ -273,7 +275,7 @@ def test_tied_weights_are_recorded_resumed_and_read(docs, tmp_path, monkeypatch)
     monkeypatch.setattr(training._loop.Loop, "_epoch", counting)
     assert run(tmp_path / "cut").digests() == whole.digests()
     assert ran == [2]
-    model = whole.build()
+    model = models.rebuild(whole)
     tied = layers.tied(model)
     assert tied
     state = whole.read(2)
@@ -525,11 +527,11 @@ def test_without_the_start_a_buffer_that_changes_is_not_guessed():
 
 def test_checkpoints_say_in_what_they_are_counted(few_digits, tmp_path):
     series = train("fcn-1x4", few_digits, tmp_path, steps=(3,))
-    ds = sweep(series.build(), few_digits.test, series)
+    ds = sweep(models.rebuild(series), few_digits.test, series)
     assert ds["epoch"].attrs["units"] == "step"
     assert "step 0, the first checkpoint" in ds["distance"].attrs["long_name"]
     plain = train("fcn-1x4", few_digits, tmp_path)
-    assert sweep(plain.build(), few_digits.test, plain)["epoch"].attrs["units"] == "epoch"
+    assert sweep(models.rebuild(plain), few_digits.test, plain)["epoch"].attrs["units"] == "epoch"
 
 
 # What can't be read
@@ -623,7 +625,7 @@ def test_what_was_removed_from_a_network_is_missing_from_its_series(tmp_path, ca
     assert main([*command, "--out", str(tmp_path), "--option", "removed=layer2"]) == 0
     series = open_series(capsys.readouterr().out.splitlines()[0])
     assert [name for name in series.read(0) if "layer2" in name] == []
-    model = series.build()
+    model = models.rebuild(series)
     assert model.config.removed == ("layer2",)
     assert same(model.state_dict(), series.read(1))
 

@@ -609,7 +609,7 @@ def test_a_module_of_ones_own_is_copied_and_named_by_its_weights(few_digits, tmp
     assert again.folder == series.folder
     assert few_steps(few_digits, tmp_path, model=small(1)).folder != series.folder
     with pytest.raises(CheckpointError, match="does not say which network"):
-        series.build()
+        models.rebuild(series)
 
 
 def test_chosen_steps_make_a_series_that_is_counted_in_steps(few_digits, tmp_path):

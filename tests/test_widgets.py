@@ -38,7 +38,7 @@ def shown(explorer):
 
 def test_a_click_shows_what_a_session_measures(explorer, trained, few_digits):
     with Session(
-        trained.build(), few_digits.test, checkpoints=trained, batch_size=50, device="cpu"
+        models.rebuild(trained), few_digits.test, checkpoints=trained, batch_size=50, device="cpu"
     ) as plain:
         assert explorer.estimate.tallies == plain.measure({}).tallies
         click(explorer, "layer1")
@@ -74,7 +74,7 @@ def test_a_sweep_in_the_background_is_the_sweep(explorer, trained, few_digits):
     explorer.state = {"layer1": "zero"}
     assert explorer.wait(120)
     expected = layerscope.sweep(
-        trained.build(), few_digits.test, checkpoints=trained, batch_size=50, device="cpu",
+        models.rebuild(trained), few_digits.test, checkpoints=trained, batch_size=50, device="cpu",
         show_progress=False,
     )  # fmt: skip
     assert explorer.dataset.drop_attrs().identical(expected.drop_attrs())

@@ -859,7 +859,11 @@ WRONG = [
         "the checkpoint of epoch 0 holds no tensor 0.",
     ),
     ("os require str", lambda: open_series(S).require("0"), "epoch 0 was not recorded"),
-    ("os build", lambda: open_series(S).build(), "this series does not say which network it is of"),
+    (
+        "os build",
+        lambda: models.rebuild(open_series(S)),
+        "this series does not say which network it is of",
+    ),
     ("Series unit", lambda: Series(S, unit="steps"), "there is no unit 'steps'"),
     # recipes, networks, data by name
     ("build opt", lambda: models.build("fcn-1x8", clases=3), "there is no network option 'clases'"),

@@ -81,10 +81,10 @@ def _run_sweep(options: argparse.Namespace) -> None:
 
     from layerscope.core import checkpoints, sweep as engine
     from layerscope.core.sweep import _store as store
-    from layerscope.zoo import training
+    from layerscope.zoo import models, training
 
     series = checkpoints.open_series(options.series)
-    model = series.build()
+    model = models.rebuild(series)
     more = arguments.given(options.data_option, "--data-option")
     test = arguments.data_of(series, options.data, options.data_root, more).test
     out = Path(options.out) if options.out else Path(options.series) / "sweep"

@@ -17,7 +17,7 @@ from layerscope.core import checkpoints as checkpoints_, metrics
 from layerscope.core.checkpoints import Series
 from layerscope.core.sweep import _store as store
 from layerscope.errors import CheckpointError, OptionError, choose
-from layerscope.zoo import data as data_, training
+from layerscope.zoo import data as data_, models, training
 from layerscope.zoo.data import TextData, Tokenizer
 
 __all__ = ["Source", "metric_of", "resolve"]
@@ -104,10 +104,10 @@ def resolve(
 def _of_run(
     series: Series, data: Any, dataset: xr.Dataset | None, root: Any, tokenizer: Tokenizer | None
 ) -> Source:
-    model = series.build()
+    model = models.rebuild(series)
     name = _short(series.folder.name if series.folder else type(model).__name__)
     code = f"checkpoints = layerscope.open_series({str(series.folder)!r})\n"
-    code += "model = checkpoints.build()\n"
+    code += "model = layerscope.models.rebuild(checkpoints)\n"
     kept = Path(series.folder) / training.TOKENIZER if series.folder else None
     # The network knows the tokens that it was trained on, whatever the text would give today.
     same: dict[str, Any] = {"tokenizer": str(kept)} if kept and kept.is_file() else {}

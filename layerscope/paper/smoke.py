@@ -36,7 +36,7 @@ from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.layers import Norms
 from layerscope.errors import DataError, LayerscopeError, choose
 from layerscope.results import FULL_MODEL, NO_EPOCH
-from layerscope.zoo import data, training
+from layerscope.zoo import data, models, training
 from layerscope.zoo.data import DataSet, ImageData
 from layerscope.zoo.training import Recipe
 
@@ -290,7 +290,7 @@ def _tried(pair: Pair, given: DataSet, folder: Path, device: str) -> Row:
     _killed(pair, given, folder / "killed", device)
     resumed = pair.train(given, folder / "killed", device)
     test = given.test.first(_SWEPT)
-    model = whole.build()
+    model = models.rebuild(whole)
     ds = engine.sweep(
         model,
         test,
@@ -367,7 +367,7 @@ def _cells_by_copies(
 ) -> Iterator[bool]:
     """Whether each cell is what a deep copy of the network gives."""
     place = devices.resolve(device)
-    model = series.build()
+    model = models.rebuild(series)
     names = [str(name) for name in ds["metric"].values]
     fresh = perturb.Fresh(model, series)
     norms = Norms.of("own")

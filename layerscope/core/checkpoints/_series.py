@@ -234,26 +234,6 @@ class Series:
                 )
         return found
 
-    def build(self) -> Any:
-        """Build the trained network that the series was recorded from.
-
-        Raises
-        ------
-        CheckpointError
-            If the series does not say which network it is of.
-        """
-        if "network" not in self.manifest:
-            raise CheckpointError(
-                "this series does not say which network it is of; build the network in Python and "
-                "pass it to layerscope.sweep beside the series."
-            )
-        from layerscope.zoo import models
-
-        model = models.build(self.manifest["network"])
-        self.fit(model)
-        model.load_state_dict(self.read(self.last))
-        return model
-
     def __repr__(self) -> str:
         place = f" in {self.folder}" if self.folder else ""
         return f"<Series of {len(self.epochs)} checkpoints, {self.unit}s {self.epochs}{place}>"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from layerscope.base import devices
 from layerscope.core import metrics
 from layerscope.core.checkpoints import Series
+from layerscope.zoo import models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ def weight_measures(series: Series) -> dict[str, float]:
         norm. The last two are the logarithms of products that bounds on the gap are made of
         (Neyshabur, Bhojanapalli, McAllester and Srebro, 2017).
     """
-    model = series.build()
+    model = models.rebuild(series)
     names = [name for name, _ in model.named_parameters()]
     trained, start = (series.read(epoch) for epoch in (series.last, series.epochs[0]))
     weights = [trained[name] for name in names if trained[name].ndim > 1]

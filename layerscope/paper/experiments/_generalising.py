@@ -58,6 +58,7 @@ def generalisation(
     import torch
 
     from layerscope.paper import analyses
+    from layerscope.zoo import models
 
     wanted = list(seeds)
     rows = []
@@ -70,13 +71,13 @@ def generalisation(
             [series], data, [seed], part="train", epochs=[0], view=view, device=device
         )
         points = analyses.criticality_grid(
-            series.build(), part, checkpoints=series, device=device, view=view, **grid
+            models.rebuild(series), part, checkpoints=series, device=device, view=view, **grid
         )
         found = analyses.criticality(points)
         ends = points["sigma"].values[[0, -1]]
         rows.append(
             {"seed": seed}
-            | analyses.gap(series.build(), data, device, random_labels)
+            | analyses.gap(models.rebuild(series), data, device, random_labels)
             | {"critical": int(analyses.verdict_counts(swept)["critical"].iloc[0])}
             | {"criticality": float(found["network"])}
             | {"at_edge": int(found["at_sigma"].isin(ends).sum())}

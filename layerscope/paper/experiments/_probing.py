@@ -157,6 +157,7 @@ def sweep_series(
     """
     from layerscope import results
     from layerscope.core import sweep as engine
+    from layerscope.zoo import models
 
     sweep.setdefault("metrics", _metrics(data))
     examples = {"test": data.test, "train": data.train}[choose(part, ("test", "train"), "part")]
@@ -165,7 +166,12 @@ def sweep_series(
         options = {"draws": draws, "seed": seed, **sweep}
         place = _place(series, examples, options)
         ds = engine.sweep(
-            series.build(), examples, checkpoints=series, device=device, out=place, **options
+            models.rebuild(series),
+            examples,
+            checkpoints=series,
+            device=device,
+            out=place,
+            **options,
         )
         known = ("network", "data", "recipe", "seed", "device", "torch", "seconds")
         ds.attrs["training"] = json.dumps({key: series.manifest[key] for key in known})

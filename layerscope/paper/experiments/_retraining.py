@@ -97,7 +97,9 @@ def retrain(
         runs = trained(net, data, how, wanted, device=device, folder=folder, **options)
         left = _trained_parameters(sizes, models.build(net), how.frozen)
         for seed, series in zip(wanted, runs, strict=True):
-            error = metrics.evaluate(series.build(), data.test, ["error"], device="cpu")["error"]
+            error = metrics.evaluate(models.rebuild(series), data.test, ["error"], device="cpu")[
+                "error"
+            ]
             table.append(
                 {"variant": variant, "layers": ", ".join(chosen), "seed": seed}
                 | {"parameters": left, "error": error.mean}

@@ -17,7 +17,8 @@ from typing import Any
 from torch import Generator
 
 from layerscope.base import validate
-from layerscope.errors import OptionError, choose
+from layerscope.core.checkpoints import Series
+from layerscope.errors import CheckpointError, OptionError, choose
 from layerscope.zoo.models import (
     _fcn as fcn,
     _language as language,
@@ -65,6 +66,7 @@ __all__ = [
     "configure",
     "count_parameters",
     "describe",
+    "rebuild",
     "remove",
 ]
 
@@ -121,6 +123,25 @@ def build(network: str | Config | Mapping[str, Any], seed: int = 0, **options: A
     whole = _with(config, removed=())
     model = assemble(FAMILIES[config.family], whole, Generator().manual_seed(seed))
     return remove(model, config.removed) if config.removed else model
+
+
+def rebuild(series: Series) -> Network:
+    """Build the trained network that a series of checkpoints was recorded from.
+
+    Raises
+    ------
+    CheckpointError
+        If the series does not say which network it is of.
+    """
+    if "network" not in series.manifest:
+        raise CheckpointError(
+            "this series does not say which network it is of; build the network in Python and "
+            "pass it to layerscope.sweep beside the series."
+        )
+    model = build(series.manifest["network"])
+    series.fit(model)
+    model.load_state_dict(series.read(series.last))
+    return model
 
 
 def count_parameters(network: str | Config | Mapping[str, Any], **options: Any) -> int:
