@@ -16,7 +16,7 @@ passes
         Plain over reuse.
     alike, bound
         The same where the plain way also keeps the memory of freed tensors, as a sweep does
-        (`devices.hoarding`), and the most that can be expected of it: the plain time over that of
+        (`devices.KeepMemory`), and the most that can be expected of it: the plain time over that of
         the suffixes alone, what runs after the start of each layer, from the time when each module
         starts in a plain pass. Modules beside the changed one can be skipped too, so it may be
         passed.
@@ -204,7 +204,7 @@ def measure(
         call()
     plain = (clock() - begun) * checkpoints
     # Both ways alike, as in a sweep: else new pages for large tensors take a share that varies.
-    with devices.hoarding(inputs.device), Recorder(network) as recorder:
+    with devices.KeepMemory(inputs.device), Recorder(network) as recorder:
         first, total = starts(network, call, 7)
         begun = clock()
         recorder.record(call, changed)

@@ -245,7 +245,7 @@ def _replays(run: Run, network: nn.Module, shape: tuple[int, ...], setting: str)
     call, swapper = caller(run, network, inputs, setting), Swapper(network)
     rows, unequal, idle = holders(network, 6 if run.quick else 20), [], []
     repeats = all(torch.equal(call(), call()) for _ in range(3))
-    with devices.hoarding(run.device), Recorder(network) as recorder:
+    with devices.KeepMemory(run.device), Recorder(network) as recorder:
         reference = recorder.record(call, [frozenset({row}) for row in rows])
         for row in rows:
             values = other_weights(network, row)
@@ -453,7 +453,7 @@ def _passes(run: Run, network: nn.Module, inputs: Tensor) -> Facts:
     groups = [frozenset({row}) for row in rows]
     plain, plain_host = run.timed(call)
     shares, swapper, replays = _shares(run, network, call, rows), Swapper(network), []
-    with devices.hoarding(run.device), Recorder(network) as recorder:
+    with devices.KeepMemory(run.device), Recorder(network) as recorder:
         recorder.record(call, groups)
         recording, _ = run.timed(lambda: recorder.record(call, groups), 3, 1)
         for row, group in zip(rows, groups, strict=True):

@@ -19,13 +19,13 @@ def _no_waiting(monkeypatch):
 def test_a_relay_file_holds_the_last_line(tmp_path, monkeypatch, capfd):
     path = tmp_path / "progress.json"
     monkeypatch.setenv(progress.RELAY, str(path))
-    assert progress.relayed(path) == ""
+    assert progress.read_relay(path) == ""
     with progress.bar(10, "train fcn", "epoch", start=4) as advance:
         advance(2, loss="0.5")
-        assert progress.relayed(path).startswith("train fcn: 6/10 epochs, ")
-        assert progress.relayed(path).endswith(" s left, loss 0.5")
+        assert progress.read_relay(path).startswith("train fcn: 6/10 epochs, ")
+        assert progress.read_relay(path).endswith(" s left, loss 0.5")
         advance(4)
-    assert progress.relayed(path) == "train fcn: 10/10 epochs, 0 s left"
+    assert progress.read_relay(path) == "train fcn: 10/10 epochs, 0 s left"
     assert [p.name for p in tmp_path.iterdir()] == ["progress.json"]
     assert capfd.readouterr() == ("", "")
 
@@ -38,7 +38,7 @@ def test_the_estimate_counts_only_what_was_done_here(tmp_path, monkeypatch):
     with progress.bar(100, "x", "step", start=90) as advance:
         now[0] += 8
         advance(4)  # 2 s a step; 6 are left
-    assert progress.relayed(path) == "x: 94/100 steps, 12 s left"
+    assert progress.read_relay(path) == "x: 94/100 steps, 12 s left"
 
 
 def test_a_relay_is_written_a_few_times_a_second(tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_a_relay_is_written_a_few_times_a_second(tmp_path, monkeypatch):
         for _ in range(10):
             now[0] += 0.0625
             advance()
-            seen.add(progress.relayed(path))
+            seen.add(progress.read_relay(path))
     assert len(seen) == 3
 
 
@@ -61,7 +61,7 @@ def test_a_relay_that_is_gone_does_not_stop_the_work(tmp_path, monkeypatch):
     with progress.bar(2, "x", "step") as advance:
         advance()
     (tmp_path / "noise").write_text("{")
-    assert progress.relayed(tmp_path / "noise") == ""
+    assert progress.read_relay(tmp_path / "noise") == ""
 
 
 @pytest.mark.parametrize("how", ["off", "argument"])

@@ -331,7 +331,7 @@ def test_a_training_that_was_stopped_goes_on_with_its_number_of_threads(
         return whole(self, epoch)
 
     monkeypatch.setattr(loop.Loop, "_epoch", watched)
-    with devices.threads(2):
+    with devices.Threads(2):
         resumed = six_epochs(few_digits, tmp_path)
         assert torch.get_num_threads() == 2
         # A series that is whole is the same, with whatever number; its manifest says which.
@@ -339,7 +339,7 @@ def test_a_training_that_was_stopped_goes_on_with_its_number_of_threads(
     assert seen == {1}
     assert resumed.manifest["threads"] == 1
     assert hashes(resumed.folder) == hashes(undisturbed.folder)
-    with devices.threads(2):
+    with devices.Threads(2):
         assert six_epochs(few_digits, tmp_path / "two").manifest["threads"] == 2
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["RELAY", "Advance", "bar", "relayed"]
+__all__ = ["RELAY", "Advance", "bar", "read_relay"]
 
 RELAY = "LAYERSCOPE_PROGRESS"
 """Environment variable with the file to report to, or ``off``."""
@@ -94,7 +94,7 @@ def _relaying(path: Path, total: int, what: str, unit: str, start: int) -> Itera
     yield advance
 
 
-def relayed(path: Path) -> str:
+def read_relay(path: Path) -> str:
     """Return the line last reported to a relay file; empty where there is none."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8")))

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
-    "a_kind",
     "arrays",
-    "described",
+    "describe",
     "flag",
     "function",
     "integer",
     "integers",
+    "kind_of",
     "number",
     "path",
 ]
@@ -36,12 +36,12 @@ __all__ = [
 _SHORT = 60  # characters of a value that a message still shows
 
 
-def described(value: Any) -> str:
+def describe(value: Any) -> str:
     """Name a value in a message: as it is written where that is short, else by its kind.
 
     Examples
     --------
-    >>> described("64"), described(None), described([0.0] * 99), described(len)
+    >>> describe("64"), describe(None), describe([0.0] * 99), describe(len)
     ("'64'", 'None', 'a list of 99', 'the function len')
     """
     name = getattr(value, "__name__", None)
@@ -52,10 +52,10 @@ def described(value: Any) -> str:
     if plain and len(text := repr(value)) <= _SHORT and "\n" not in text and " at 0x" not in text:
         return text
     count = f" of {len(value)}" if isinstance(value, (list, tuple, dict, set)) else ""
-    return f"{a_kind(value)}{count}"
+    return f"{kind_of(value)}{count}"
 
 
-def a_kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """Name the kind of a value with its article, such as "an int"; None by itself."""
     if value is None:
         return "None"
@@ -146,7 +146,7 @@ def integers(values: Any, name: str, example: str = "[0, 1]") -> list[int]:
     # One-element tensors are what iterating over a tensor gives.
     found = [each.item() if hasattr(each, "item") else each for each in found]
     if not all(isinstance(each, Integral) and not isinstance(each, bool) for each in found):
-        raise OptionError(f"{name} is {described(values)}; give whole numbers, such as {example}.")
+        raise OptionError(f"{name} is {describe(values)}; give whole numbers, such as {example}.")
     return [int(each) for each in found]
 
 
@@ -239,6 +239,6 @@ def path(value: Any, name: str, example: str) -> Path:
 
 def _with_kind(value: Any) -> str:
     """Show a value together with its kind, where the one does not say the other."""
-    text = described(value)
+    text = describe(value)
     shown = value is not None and text == repr(value)
-    return f"{text}, {a_kind(value)}" if shown else text
+    return f"{text}, {kind_of(value)}" if shown else text

@@ -128,8 +128,7 @@ def run(
     root = validate.path(out, "out", "papermill_runs")
     if not isinstance(overrides or {}, Mapping):
         raise OptionError(
-            f"overrides is {validate.described(overrides)}; give a mapping, such as "
-            "{'epochs': 5}."
+            f"overrides is {validate.describe(overrides)}; give a mapping, such as {{'epochs': 5}}."
         )
     changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
     source = notebooks.find(experiment.notebook)
@@ -366,7 +365,7 @@ def _watch(what: str, relay: Path, over: threading.Event) -> None:
     began, said, told = time.monotonic(), "", 0.0
     with console.status(f"{what}: starting") as status:
         while not over.wait(0.25):
-            line = progress.relayed(relay)
+            line = progress.read_relay(relay)
             spent = time.monotonic() - began
             status.update(f"{what}, {spent:.0f} s: {line or 'starting'}")
             # Where there is no terminal to redraw a line in, a line now and then.

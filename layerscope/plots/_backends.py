@@ -7,7 +7,7 @@ from typing import Any
 import holoviews as hv
 from bokeh.models import NoOverlap
 
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.errors import OptionError
 
 FONT_SIZES = {"title": 9, "labels": 8, "ticks": 8, "legend": 8, "cticks": 7}
@@ -71,7 +71,7 @@ def drawable(plot: Any) -> Any:
 
     if not isinstance(plot, (Dimensioned, Figure)):
         raise OptionError(
-            f"plot is {described(plot)}, which is no plot; draw one first, such as heatmap(ds)."
+            f"plot is {describe(plot)}, which is no plot; draw one first, such as heatmap(ds)."
         )
     return plot
 

@@ -96,7 +96,7 @@ def _inches(width: float | str | None) -> float | None:
     if width is None:
         return None
     if not isinstance(width, Real) or not 1 <= float(width) <= 50:
-        came = validate.described(width)
+        came = validate.describe(width)
         raise OptionError(f"width is {came}; give inches between 1 and 50, or 'column', 'page'.")
     return float(width)
 

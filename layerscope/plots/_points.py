@@ -8,7 +8,7 @@ import holoviews as hv
 import numpy as np
 from pandas.api.types import is_numeric_dtype
 
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.errors import OptionError, choose
 from layerscope.plots._backends import both, framed
 
@@ -59,7 +59,7 @@ def points(
     2
     """
     if not hasattr(table, "columns"):
-        raise OptionError(f"table is {described(table)}; give a DataFrame with one row per run.")
+        raise OptionError(f"table is {describe(table)}; give a DataFrame with one row per run.")
     for name in (x, y):
         choose(name, map(str, table.columns), "column")
     if not is_numeric_dtype(table[y]):

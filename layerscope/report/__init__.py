@@ -107,7 +107,7 @@ def page(
         )
     for name, ds in runs.items():
         if not isinstance(ds, xr.Dataset):
-            came = validate.described(ds)
+            came = validate.describe(ds)
             raise OptionError(f"the result {name!r} is {came}; open it first: open_dataset(path).")
     metric = results.metric_name(runs.values(), metric)
     body = [markup.element("h1", title)]

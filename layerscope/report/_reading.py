@@ -40,7 +40,7 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
         paths = [paths]
     if isinstance(paths, xr.Dataset) or not isinstance(paths, Iterable):
         raise OptionError(
-            f"paths is {validate.described(paths)}; give a list of Datasets (.nc), or of folders "
+            f"paths is {validate.describe(paths)}; give a list of Datasets (.nc), or of folders "
             "with one. An open Dataset needs no reading: report.write({'name': ds}, …)."
         )
     places = [validate.path(each, "a result", "layers/sweep.nc") for each in paths]

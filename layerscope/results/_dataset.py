@@ -180,7 +180,7 @@ def require(ds: xr.Dataset, *dims: str, variable: str = "value") -> xr.DataArray
 def settings(ds: xr.Dataset) -> dict[str, Any]:
     """The attributes of a Dataset, with those that hold JSON read back."""
     if not isinstance(ds, xr.Dataset):
-        raise ResultError(f"expected an xarray Dataset, got {validate.described(ds)}.")
+        raise ResultError(f"expected an xarray Dataset, got {validate.describe(ds)}.")
     return {str(name): _parsed(value) for name, value in ds.attrs.items()}
 
 
@@ -223,11 +223,11 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     """
     if isinstance(datasets, (xr.Dataset, Mapping, str)) or not isinstance(datasets, Iterable):
         raise ResultError(
-            f"datasets is {validate.described(datasets)}; give a list of Datasets, one per run."
+            f"datasets is {validate.describe(datasets)}; give a list of Datasets, one per run."
         )
     runs, seeds = list(datasets), validate.integers(seeds, "seeds")
     if other := [run for run in runs if not isinstance(run, xr.Dataset)]:
-        raise ResultError(f"datasets holds {validate.described(other[0])}; open it first.")
+        raise ResultError(f"datasets holds {validate.describe(other[0])}; open it first.")
     if len(set(seeds)) < len(seeds):
         raise ResultError(f"seeds is {list(seeds)}; each run needs a seed of its own.")
     if len(runs) != len(seeds) or not runs:
@@ -310,7 +310,7 @@ def save(
     """
     path = validate.path(path, "path", "sweep.nc")
     if not isinstance(ds, xr.Dataset):
-        raise ResultError(f"expected an xarray Dataset, got {validate.described(ds)}.")
+        raise ResultError(f"expected an xarray Dataset, got {validate.describe(ds)}.")
     with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
         draft = Path(folder) / "draft.nc"
         ds.to_netcdf(draft, engine="h5netcdf", encoding=encoding)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.errors import OptionError, choose
 from layerscope.results._dataset import NO_EPOCH, require
 
@@ -228,7 +228,7 @@ def metric_name(runs: xr.Dataset | Iterable[xr.Dataset], wanted: Any = None) -> 
     if wanted is not None:
         name = wanted if isinstance(wanted, str) else getattr(wanted, "name", None)
         if not isinstance(name, str):
-            came = described(wanted)
+            came = describe(wanted)
             raise OptionError(f"metric is {came}; give its name, such as {shared[:1] or 'error'}.")
         return choose(name, shared, "metric in all of these results" if there[1:] else "metric")
     if not shared:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from layerscope import results
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.errors import ResultError, choose
 from layerscope.stats._arrays import Array, Estimate, estimate, normal_quantile, wilson
 from layerscope.stats._paired import is_whole
@@ -163,7 +163,7 @@ def layer_order(ds: xr.Dataset, network: bool = True) -> list[str]:
     ['layer1', 'layer2', 'fullmodel']
     """
     if "layer" not in getattr(ds, "coords", ()):
-        raise ResultError(f"expected a Dataset with layers, got {described(ds)} without.")
+        raise ResultError(f"expected a Dataset with layers, got {describe(ds)} without.")
     whole = is_network(ds)
     names = [*ds["layer"].values[~whole], *(ds["layer"].values[whole] if network else ())]
     return [str(name) for name in names]

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.errors import OptionError, choose
 from layerscope.stats._arrays import Array, estimate, moments
 from layerscope.stats._labelled import (
@@ -180,7 +180,7 @@ def column_order(table: pd.DataFrame) -> list[str]:
     ['rand', '0', '1', '10']
     """
     if not isinstance(table, pd.DataFrame) or "column" not in table:
-        raise OptionError(f"table is {described(table)}; give what summary(ds) returns.")
+        raise OptionError(f"table is {describe(table)}; give what summary(ds) returns.")
     once = table.drop_duplicates("column").assign(layer="")
     return [str(column) for column in _in_order(once, [""])["column"]]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from layerscope.base import seeds
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.errors import DataError, OptionError
 
 __all__ = ["Batch", "Examples", "by_batch", "digest", "label_range", "require_values"]
@@ -71,7 +71,7 @@ class Examples:
         for what in ("inputs", "targets"):
             if not isinstance(getattr(self, what), Tensor):
                 raise DataError(
-                    f"{what} is {described(getattr(self, what))}; give a tensor: "
+                    f"{what} is {describe(getattr(self, what))}; give a tensor: "
                     f"torch.as_tensor({what})."
                 )
             require_values(getattr(self, what), what)

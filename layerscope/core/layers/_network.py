@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.errors import OptionError
 
 __all__ = ["require_module", "require_network"]
@@ -71,7 +71,7 @@ def require_module(model: Any, name: str = "model") -> None:
     """
     if not isinstance(model, nn.Module):
         raise OptionError(
-            f"{name} is {described(model)}, not an nn.Module; pass the network itself, such as "
+            f"{name} is {describe(model)}, not an nn.Module; pass the network itself, such as "
             "Net()."
         )
 

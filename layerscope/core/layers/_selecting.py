@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.core.layers._layer import ROOT, Layer, merge
 from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._views import find
@@ -101,7 +101,7 @@ def _name(model: nn.Module, given: Any) -> str:
     own = next((name for name, module in model.named_modules() if module is given), None)
     hint = "" if own is None else f"; this one is {own or ROOT!r}"
     raise LayerError(
-        f"layers holds {described(given)}; give names or patterns of layers, as "
+        f"layers holds {describe(given)}; give names or patterns of layers, as "
         f"model.named_modules() has them, such as ['0', 'features.*']{hint}."
     )
 

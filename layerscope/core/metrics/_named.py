@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from layerscope.base.validate import described, function
+from layerscope.base.validate import describe, function
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.results import MetricInfo
 
@@ -85,7 +85,7 @@ class Metric:
     def __post_init__(self) -> None:
         for what in ("name", "long_name"):
             if not isinstance(getattr(self, what), str):
-                came = described(getattr(self, what))
+                came = describe(getattr(self, what))
                 raise OptionError(f"{what} of a metric is {came}; give text, such as 'margin'.")
         _check_call(self)
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
@@ -176,7 +176,7 @@ def _named(name: Any) -> Metric:
 
 def _no_metric(came: Any) -> str:
     """What to write instead of what is neither a name nor a Metric."""
-    what = f"metrics holds {described(came)}; give names, such as 'error',"
+    what = f"metrics holds {describe(came)}; give names, such as 'error',"
     if not callable(came):
         return f"{what} or Metric objects."
     name = getattr(came, "__name__", type(came).__name__)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from layerscope.base import devices
 from layerscope.base.undoing import Undo
-from layerscope.base.validate import a_kind
+from layerscope.base.validate import kind_of
 from layerscope.core import batches as data_module
 from layerscope.core.layers import require_network
 from layerscope.core.metrics._convention import reading
@@ -100,7 +100,7 @@ def _form(inputs: Any) -> str:
         return ", ".join(f"{name}: {_form(value)}" for name, value in inputs.items())
     if isinstance(inputs, (tuple, list)):
         return " and ".join(map(_form, inputs))
-    return a_kind(inputs)
+    return kind_of(inputs)
 
 
 class evaluating(Undo):  # noqa: N801
@@ -112,7 +112,7 @@ class evaluating(Undo):  # noqa: N801
 
     def begin(self) -> nn.Module:
         """Change the modes."""
-        self.enter(devices.Quiet())
+        self.enter(devices.NoGradients())
         modes = [(module, module.training) for module in self._model.modules()]
 
         def restore() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from layerscope.base import seeds
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.core import layers as layers_module
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer
@@ -353,7 +353,7 @@ class Fresh:
             built = build()
         if not isinstance(built, nn.Module):
             raise LayerError(
-                f"fresh= returned {described(built)}; it must return a freshly initialised network."
+                f"fresh= returned {describe(built)}; it must return a freshly initialised network."
             )
         state = layers_module.tensors(built)
         lacking = [name for name in names if name not in state]
@@ -410,7 +410,7 @@ def _builder(build: object) -> Callable[[], nn.Module] | None:
         )
     if build is not None and not callable(build):
         raise OptionError(
-            f"fresh is {described(build)}; pass a function without arguments that returns a "
+            f"fresh is {describe(build)}; pass a function without arguments that returns a "
             "freshly initialised network."
         )
     return build

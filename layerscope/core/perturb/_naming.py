@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.core.layers import Layer
 from layerscope.core.perturb import _handed as handed, _protocol as protocol
 from layerscope.core.perturb._exchanging import exchange
@@ -57,7 +57,7 @@ def chosen(names: Given | Sequence[Given]) -> list[Perturbation]:
     if isinstance(names, (str, Perturbation)) or callable(names):
         names = [names]
     if not isinstance(names, Iterable):
-        raise OptionError(f"perturbations came as {described(names)}; {_HOW}")
+        raise OptionError(f"perturbations came as {describe(names)}; {_HOW}")
     made = [_one(each) for each in names]
     for what in ("name", "column"):
         said = [getattr(each.info, what) for each in made]
@@ -82,7 +82,7 @@ def _one(given: object) -> Perturbation:
         return _parsed(given)
     name = getattr(given, "__name__", "")
     if not callable(given) or isinstance(given, (type, nn.Module)) or not name.isidentifier():
-        raise OptionError(f"a perturbation came as {described(given)}; {_HOW}")
+        raise OptionError(f"a perturbation came as {describe(given)}; {_HOW}")
     if KINDS.get(name) is given:
         return _called(name, [], {})
     return Perturbation(name, given)

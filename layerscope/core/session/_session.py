@@ -142,7 +142,7 @@ class Session:
         """Borrow the network, and find out what must be known of it."""
         with Undo() as undo, undo:
             undo.add(self._unless_open)
-            undo.enter(devices.Quiet())
+            undo.enter(devices.NoGradients())
             self._recorder, self._swapper = self._undo.enter(lent(self.plan, "an open Session"))
             inputs, targets = self.data.first
             steady(self.plan, self._recorder)
@@ -266,7 +266,7 @@ class Session:
         count = self.data.count
         if isinstance(places, (str, int)) or not all(0 <= place < count for place in places):
             raise OptionError(
-                f"places is {validate.described(places)}; give the numbers of examples from 0 to "
+                f"places is {validate.describe(places)}; give the numbers of examples from 0 to "
                 f"{count - 1}, such as [0, 1]."
             )
         return places
@@ -279,7 +279,7 @@ class Session:
             inputs, _ = self.data.first
             plan = replace(plan, rows=found, view=view)
             with Undo() as undo, undo:
-                undo.enter(devices.Quiet())
+                undo.enter(devices.NoGradients())
                 ordered = in_order(plan, self._recorder, lambda: plan.call(inputs))
             self._views[view] = _View({row.name: row for row in ordered}, Weights(plan))
         return self._views[view]
@@ -322,7 +322,7 @@ class Session:
         if name not in self._obstacles:
             inputs, _ = self.data.first
             with Undo() as undo, undo:
-                undo.enter(devices.Quiet())
+                undo.enter(devices.NoGradients())
                 found = self._recorder.unskippable(lambda: self.plan.call(inputs), [name])
             self._obstacles |= found
         return self._obstacles[name]
@@ -334,7 +334,7 @@ class Session:
                 return
             # Around each batch alone: in between, the caller's gradients are none of ours.
             with Undo() as undo, undo:
-                undo.enter(devices.Quiet())
+                undo.enter(devices.NoGradients())
                 estimate = sums.add(*self._batch(index, inputs, targets, values, group), targets)
             yield estimate
 

@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from layerscope import results
-from layerscope.base.validate import described
+from layerscope.base.validate import describe
 from layerscope.core import perturb
 from layerscope.core.perturb import Perturbation
 from layerscope.errors import OptionError
@@ -69,7 +69,7 @@ class Change:
         whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers)
         if not isinstance(name, (str, Perturbation)) or len(numbers) > 1 or not whole:
             raise OptionError(
-                f"{described(given)} says nothing that can be done to a layer; give 'trained', "
+                f"{describe(given)} says nothing that can be done to a layer; give 'trained', "
                 "'zero', 'skip', ('reinitialize', epoch) or ('rerandomize', draw)."
             )
         (kind,) = perturb.chosen(name)
@@ -117,7 +117,7 @@ def changes(state: Mapping[str, Any]) -> dict[str, Change]:
     """
     if not isinstance(state, Mapping):
         raise OptionError(
-            f"the state is {described(state)}; give a mapping from rows to what is done to them, "
+            f"the state is {describe(state)}; give a mapping from rows to what is done to them, "
             "such as {'layer1': 'zero'}."
         )
     read = {row: Change.of(given) for row, given in state.items()}

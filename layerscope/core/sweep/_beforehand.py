@@ -42,7 +42,7 @@ class lent(Undo):  # noqa: N801
         """Change the network."""
         plan = self._plan
         budget = devices.spare_bytes(plan.device)
-        self.enter(devices.hoarding(plan.device))
+        self.enter(devices.KeepMemory(plan.device))
         self.enter(borrowed(plan.model, plan.device, self._to))
         swapper = Swapper(plan.model)
         # Piece by piece: a network that holds these weights already takes no more memory.

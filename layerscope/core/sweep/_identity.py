@@ -95,7 +95,7 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
     classes = list(dict.fromkeys(type(module) for module in plan.model.modules()))
     found: dict[str, Any] = {}
     with Undo() as undo, undo:
-        undo.enter(devices.Quiet())
+        undo.enter(devices.NoGradients())
         recorder, _ = undo.enter(lent(plan))
         # Only now: while others have the network, its modules may have forwards of theirs.
         patched = [_patches(module) for module in plan.model.modules()]

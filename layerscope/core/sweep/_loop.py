@@ -112,7 +112,7 @@ def measure(
     cells = list(plan.cells())
     drawn = {cell.key: plan.draw_distance(cell) for cell in cells if cell.perturbation.redraws}
     with Undo() as undo, undo:
-        undo.enter(devices.Quiet())
+        undo.enter(devices.NoGradients())
         recorder, swapper = undo.enter(lent(plan))
         inputs, targets = plan.data.first
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from layerscope._version import __version__
 from layerscope.base import devices, progress, seeds
 from layerscope.base.undoing import Undo
-from layerscope.base.validate import described, integers
+from layerscope.base.validate import describe, integers
 from layerscope.core import batches as data, layers, metrics
 from layerscope.core.checkpoints import Series, finite
 from layerscope.core.layers import Layer, Norms, Wanted
@@ -352,7 +352,7 @@ class Plan:
             values = cell.perturbation.apply(site)
         if not isinstance(values, Mapping):
             raise OptionError(
-                f"the perturbation {cell.perturbation.name!r} returned {described(values)}; let it "
+                f"the perturbation {cell.perturbation.name!r} returned {describe(values)}; let it "
                 "return the tensors that the layer is to hold, by name."
             )
         if (
@@ -414,7 +414,7 @@ def reader(
     def run(within: nn.Module, inputs: Any) -> Any:
         # Only where it is asked, which it is about tokens alone.
         with Undo() as undo, undo:
-            undo.enter(devices.Quiet())
+            undo.enter(devices.NoGradients())
             undo.enter(borrowed(model, device, "a sweep or a Session"))
             with metrics.matching(inputs):
                 return ran(within, inputs, device, dtype)

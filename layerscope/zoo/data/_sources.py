@@ -140,7 +140,7 @@ def load(
         validate.path(root, "root", "data")
     if not isinstance(name, (str, os.PathLike)):
         raise OptionError(
-            f"name is {validate.described(name)}; give the name of a data set, such as "
+            f"name is {validate.describe(name)}; give the name of a data set, such as "
             "'mnist-5k', or a path."
         )
     plain, words = modify.split(os.fspath(name))

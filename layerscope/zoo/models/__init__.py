@@ -180,7 +180,7 @@ def configure(network: str | Config | Mapping[str, Any], **options: Any) -> Conf
         name, values = _parse(network)
     elif not isinstance(network, Mapping):
         raise OptionError(
-            f"network is {validate.described(network)}; give a name, such as 'fcn-3x256', a "
+            f"network is {validate.describe(network)}; give a name, such as 'fcn-3x256', a "
             "configuration, or one as a mapping."
         )
     else:

@@ -133,7 +133,7 @@ def train(
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise OptionError(
-            f"recipe is {validate.described(recipe)}; give a Recipe, such as Recipe(epochs=10)."
+            f"recipe is {validate.describe(recipe)}; give a Recipe, such as Recipe(epochs=10)."
         )
     place = devices.resolve(device)
     model, identity = _network(network, data, seed)

@@ -111,7 +111,7 @@ class Loop:
         if self.position.step == 0:
             for tensor in self.sums.values():
                 tensor.zero_()
-        with devices.chance(self.device) as seed:
+        with devices.Generators(self.device) as seed:
             for inputs, targets in self._batches(epoch, seed):
                 self._step(epoch, inputs, targets)
                 self.position.step += 1

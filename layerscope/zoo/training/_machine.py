@@ -32,7 +32,7 @@ def gone_on_with(begun: Mapping[str, Any], device: torch.device) -> Iterator[dic
     dict
         What the manifest says of it.
     """
-    with devices.threads(begun.get("threads")):
+    with devices.Threads(begun.get("threads")):
         here = {
             "layerscope": __version__,
             "torch": str(torch.__version__),

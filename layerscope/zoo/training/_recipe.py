@@ -110,7 +110,7 @@ class Recipe:
             validate.number(self.clip, "clip", "(0, inf)", 1.0)
         for name in ("drops", "betas", "frozen"):
             if not isinstance(getattr(self, name), (tuple, list)):
-                came = validate.described(getattr(self, name))
+                came = validate.describe(getattr(self, name))
                 raise OptionError(f"{name} is {came}; give a tuple: ({came},).")
         for drop in self.drops:
             validate.number(drop, "one of drops", "[0, inf)", 0.3)

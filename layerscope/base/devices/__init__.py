@@ -1,0 +1,54 @@
+"""The one place where a device is named.
+
+>>> from layerscope.base import devices
+>>> str(devices.resolve("cpu"))
+'cpu'
+"""
+
+from __future__ import annotations
+
+from layerscope.base.devices._choice import describe, present, resolve
+from layerscope.base.devices._memory import (
+    KeepMemory,
+    exhausted,
+    release,
+    send,
+    spare_bytes,
+    trim,
+)
+from layerscope.base.devices._precision import (
+    arithmetic,
+    autocast,
+    multiplies_bfloat16,
+    precision,
+    short_attention,
+)
+from layerscope.base.devices._state import (
+    Generators,
+    NoGradients,
+    Threads,
+    random_states,
+    same_states,
+)
+
+__all__ = [
+    "Generators",
+    "KeepMemory",
+    "NoGradients",
+    "Threads",
+    "arithmetic",
+    "autocast",
+    "describe",
+    "exhausted",
+    "multiplies_bfloat16",
+    "precision",
+    "present",
+    "random_states",
+    "release",
+    "resolve",
+    "same_states",
+    "send",
+    "short_attention",
+    "spare_bytes",
+    "trim",
+]
