@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.made
+WORKERS ?= 2
+TEST   := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench gpu pictures clean
+.PHONY: help demo test smoke lint bench gpu pictures clean
 
 help:
 	@echo "make demo   train a network on 5,000 digits, reset its layers, draw the paper's figure"
-	@echo "make test   check style and types, run the tests"
+	@echo "make test   check style and types, run the tests on two processes (WORKERS=4: on four)"
+	@echo "make smoke  run every experiment, tiny"
 	@echo "make lint   check style and types only"
 	@echo "make bench  run the benchmarks and the slow tests"
 	@echo "make gpu    exactness, speed and waiting on a GPU, in at most eight minutes"
@@ -26,8 +29,12 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/layerscope reproduce fcn-mnist --scale small --out demo
 
+# A file's tests stay together, with what they share; the files go in the order of their names.
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(TEST) -m "not slow and not smoke"
+
+smoke: $(STAMP)
+	$(TEST) -m smoke --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

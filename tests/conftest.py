@@ -1,4 +1,4 @@
-"""What several test files share: real digits, a trained series, one thread."""
+"""Fixtures of several test files: real digits, a trained series, one thread per process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# One of several processes has one core, and so has what it starts. Before torch counts the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import settings
 
@@ -19,6 +24,9 @@ from layerscope.zoo import training
 from layerscope.zoo.data import ImageData
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Read here: no test but those that ask for `data_root` shall find it.
+DATA = Path(os.environ.get(data.ROOT_VARIABLE) or ROOT.parent / "shared" / "data").expanduser()
 
 # Machines that run tests are shared: a slow example is no failure, and a run can be repeated.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -64,11 +72,10 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The shared data sets beside the repository."""
-    folder = ROOT.parent / "shared" / "data"
-    if not (folder / "MNIST" / "raw").is_dir():
-        pytest.skip(f"there are no shared data sets in {os.path.relpath(folder, ROOT)}")
-    return folder
+    """Real data sets: in the folder that ``LAYERSCOPE_DATA`` names, else beside the repository."""
+    if not (DATA / "MNIST" / "raw").is_dir():
+        pytest.skip(f"there is no MNIST in {os.path.relpath(DATA, ROOT)}; set {data.ROOT_VARIABLE}")
+    return DATA
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 
@@ -27,12 +28,19 @@ VERDICTS = {"agrees", "disagrees", "undecided"}
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    """One folder for all experiments, which share trained series in it."""
-    return tmp_path_factory.mktemp("runs")
+    """One folder for all experiments, which share trained series in it, also between processes."""
+    whole = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        whole = whole.parent
+    return whole / "runs"
 
 
-# The first has a test of its own, in test_reproduce.
-@pytest.mark.parametrize("name", PAPER[1:])
+# The first has a test of its own, in test_reproduce. Two experiments run with every `make test`:
+# that one, of images, and one of text.
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "transformer-lm" else pytest.param(n, marks=pytest.mark.smoke) for n in PAPER[1:]],
+)
 def test_an_experiment_at_scale_smoke(name, runs):
     done = reproduce.run(name, "smoke", out=runs, show_progress=False)
     summary = done.manifest["summary"]

@@ -199,6 +199,7 @@ def test_experiment_1_at_scale_smoke(tmp_path):
     assert len(series) == 2
 
 
+@pytest.mark.smoke
 def test_the_recipe_comparison_at_scale_smoke(tmp_path):
     done = reproduce.run("fcn-mnist-recipe", "smoke", out=tmp_path, show_progress=False)
     table = (done.folder / "recipes.csv").read_text().splitlines()
