@@ -40,6 +40,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	find layerscope -name '*.py' -exec $(BIN)/numpydoc lint {} +
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/data.py

@@ -96,15 +96,15 @@ def noise(scale: float, relative: bool = False) -> Perturbation:
     relative : bool
         Whether `scale` is in units of the standard deviation of each tensor's elements.
 
-    Notes
-    -----
-    Buffers, such as the running statistics of BatchNorm, keep their trained values: some noise
-    would make a variance negative.
-
     Raises
     ------
     OptionError
         If the scale is not a positive number.
+
+    Notes
+    -----
+    Buffers, such as the running statistics of BatchNorm, keep their trained values: some noise
+    would make a variance negative.
 
     Examples
     --------

@@ -177,13 +177,6 @@ def sweep(
     xarray.Dataset
         As `layerscope.results` describes.
 
-    Warns
-    -----
-    SweepWarning
-        At the end, where the numbers alone would not show it: labels that were shifted, cells that
-        can't be, modules that could not be reused, random values taken on trust; see
-        `results.notices`.
-
     Raises
     ------
     CheckpointError
@@ -197,6 +190,13 @@ def sweep(
         If an argument has a value that is not allowed.
     ResultError
         If `out` belongs to another sweep, or can't be written to.
+
+    Warns
+    -----
+    SweepWarning
+        At the end, where the numbers alone would not show it: labels that were shifted, cells that
+        can't be, modules that could not be reused, random values taken on trust; see
+        `results.notices`.
 
     Examples
     --------

@@ -101,7 +101,7 @@ def criticality_grid(
     train : data
         Training data, or a fixed part of them.
     alphas, sigmas : sequence of float
-        α in [0, 1]; σ in the unit of the parameters, above 0.
+        Values of α in [0, 1], and of σ in the unit of the parameters, above 0.
     within : float
         Standard error to be reached, a fraction.
     draws, most : int
