@@ -6,7 +6,9 @@ import ast
 import importlib.util
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -29,6 +31,13 @@ ROOMS = {
 FREE = {"_version"}
 
 LONGEST = 455
+
+# Imports of another room's underscored files, by wing of the file that imports. Only ever less.
+UNDERSCORED = {"core": 23, "zoo": 21, "paper": 15, "jupyter": 5, "cli": 2}
+
+# Names in `layerscope.__all__` that are no modules, and in all of its public modules together.
+AT_THE_TOP = 13
+PUBLIC = 267
 
 HEAVY = [
     "torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh",
@@ -90,6 +99,30 @@ def test_modules_import_only_what_stands_before_them():
     assert {name: found for name, found in wrong.items() if found} == {}
 
 
+def room(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The room that a module or name belongs to: its wing, where that has no rooms."""
+    return names[: 2 if names[0] in ROOMS else 1]
+
+
+def past_the_face(path: Path) -> list[str]:
+    """What a file imports of another room's underscored files or names."""
+    return [
+        ".".join(name)
+        for name in sorted(imported(path))
+        if name[0] not in FREE and room(name) != room(parts(path))
+        and any(part.startswith("_") for part in name[len(room(name)) :])
+    ]  # fmt: skip
+
+
+def test_a_room_is_entered_by_its_face():
+    found = {path: past_the_face(path) for path in FILES}
+    counts = Counter()
+    for path, names in found.items():
+        counts[parts(path)[0]] += len(names)
+    more = {wing for wing, count in counts.items() if count > UNDERSCORED.get(wing, 0)}
+    assert not {p.name: names for p, names in found.items() if names and parts(p)[0] in more}
+
+
 def test_modules_are_short_enough_to_read():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {str(path): length for path, length in lengths.items() if length > LONGEST} == {}
@@ -112,6 +145,16 @@ def test_every_public_name_is_there():
     assert dir(layerscope) == layerscope.__all__
     with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
         _ = layerscope.sweeep
+
+
+def test_public_names_are_few():
+    import layerscope
+
+    there = {name: getattr(layerscope, name) for name in layerscope.__all__}
+    modules = {name: thing for name, thing in there.items() if isinstance(thing, ModuleType)}
+    assert len(there) - len(modules) <= AT_THE_TOP
+    counts = {name: len(module.__all__) for name, module in modules.items()}
+    assert sum(counts.values()) <= PUBLIC, counts
 
 
 def test_every_module_has_what_it_calls_public():
