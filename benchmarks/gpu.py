@@ -62,6 +62,7 @@ from torch import Tensor, nn
 import layerscope
 from layerscope import checkpoints, metrics, models
 from layerscope.base import devices
+from layerscope.core import plain
 from layerscope.core.lending import Swapper
 from layerscope.core.reuse import Recorder
 from layerscope.core.session import Session
@@ -185,16 +186,6 @@ def other_weights(network: nn.Module, row: str) -> dict[str, Tensor]:
     return values
 
 
-def copied(network: nn.Module, values: dict[str, Tensor]) -> nn.Module:
-    """Return a copy of the network with other weights: the plain way."""
-    plain = copy.deepcopy(network)
-    own = dict(plain.named_parameters())
-    with torch.no_grad():
-        for name, value in values.items():
-            own[name].copy_(value)
-    return plain
-
-
 def pictures(run: Run, batch: int, shape: tuple[int, ...]) -> Tensor:
     """Draw a batch."""
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(run.device)
@@ -251,7 +242,7 @@ def _replays(run: Run, network: nn.Module, shape: tuple[int, ...], setting: str)
             values = other_weights(network, row)
             with swapper.swapped(values):
                 outputs = recorder.replay(call, frozenset({row}))
-            wanted = caller(run, copied(network, values), inputs, setting)()
+            wanted = caller(run, plain.copy_with(network, values), inputs, setting)()
             unequal += [] if torch.equal(outputs, wanted) else [row]
             idle += [row] if torch.equal(outputs, reference) else []
             recorder.forget(frozenset({row}))
@@ -287,7 +278,7 @@ def digests(run: Run, setting: str) -> dict[str, str]:
             inputs = pictures(run, 8 if run.quick else 64, shape)
             rows = holders(network, 1000)
             for row in (rows[0], rows[len(rows) // 2], rows[-1]):
-                changed = copied(network, other_weights(network, row))
+                changed = plain.copy_with(network, other_weights(network, row))
                 logits = caller(run, changed, inputs, setting)().float().cpu().numpy()
                 found[f"{name} {row}"] = hashlib.sha256(logits.tobytes()).hexdigest()[:16]
     return found
@@ -546,16 +537,15 @@ def sweep(run: Run) -> None:
         return layerscope.sweep(network, pair, batch_size=size, show_progress=False, **settings)
 
     ds, ms = _once(run, ours)
-    plain = copy.deepcopy(network).to(run.device).eval()
     states = settings["checkpoints"]
-    plain.load_state_dict(states[2])
+    trained = plain.copy_with(network, states[2]).to(run.device)
     inputs, targets = (tensor.to(run.device) for tensor in pair)
     batches = [
         (inputs[start : start + size], targets[start : start + size])
         for start in range(0, len(targets), size)
     ]
     rows = [str(row) for row in ds.layer.values]
-    _, script = _once(run, partial(_script, plain, states, rows, batches))
+    _, script = _once(run, partial(_script, trained, states, rows, batches))
     cells = int(ds.value.isel(metric=0).notnull().sum())
     facts = {"sweep_s": round(ms / 1000, 2), "script_s": round(script / 1000, 2)}
     run.add("sweep", cells=cells, batches=len(batches), ratio=round(script / ms, 2), **facts)

@@ -21,8 +21,8 @@ WINGS = ["errors", "base", "results", "stats", "plots", "report", "core", "testi
 ROOMS = {
     "base": ["memory", "notebooks", "validate", "undoing", "writing", "seeds", "progress",
              "devices"],
-    "core": ["batches", "layers", "checkpoints", "metrics", "lending", "perturb", "reuse",
-             "stopping", "sweep", "session"],
+    "core": ["batches", "layers", "checkpoints", "metrics", "perturb", "plain", "lending",
+             "reuse", "stopping", "sweep", "session"],
     "zoo": ["models", "data", "recorders", "training"],
     "paper": ["analyses", "reference", "experiments", "reproduce", "batch", "gallery", "smoke"],
 }  # fmt: skip

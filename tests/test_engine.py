@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations
 import layerscope
 from layerscope import layers, metrics, perturb, results
 from layerscope.base import seeds
-from layerscope.core import sweep as engine
+from layerscope.core import plain, sweep as engine
 from layerscope.core.checkpoints import open_series
 from layerscope.core.perturb import Perturbation
 from layerscope.errors import (
@@ -78,39 +78,27 @@ def states() -> dict[int, dict[str, torch.Tensor]]:
     return {epoch: nasty(epoch).state_dict() for epoch in (0, 2, 5)}
 
 
-def plain(model, pair, batch_size, **changed):
-    """Evaluate a deep copy with changed weights, in the plainest way there is."""
-    other = copy.deepcopy(model)
-    other.load_state_dict({**other.state_dict(), **changed})
-    other.eval()
-    wrong, losses = 0, []
-    with torch.no_grad():
-        for start in range(0, len(pair[1]), batch_size):
-            rows = slice(start, start + batch_size)
-            logits = metrics.logits(other(pair[0][rows]))
-            wrong += int((logits.argmax(1) != pair[1][rows]).sum())
-            losses.append(nn.functional.cross_entropy(logits, pair[1][rows], reduction="none"))
-    total = sum(float(part.double().sum()) for part in losses)
-    return np.array([wrong / len(pair[1]), total / len(pair[1])])
+def specified(model, pair, batch_size, **changed):
+    """Error and loss of a copy with changed weights."""
+    batches = list(zip(*(each.split(batch_size) for each in pair), strict=True))
+    found = plain.evaluate(plain.copy_with(model, changed), batches)
+    return np.array([tally.mean for tally in found.values()])
 
 
 @pytest.mark.parametrize("batch_size", [7, 32, 100])
 def test_every_reinitialised_cell_equals_the_plain_way(pair, states, batch_size):
     model = nasty(1)
     ds = layerscope.sweep(model, pair, checkpoints=states, batch_size=batch_size)
-    trained = copy.deepcopy(model)
-    trained.load_state_dict(states[5])
-    assert (ds.baseline.values == plain(trained, pair, batch_size)).all()
+    trained = plain.copy_with(model, states[5])
+    assert (ds.baseline.values == specified(trained, pair, batch_size)).all()
     rows = {layer.name: layer.tensors for layer in layers.find(model)}
     rows[results.FULL_MODEL] = tuple(states[0])
     moved = 0
     for name, held in rows.items():
         for epoch in (0, 2, 5):
             changed = {key: states[epoch][key] for key in held}
-            if "embed.weight" in changed:
-                changed["head.weight"] = changed["embed.weight"]
             cell = ds.value.sel(layer=name, epoch=epoch, perturbation="reinitialize", draw=0)
-            expected = plain(trained, pair, batch_size, **changed)
+            expected = specified(trained, pair, batch_size, **changed)
             assert (cell.values == expected).all(), (name, epoch)
             moved += (expected != ds.baseline.values).any()
     assert moved > len(rows)
@@ -119,19 +107,16 @@ def test_every_reinitialised_cell_equals_the_plain_way(pair, states, batch_size)
 def test_every_redrawn_cell_equals_the_plain_way(pair, states):
     model = nasty(1)
     ds = layerscope.sweep(model, pair, checkpoints=states, draws=2, seed=3, batch_size=70)
-    trained = copy.deepcopy(model)
-    trained.load_state_dict(states[5])
+    trained = plain.copy_with(model, states[5])
     fresh = perturb.Fresh(model, open_series(states).fit(model))
     for layer in layers.find(model):
         for draw in range(2):
             source = seeds.generator(3, layer.name, "rerandomize", results.NO_EPOCH, draw)
             changed = fresh.draw(layer, source)
-            if "embed.weight" in changed:
-                changed["head.weight"] = changed["embed.weight"]
             cell = ds.value.sel(
                 layer=layer.name, epoch=results.NO_EPOCH, perturbation="rerandomize", draw=draw
             )
-            assert (cell.values == plain(trained, pair, 70, **changed)).all(), layer.name
+            assert (cell.values == specified(trained, pair, 70, **changed)).all(), layer.name
 
 
 def test_only_what_was_not_computed_is_nan(pair, states):
@@ -326,12 +311,11 @@ def test_layers_come_in_execution_order_and_groups_move_together(pair, states):
         model, pair, checkpoints=states, epochs=[0], layers={"ends": ["embed", "out"]}
     )
     assert list(joint.layer.values) == ["ends", "fullmodel"]
-    trained = copy.deepcopy(model)
-    trained.load_state_dict(states[5])
+    trained = plain.copy_with(model, states[5])
     keys = [*layers.find(model)[1].tensors, "out.weight", "out.bias"]
-    changed = {key: states[0][key] for key in keys} | {"head.weight": states[0]["embed.weight"]}
+    changed = {key: states[0][key] for key in keys}
     cell = joint.value.sel(layer="ends", epoch=0, perturbation="reinitialize", draw=0)
-    assert (cell.values == plain(trained, pair, 1000, **changed)).all()
+    assert (cell.values == specified(trained, pair, 1000, **changed)).all()
 
 
 def test_the_whole_network_takes_buffers_that_belong_to_no_layer(pair):
@@ -506,7 +490,7 @@ def test_every_view_and_rule_equals_the_plain_way(pair, view, norms):
         if "stem.weight" in changed:  # tied by memory, which a deep copy unties
             changed["back.weight"] = states[0]["stem.weight"].T
         cell = ds.value.sel(layer=row.name, epoch=0, perturbation="reinitialize", draw=0)
-        expected = plain(trained, pair, 32, **changed)
+        expected = specified(trained, pair, 32, **changed)
         assert (cell.values == expected).all(), row.name
         moved += (expected != ds.baseline.values).any()
         fresh = ds.value.sel(layer=row.name, epoch=results.NO_EPOCH, perturbation="rerandomize")
@@ -573,7 +557,7 @@ def test_parametrised_layers_equal_the_plain_way(pair, normalise):
     for row in layers.find(model):
         changed = {name: states[0][name] for name in row.tensors}
         cell = ds.value.sel(layer=row.name, epoch=0, perturbation="reinitialize", draw=0)
-        assert (cell.values == plain(trained, pair, 32, **changed)).all()
+        assert (cell.values == specified(trained, pair, 32, **changed)).all()
     # reset_parameters would leave what is drawn as it is.
     assert ds.initializer.sel(layer="2").item() == "empirical"
     drawn = ds.draw_distance.sel(layer="2", perturbation="rerandomize", norm="l2")

@@ -15,7 +15,7 @@ import xarray as xr
 
 import layerscope
 from layerscope import models, results, stats
-from layerscope.core import sweep as engine
+from layerscope.core import plain, sweep as engine
 from layerscope.core.sweep import _loop as loop
 from layerscope.core.sweep._store import Parts
 from layerscope.errors import LayerscopeError, OptionError
@@ -77,10 +77,8 @@ def test_what_a_callback_raises_stops_the_sweep_and_the_rest_is_kept(pair, state
 
 def plain_outcomes(state, pair, name, values):
     """Whether each example is named wrongly, the plainest way there is."""
-    other = network()
-    other.load_state_dict({**state, **values})
     with torch.no_grad():
-        logits = other.eval()(pair[0])
+        logits = plain.copy_with(network(), {**state, **values})(pair[0])
     if name == "error":
         return (logits.argmax(1) != pair[1]).float().numpy()
     return torch.nn.functional.cross_entropy(logits, pair[1], reduction="none").numpy()
@@ -102,10 +100,10 @@ def test_outcomes_are_every_examples_and_differences_are_paired(pair, states, tm
         values = {n: t for n, t in states[epoch].items() if n.startswith("layer1.")}
         at = {"layer": "layer1", "epoch": epoch, "perturbation": "reinitialize", "draw": 0}
         for name in ("error", "loss"):
-            plain = plain_outcomes(states[2], pair, name, values)
-            assert (one.outcome.sel(metric=name).values == plain).all()
+            right = plain_outcomes(states[2], pair, name, values)
+            assert (one.outcome.sel(metric=name).values == right).all()
             assert (one.baseline_outcome.sel(metric=name).values == base[name]).all()
-            moved = plain.astype(float) - base[name].astype(float)
+            moved = right.astype(float) - base[name].astype(float)
             found = ds.sel(at | {"metric": name})
             assert float(found.difference) == pytest.approx(moved.mean(), abs=1e-15)
             error = moved.std(ddof=1) / np.sqrt(60)

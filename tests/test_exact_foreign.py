@@ -7,7 +7,6 @@ into it by name, evaluation mode, every batch. Compared are the bits of the logi
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 import layerscope
 from layerscope import layers, perturb, results
 from layerscope.base import seeds
+from layerscope.core import plain
 from layerscope.core.checkpoints import open_series
 from layerscope.core.metrics import Metric
 
@@ -84,25 +84,6 @@ def by_hand(net: nn.Module, batches: list[tuple[Any, Tensor]]) -> np.ndarray:
 def tensors(net: nn.Module) -> dict[str, Tensor]:
     parameters = dict(net.named_parameters(remove_duplicate=False))
     return parameters | dict(net.named_buffers(remove_duplicate=False))
-
-
-def copy_with(net: nn.Module, *states: dict[str, Tensor]) -> nn.Module:
-    """A deep copy that holds these values, written by name one state after the other."""
-    other = copy.deepcopy(net)
-    held = tensors(other)
-    with torch.no_grad():
-        for state in states:
-            for name, value in state.items():
-                if name in held:
-                    held[name].copy_(value)
-    return other.eval()
-
-
-def passed_over(net: nn.Module, names: tuple[str, ...]) -> nn.Module:
-    """The network with modules that return a copy of their one input."""
-    for name in names:
-        net.get_submodule(name).forward = lambda given, *_, **__: given.clone()
-    return net
 
 
 # Networks
@@ -709,7 +690,8 @@ def check(case: Case, view: str, draws: int = 2) -> dict[str, Any]:
         metrics=["error", "loss", BITS], draws=draws, seed=3, device="cpu", show_progress=False,
     )  # fmt: skip
     assert_untouched(net, before)
-    expected = by_hand(copy_with(net, states[3]), batches)
+    trained = plain.copy_with(net, states[3])
+    expected = by_hand(trained, batches)
     assert same(ds.baseline.values, expected)
     rows.append(layers.whole(net, results.FULL_MODEL, layers.Norms()))
     assert {row.name for row in rows} == set(ds.layer.values)
@@ -717,12 +699,12 @@ def check(case: Case, view: str, draws: int = 2) -> dict[str, Any]:
     for row in rows:
         for at, values in changes(net, row, states, draws):
             found = ds.value.sel(layer=row.name, **at).values
-            other = copy_with(net, states[3], values)
+            other = plain.copy_with(trained, values)
             assert same(found, by_hand(other, batches)), (row.name, at)
             differing += found[2] != expected[2]
     assert differing > 2 * len(rows)
     if case.skips and view == "block":
-        check_skipped(net, ds, rows, states[3], batches)
+        check_skipped(ds, rows, trained, batches)
     return ds.attrs["reuse"]
 
 
@@ -734,21 +716,21 @@ def changes(net, row, states, draws):
     nowhere = {"epoch": results.NO_EPOCH}
     fresh = perturb.Fresh(net, open_series(states).fit(net))
     # A compiled network is drawn as what it was compiled from.
-    plain = ".".join(part for part in row.name.split(".") if part != "_orig_mod")
+    bare = ".".join(part for part in row.name.split(".") if part != "_orig_mod")
     for draw in range(draws):
-        source = seeds.generator(3, plain, "rerandomize", results.NO_EPOCH, draw)
+        source = seeds.generator(3, bare, "rerandomize", results.NO_EPOCH, draw)
         yield {"perturbation": "rerandomize", "draw": draw} | nowhere, fresh.draw(row, source)
     zeros = {name: torch.zeros_like(states[3][name]) for name in row.parameters}
     yield {"perturbation": "zero", "draw": 0} | nowhere, zeros
 
 
-def check_skipped(net, ds, rows, trained, batches):
+def check_skipped(ds, rows, trained, batches):
     """Cells that pass a block over; those that can't be stand empty."""
     cells = ds.value.sel(perturbation="skip", epoch=results.NO_EPOCH, draw=0)
     done = [row for row in rows if not np.isnan(cells.sel(layer=row.name).values).any()]
     assert done
     for row in done:
-        other = passed_over(copy_with(net, trained), row.modules)
+        other = plain.copy_with(trained, {}, row.modules)
         assert same(cells.sel(layer=row.name).values, by_hand(other, batches)), row.name
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import layerscope
 from layerscope import data, metrics
+from layerscope.core import plain
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Perturbation
 from layerscope.core.session import Session
@@ -112,8 +113,8 @@ def plainly(function, row, states, pair):
     )
     with torch.no_grad():
         given = function(site)
-    model.load_state_dict(states[3] | {n: t.detach() for n, t in given.items()})
-    return metrics.evaluate(model, pair, ["loss"], batch_size=16, device="cpu")["loss"].mean
+    batches = zip(*(each.split(16) for each in pair), strict=True)
+    return plain.evaluate(plain.copy_with(model, given), batches, ["loss"])["loss"].mean
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
@@ -308,11 +309,11 @@ def test_a_network_that_changes_its_inputs_leaves_the_users_data_alone(pair, sta
     tallies = metrics.evaluate(model, pair, ["loss"], 16, "cpu", reference=model)
     assert torch.equal(pair[0], inputs)
     assert tallies["loss"].mean == float(ds["baseline"].sel(metric="loss"))
-    plain = network(1)
-    plain.load_state_dict(states[3])
+    other = network(1)
+    other.load_state_dict(states[3])
     changed = (inputs - 0.5) * 2, pair[1]
     assert (
-        tallies["loss"].mean == metrics.evaluate(plain, changed, ["loss"], 16, "cpu")["loss"].mean
+        tallies["loss"].mean == metrics.evaluate(other, changed, ["loss"], 16, "cpu")["loss"].mean
     )
 
 

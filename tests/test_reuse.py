@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from layerscope.core import plain
 from layerscope.core.reuse import Recorder
 from layerscope.errors import LayerError
 
@@ -102,9 +103,7 @@ def check(model, *inputs, groups=None, run=None, seed=None, must_differ=(), budg
     before = trace_of(model)
 
     def plainly(weights):
-        network = copy.deepcopy(model)
-        for name, value in weights.items():
-            network.get_parameter(name).data = value.clone()
+        network = plain.copy_with(model, weights)
         if seed is not None:
             torch.manual_seed(seed)
         with torch.no_grad():
@@ -124,7 +123,7 @@ def check(model, *inputs, groups=None, run=None, seed=None, must_differ=(), budg
     with Recorder(model, budget=budget) as recorder:
         for group in recorder.walk(call, groups):
             assert_same_trace(before, trace_of(model))
-            for weights, plain in zip(cells[group], expected[group], strict=True):
+            for weights, right in zip(cells[group], expected[group], strict=True):
                 own = {name: model.get_parameter(name).data for name in weights}
                 try:
                     for name, value in weights.items():
@@ -134,7 +133,7 @@ def check(model, *inputs, groups=None, run=None, seed=None, must_differ=(), budg
                 finally:
                     for name, value in own.items():
                         model.get_parameter(name).data = value
-                assert same(output, plain), f"{sorted(group)} differs"
+                assert same(output, right), f"{sorted(group)} differs"
                 if group & set(must_differ):
                     assert not same(output, unchanged), f"{sorted(group)} makes no difference"
         assert same(recorder.record(call, groups[:1]), unchanged)
@@ -972,8 +971,7 @@ def test_inputs_of_other_forms_and_batches():
             for group in recorder.walk(lambda: model(x), [{"a"}, {"b"}, {"other"}]):  # noqa: B023
                 (name,) = group
                 weights = changed_weights(model, group)
-                changed = copy.deepcopy(model)
-                changed.load_state_dict({**model.state_dict(), **weights})
+                changed = plain.copy_with(model, weights)
                 own = {key: model.get_parameter(key).data for key in weights}
                 for key, value in weights.items():
                     model.get_parameter(key).data = value
@@ -995,8 +993,7 @@ def test_batches_that_take_another_way():
 
     model = lines(forward, a=lin(), b=lin(), c=lin()).eval()
     weights = changed_weights(model, {"b"})
-    changed = copy.deepcopy(model)
-    changed.load_state_dict({**model.state_dict(), **weights})
+    changed = plain.copy_with(model, weights)
     with Recorder(model) as recorder, torch.no_grad():
         for x in (-torch.ones(3, 4), torch.ones(3, 4), -torch.ones(3, 4)):
             recorder.record(lambda: model(x), [{"b"}])  # noqa: B023
@@ -1099,8 +1096,7 @@ def test_changed_buffers():
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(True), nn.Conv2d(4, 2, 3)
     ).eval()
     x = torch.randn(2, 3, 8, 8)
-    changed = copy.deepcopy(model)
-    changed[1].running_mean.copy_(torch.randn(4))
+    changed = plain.copy_with(model, {"1.running_mean": torch.randn(4)})
     with Recorder(model) as recorder, torch.no_grad():
         recorder.record(lambda: model(x), [{"1"}])
         own = model[1].running_mean

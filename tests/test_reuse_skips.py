@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from test_reuse import AddInPlace, Counter, Lines, Stateful, lin, lines, spy
 from torch import nn
 
+from layerscope.core import plain
 from layerscope.core.reuse import Group, Recorder
 from layerscope.errors import LayerError
 
@@ -30,13 +31,8 @@ def group(skipped, changed=()):
 
 def plainly(model, skipped, weights, *inputs):
     """Run a copy in which the skipped modules hand on a clone of what they are given."""
-    network = copy.deepcopy(model)
-    for name in skipped:
-        network.get_submodule(name).forward = lambda x, **_: x.clone()
-    for name, value in weights.items():
-        network.get_parameter(name).data = value.clone()
     with torch.no_grad():
-        return network(*copy.deepcopy(inputs))
+        return plain.copy_with(model, weights, skipped)(*copy.deepcopy(inputs))
 
 
 def skippable(model, *inputs):

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 
 import layerscope
-from layerscope import metrics, session, stats
+from layerscope import session, stats
+from layerscope.core import plain
 from layerscope.core.session import Change, Session, as_call, changes
 from layerscope.errors import CheckpointError, LayerError, LayerscopeError, OptionError
 
@@ -63,13 +64,10 @@ def opened(states, pair, model=None, **options):
     return Session(model or network(), pair, checkpoints=states, **options)
 
 
-def plain(states, pair, values, over=(), size=16):
-    """The plain way: a copy with the changed weights, every batch, nothing reused."""
-    other = Residual()
-    other.load_state_dict({**states[2], **values})
-    for name in over:
-        other.get_submodule(name).forward = lambda x: x.clone()
-    return metrics.evaluate(other, pair, batch_size=size, device="cpu")
+def specified(states, pair, values, over=(), size=16):
+    other = plain.copy_with(Residual(), {**states[2], **values}, over)
+    batches = zip(*(each.split(size) for each in pair), strict=True)
+    return plain.evaluate(other, batches)
 
 
 LEAVES = ("stem.0", "stem.1", "block.0", "head")
@@ -103,13 +101,13 @@ def test_any_states_one_after_the_other_equal_the_plain_way(states, pair, asked,
                     values |= {n: t * 0 for n, t in kept.items() if n.endswith(("weight", "bias"))}
                 elif what != "trained":
                     values |= own(states[what[1]], row)
-            assert live.measure(state).tallies == plain(states, pair, values)
+            assert live.measure(state).tallies == specified(states, pair, values)
 
 
 def test_skipping_beside_other_changes_equals_the_plain_way(states, pair):
     with opened(states, pair) as live:
         found = live.measure({"block": "skip", "stem": ("reinitialize", 0)}, view="block")
-        expected = plain(states, pair, own(states[0], "stem"), over=["block"])
+        expected = specified(states, pair, own(states[0], "stem"), over=["block"])
         assert found.tallies == expected
         assert live.obstacle("block", "block") == ""
         assert "turns" in live.obstacle("head")
@@ -160,15 +158,15 @@ def test_estimates_come_batch_by_batch_and_may_be_left_unread(states, pair):
         first = next(live.evaluate({"head": "zero"}))
         assert (first.examples, first.total, first.final) == (16, 50, False)
         part = pair[0][:16], pair[1][:16]
-        assert first.tallies == plain(states, part, zeroed(states, "head"))
+        assert first.tallies == specified(states, part, zeroed(states, "head"))
         weights = live.plan.model.state_dict()
         assert all(torch.equal(weights[name], states[2][name]) for name in weights)
         other = live.evaluate({"stem.0": "zero"})
         next(other)
         left = live.evaluate({"head": "zero"})
         seen = [next(left), next(other), *left, *other]  # interleaved
-        assert seen[-1].tallies == plain(states, pair, zeroed(states, "stem.0"))
-        assert seen[-3].tallies == plain(states, pair, zeroed(states, "head"))
+        assert seen[-1].tallies == specified(states, pair, zeroed(states, "stem.0"))
+        assert seen[-3].tallies == specified(states, pair, zeroed(states, "head"))
 
 
 def zeroed(states, row):

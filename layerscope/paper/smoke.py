@@ -13,7 +13,6 @@ compared with a deep copy of the network that holds the changed weights.
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import signal
@@ -30,10 +29,9 @@ import torch
 import xarray as xr
 
 from layerscope.base import devices, seeds
-from layerscope.core import layers, metrics, perturb, sweep as engine
-from layerscope.core.batches import Examples
+from layerscope.core import layers, perturb, plain, sweep as engine
+from layerscope.core.batches import Examples, Held
 from layerscope.core.checkpoints import Series, open_series
-from layerscope.core.layers import Norms
 from layerscope.errors import DataError, LayerscopeError, choose
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.zoo import data, models, training
@@ -367,25 +365,14 @@ def _cells_by_copies(
 ) -> Iterator[bool]:
     """Whether each cell is what a deep copy of the network gives."""
     place = devices.resolve(device)
-    model = models.rebuild(series)
+    model = models.rebuild(series).to(place)
+    batches = list(Held(test, _BATCH, place))
     names = [str(name) for name in ds["metric"].values]
-    fresh = perturb.Fresh(model, series)
-    norms = Norms.of("own")
-    rows = [*layers.rows(model, None, view, norms), layers.whole(model, FULL_MODEL, norms)]
+    rows = [*layers.rows(model, None, view), layers.whole(model, FULL_MODEL)]
     for row in rows:
-        trained = series.read(series.last, row.tensors)
         for kind in perturb.chosen(_PERTURBATIONS):
             for epoch in series.epochs[:2] if kind.uses_checkpoint else [NO_EPOCH]:
-                site = perturb.Site(
-                    layer=row,
-                    trained=trained,
-                    checkpoint=series.read(epoch, row.tensors) if epoch != NO_EPOCH else None,
-                    fresh=fresh.draw,
-                    generator=seeds.generator(0, row.name, kind.name, epoch, 0),
-                )
-                changed = copy.deepcopy(model)
-                changed.load_state_dict({**changed.state_dict(), **kind.apply(site)})
-                found = metrics.evaluate(changed.to(place), test, names, _BATCH, place)
+                found = plain.cell(model, series, batches, row, kind, epoch, wanted=names)
                 at = ds["value"].sel(layer=row.name, epoch=epoch, perturbation=kind.name, draw=0)
-                plain = [found[name].mean for name in names]
-                yield np.array_equal(at.values, plain, equal_nan=True)
+                means = [found[name].mean for name in names]
+                yield np.array_equal(at.values, means, equal_nan=True)

@@ -27,7 +27,14 @@ from layerscope.core.metrics._named import (
 )
 from layerscope.core.metrics._outputs import Output, Where, logits
 from layerscope.core.metrics._per_example import Outcome, check_in_place, check_labels, outcomes
-from layerscope.core.metrics._running import add_batch, call, evaluate, evaluating, matching
+from layerscope.core.metrics._running import (
+    add_batch,
+    call,
+    call_and_restore,
+    evaluate,
+    evaluating,
+    matching,
+)
 from layerscope.core.metrics._tally import Tally
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "Where",
     "add_batch",
     "call",
+    "call_and_restore",
     "check_in_place",
     "check_labels",
     "chosen",

@@ -24,7 +24,7 @@ from layerscope.core.metrics._per_example import check_in_place, check_labels, o
 from layerscope.core.metrics._tally import Tally
 from layerscope.errors import DataError, LayerscopeError, SweepWarning
 
-__all__ = ["add_batch", "call", "evaluate", "evaluating", "matching"]
+__all__ = ["add_batch", "call", "call_and_restore", "evaluate", "evaluating", "matching"]
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -132,9 +132,9 @@ def evaluate(
     reference: nn.Module | None = None,
     output: Where = None,
 ) -> dict[str, Tally]:
-    """Evaluate a network as it stands: every batch, one after the other.
+    """Evaluate a network as it stands on data of any form: every batch, one after the other.
 
-    This is the plain way that a sweep must equal bit for bit.
+    A sweep gives the same bits for a copy that holds the same weights, see `layerscope.core.plain`.
 
     Parameters
     ----------
@@ -191,11 +191,11 @@ def evaluate(
             labels = data_module.label_range(targets)
             inputs, targets = data_module.move((inputs, targets), place)
             with matching(inputs):
-                said = _said(model, inputs)
+                said = call_and_restore(model, inputs)
             if first:
                 find = find.fitted(find(said), inputs, targets)
             outputs = find(said)
-            against = None if reference is None else find(_said(reference, inputs))
+            against = None if reference is None else find(call_and_restore(reference, inputs))
             check_labels(wanted, outputs, labels)
             if first:
                 check_in_place(wanted, outputs, targets, against)
@@ -213,8 +213,8 @@ def _asked(model: nn.Module, inputs: Any) -> Any:
         return call(model, inputs)
 
 
-def _said(model: nn.Module, inputs: Any) -> Any:
-    """What a network says; inputs that it changed in place, as they may be the user's, come back.
+def call_and_restore(model: nn.Module, inputs: Any) -> Any:
+    """Run the network as `call` does, and put back inputs that it changed in place.
 
     They are put back and not copied, since a copy may lie otherwise in memory, and kernels may
     then sum in another order.
