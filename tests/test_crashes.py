@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from layerscope import results, testing
+from layerscope.base import writing
 from layerscope.core.sweep._store import Store, digest
 
 CALLS = ("write", "fsync", "link,linkat", "rename,renameat,renameat2", "unlink,unlinkat")
@@ -182,7 +183,7 @@ def _late(path, content, *, once=False):
     return path
 
 
-_write_bytes = results.write_bytes
+_write_bytes = writing.write_bytes
 _pending: list = []
 
 
@@ -195,8 +196,8 @@ def _clears_first(self, ds):
 @pytest.mark.parametrize(
     ("target", "name", "mistake", "calls"),
     [
-        (results, "write_bytes", _torn, ("write",)),
-        (results, "write_bytes", _late, ("fsync",)),
+        (writing, "write_bytes", _torn, ("write",)),
+        (writing, "write_bytes", _late, ("fsync",)),
         (Store, "finish", _clears_first, ("unlink,unlinkat", "fsync")),
     ],
     ids=["writes in place", "acknowledges first", "clears first"],

@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 
 from layerscope import results, testing
+from layerscope.base.writing import write_bytes
 from layerscope.errors import ResultError
 
 
@@ -135,14 +136,14 @@ def test_a_cut_file_leaves_no_complaints(ds, tmp_path, capfd):
 @pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call, stop):
     path = tmp_path / "file"
-    results.write_bytes(path, b"old")
+    write_bytes(path, b"old")
 
     def failing(*_args, **_kwargs):
         raise stop
 
     monkeypatch.setattr(call, failing)
     with pytest.raises((ResultError, KeyboardInterrupt), match=r"(No space|^$)"):
-        results.write_bytes(path, b"new")
+        write_bytes(path, b"new")
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"

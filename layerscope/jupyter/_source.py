@@ -146,7 +146,8 @@ def metric_of(wanted: Any, measured: Any, ds: xr.Dataset | None) -> str:
     """Name the metric that is shown: of those in the Dataset, else of those to be measured."""
     if ds is not None:
         return results.metric_name(ds, wanted)
-    names = [metric.name for metric in metrics.chosen(measured)]
+    chosen = metrics.chosen(measured)
+    names = [metric.name for metric in chosen]
     if wanted is None:
-        return "error" if "error" in names else names[0]
+        return results.default_metric(metric.info for metric in chosen)
     return choose(wanted if isinstance(wanted, str) else str(wanted), names, "metric")

@@ -91,7 +91,7 @@ def heatmap(
     rows = stats.layer_order(ds)
     info = results.metric(ds, metric)
     scale = scale_of(table["value"], info)
-    return _grid(table, rows, columns, scale, heading, label_of(info), results.refused(ds))
+    return _grid(table, rows, columns, scale, heading, label_of(info), results.refusals(ds))
 
 
 def distances(
@@ -289,7 +289,7 @@ def _axis_label(cells: pd.DataFrame) -> str:
     """Say what the columns are, and what the marks mean that there are."""
     columns = cells["column"].unique()
     label = "checkpoint the layer is reset to"
-    if any(name != "rand" and not name.isdigit() for name in columns):
+    if any(name != results.RAND and not name.isdigit() for name in columns):
         label = "what is done to the layer\n(a number: reset to that checkpoint)"
     told = [text for kind, text in BLANK.items() if kind in set(cells["blank"])]
     told += [CROSSED] if cells["crossed"].any() else []

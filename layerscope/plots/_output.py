@@ -9,8 +9,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from layerscope import results
 from layerscope.base import validate
+from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError, choose
 from layerscope.plots._backends import drawable
 from layerscope.plots._embedding import frame, page
@@ -69,8 +69,8 @@ def save(
     if suffix == ".html":
         words = description(plot) if title is None else str(title)
         made = _picture_page(plot, words) if _is_drawn(plot) else page(plot, words)
-        return results.write_bytes(path, made.encode())
-    return results.write_bytes(path, still(plot, suffix[1:], 300, title, _inches(width)))
+        return write_bytes(path, made.encode())
+    return write_bytes(path, still(plot, suffix[1:], 300, title, _inches(width)))
 
 
 def _is_drawn(plot: Any) -> bool:

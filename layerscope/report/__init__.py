@@ -18,6 +18,7 @@ import xarray as xr
 
 from layerscope import plots, results
 from layerscope.base import validate
+from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
 from layerscope.report import _markup as markup
 from layerscope.report._again import again, settings_table
@@ -57,7 +58,7 @@ def write(
     ResultError
         As for `page`, or if the place is not writable.
     """
-    return results.write_bytes(
+    return write_bytes(
         validate.path(path, "path", "report.html"),
         page(runs, metric=metric, critical=critical, title=title).encode(),
     )
@@ -153,7 +154,7 @@ def _section(
     """All about one result."""
     heading = f'<h2 id="{anchor}">{markup.text(name)}</h2>'
     figures = [plots.overview(ds, metric) if "distance" in ds else plots.heatmap(ds, metric)]
-    if results.resetting(ds):
+    if results.resets(ds):
         figures.append(plots.curves(ds, metric))
     return [
         "<section>",

@@ -109,7 +109,7 @@ _NO_LIMIT = (
 
 
 def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo) -> str:
-    facts, refused = _facts(ds), results.refused(ds)
+    facts, refused = _facts(ds), results.refusals(ds)
     rows = []
     for row in _rows(table):
         why = refused.get((row.layer, table.attrs["perturbation"]))
@@ -158,7 +158,7 @@ def _first(ds: xr.Dataset, cells: pd.DataFrame) -> str:
     if cells.empty:
         raise ResultError("every cell of this Dataset is NaN: nothing was computed yet.")
     names = [str(name) for name in cells["perturbation"].unique()]
-    resets = [name for name in results.resetting(ds) if name in names]
+    resets = [name for name in results.resets(ds) if name in names]
     return (resets or names)[0]
 
 

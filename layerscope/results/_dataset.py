@@ -17,24 +17,6 @@ from layerscope.base import validate
 from layerscope.base.writing import write_bytes
 from layerscope.errors import ResultError
 
-__all__ = [
-    "FULL_MODEL",
-    "NOTHING_LEFT",
-    "NOT_FINITE",
-    "NOT_MOVED",
-    "NO_EPOCH",
-    "OUTCOMES",
-    "YOURS",
-    "attributes",
-    "build",
-    "concat",
-    "open_dataset",
-    "refused",
-    "require",
-    "save",
-    "settings",
-]
-
 OUTCOMES = "outcomes.nc"
 """The file below a sweep's folder that holds what every example gave."""
 
@@ -184,13 +166,13 @@ def settings(ds: xr.Dataset) -> dict[str, Any]:
     return {str(name): _parsed(value) for name, value in ds.attrs.items()}
 
 
-def refused(ds: xr.Dataset) -> dict[tuple[str, str], str]:
+def refusals(ds: xr.Dataset) -> dict[tuple[str, str], str]:
     """Why some cells can't be computed, from (layer, perturbation) to the reason.
 
     Examples
     --------
     >>> from layerscope import testing
-    >>> refused(testing.dataset().assign_attrs(refused='{"layer1 zero": "no weights"}'))
+    >>> refusals(testing.dataset().assign_attrs(refused='{"layer1 zero": "no weights"}'))
     {('layer1', 'zero'): 'no weights'}
     """
     about = settings(ds)
@@ -342,7 +324,7 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         return ds.load()
 
 
-def attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the settings of a saved Dataset, as `settings` does, without its values.
 
     Raises

@@ -7,8 +7,6 @@ import xarray as xr
 
 from layerscope.results._dataset import require
 
-__all__ = ["not_finite"]
-
 
 def not_finite(ds: xr.Dataset) -> xr.DataArray:
     """Which values were computed, and are NaN or infinite, or come from outputs that were.

@@ -18,20 +18,6 @@ from layerscope.base.validate import describe
 from layerscope.errors import OptionError, choose
 from layerscope.results._dataset import NO_EPOCH, require
 
-__all__ = [
-    "RAND",
-    "REDRAWN",
-    "RESET",
-    "MetricInfo",
-    "PerturbationInfo",
-    "coordinates",
-    "draw_distance",
-    "metric",
-    "metric_name",
-    "perturbation",
-    "resetting",
-]
-
 RAND = "rand"
 """The column of the paper's figure in which layers are re-randomised."""
 
@@ -199,8 +185,14 @@ def coordinates(
     }
 
 
+def default_metric(metrics: Iterable[MetricInfo]) -> str:
+    """Name the metric to look at where nobody says which: the first error, else the first."""
+    infos = list(metrics)
+    return next((info.name for info in infos if info.fraction_of == "errors"), infos[0].name)
+
+
 def metric_name(runs: xr.Dataset | Iterable[xr.Dataset], wanted: Any = None) -> str:
-    """Name the metric to look at: the wanted one, else the error, else the first.
+    """Name the metric to look at: the wanted one, else the first error, else the first.
 
     Parameters
     ----------
@@ -229,11 +221,11 @@ def metric_name(runs: xr.Dataset | Iterable[xr.Dataset], wanted: Any = None) -> 
         name = wanted if isinstance(wanted, str) else getattr(wanted, "name", None)
         if not isinstance(name, str):
             came = describe(wanted)
-            raise OptionError(f"metric is {came}; give its name, such as {shared[:1] or 'error'}.")
+            raise OptionError(f"metric is {came}; give its name: {', '.join(shared)}.")
         return choose(name, shared, "metric in all of these results" if there[1:] else "metric")
     if not shared:
         raise OptionError("these results have no metric in common; look at them one by one.")
-    return "error" if "error" in shared else shared[0]
+    return default_metric(metric(each[0], name) for name in shared)
 
 
 def metric(ds: xr.Dataset | None, name: str) -> MetricInfo:
@@ -266,10 +258,41 @@ def perturbation(ds: xr.Dataset | None, name: str) -> PerturbationInfo:
     return _read(ds, "perturbation", unsaid, _PERTURBATION)
 
 
-def resetting(ds: xr.Dataset) -> list[str]:
-    """Name the perturbations that put a checkpoint back."""
-    names = map(str, ds["perturbation"].values.ravel())
-    return [name for name in names if perturbation(ds, name).resets]
+def perturbation_name(ds: xr.Dataset, wanted: str | None = None) -> str:
+    """Name the perturbation to look at: the wanted one, else the first that resets, else the first.
+
+    Raises
+    ------
+    ResultError
+        If the Dataset has no perturbations.
+    OptionError
+        If there is no such perturbation.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> perturbation_name(testing.dataset())
+    'reinitialize'
+    """
+    names = [str(name) for name in require(ds, "perturbation")["perturbation"].values]
+    if wanted is not None:
+        return choose(wanted, names, "perturbation")
+    return next(iter(resets(ds)), names[0])
+
+
+def resets(ds: xr.Dataset) -> list[str]:
+    """List the perturbations that put a checkpoint back."""
+    return [info.name for info in _perturbations(ds) if info.resets]
+
+
+def redraws(ds: xr.Dataset) -> list[str]:
+    """List the perturbations that draw a layer anew, from its own initialiser first."""
+    infos = [info for info in _perturbations(ds) if info.redraws]
+    return [info.name for info in sorted(infos, key=lambda info: info.column != RAND)]
+
+
+def _perturbations(ds: xr.Dataset) -> list[PerturbationInfo]:
+    return [perturbation(ds, str(name)) for name in ds["perturbation"].values.ravel()]
 
 
 def draw_distance(ds: xr.Dataset) -> xr.DataArray:

@@ -8,9 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from layerscope.results._dataset import FULL_MODEL, NO_EPOCH, NOTHING_LEFT, refused, settings
-
-__all__ = ["notices"]
+from layerscope.results._dataset import FULL_MODEL, NO_EPOCH, NOTHING_LEFT, refusals, settings
 
 _MOST_NAMED = 4
 _SLOWER = "computed anew in every cell, which is slower and gives the same values"
@@ -61,7 +59,7 @@ def _targets(about: Mapping[str, Any]) -> Iterator[str]:
 def _refused(ds: xr.Dataset) -> Iterator[str]:
     """Layers by what can't be done to them and why."""
     layers: dict[tuple[str, str], list[str]] = {}
-    for (layer, perturbation), why in refused(ds).items():
+    for (layer, perturbation), why in refusals(ds).items():
         # Of the whole network something is always left out, which is never worth saying.
         if not (layer == FULL_MODEL and why == NOTHING_LEFT):
             layers.setdefault((perturbation, why), []).append(layer)

@@ -39,7 +39,7 @@ def classify(
     critical: float | None = None,
     confidence: float = 0.95,
     epoch: int = 0,
-    perturbation: str = "reinitialize",
+    perturbation: str | None = None,
     include_network: bool = False,
 ) -> pd.DataFrame:
     """Which layers are robust, which critical.
@@ -88,8 +88,8 @@ def classify(
     epoch : int
         Checkpoint that the weights come from; without effect for a perturbation that takes
         nothing from a checkpoint.
-    perturbation : str
-        One of ``ds.perturbation``.
+    perturbation : str, optional
+        One of ``ds.perturbation``; by default the first that puts a checkpoint back, or the first.
     include_network : bool
         Keep the row of the whole network, too.
 
@@ -116,7 +116,7 @@ def classify(
     metric = results.metric_name(ds, metric)
     samples = samples_of(ds, metric)
     computed = samples.notnull() | marked_of(ds, metric, samples)
-    cell = _one_cell(samples, computed, epoch, perturbation)
+    cell = _one_cell(samples, computed, epoch, results.perturbation_name(ds, perturbation))
     validate.number(tolerance, "tolerance", "(-inf, inf)", 0.05)
     limit = (
         _critical_limit(ds, metric, critical_share)
@@ -158,8 +158,8 @@ def rank_correlation(
     """Tell whether the layers that moved furthest matter most.
 
     Spearman's rank correlation over layers, the whole network left out, between the distance at
-    the last checkpoint and the degradation at re-initialisation to epoch 0. A degradation that was
-    computed and is no number ranks as the worst.
+    the last checkpoint and the degradation when a layer is put back to epoch 0. A degradation that
+    was computed and is no number ranks as the worst.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def rank_correlation(
     samples = samples_of(ds, metric)
     moved = difference_of(ds, metric, samples, required=True)
     computed = samples.notnull() | marked_of(ds, metric, samples)
-    cell = _one_cell(samples, computed, 0, "reinitialize")
+    cell = _one_cell(samples, computed, 0, results.perturbation_name(ds))
     moved, computed = _same_cell(moved, cell), _same_cell(computed, cell)
     sign = results.metric(ds, metric).worse
     layers = layer_order(ds, network=False)
@@ -223,8 +223,7 @@ def _one_cell(
     samples: xr.DataArray, computed: xr.DataArray, epoch: int, perturbation: str
 ) -> xr.DataArray:
     """(layer, seed, draw) at one epoch and perturbation, if anything was computed there."""
-    names = [str(name) for name in samples["perturbation"].values]
-    chosen = samples.sel(perturbation=choose(perturbation, names, "perturbation"))
+    chosen = samples.sel(perturbation=perturbation)
     known = computed.sel(perturbation=perturbation)
     done = [int(each) for each in known["epoch"].values if known.sel(epoch=each).any()]
     if done == [results.NO_EPOCH]:

@@ -33,6 +33,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from layerscope import results
+from layerscope.base import writing
 from layerscope.errors import ResultError
 
 __all__ = ["DATASET", "IDENTITY", "OUTCOMES", "PARTIAL", "Parts", "Store", "digest"]
@@ -99,7 +100,7 @@ class Store:
             _require_owner(part, _owner(part) or self.digest, self.digest)
         # Not before: the folder may be another sweep's that lost this file.
         if not path.is_file():
-            results.write_bytes(path, json.dumps(self._identity, indent=1).encode(), once=True)
+            writing.write_bytes(path, json.dumps(self._identity, indent=1).encode(), once=True)
             self._compare(_read(path))  # another process may have been first
 
     def parts(self, batch_size: int) -> Parts:
@@ -196,7 +197,7 @@ class Store:
         if not os.path.lexists(path):
             return ""
         try:
-            about = results.attributes(path)
+            about = results.read_settings(path)
         except ResultError as error:
             # Another process may have finished, and removed it.
             return str(error).rstrip(".") if os.path.lexists(path) else ""
@@ -276,7 +277,7 @@ class Parts:
         content = io.BytesIO()
         np.savez(content, **{IDENTITY: np.array(self.store.digest)}, **arrays)  # type: ignore[arg-type]
         try:
-            results.write_bytes(self._path(name), content.getvalue(), once=True)
+            writing.write_bytes(self._path(name), content.getvalue(), once=True)
         except ResultError as error:
             error.add_note(f"{len(self)} finished parts are safe in {self.store.folder}.")
             raise

@@ -50,7 +50,7 @@ from layerscope.paper.analyses._groups import (
 )
 from layerscope.paper.analyses._largest import LargestSet, largest_set
 from layerscope.paper.analyses._measures import gap, rank_with, weight_measures
-from layerscope.stats._per_run import (
+from layerscope.paper.analyses._per_run import (
     VERDICTS,
     computed,
     damage,

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from layerscope import stats
+from layerscope import results, stats
 from layerscope.errors import OptionError, ResultError
 from layerscope.paper.analyses._findings import Finding, finding, rank_step
-from layerscope.stats._per_run import computed, damage, depth_correlation
+from layerscope.paper.analyses._per_run import computed, damage, depth_correlation
 
 __all__ = [
     "bottom_critical",
@@ -41,7 +41,7 @@ ROBUST, CRITICAL = 0.05, 0.25
 """Damage up to which a row survives, and from which on it does not; as for `stats.classify`."""
 
 
-def random_fails(ds: xr.Dataset, metric: str = "error") -> Finding:
+def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """Whether re-randomising any one layer ruins the network: the least damage over layers.
 
     Examples
@@ -51,12 +51,15 @@ def random_fails(ds: xr.Dataset, metric: str = "error") -> Finding:
     >>> found.condition, round(found.value, 1)
     ('above 0.5', 0.9)
     """
-    least = damage(ds, "rerandomize", metric=metric).min("layer")
+    redrawn = results.redraws(ds)
+    if not redrawn:
+        raise ResultError("no layer was drawn anew here; sweep with 'rerandomize'.")
+    least = damage(ds, redrawn[0], metric=metric).min("layer")
     claim = "re-randomising any one layer takes the network to chance"
     return finding(claim, "least damage over layers", least.values, above=0.5)
 
 
-def bottom_critical(ds: xr.Dataset, metric: str = "error") -> Finding:
+def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """Whether the network can't do without the training of its lowest layer.
 
     Examples
@@ -71,7 +74,7 @@ def bottom_critical(ds: xr.Dataset, metric: str = "error") -> Finding:
     return finding(claim, measured, first.values, above=CRITICAL)
 
 
-def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str = "error") -> Finding:
+def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> Finding:
     """Whether upper layers are more robust than lower ones, to re-initialisation.
 
     Parameters
@@ -79,7 +82,7 @@ def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str = "error") -> Find
     ds : Dataset
     rows : str
         Pattern of the rows that count, such as ``"block*"``.
-    metric : str
+    metric : str, optional
 
     Examples
     --------
@@ -96,7 +99,7 @@ def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str = "error") -> Find
 
 
 def distance_tells_little(
-    ds: xr.Dataset, norm: str = "l2_fan_in", metric: str = "error"
+    ds: xr.Dataset, norm: str = "l2_fan_in", metric: str | None = None
 ) -> Finding:
     """Whether how far a layer moved does not tell how much it matters.
 
@@ -121,7 +124,7 @@ def distance_tells_little(
     )
 
 
-def stage_starts_matter(ds: xr.Dataset, metric: str = "error") -> Finding:
+def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """Whether the first block of each stage of a ResNet is the one that matters in it.
 
     The first stage does not count: a network whose lowest layers are the critical ones has them
@@ -205,7 +208,7 @@ def some_survive(ds: xr.Dataset, single: Sequence[str]) -> Finding:
 
 
 def norms_matter(
-    ds: xr.Dataset, kept: xr.Dataset, rows: str = "*", metric: str = "error"
+    ds: xr.Dataset, kept: xr.Dataset, rows: str = "*", metric: str | None = None
 ) -> Finding:
     """Whether a part of the damage comes from normalisation layers.
 
@@ -217,7 +220,7 @@ def norms_matter(
         Of the same networks, where it keeps what it learnt (``norms="kept"``).
     rows : str
         Pattern of the rows that count, such as ``"block*"``.
-    metric : str
+    metric : str, optional
 
     Raises
     ------

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from layerscope.paper.analyses import Finding
+    from layerscope.base.writing import write_bytes
+from layerscope.paper.analyses import Finding
 
 __all__ = ["SUMMARY", "command", "compared", "folder_name", "hand_on", "keep", "told"]
 
@@ -74,7 +75,7 @@ def keep(
         written += [plots.save(figure, folder / f"{name}.{suffix}") for suffix in ("png", "svg")]
     for name, table in (tables or {}).items():
         text = table.to_csv(index=False).encode()
-        written.append(results.write_bytes(folder / f"{name}.csv", text))
+        written.append(write_bytes(folder / f"{name}.csv", text))
     found, drawn = list(findings), [path.name for path in written if path.suffix == ".png"]
     claims = [_claim(each) for each in found]
     claims += [compared(*each) for each in (comparisons or {}).items() if len(each[1])]
@@ -88,7 +89,7 @@ def keep(
         "tables": [path.name for path in written if path.suffix == ".csv"],
     }
     content = json.dumps(about, indent=1, ensure_ascii=False).encode()
-    return [results.write_bytes(folder / SUMMARY, content), *written]
+    return [write_bytes(folder / SUMMARY, content), *written]
 
 
 def hand_on(old: Path, folder: Path, manifest: str) -> None:

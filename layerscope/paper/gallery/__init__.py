@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from layerscope import results
 from layerscope.base import validate
+from layerscope.base.writing import write_bytes
 from layerscope.errors import choose
 from layerscope.paper.gallery._pages import as_html, as_markdown
 from layerscope.paper.gallery._runs import Run, read
@@ -47,4 +47,4 @@ def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     path = validate.path(path, "path", "gallery.html")
     make = {".html": as_html, ".md": as_markdown}
     form = choose(path.suffix.lower(), make, "kind of page with the suffix")
-    return results.write_bytes(path, make[form](read(runs), path.parent).encode())
+    return write_bytes(path, make[form](read(runs), path.parent).encode())

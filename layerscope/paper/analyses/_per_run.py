@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
-from layerscope.errors import ResultError, choose
+from layerscope.errors import ResultError
 
 __all__ = [
     "VERDICTS",
@@ -44,7 +44,7 @@ def runs_of(ds: xr.Dataset) -> list[xr.Dataset]:
     return [ds.sel(seed=seed) for seed in ds["seed"].values] if "seed" in ds.dims else [ds]
 
 
-def untrained(ds: xr.Dataset, metric: str = "error") -> xr.DataArray:
+def untrained(ds: xr.Dataset, metric: str | None = None) -> xr.DataArray:
     """What the metric is without training: by chance where that is known, else measured.
 
     For error and accuracy, from ``chance``; for all else the whole network put
@@ -55,12 +55,12 @@ def untrained(ds: xr.Dataset, metric: str = "error") -> xr.DataArray:
     ResultError
         If neither is known, in every run.
     """
-    choose(metric, map(str, ds["metric"].values), "metric")
+    metric = results.metric_name(ds, metric)
     base = ds["baseline"].sel(metric=metric, drop=True)
     if _by_chance(ds, metric):
         chance: xr.DataArray = results.metric(ds, metric).by_chance(ds["chance"])
         return chance + 0 * base
-    resets = results.resetting(ds)
+    resets = results.resets(ds)
     if results.FULL_MODEL in ds["layer"].values and 0 in ds["epoch"].values and resets:
         cell = ds["value"].sel(metric=metric, layer=results.FULL_MODEL, epoch=0, drop=True)
         found = cell.sel(perturbation=resets[0], draw=0, drop=True)
@@ -73,7 +73,7 @@ def untrained(ds: xr.Dataset, metric: str = "error") -> xr.DataArray:
 
 
 def computed(
-    ds: xr.Dataset, perturbation: str = "reinitialize", epoch: int = 0, metric: str = "error"
+    ds: xr.Dataset, perturbation: str | None = None, epoch: int = 0, metric: str | None = None
 ) -> xr.DataArray:
     """The metric of every layer perturbed in one way, draws averaged.
 
@@ -99,10 +99,10 @@ def computed(
     >>> computed(testing.dataset(), epoch=1).round(2).values
     array([0.29, 0.11, 0.07, 0.05])
     """
-    names = [str(name) for name in ds["perturbation"].values]
+    perturbation = results.perturbation_name(ds, perturbation)
     cell = ds["value"].sel(
-        metric=choose(metric, map(str, ds["metric"].values), "metric"),
-        perturbation=choose(perturbation, names, "perturbation"),
+        metric=results.metric_name(ds, metric),
+        perturbation=perturbation,
         layer=stats.layer_order(ds, network=False),
         drop=True,
     )
@@ -128,9 +128,9 @@ def computed(
 
 def damage(
     ds: xr.Dataset,
-    perturbation: str = "reinitialize",
+    perturbation: str | None = None,
     epoch: int = 0,
-    metric: str = "error",
+    metric: str | None = None,
 ) -> xr.DataArray:
     """How far a perturbed layer takes the network from trained to untrained.
 
@@ -139,11 +139,12 @@ def damage(
     Parameters
     ----------
     ds : Dataset
-    perturbation : str
-        One of ``ds.perturbation``.
+    perturbation : str, optional
+        One of ``ds.perturbation``; by default the first that puts a checkpoint back.
     epoch : int
         Without effect for a perturbation that takes nothing from a checkpoint.
-    metric : str
+    metric : str, optional
+        By default the first error.
 
     Returns
     -------
@@ -164,6 +165,7 @@ def damage(
     >>> damage(testing.dataset()).round(2).values
     array([[1.02, 0.34, 0.18, 0.11]])
     """
+    metric = results.metric_name(ds, metric)
     # Over the same examples: a cell that was stopped early saw fewer than the baseline.
     moved = computed(ds.assign(value=stats.degradation(ds)), perturbation, epoch, metric)
     base = ds["baseline"].sel(metric=metric, drop=True)
@@ -185,7 +187,7 @@ def upper_half(shares: xr.DataArray) -> xr.DataArray:
     return shares.isel(layer=slice(count - count // 2, None))
 
 
-def depth_correlation(ds: xr.Dataset, metric: str = "error") -> npt.NDArray[np.float64]:
+def depth_correlation(ds: xr.Dataset, metric: str | None = None) -> npt.NDArray[np.float64]:
     """Spearman's rank correlation between a layer's depth and the damage of resetting it.
 
     Below 0 where upper layers are the robust ones. One number per run; NaN below 3 layers.
@@ -211,12 +213,13 @@ def depth_correlation(ds: xr.Dataset, metric: str = "error") -> npt.NDArray[np.f
     )
 
 
-def limits(ds: xr.Dataset, metric: str = "error", share: float = 0.05) -> dict[str, Any]:
+def limits(ds: xr.Dataset, metric: str | None = None, share: float = 0.05) -> dict[str, Any]:
     """The limits of robust and critical for `stats.classify`, in the unit of any metric.
 
     Robust: within `share` of the way from the trained to the untrained network. Critical: from a
     quarter of it on. Error and accuracy keep the defaults of `stats.classify`.
     """
+    metric = results.metric_name(ds, metric)
     if _by_chance(ds, metric):
         return {"metric": metric}
     way = float((untrained(ds, metric) - ds["baseline"].sel(metric=metric, drop=True)).mean())
@@ -225,7 +228,7 @@ def limits(ds: xr.Dataset, metric: str = "error", share: float = 0.05) -> dict[s
 
 
 def verdict_counts(
-    ds: xr.Dataset, metric: str = "error", perturbation: str = "reinitialize"
+    ds: xr.Dataset, metric: str | None = None, perturbation: str | None = None
 ) -> pd.DataFrame:
     """Count the layers of each verdict, run by run.
 
@@ -241,6 +244,7 @@ def verdict_counts(
     >>> int(verdict_counts(testing.dataset()).critical[0])
     2
     """
+    metric = results.metric_name(ds, metric)
     rows = []
     for number, run in enumerate(runs_of(ds)):
         found = stats.classify(run, perturbation=perturbation, **limits(run, metric))
@@ -254,7 +258,7 @@ def verdict_counts(
 
 
 def tables_of(
-    runs: Mapping[Any, xr.Dataset], name: str = "network", metric: str = "error"
+    runs: Mapping[Any, xr.Dataset], name: str = "network", metric: str | None = None
 ) -> pd.DataFrame:
     """Count verdicts of several settings, under each other.
 
@@ -264,7 +268,7 @@ def tables_of(
         By setting, such as a network's name or width.
     name : str
         Of the column that holds the setting.
-    metric : str
+    metric : str, optional
 
     Returns
     -------
@@ -289,14 +293,14 @@ def tables_of(
 
 
 def robust_rows(
-    ds: xr.Dataset, metric: str = "error", *, lenient: bool = True, **options: Any
+    ds: xr.Dataset, metric: str | None = None, *, lenient: bool = True, **options: Any
 ) -> list[str]:
     """The rows that re-initialisation does not hurt, in the order of the network.
 
     Parameters
     ----------
     ds : Dataset
-    metric : str
+    metric : str, optional
     lenient : bool
         Go by the measured degradation; else by the verdict, for which the whole interval counts.
     **options
