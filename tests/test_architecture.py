@@ -37,7 +37,7 @@ UNDERSCORED = {"core": 23, "zoo": 21, "paper": 15, "jupyter": 5, "cli": 2}
 
 # Names in `layerscope.__all__` that are no modules, and in all of its public modules together.
 AT_THE_TOP = 13
-PUBLIC = 267
+PUBLIC = 275
 
 HEAVY = [
     "torch", "xarray", "holoviews", "matplotlib", "pandas", "scipy", "bokeh",
