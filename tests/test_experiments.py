@@ -17,7 +17,7 @@ from hypothesis import given, strategies as st
 
 from layerscope import analyses, data, experiments, models, reproduce, testing
 from layerscope.base import notebooks
-from layerscope.cli import _arguments as arguments
+from layerscope.cli._options import assignments
 from layerscope.core.sweep import sweep
 from layerscope.errors import OptionError
 from layerscope.paper.experiments import EXPERIMENTS, PAPER
@@ -143,7 +143,7 @@ def test_the_command_of_a_run_gives_its_parameters_back(value):
     words = shlex.split(line)
     assert words[:5] == ["layerscope", "reproduce", "fcn-mnist", "--scale", "small"]
     assert words[5:8] == ["--seeds", "2", "-p"]
-    assert arguments.given(words[8:], "-p") == {"value": value}
+    assert assignments(words[8:], "-p") == {"value": value}
 
 
 def test_the_layers_of_each_verdict_are_told_by_network_the_worst_first():

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from layerscope.base import validate
-from layerscope.cli import _arguments as arguments
+from layerscope.cli._options import assignments
 from layerscope.cli._shared import add_row, data_root, device, make_table, show
 from layerscope.errors import LayerscopeError, OptionError, ResultError
 
@@ -56,7 +56,7 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         data_root=options.data_root,
         device=options.device,
         out=options.out,
-        overrides=arguments.given(options.parameters, "-p"),
+        overrides=assignments(options.parameters, "-p"),
         resume=options.resume,
     )
     spent = f"{done.manifest['seconds']:.0f} s"

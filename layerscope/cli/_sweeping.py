@@ -7,8 +7,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from layerscope.cli import _arguments as arguments
+from layerscope.cli._options import (
+    NOT_OF_RECIPE,
+    NOT_OF_SWEEP,
+    NOT_OF_TRAIN,
+    OTHER_DEFAULTS,
+    RECIPE,
+    SWEEP,
+    TRAIN,
+    add,
+    assignments,
+    get,
+)
 from layerscope.cli._shared import add_row, data_option, data_root, device, make_table, show
+from layerscope.errors import DataError
 
 __all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_train"]
 
@@ -18,35 +30,30 @@ def add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a network and record its checkpoints")
     parser.add_argument("network", help="such as fcn-3x256 (3 hidden layers of 256 units)")
     parser.add_argument("--data", default="mnist-5k", help="data set (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--record", type=int, nargs="+", metavar="EPOCH", help="epochs to record")
-    parser.add_argument(
-        "--record-steps", type=int, nargs="+", metavar="STEP", help="steps to record as well"
-    )
     parser.add_argument("--out", default="series", help="folder of series (default: %(default)s)")
-    arguments.add_recipe(parser)
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE",
+        help="of the network, such as removed=layer2 or dropout=0.1; may be repeated",
+    )  # fmt: skip
     data_root(parser)
     data_option(parser)
-    device(parser)
+    add(parser, TRAIN, NOT_OF_TRAIN)
+    add(parser, RECIPE, NOT_OF_RECIPE)
     parser.set_defaults(run=_run_train)
 
 
 def _run_train(options: argparse.Namespace) -> None:
     from layerscope.zoo import data, models, training
 
-    network = models.configure(options.network, **arguments.given(options.option, "--option"))
-    recipe = training.Recipe(**arguments.recipe(options))
-    more = arguments.given(options.data_option, "--data-option")
+    network = models.configure(options.network, **assignments(options.option, "--option"))
+    recipe = training.Recipe(**get(options, RECIPE, NOT_OF_RECIPE))
+    more = assignments(options.data_option, "--data-option")
     series = training.train(
         network,
         data.load(options.data, options.data_root, **more),
         recipe,
-        seed=options.seed,
         out=options.out,
-        record=options.record or training.PAPER_EPOCHS,
-        record_steps=options.record_steps or (),
-        augment=options.augment,
-        device=options.device,
+        **get(options, TRAIN, NOT_OF_TRAIN),
     )
     scores = series.manifest["epochs"][str(series.last)]["metrics"]
     print(f"{series.folder}")
@@ -69,10 +76,9 @@ def add_sweep(commands: Any) -> None:
     parser.add_argument("series", help="folder that layerscope train printed")
     parser.add_argument("--data", help="data set (default: the one it was trained on)")
     parser.add_argument("--out", help="folder for the result (default: SERIES/sweep)")
-    arguments.add_sweep(parser)
     data_root(parser)
     data_option(parser)
-    device(parser)
+    add(parser, SWEEP, NOT_OF_SWEEP, OTHER_DEFAULTS)
     parser.set_defaults(run=_run_sweep)
 
 
@@ -80,25 +86,53 @@ def _run_sweep(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from layerscope.core import checkpoints, sweep as engine
-    from layerscope.core.sweep import _store as store
     from layerscope.zoo import models, training
 
     series = checkpoints.open_series(options.series)
     model = models.rebuild(series)
-    more = arguments.given(options.data_option, "--data-option")
-    test = arguments.data_of(series, options.data, options.data_root, more).test
+    more = assignments(options.data_option, "--data-option")
+    test = _data_of(series, options.data, options.data_root, more).test
     out = Path(options.out) if options.out else Path(options.series) / "sweep"
     size = training.scored_in(test, series.manifest["recipe"]["batch_size"])
     ds = engine.sweep(
         model,
         test,
         checkpoints=series,
-        device=options.device,
         out=out,
-        **{"batch_size": size} | arguments.sweep_options(options),
+        **{"batch_size": size} | get(options, SWEEP, NOT_OF_SWEEP),
     )
-    print(out / store.DATASET)
+    print(out / engine.DATASET)
     show(_result_table(ds))
+
+
+def _data_of(series: Any, name: str | None, root: str | None, options: Mapping[str, Any]) -> Any:
+    """Load what a series was trained on, or what is named, in the series' own tokens.
+
+    Raises
+    ------
+    DataError
+        If no other data are named and these are no longer what it was trained on, or texts are
+        not in the tokens that the network knows.
+    """
+    from layerscope.zoo import data, training
+
+    about, more = series.manifest.get("data", {}), dict(options)
+    kept = series.folder / training.TOKENIZER
+    if kept.is_file():
+        more.setdefault("tokenizer", kept)
+    known = name or about.get("name")
+    if known is None:
+        raise DataError("the series does not say what it was trained on; name it: --data NAME.")
+    found: Any = data.load(known, root, **more)
+    if name is None and found.train.fingerprint != about["sha256"]:
+        raise DataError(
+            f"{known} is not what the series was trained on: its fingerprint is "
+            f"{found.train.fingerprint[:12]}…, the manifest says {about['sha256'][:12]}…. Name it "
+            f"to take it all the same: --data '{known}'."
+        )
+    if isinstance(found, data.TextData):
+        found.tokenizer.check(series.manifest["network"]["classes"], str(series.folder))
+    return found
 
 
 def add_show_result(commands: Any) -> None:

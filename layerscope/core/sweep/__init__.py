@@ -40,12 +40,12 @@ from layerscope.core.sweep._identity import identify
 from layerscope.core.sweep._loop import FinishedElsewhere, Measured, measure
 from layerscope.core.sweep._outcomes import gather
 from layerscope.core.sweep._plan import Plan, reader, recorded_epochs, rows
-from layerscope.core.sweep._store import IDENTITY, Store, digest
+from layerscope.core.sweep._store import DATASET, IDENTITY, Store, digest
 from layerscope.core.sweep._sums import judged
 from layerscope.core.sweep._table import assemble
 from layerscope.errors import OptionError, SweepWarning
 
-__all__ = ["sweep"]
+__all__ = ["DATASET", "called", "sweep"]
 
 
 def sweep(

@@ -1,0 +1,172 @@
+"""Options of commands, made from the arguments of the functions that they call.
+
+An argument that is added to `sweep`, `train` or `Recipe` is an option without further ado, with the
+name, the default and the words that it has there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from layerscope.cli._signature import Argument, arguments
+from layerscope.errors import OptionError
+
+__all__ = [
+    "NOT_OF_RECIPE",
+    "NOT_OF_SWEEP",
+    "NOT_OF_TRAIN",
+    "OTHER_DEFAULTS",
+    "RECIPE",
+    "SWEEP",
+    "TRAIN",
+    "add",
+    "assignments",
+    "get",
+    "parse",
+]
+
+SWEEP, TRAIN = ("core/sweep", "sweep"), ("zoo/training", "train")
+RECIPE = ("zoo/training", "Recipe")
+"""Room and name of the functions that the commands call."""
+
+NOT_OF_SWEEP = {
+    "model": "built as the series' manifest says",
+    "checkpoints": "the series itself, which comes without a flag",
+    "data": "a name, and by default what the series was trained on: --data",
+    "out": "never None, or the result would be lost; by default in the series: --out",
+    "fresh": "a function can't be given as text",
+    "callback": "a function can't be given as text",
+    "between": "a function can't be given as text",
+}
+NOT_OF_TRAIN = {
+    "network": "a name, which comes without a flag",
+    "data": "a name, with a default: --data",
+    "recipe": "its fields are options themselves",
+    "out": "has a default: --out",
+}
+NOT_OF_RECIPE: dict[str, str] = {}
+"""The arguments that are no option of their own, and why."""
+
+# So many texts or large pictures at once are more than most machines hold, and here it is known
+# what the network was trained in.
+OTHER_DEFAULTS = {"batch_size": "1000; texts and large pictures as they were trained in"}
+"""What an option of ``sweep`` is by default where that is not the default of the function."""
+
+_TYPES = {"int": int, "float": float}
+_PLACES = {"int": "N", "float": "X"}
+
+
+def add(
+    parser: argparse.ArgumentParser,
+    function: tuple[str, str],
+    without: Collection[str],
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Add an option for every argument of a function but those that are named.
+
+    One that is not given leaves nothing behind, so that the function's own default holds; what
+    holds otherwise is said in `defaults`.
+    """
+    group = parser.add_argument_group(f"arguments of layerscope.{function[1]}")
+    for argument in arguments(*function).values():
+        if argument.name not in without:
+            flag = f"--{argument.name.replace('_', '-')}"
+            told = replace(argument, default=defaults.get(argument.name, argument.default))
+            group.add_argument(flag, default=argparse.SUPPRESS, help=_help(told), **_how(told))
+
+
+def get(
+    options: argparse.Namespace, function: tuple[str, str], without: Collection[str]
+) -> dict[str, Any]:
+    """Give the arguments that came on the command line, by name."""
+    return {
+        name: _as_python(argument, vars(options)[name])
+        for name, argument in arguments(*function).items()
+        if name in options and name not in without
+    }
+
+
+def parse(text: str) -> Any:
+    """Read a text as Python does, as a text itself where it is no plain value.
+
+    Examples
+    --------
+    >>> parse("0.1"), parse("block"), parse("{'robust': 0.1}")
+    (0.1, 'block', {'robust': 0.1})
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def assignments(texts: Sequence[str], flag: str) -> dict[str, Any]:
+    """Turn texts ``NAME=VALUE`` into values by name.
+
+    Raises
+    ------
+    OptionError
+        If one has no value.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise OptionError(f"{flag} {text!r} has no value; write {flag} name=value.")
+        found[name.strip()] = parse(value)
+    return found
+
+
+def _how(argument: Argument) -> dict[str, Any]:
+    """Say how argparse reads an argument, by its type in the docstring."""
+    kind = argument.kind.removesuffix(", optional")
+    if kind == "bool":
+        return {"action": argparse.BooleanOptionalAction}
+    if repeated := re.match(r"(?:sequence|tuple) of (\w+)", kind):
+        each = repeated[1]
+        read = _TYPES.get(each, _text_or_mapping if "mapping" in kind else str)
+        return {"nargs": "+", "type": read, "metavar": _PLACES.get(each, "NAME")}
+    if kind in _TYPES:
+        return {"type": _TYPES[kind], "metavar": _PLACES[kind]}
+    if kind.startswith("bool"):
+        return {"nargs": "?", "const": True, "type": parse, "metavar": "VALUE"}
+    texts = kind.startswith(("str or", "path")) or kind == "str"
+    return {"type": str if texts else parse, "metavar": "NAME" if texts else "VALUE"}
+
+
+def _text_or_mapping(text: str) -> Any:
+    # Names such as "0" stay texts.
+    return value if isinstance(value := parse(text), dict) else text
+
+
+def _as_python(argument: Argument, value: Any) -> Any:
+    """Give what came in several texts as the function takes it: a mapping, tuple or list."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        return value[0]
+    return tuple(value) if argument.kind.startswith("tuple") else value
+
+
+def _help(argument: Argument) -> str:
+    """Say in one sentence what an argument does, and what it is by default."""
+    first, *others = re.split(r"(?<=[\w`)])\. (?=[A-Z])", argument.words.removesuffix("."))
+    said = [first, *(each for each in others if each.startswith("By default"))]
+    choices = re.match(r"\{(.*)\}", argument.kind)
+    notes = [choices[1].replace('"', "")] if choices else []
+    if argument.default not in (None, "None"):
+        notes.append(f"default: {_plain(str(argument.default))}")
+    text = ". ".join(said) + (f" ({'; '.join(notes)})" if notes else "")
+    return text.replace("`", "").strip().replace("%", "%%")
+
+
+def _plain(default: str) -> str:
+    """Write a default as it would be given on the command line."""
+    value = parse(default)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)

@@ -1,0 +1,119 @@
+"""The arguments of `sweep` and `train`: the same wherever they can be given."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import layerscope
+from layerscope.cli import _options as options, _sweeping as sweeping, main
+from layerscope.cli._signature import arguments
+from layerscope.core import sweep as engine
+from layerscope.zoo import training
+
+COMMANDS = {
+    "sweep": (options.SWEEP, layerscope.sweep, options.NOT_OF_SWEEP),
+    "train": (options.TRAIN, layerscope.train, options.NOT_OF_TRAIN),
+    "Recipe": (options.RECIPE, layerscope.Recipe, options.NOT_OF_RECIPE),
+}
+
+
+# The command line.
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_read_from_the_source_is_the_signature(command):
+    place, function, _ = COMMANDS[command]
+    signature, read = inspect.signature(function).parameters, arguments(*place)
+    assert list(read) == list(signature)
+    for name, parameter in signature.items():
+        required = parameter.default is inspect.Parameter.empty
+        default = None if read[name].default is None else options.parse(read[name].default)
+        assert (read[name].default is None) == required, name
+        assert required or default == parameter.default, name
+        assert read[name].kind, f"{name} has no type in the docstring of {command}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_argument_is_an_option_or_there_is_a_reason(command, capsys):
+    place, function, without = COMMANDS[command]
+    with pytest.raises(SystemExit):
+        main(["sweep" if command == "sweep" else "train", "--help"])
+    words = capsys.readouterr().out
+    signature = inspect.signature(function).parameters
+    assert set(without) <= set(signature)
+    for name in set(signature) - set(without):
+        flag = f"--{name.replace('_', '-')}"
+        assert f"  {flag}" in words, f"{flag} is no option of the command line"
+    # A function is what can't be written; nothing else is left out for that.
+    functions = {name for name, each in arguments(*place).items() if each.kind.startswith("callab")}
+    assert {name for name, why in without.items() if why.startswith("a function")} == functions
+
+
+GIVEN = {
+    "--layers 0 fc*": {"layers": ["0", "fc*"]},
+    "--layers {'ends':['0','5']}": {"layers": {"ends": ["0", "5"]}},
+    "--view block": {"view": "block"},
+    "--norms kept": {"norms": "kept"},
+    "--norms {'parameters':'with','statistics':'kept'}": {
+        "norms": {"parameters": "with", "statistics": "kept"}
+    },
+    "--perturbations zero noise(0.1)": {"perturbations": ["zero", "noise(0.1)"]},
+    "--metrics accuracy": {"metrics": ["accuracy"]},
+    "--draws 5 --seed 3": {"draws": 5, "seed": 3},
+    "--batch-size 7": {"batch_size": 7},
+    "--device cpu": {"device": "cpu"},
+    "--dtype bfloat16": {"dtype": "bfloat16"},
+    "--epochs 0 2": {"epochs": [0, 2]},
+    "--output logits": {"output": "logits"},
+    "--output 0": {"output": 0},
+    "--whole": {"whole": True},
+    "--no-whole --outcomes": {"whole": False, "outcomes": True},
+    "--decide": {"decide": True},
+    "--decide 0.2": {"decide": 0.2},
+    "--decide {'robust':0.1,'critical':0.2}": {"decide": {"robust": 0.1, "critical": 0.2}},
+    "--tolerance 0.02": {"tolerance": 0.02},
+    "--no-show-progress": {"show_progress": False},
+    "": {},
+}
+
+
+@pytest.mark.parametrize("text", GIVEN)
+def test_what_is_given_as_text_reaches_the_sweep(text, trained, few_digits, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(sweeping, "_data_of", lambda *_: few_digits)
+    monkeypatch.setattr(engine, "sweep", lambda *_, **came: calls.append(came) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["sweep", str(trained.folder), "--out", str(tmp_path), *text.split()])
+    (came,) = calls
+    # What the command has of its own.
+    assert came.pop("out") == tmp_path
+    assert came.pop("checkpoints").folder == trained.folder
+    # A default of its own, which of small pictures is the same.
+    usual = inspect.signature(COMMANDS["sweep"][1]).parameters["batch_size"].default
+    assert came == {"batch_size": usual} | GIVEN[text]
+
+
+def test_every_option_of_the_sweep_is_tried():
+    tried = {name for given in GIVEN.values() for name in given}
+    assert tried == set(arguments(*options.SWEEP)) - set(options.NOT_OF_SWEEP)
+
+
+def test_what_is_given_as_text_reaches_the_training(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        training, "train", lambda *given, **more: calls.append((given, more)) or 1 / 0
+    )
+    words = "--epochs 4 --drops 0.5 0.75 --betas 0.8 0.9 --nesterov --clip 1 --frozen layer1"
+    words += " --record 0 2 --record-steps 5 --seed 3 --augment shift --device cpu"
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "fcn-1x4", "--out", str(tmp_path), *words.split()])
+    (((_, _, recipe), more),) = calls
+    assert recipe == layerscope.Recipe(
+        epochs=4, drops=(0.5, 0.75), betas=(0.8, 0.9), nesterov=True, clip=1.0, frozen=("layer1",)
+    )
+    assert more == {
+        "out": str(tmp_path), "record": [0, 2], "record_steps": [5], "seed": 3,
+        "augment": "shift", "device": "cpu",
+    }  # fmt: skip
