@@ -91,7 +91,7 @@ def test_the_plan_knows_what_is_there_and_refuses_what_is_not(tmp_path):
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     planned = batch.plan("smoke", out=tmp_path)
-    assert len(planned) == 15
+    assert len(planned) == 16
     assert [each.name for each in planned if each.there] == ["joint"]
     assert sum(each.minutes for each in planned) < 8
     with pytest.raises(OptionError, match=r"no scale 'smal'.*'small'"):
@@ -102,7 +102,8 @@ def test_the_plan_knows_what_is_there_and_refuses_what_is_not(tmp_path):
 
 @pytest.mark.usefixtures("seen")
 def test_the_command_shows_the_plan_first_and_the_failures_last(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(batch.experiments, "PAPER", tuple(NAMES))
+    four = {name: batch.experiments.EXPERIMENTS[name] for name in NAMES}
+    monkeypatch.setattr(batch.experiments, "EXPERIMENTS", four)
     monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["reproduce", "--all", "--scale", "smoke", "--out", str(tmp_path / "o")]) == 1
     told = capsys.readouterr()

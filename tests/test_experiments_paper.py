@@ -58,7 +58,7 @@ def root(tmp_path_factory):
 
 
 def _parameters(name):
-    declared = notebooks.parameters(notebooks.find(EXPERIMENTS[name].notebook))
+    declared = notebooks.parameters(EXPERIMENTS[name].notebook)
     return {**declared, **EXPERIMENTS[name].scales["paper"].parameters, **SMALLER[name], **BRIEF}
 
 

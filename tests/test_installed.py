@@ -91,7 +91,8 @@ from layerscope import experiments
 from layerscope.base import notebooks
 inside = Path(layerscope.__file__).parent
 for experiment in experiments.EXPERIMENTS.values():
-    assert inside in notebooks.find(experiment.notebook).parents
+    assert inside in experiment.notebook.parents
+assert inside in notebooks.find("explore.ipynb").parents
 """
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 
 import nbformat
 import pytest
 import xarray as xr
 
-from layerscope import data, experiments, reproduce, results, testing
+import layerscope
+from layerscope import data, reproduce, results, testing
 from layerscope.base import notebooks
-from layerscope.cli import main
+from layerscope.cli import _arguments as arguments, main
 from layerscope.errors import DataError, OptionError, ResultError
-from layerscope.paper.experiments import Experiment, Scale
+from layerscope.paper.experiments import EXPERIMENTS
 
 BOOK = """
 dataset = "mnist-5k"
@@ -29,6 +31,10 @@ free = None
 device = "auto"
 out = None
 """
+SCALES = """
+title = "Tiny"
+scales = {"smoke": {"rate": 0.1}}
+"""
 
 
 @pytest.fixture
@@ -37,6 +43,7 @@ def tiny(tmp_path, monkeypatch):
     book = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_code_cell(BOOK, metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(SCALES, metadata={"tags": ["scales"]}),
             nbformat.v4.new_code_cell(
                 "import json, os\n"
                 "assert label != 'fail', 'as it should'\n"
@@ -51,11 +58,7 @@ def tiny(tmp_path, monkeypatch):
     )
     path = tmp_path / "tiny.ipynb"
     nbformat.write(book, path)
-    experiment = Experiment(
-        "tiny", "Tiny", "none", path.name, ("none",), {"smoke": Scale({"rate": 0.1}, "", "")}
-    )
-    monkeypatch.setattr(experiments, "EXPERIMENTS", {"tiny": experiment})
-    monkeypatch.setattr(notebooks, "find", lambda _: path)
+    monkeypatch.setenv("LAYERSCOPE_NOTEBOOKS", str(tmp_path))
     return path
 
 
@@ -115,9 +118,73 @@ def test_a_run_is_kept_with_its_manifest_and_not_repeated(tmp_path, capsys):
     assert not run(tmp_path, seeds=2, overrides={"names": ["b", "c"], "rate": 1}).reused
 
 
+def test_every_committed_run_is_of_the_notebook_that_is_there(repository):
+    found = sorted((repository / "papermill_runs").glob("*/*/manifest.json"))
+    assert len(found) >= 19
+    for path in found:
+        about = json.loads(path.read_text("utf-8"))
+        experiment = EXPERIMENTS[about["experiment"]]
+        identity = {
+            "scale": about["scale"],
+            "parameters": _usual(experiment, about["scale"]) | _changed(about["command"]),
+            "notebook_sha256": notebooks.digest(experiment.notebook),
+            "layerscope": layerscope.__version__,
+        }
+        assert reproduce._finished(path.parent, identity, experiment.same_as), path.parent
+
+
+def _usual(experiment, scale):
+    declared = notebooks.parameters(experiment.notebook)
+    return declared | dict(experiment.scales[scale].parameters)
+
+
+def _changed(command):
+    words = [word for word in shlex.split(command)[5:] if word != "-p"]
+    if "--seeds" in words:
+        at = words.index("--seeds")
+        words[at : at + 2] = [f"seeds={words[at + 1]}"]
+    return arguments.given(words, "-p")
+
+
+@pytest.mark.parametrize(
+    ("declare", "count"),
+    [
+        ('{"smoke": {"rate": 0.1}, "paper": {}}', 1),
+        ('{"smoke": {"rate": 0.1}}\nsame_as = []\nminutes = {"smoke": 1}', 1),
+        ('{"smoke": {"rate": 0.2}}', 2),
+    ],
+)
+def test_a_scale_is_run_again_only_where_its_own_parameters_change(
+    tiny, tmp_path, monkeypatch, declare, count
+):
+    ran = []
+    execute = reproduce._execute
+    monkeypatch.setattr(reproduce, "_execute", lambda *all_: (ran.append(1), execute(*all_)))
+    run(tmp_path)
+    _put(tiny, 1, f'title = "Tiny"\nscales = {declare}')
+    run(tmp_path)
+    assert len(ran) == count
+
+
+def test_a_notebook_that_computes_the_same_says_so(tiny, tmp_path):
+    before = run(tmp_path).manifest["notebook_sha256"]
+    renamed = nbformat.read(tiny, 4).cells[2].source.replace("found", "result")
+    _put(tiny, 2, renamed)
+    _put(tiny, 1, f"{SCALES}same_as = [{before[:12]!r}]")
+    assert run(tmp_path).reused
+    _put(tiny, 1, SCALES)
+    assert not run(tmp_path).reused
+
+
+def _put(path, at, source):
+    book = nbformat.read(path, 4)
+    book.cells[at].source = source
+    nbformat.write(book, path)
+
+
 @pytest.mark.usefixtures("tiny")
 def test_a_failing_cell_is_named_and_leaves_the_old_run_alone(tmp_path):
-    with pytest.raises(reproduce.NotebookError, match=r"cell 3 of tiny.ipynb.*as it should"):
+    with pytest.raises(reproduce.NotebookError, match=r"cell 4 of tiny.ipynb.*as it should"):
         run(tmp_path, overrides={"label": "fail"})
     left = [path.name for path in (tmp_path / "runs" / "tiny").iterdir()]
     assert left == ["smoke+label=fail.failed.ipynb"]

@@ -1,14 +1,36 @@
-"""The notebooks that come with the package: where they lie, and what they declare."""
+"""The notebooks that come with the package: where they lie, and what their tagged cells declare."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from layerscope.errors import ResultError
 
-__all__ = ["find", "parameters"]
+__all__ = ["FOLDER_VARIABLE", "SCALES", "declared", "digest", "find", "folder", "parameters"]
+
+FOLDER_VARIABLE = "LAYERSCOPE_NOTEBOOKS"
+"""Environment variable with the folder of experiments of one's own."""
+
+SCALES = "scales"
+"""Tag of the cell that makes a notebook an experiment."""
+
+
+class _Cell(NamedTuple):
+    kind: str
+    source: str
+    tags: tuple[str, ...]
+
+
+def _places() -> tuple[Path, Path]:
+    package = Path(__file__).parents[1]
+    # First where a wheel puts them: in a checkout there is no such folder, and what stands beside
+    # an installed package belongs to others.
+    return package / "_notebooks", package.parent / "notebooks"
 
 
 def find(name: str) -> Path:
@@ -19,16 +41,84 @@ def find(name: str) -> Path:
     ResultError
         If it is in neither place.
     """
-    package = Path(__file__).parents[1]
-    # First where a wheel puts them: in a checkout there is no such folder, and what stands beside
-    # an installed package belongs to others.
-    places = [package / "_notebooks", package.parent / "notebooks"]
-    for folder in places:
-        if (folder / name).is_file():
-            return folder / name
+    places = _places()
+    for place in places:
+        if (place / name).is_file():
+            return place / name
     raise ResultError(
         f"there is no notebook {name} in {places[0]} or {places[1]}; reinstall layerscope."
     )
+
+
+def folder() -> Path:
+    """Return the folder of the experiments: that of `FOLDER_VARIABLE`, else the package's own.
+
+    Raises
+    ------
+    ResultError
+        If the variable names no folder.
+    """
+    own = os.environ.get(FOLDER_VARIABLE)
+    if own:
+        path = Path(own).expanduser()
+        if not path.is_dir():
+            raise ResultError(
+                f"{FOLDER_VARIABLE} is {own}, which is no folder; set it to one with notebooks."
+            )
+        return path
+    inside, beside = _places()
+    return inside if inside.is_dir() else beside
+
+
+def _cells(source: Path) -> list[_Cell]:
+    # Not by nbformat, which takes longer to import than all notebooks to read.
+    try:
+        book = json.loads(source.read_text(encoding="utf-8"))
+        return [_cell(cell) for cell in book["cells"]]
+    except OSError as error:
+        raise ResultError(f"can't read the notebook {source}: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ResultError(f"{source} is no notebook of format 4; save it with Jupyter.") from None
+
+
+def _cell(cell: dict[str, Any]) -> _Cell:
+    lines = cell["source"]
+    source = lines if isinstance(lines, str) else "".join(lines)
+    return _Cell(cell["cell_type"], source, tuple(cell.get("metadata", {}).get("tags", ())))
+
+
+def declared(source: Path, tag: str) -> dict[str, Any] | None:
+    """Read what the cell with a tag assigns, without executing anything.
+
+    Returns
+    -------
+    dict or None
+        Values by name; None where no cell has the tag.
+
+    Raises
+    ------
+    ResultError
+        If a line is not the assignment of a literal to a name.
+    """
+    tagged = [cell.source for cell in _cells(source) if tag in cell.tags]
+    if not tagged:
+        return None
+    try:
+        return dict(_assignment(line) for line in ast.parse(tagged[0]).body)
+    except (SyntaxError, ValueError) as error:
+        raise ResultError(
+            f"the cell tagged {tag!r} of {source} can't be read: {error}. It holds literals "
+            "alone, such as epochs = 5."
+        ) from None
+
+
+def _assignment(line: ast.stmt) -> tuple[str, Any]:
+    match line:
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name, ast.literal_eval(value)
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+            return name, ast.literal_eval(value)
+    raise ValueError(f"line {line.lineno} is no assignment to a name")
 
 
 def parameters(source: Path) -> dict[str, Any]:
@@ -39,15 +129,17 @@ def parameters(source: Path) -> dict[str, Any]:
     ResultError
         If the notebook has no cell tagged ``parameters`` with plain assignments.
     """
-    import nbformat
+    found = declared(source, "parameters")
+    if found is None:
+        raise ResultError(f"{source} has no cell tagged 'parameters'.")
+    return found
 
-    book = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
-    for cell in book.cells:
-        if "parameters" in cell.metadata.get("tags", ()):
-            lines = ast.parse(cell.source).body
-            return {
-                line.targets[0].id: ast.literal_eval(line.value)
-                for line in lines
-                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
-            }
-    raise ResultError(f"{source} has no cell tagged 'parameters'.")
+
+def digest(source: Path) -> str:
+    """Hash what a notebook does: its cells, not how it was saved.
+
+    That with the scales does not count: what another scale is, or how long it takes, changes
+    nothing of what is computed.
+    """
+    cells = [(cell.kind, cell.source) for cell in _cells(source) if SCALES not in cell.tags]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()

@@ -17,7 +17,7 @@ def add_reproduce(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("reproduce", help="run the paper's experiments, one or all")
     parser.add_argument("name", nargs="?", help="as layerscope experiments lists it")
-    parser.add_argument("--all", action="store_true", help="the paper's fifteen, by a plan")
+    parser.add_argument("--all", action="store_true", help="every experiment, by a plan")
     parser.add_argument("--jobs", type=int, default=1, help="with --all: how many at once")
     parser.add_argument(
         "--resume",

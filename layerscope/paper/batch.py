@@ -2,7 +2,7 @@
 
 >>> from layerscope.paper import batch
 >>> [planned.name for planned in batch.plan("smoke")][:3]
-['fcn-mnist', 'fcn-cifar10', 'vgg-cifar10']
+['fcn-mnist', 'fcn-mnist-recipe', 'fcn-cifar10']
 >>> batch.run_all("smoke", out="runs")                                      # doctest: +SKIP
 
 Each experiment runs in a process of its own, so that one which fails, or is killed for its memory,
@@ -78,13 +78,13 @@ def plan(
     names: Sequence[str] | None = None,
     out: str | os.PathLike[str] = "papermill_runs",
 ) -> list[Planned]:
-    """Say what is to be run, in the order of the paper.
+    """Say what is to be run, in the order of the catalogue.
 
     Parameters
     ----------
     scale : str
     names : sequence of str, optional
-        By default the paper's fifteen experiments.
+        As `experiments.find` takes them; by default every experiment that has the scale.
     out : path
         As for `reproduce.run`.
 
@@ -93,11 +93,14 @@ def plan(
     OptionError
         If there is no such experiment or scale.
     """
+    choose(scale, experiments.SCALES, "scale")
+    if names is None:
+        names = [each.name for each in experiments.EXPERIMENTS.values() if scale in each.scales]
     found = []
-    for name in experiments.PAPER if names is None else names:
-        known = experiments.EXPERIMENTS[choose(name, experiments.EXPERIMENTS, "experiment")]
-        size = known.scales[choose(scale, known.scales, "scale")]
-        there = (Path(out) / name / scale / reproduce.MANIFEST).is_file()
+    for name in names:
+        known = experiments.find(name)
+        size = known.scales[choose(scale, known.scales, f"scale of {name} called")]
+        there = (Path(out) / known.name / scale / reproduce.MANIFEST).is_file()
         found.append(Planned(name, size.minutes, size.expected, there))
     return found
 

@@ -18,7 +18,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +37,7 @@ from layerscope.zoo import data
 __all__ = ["MANIFEST", "Done", "NotebookError", "run"]
 
 MANIFEST = "manifest.json"
+_HASH = "notebook_sha256"
 
 # Set by the runner, not by the user: they hold places of this machine or of the run itself.
 _OURS = ("out", "device")
@@ -77,7 +78,7 @@ class Done:
 
 
 def run(
-    name: str,
+    name: str | os.PathLike[str],
     scale: str = "small",
     *,
     seeds: int | None = None,
@@ -92,8 +93,8 @@ def run(
 
     Parameters
     ----------
-    name : str
-        One of `experiments.EXPERIMENTS`.
+    name : str or path
+        One of `experiments.EXPERIMENTS`, or the path of a notebook that is one.
     scale : str
         One of the experiment's scales.
     seeds : int, optional
@@ -123,7 +124,7 @@ def run(
     NotebookError
         If a cell fails; the notebook up to there is kept beside the run's folder.
     """
-    experiment = experiments.EXPERIMENTS[choose(name, experiments.EXPERIMENTS, "experiment")]
+    experiment = experiments.find(name)
     chosen = dict(experiment.scales[choose(scale, experiment.scales, "scale")].parameters)
     root = validate.path(out, "out", "papermill_runs")
     if not isinstance(overrides or {}, Mapping):
@@ -131,7 +132,7 @@ def run(
             f"overrides is {validate.describe(overrides)}; give a mapping, such as {{'epochs': 5}}."
         )
     changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
-    source = notebooks.find(experiment.notebook)
+    source = experiment.notebook
     declared = notebooks.parameters(source)
     _check(changed, declared, source.name)
     usual = {**declared, **chosen}
@@ -139,23 +140,23 @@ def run(
     devices.resolve(device)
     fingerprints = _fingerprints(values, data_root)
     changed = {key: value for key, value in changed.items() if usual[key] != value}
-    folder = root / name / experiments.folder_name(scale, changed)
+    folder = root / experiment.name / experiments.folder_name(scale, changed)
     identity = {
-        "experiment": name,
+        "experiment": experiment.name,
         "scale": scale,
         "parameters": values,
         "data": fingerprints,
-        "notebook_sha256": _notebook_hash(source),
+        _HASH: notebooks.digest(source),
         "layerscope": __version__,
     }
-    found = _finished(folder, identity) if resume else None
+    found = _finished(folder, identity, experiment.same_as) if resume else None
     if found is not None:
         return Done(folder, True, found)
-    command = experiments.command(name, scale, changed)
+    command = experiments.command(os.fspath(name), scale, changed)
     with _environment(root, data_root), _draft(folder) as draft:
         began, started = time.monotonic(), datetime.now(UTC)
         given = {**chosen, **changed, "out": ".", "device": device}
-        with _reporting(f"{name} ({scale})", draft, show_progress):
+        with _reporting(f"{experiment.name} ({scale})", draft, show_progress):
             _execute(source, draft, given, declared, folder)
         about = identity | {
             "command": command,
@@ -192,21 +193,16 @@ def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) 
 def _fingerprints(values: Mapping[str, Any], root: str | os.PathLike[str] | None) -> dict[str, str]:
     # Before the kernel starts: the user waits for the answer where the data are not there.
     options = {name: values[name] for name in _OF_THE_DATA if name in values}
-    name = values["dataset"]
+    name = values.get("dataset")
+    if name is None:
+        return {}
     found = data.load(name, root, **options)
     return {"name": name, "train": found.train.fingerprint, "test": found.test.fingerprint}
 
 
-def _notebook_hash(source: Path) -> str:
-    """Hash what the notebook does: its cells, not how it was saved."""
-    import nbformat
-
-    book = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
-    cells = [(cell.cell_type, cell.source) for cell in book.cells]
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
-
-
-def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def _finished(
+    folder: Path, identity: Mapping[str, Any], same_as: Sequence[str]
+) -> dict[str, Any] | None:
     """Return the manifest of a finished run that is the same in all that matters."""
     path = folder / MANIFEST
     if not path.is_file():
@@ -215,7 +211,10 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
         about = dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError:
         return None
-    same = all(about.get(key) == json.loads(json.dumps(value)) for key, value in identity.items())
+    wanted = json.loads(json.dumps(identity))
+    if str(about.get(_HASH)).startswith(tuple(same_as)):
+        wanted.pop(_HASH)
+    same = all(about.get(key) == value for key, value in wanted.items())
     intact = all(
         (folder / name).is_file() and _sha256(folder / name) == entry["sha256"]
         for name, entry in about.get("files", {}).items()

@@ -1,10 +1,10 @@
-"""The paper's experiments as data: networks, data, training and sweep, at three scales.
+"""The paper's experiments: a notebook each, at three scales.
 
 >>> from layerscope import experiments
 >>> experiments.EXPERIMENTS["fcn-mnist"].scales["paper"].parameters["seeds"]
 5
->>> len(experiments.PAPER)
-15
+>>> len(experiments.EXPERIMENTS)                                # one more by adding a notebook
+16
 
 Scale ``smoke`` shows that the path works, on data that need no download; ``small`` is for two
 cores; ``paper`` has the paper's networks, data and epochs, for a GPU.
@@ -12,7 +12,7 @@ cores; ``paper`` has the paper's networks, data and epochs, for a GPU.
 
 from __future__ import annotations
 
-from layerscope.paper.experiments._catalogue import EXPERIMENTS, PAPER
+from layerscope.paper.experiments._catalogue import EXPERIMENTS, SCALES, Experiment, Scale, find
 from layerscope.paper.experiments._cost import EXAMPLES, GPU, Cost, GPUs, cost
 from layerscope.paper.experiments._generalising import generalisation
 from layerscope.paper.experiments._keeping import (
@@ -24,7 +24,6 @@ from layerscope.paper.experiments._keeping import (
     keep,
     told,
 )
-from layerscope.paper.experiments._kinds import Experiment, Scale
 from layerscope.paper.experiments._probing import (
     SERIES_VARIABLE,
     caption,
@@ -41,8 +40,8 @@ __all__ = [
     "EXAMPLES",
     "EXPERIMENTS",
     "GPU",
-    "PAPER",
     "RECIPES",
+    "SCALES",
     "SERIES_VARIABLE",
     "SUMMARY",
     "Cost",
@@ -54,6 +53,7 @@ __all__ = [
     "command",
     "compared",
     "cost",
+    "find",
     "fitted",
     "folder_name",
     "generalisation",

@@ -1,58 +1,213 @@
-"""The fifteen experiments of the paper and one aside, each at three scales.
+"""The experiments, read from their notebooks: each declares its own scales.
 
-Times of ``smoke`` and ``small`` are for two cores. Those of ``paper`` are estimates of
-`experiments.cost` for one NVIDIA A100 at 30 % of its TF32 speed, for all seeds.
+A notebook with a cell tagged ``scales`` is an experiment, and its name is that of the file:
+``01_fcn_mnist.ipynb`` is ``fcn-mnist``. The cell assigns literals to these names:
+
+title
+    The question.
+scales
+    Parameters by scale, where they differ from the notebook's own defaults.
+minutes, hints
+    By scale, how long it takes, and in words what that is said of. On two cores for ``smoke`` and
+    ``small``; for ``paper`` mostly an estimate for one NVIDIA A100 at 30 % of its TF32 speed, for
+    all seeds, by ``benchmarks/cost.py``.
+shown_in, paper_networks
+    Where the paper shows it, and of which networks.
+same_as
+    Beginnings of the notebook's SHA-256 before changes that left alone what it computes, such as
+    a renamed function: runs that were made with it stay finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-from layerscope.paper.experiments._kinds import Experiment, Scale
-from layerscope.paper.experiments._networks import NETWORKS
-from layerscope.paper.experiments._questions import QUESTIONS
-from layerscope.paper.experiments._scales import small, smoke
+from layerscope.base import notebooks
+from layerscope.errors import OptionError, ResultError, choose
 
-__all__ = ["EXPERIMENTS", "PAPER"]
+__all__ = ["EXPERIMENTS", "SCALES", "Experiment", "Scale", "find"]
 
-_FIRST = (
-    Experiment(
-        name="fcn-mnist",
-        title="Which layers of a fully connected network on MNIST matter?",
-        shown_in="Figure 1",
-        notebook="01_fcn_mnist.ipynb",
-        networks=("fcn-3x256", "fcn-5x256"),
-        scales={
-            "smoke": smoke({"dataset": "mnist-5k", "epochs": 3, "seeds": 2}, seconds=15),
-            "small": small("mnist-5k", 1, {"seeds": 3}),
-            "paper": Scale({"dataset": "mnist", "seeds": 5}, "mnist", "3 min a seed", 15),
-        },
-    ),
-)
-
-_ASIDE = (
-    Experiment(
-        name="fcn-mnist-recipe",
-        title="Which recipe comes closest to the paper's numbers?",
-        shown_in="Figure 1",
-        notebook="01b_fcn_mnist_recipe.ipynb",
-        networks=("fcn-3x256",),
-        scales={
-            "smoke": smoke(
-                {"dataset": "mnist-5k", "epochs": 2}
-                | {"recipes": [[0.01, "lecun-truncated"], [0.05, "he-normal"]]},
-                seconds=15,
-            ),
-            "small": small("mnist-5k", 2),
-            "paper": Scale({"dataset": "mnist"}, "mnist", "3 min a recipe", 24),
-        },
-    ),
-)
-
-PAPER: tuple[str, ...] = tuple(each.name for each in (*_FIRST, *NETWORKS, *QUESTIONS))
-"""Names of the paper's experiments, in its order."""
-
-EXPERIMENTS: Mapping[str, Experiment] = {
-    each.name: each for each in (*_FIRST, *_ASIDE, *NETWORKS, *QUESTIONS)
+SCALES = ("smoke", "small", "paper")
+_SUFFIX = ".ipynb"
+_EMPTY: dict[str, Any] = {
+    "title": "",
+    "scales": {},
+    "minutes": {},
+    "hints": {},
+    "shown_in": "",
+    "paper_networks": [],
+    "same_as": [],
 }
-"""Every experiment by name."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An experiment at one size.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Of the notebook, where they differ from its own defaults.
+    data : str
+        The data set it runs on; empty where the notebook has no parameter ``dataset``.
+    minutes : float
+        How long it takes; 0 where nobody has said.
+    hint : str
+        What `minutes` is said of, in words.
+    """
+
+    parameters: Mapping[str, Any]
+    data: str = ""
+    minutes: float = 0.0
+    hint: str = ""
+
+    @property
+    def expected(self) -> str:
+        """How long it takes, in words."""
+        return ", ".join(filter(None, (_time(self.minutes) if self.minutes else "", self.hint)))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment.
+
+    Parameters
+    ----------
+    name, title : str
+    notebook : Path
+    scales : mapping of str to Scale
+    shown_in : str
+        Where the paper shows it.
+    networks : tuple of str
+        Of the paper.
+    same_as : tuple of str
+        SHA-256 of earlier forms of the notebook that compute the same.
+    """
+
+    name: str
+    title: str
+    notebook: Path
+    scales: Mapping[str, Scale]
+    shown_in: str = ""
+    networks: tuple[str, ...] = ()
+    same_as: tuple[str, ...] = ()
+
+
+class _Catalogue(Mapping[str, Experiment]):
+    """Experiments by name, in the order of their files, read when they are asked for."""
+
+    def __getitem__(self, name: str) -> Experiment:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def _read(self) -> dict[str, Experiment]:
+        found: dict[str, Experiment] = {}
+        for path in sorted(notebooks.folder().glob(f"*{_SUFFIX}")):
+            experiment = _read(path, path.stat().st_mtime_ns)
+            if experiment is None:
+                continue
+            if experiment.name in found:
+                raise ResultError(
+                    f"{found[experiment.name].notebook} and {path} are both called "
+                    f"{experiment.name}; rename one."
+                )
+            found[experiment.name] = experiment
+        return found
+
+
+EXPERIMENTS: Mapping[str, Experiment] = _Catalogue()
+"""Every experiment by name: a notebook that is added to the folder is one at once."""
+
+
+def find(name: str | os.PathLike[str]) -> Experiment:
+    """Find an experiment by its name, or by the path of its notebook.
+
+    Raises
+    ------
+    OptionError
+        If there is none, or the notebook at the path has the name of another experiment.
+    ResultError
+        If the notebook has no cell tagged ``scales``, or what it declares does not fit.
+    """
+    if not os.fspath(name).endswith(_SUFFIX):
+        return EXPERIMENTS[choose(os.fspath(name), EXPERIMENTS, "experiment")]
+    path = Path(name).expanduser()
+    experiment = _read(path, path.stat().st_mtime_ns) if path.is_file() else None
+    if experiment is None:
+        what = f"has no cell tagged {notebooks.SCALES!r}" if path.is_file() else "is no file"
+        raise ResultError(f"{path} {what}; CONTRIBUTING.md shows how a notebook is an experiment.")
+    known = EXPERIMENTS.get(experiment.name)
+    if known and not known.notebook.samefile(path):
+        raise OptionError(
+            f"{path} would take the place of the experiment {known.name}; give the file another "
+            "name."
+        )
+    return experiment
+
+
+@lru_cache(256)
+def _read(path: Path, _modified: int) -> Experiment | None:
+    """Read one notebook, again where it was modified; None where it is no experiment."""
+    given = notebooks.declared(path, notebooks.SCALES)
+    if given is None:
+        return None
+    declared = notebooks.parameters(path)
+    _check(given, declared, path)
+    about = _EMPTY | given
+    return Experiment(
+        name=re.sub(r"^\d+[a-z]?_", "", path.stem).replace("_", "-"),
+        title=about["title"],
+        notebook=path,
+        scales={
+            scale: Scale(
+                parameters,
+                (declared | parameters).get("dataset") or "",
+                about["minutes"].get(scale, 0.0),
+                about["hints"].get(scale, ""),
+            )
+            for scale, parameters in about["scales"].items()
+        },
+        shown_in=about["shown_in"],
+        networks=tuple(about["paper_networks"]),
+        same_as=tuple(about["same_as"]),
+    )
+
+
+def _check(given: Mapping[str, Any], declared: Mapping[str, Any], path: Path) -> None:
+    where = f"the cell tagged {notebooks.SCALES!r} of {path}"
+    for name, value in given.items():
+        kind = type(_EMPTY[choose(name, _EMPTY, f"entry of {where} called")])
+        if not isinstance(value, kind):
+            raise ResultError(f"{where}: {name} is {value!r}; expected {kind.__name__}.")
+        if name in declared:
+            raise ResultError(f"{where} assigns {name}, which is a parameter; rename that.")
+    if not given.get("title") or not given.get("scales"):
+        raise ResultError(f"{where} needs a title and scales, such as {{'smoke': {{}}}}.")
+    for scale, parameters in given["scales"].items():
+        choose(scale, SCALES, f"scale, for {path},")
+        if not isinstance(parameters, dict):
+            raise ResultError(f"{where}: scale {scale} is {parameters!r}; expected dict.")
+        for name in parameters:
+            choose(name, declared, f"parameter of {path} called")
+    for name in ("minutes", "hints"):
+        for scale in given.get(name, ()):
+            choose(scale, given["scales"], f"scale, for {name} in {path},")
+
+
+def _time(minutes: float) -> str:
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    if minutes < 60:
+        return f"{minutes:g} min"
+    return f"{minutes / 60:.2g} h" if minutes < 2 * 1440 else f"{minutes / 1440:.0f} days"

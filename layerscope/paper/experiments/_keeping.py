@@ -218,7 +218,7 @@ def command(name: str, scale: str, changed: Mapping[str, Any]) -> str:
         f" --seeds {value}" if key == "seeds" else f" -p {shlex.quote(f'{key}={_text(value)}')}"
         for key, value in sorted(changed.items())
     )
-    return f"layerscope reproduce {name} --scale {scale}{given}"
+    return f"layerscope reproduce {shlex.quote(name)} --scale {scale}{given}"
 
 
 def _text(value: Any) -> str:
