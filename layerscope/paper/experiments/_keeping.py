@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerscope.base.writing import write_bytes
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from layerscope.base.writing import write_bytes
-from layerscope.paper.analyses import Finding
+    from layerscope.paper.analyses import Finding
 
 __all__ = ["SUMMARY", "command", "compared", "folder_name", "hand_on", "keep", "told"]
 
