@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 
 import holoviews as hv
-import numpy as np
 import pytest
 import torch
 
@@ -227,15 +226,30 @@ def test_a_state_takes_a_perturbation_of_ones_own(swept, trained, few_digits, un
 
 def test_names_of_earlier_versions_mean_what_the_objects_say():
     for name, metric in metrics.METRICS.items():
-        told = results.metric(None, name)
-        assert (told.worse, told.fraction_of) == (metric.info.worse, metric.info.fraction_of)
-        assert told.logarithmic == metric.info.logarithmic
-        bounds = (told.lower_bound, told.upper_bound)
-        np.testing.assert_equal(bounds, metric.bounds or (np.nan, np.nan))
+        assert results.metric(None, name) == metric.info
     for name, kind in perturb.PERTURBATIONS.items():
-        told, info = results.perturbation(None, name), kind.info
-        assert (told.label, told.column, told.sign) == (info.label, info.column, info.sign)
-        assert (told.redraws, told.resets) == (info.redraws, info.resets)
+        assert results.perturbation(None, name) == kind.info
+
+
+def test_a_dataset_saved_before_opens_with_what_its_names_mean(trained, few_digits, tmp_path):
+    names = ("error", "loss", "top3_error", "perplexity")
+    known = layerscope.sweep(
+        models.rebuild(trained), few_digits.test, checkpoints=trained, layers=["layer1"],
+        whole=False, metrics=names, perturbations=["reinitialize", "zero"], device="cpu",
+        show_progress=False,
+    )  # fmt: skip
+    said = [n for n, c in known.coords.items() if c.dims in (("metric",), ("perturbation",))]
+    said = [name for name in said if name not in ("metric", "perturbation")]
+    assert {"higher_is_better", "metric_unit", "redraws", "stochastic"} <= set(said)
+    path = results.save(known.drop_vars(said), tmp_path / "old.nc")
+    assert results.open_dataset(path).identical(known)
+    # Of a name that nobody knows nothing is made up, and a coordinate that is there stays.
+    renamed = known.assign_coords(metric=["error", "loss", "top3_error", "mine"])
+    old = renamed.drop_vars(said[1:])
+    found = results.open_dataset(results.save(old, tmp_path / "unknown.nc"))
+    assert "higher_is_better" not in found.coords
+    assert found["redraws"].values.tolist() == [False, False]
+    assert found[said[0]].identical(old[said[0]])
 
 
 def test_a_dataset_without_these_coordinates_is_judged_by_its_names(swept):

@@ -15,11 +15,13 @@ import xarray as xr
 from layerscope import results, testing
 from layerscope.base.writing import write_bytes
 from layerscope.errors import ResultError
+from layerscope.results._meaning import fill_in
 
 
 @pytest.fixture(scope="module")
 def ds() -> xr.Dataset:
-    return testing.dataset(layers=3, epochs=(0, 1, 8), draws=2)
+    # As a sweep returns it, with what its metrics and perturbations mean.
+    return fill_in(testing.dataset(layers=3, epochs=(0, 1, 8), draws=2))
 
 
 def test_it_comes_back_identical(ds, tmp_path):

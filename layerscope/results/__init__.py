@@ -63,24 +63,28 @@ from layerscope.results._dataset import (
     NOT_FINITE as NOT_FINITE,
     NOT_MOVED as NOT_MOVED,
     NOTHING_LEFT as NOTHING_LEFT,
-    OUTCOMES as OUTCOMES,
     YOURS as YOURS,
     build as build,
-    concat,
-    open_dataset,
-    read_settings as read_settings,
     refusals,
     require as require,
-    save,
     settings,
 )
+from layerscope.results._files import (
+    OUTCOMES as OUTCOMES,
+    open_dataset,
+    read_settings as read_settings,
+    save,
+)
 from layerscope.results._finite import not_finite
-from layerscope.results._meaning import (
+from layerscope.results._infos import (
     RAND as RAND,
     REDRAWN as REDRAWN,
     RESET as RESET,
     MetricInfo,
     PerturbationInfo,
+)
+from layerscope.results._joining import concat
+from layerscope.results._meaning import (
     coordinates as coordinates,
     default_metric as default_metric,
     draw_distance as draw_distance,

@@ -6,148 +6,25 @@ has to know their names.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import xarray as xr
 
 from layerscope.base.validate import describe
 from layerscope.errors import OptionError, choose
-from layerscope.results._dataset import NO_EPOCH, require
-
-RAND = "rand"
-"""The column of the paper's figure in which layers are re-randomised."""
-
-RESET, REDRAWN = "reinitialize", "rerandomize"
-"""What distances of checkpoints, and of fresh values where nothing else is said, belong to."""
-
-
-@dataclass(frozen=True)
-class MetricInfo:
-    """What is known of a metric.
-
-    Attributes
-    ----------
-    name, long_name : str
-    unit : str
-    higher_is_better : bool
-    lower_bound, upper_bound : float
-        Between which every example's value lies; NaN where that is not known.
-    fraction_of : str
-        What its mean is a fraction of: ``"errors"`` (of examples whose largest logit is not the
-        target's), ``"hits"`` (whose largest is), ``"examples"`` (which are something else or
-        not); empty where it is no fraction.
-    logarithmic : bool
-        Whether its values differ by factors rather than by sums, as exponentials do.
-    """
-
-    name: str
-    long_name: str = ""
-    unit: str = "1"
-    higher_is_better: bool = False
-    lower_bound: float = math.nan
-    upper_bound: float = math.nan
-    fraction_of: str = ""
-    logarithmic: bool = False
-
-    @property
-    def worse(self) -> int:
-        """The sign of a change for the worse."""
-        return -1 if self.higher_is_better else 1
-
-    def by_chance(self, error: Any) -> Any:
-        """The value where the 0–1 error is `error`; None where it does not follow from that."""
-        if self.fraction_of == "errors":
-            return error
-        return 1 - error if self.fraction_of == "hits" else None
-
-
-@dataclass(frozen=True)
-class PerturbationInfo:
-    """What is known of a perturbation.
-
-    Attributes
-    ----------
-    name : str
-    label : str
-        What a layer is after it, in words; ``{epoch}`` stands for the checkpoint. "perturbed by"
-        and the name where nothing is said.
-    column : str
-        Its column in figures and tables, likewise; the name where nothing is said.
-    sign : str
-        A layer's mark in the explorer, one or two characters.
-    stochastic, redraws, uses_checkpoint : bool
-        As for `layerscope.perturb.Perturbation`.
-    """
-
-    name: str
-    label: str = ""
-    column: str = ""
-    sign: str = ""
-    stochastic: bool = False
-    redraws: bool = False
-    uses_checkpoint: bool = False
-
-    def __post_init__(self) -> None:
-        # Written out, for those who read the Dataset without this package.
-        object.__setattr__(self, "label", self.label or f"perturbed by {self.name}")
-        object.__setattr__(self, "column", self.column or self.name)
-
-    @property
-    def resets(self) -> bool:
-        """Whether a checkpoint alone says what it does: whether it puts that back."""
-        return self.column == "{epoch}"
-
-    def words_at(self, epoch: int) -> str:
-        """What a layer is after it, in words.
-
-        Examples
-        --------
-        >>> perturbation(None, "reinitialize").words_at(3), perturbation(None, "x").words_at(3)
-        ('reset to checkpoint 3', 'perturbed by x at checkpoint 3')
-        """
-        return _at(self.label, " at checkpoint ", epoch)
-
-    def column_at(self, epoch: int) -> str:
-        """The column of its cells at an epoch."""
-        return _at(self.column, " ", epoch)
-
+from layerscope.results._dataset import NO_EPOCH, require, stamp
+from layerscope.results._infos import (
+    RAND,
+    REDRAWN,
+    UNSAID_PERTURBATIONS,
+    MetricInfo,
+    PerturbationInfo,
+    unsaid_metric,
+)
 
 _Info = TypeVar("_Info", MetricInfo, PerturbationInfo)
-
-
-def _at(text: str, before: str, epoch: int) -> str:
-    if "{epoch}" in text:
-        return text.replace("{epoch}", str(epoch))
-    return text if epoch == NO_EPOCH else f"{text}{before}{epoch}"
-
-
-_UNSAID_METRICS: Mapping[str, MetricInfo] = {
-    info.name: info
-    for info in (
-        MetricInfo("error", lower_bound=0, upper_bound=1, fraction_of="errors"),
-        MetricInfo("accuracy", "", "1", True, 0, 1, "hits"),
-        MetricInfo("perplexity", logarithmic=True),
-        MetricInfo("agreement", "", "1", True, 0, 1, "examples"),
-        MetricInfo("cosine", "", "1", True, 0, 1),
-    )
-}
-_TOP = MetricInfo("", lower_bound=0, upper_bound=1, fraction_of="examples")
-
-_UNSAID_PERTURBATIONS: Mapping[str, PerturbationInfo] = {
-    info.name: info
-    for info in (
-        PerturbationInfo(RESET, "reset to checkpoint {epoch}", "{epoch}", uses_checkpoint=True),
-        PerturbationInfo(REDRAWN, "re-randomised", RAND, "R", stochastic=True, redraws=True),
-        PerturbationInfo("zero", "set to zero", sign="0"),
-        PerturbationInfo("skip", "skipped", sign="–"),
-    )
-}
-"""Of the names that Datasets without these coordinates have: those of earlier versions, which kept
-this in lists of names, and those made by hand. Whatever is not here is written by the sweep."""
 
 
 _METRIC = {
@@ -183,6 +60,38 @@ def coordinates(
         for coordinate, held in names.items()
         if infos
     }
+
+
+def fill_in(ds: xr.Dataset) -> xr.Dataset:
+    """Write out what goes by the names alone of a Dataset that was saved before it was written.
+
+    A name that is not known leaves the coordinates out: then nothing is said that nobody knows.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> fill_in(testing.dataset()).redraws.values
+    array([False,  True])
+    """
+    if "value" not in ds:
+        return ds
+    metrics = [unsaid_metric(name) for name in _along(ds, "metric")]
+    perturbations = [UNSAID_PERTURBATIONS.get(name) for name in _along(ds, "perturbation")]
+    known = coordinates(_all_known(metrics), _all_known(perturbations))
+    new = {name: coordinate for name, coordinate in known.items() if name not in ds.coords}
+    ds = ds.assign_coords(new)
+    stamp(ds, new)
+    return ds
+
+
+def _along(ds: xr.Dataset, dim: str) -> list[str]:
+    there = dim in ds.coords and ds[dim].dims == (dim,)
+    return [str(name) for name in ds[dim].values] if there else []
+
+
+def _all_known(infos: Sequence[_Info | None]) -> list[_Info]:
+    known = [info for info in infos if info is not None]
+    return known if len(known) == len(infos) else []
 
 
 def default_metric(metrics: Iterable[MetricInfo]) -> str:
@@ -240,9 +149,7 @@ def metric(ds: xr.Dataset | None, name: str) -> MetricInfo:
     >>> metric(ds, "error").worse
     -1
     """
-    top = re.fullmatch(r"top[0-9]+_error", name)
-    unsaid = replace(_TOP, name=name) if top else _UNSAID_METRICS.get(name, MetricInfo(name))
-    return _read(ds, "metric", unsaid, _METRIC)
+    return _read(ds, "metric", unsaid_metric(name) or MetricInfo(name), _METRIC)
 
 
 def perturbation(ds: xr.Dataset | None, name: str) -> PerturbationInfo:
@@ -254,7 +161,7 @@ def perturbation(ds: xr.Dataset | None, name: str) -> PerturbationInfo:
     >>> perturbation(testing.dataset(), "rerandomize").label
     're-randomised'
     """
-    unsaid = _UNSAID_PERTURBATIONS.get(name, PerturbationInfo(name))
+    unsaid = UNSAID_PERTURBATIONS.get(name, PerturbationInfo(name))
     return _read(ds, "perturbation", unsaid, _PERTURBATION)
 
 

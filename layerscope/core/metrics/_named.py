@@ -325,7 +325,7 @@ METRICS: Mapping[str, Metric] = {
             fraction_of="hits",
             classes=True,
         ),
-        Metric("loss", "cross-entropy, nats per example", _loss, classes=True),
+        Metric("loss", "cross-entropy", _loss, unit="nats", classes=True),
         _top(5),
         Metric(
             "perplexity",
@@ -365,7 +365,7 @@ METRICS: Mapping[str, Metric] = {
             classes=True,
         ),
         Metric("mse", "mean squared error, over all outputs of an example", _mse),
-        Metric("bce", "binary cross-entropy of logits, mean over labels, nats per example", _bce),
+        Metric("bce", "binary cross-entropy of logits, mean over labels", _bce, unit="nats"),
     )
 }
 """By name; of topK_error only one.

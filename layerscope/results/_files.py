@@ -1,0 +1,114 @@
+"""Datasets in files: saved and opened."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from layerscope.base import validate
+from layerscope.base.writing import write_bytes
+from layerscope.errors import ResultError
+from layerscope.results._dataset import settings
+from layerscope.results._meaning import fill_in
+
+OUTCOMES = "outcomes.nc"
+"""The file below a sweep's folder that holds what every example gave."""
+
+
+def save(
+    ds: xr.Dataset,
+    path: str | os.PathLike[str],
+    encoding: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    once: bool = False,
+) -> Path:
+    """Write a Dataset as netCDF, completely or not at all.
+
+    A link stays one: what it leads to is written. A file that is replaced hands on its mode.
+
+    Parameters
+    ----------
+    ds : Dataset
+    path : path
+    encoding : mapping, optional
+        By variable, how it is laid out in the file, as xarray takes it.
+    once : bool
+        Leave the file that is there already.
+
+    Raises
+    ------
+    ResultError
+        If the place is not writable, or what is there is no regular file.
+    """
+    path = validate.path(path, "path", "sweep.nc")
+    if not isinstance(ds, xr.Dataset):
+        raise ResultError(f"expected an xarray Dataset, got {validate.describe(ds)}.")
+    with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
+        draft = Path(folder) / "draft.nc"
+        ds.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
+        content = draft.read_bytes()
+    return write_bytes(path, content, once=once)
+
+
+def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a saved Dataset into memory, leaving the file closed.
+
+    What its metrics and perturbations mean is filled in where it was saved before that was written.
+
+    Raises
+    ------
+    ResultError
+        If there is no such file, or it is not a Dataset.
+    """
+    path = validate.path(path, "path", "sweep.nc")
+    if path.is_dir():
+        # What every example gave lies beside the Dataset of a sweep.
+        found = sorted(each for each in path.glob("*.nc") if each.name != OUTCOMES)
+        if not found:
+            raise ResultError(
+                f"{path} holds no Dataset (*.nc); a sweep writes it once it is finished, and the "
+                "same call goes on with one that was stopped."
+            )
+        if len(found) > 1:
+            raise ResultError(f"{path} holds {len(found)} Datasets (*.nc); name one of them.")
+        path = found[0]
+    with _opened(path) as ds:
+        return fill_in(ds.load())
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the settings of a saved Dataset, as `settings` does, without its values.
+
+    Raises
+    ------
+    ResultError
+        As for `open_dataset`.
+    """
+    with _opened(Path(path)) as ds:
+        return settings(ds)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[xr.Dataset]:
+    if not path.is_file():
+        raise ResultError(f"there is no Dataset at {path}; give a .nc file that a sweep wrote.")
+    import h5py  # type: ignore[import-untyped]
+
+    try:
+        # First without xarray, which leaves complaints behind where a file is cut short.
+        with h5py.File(path, "r"):
+            pass
+        with xr.open_dataset(path, engine="h5netcdf") as ds:
+            yield ds
+    except FileNotFoundError:
+        raise ResultError(f"{path} was removed just now.") from None
+    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        raise ResultError(
+            f"{path} ({path.stat().st_size:,} bytes) is no Dataset: {error}"
+        ) from None
