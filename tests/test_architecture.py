@@ -19,8 +19,8 @@ WINGS = ["errors", "base", "results", "stats", "plots", "report", "core", "testi
          "jupyter", "paper", "cli"]  # fmt: skip
 
 ROOMS = {
-    "base": ["memory", "notebooks", "validate", "undoing", "writing", "seeds", "progress",
-             "devices"],
+    "base": ["memory", "notebooks", "templates", "validate", "undoing", "writing", "seeds",
+             "progress", "devices"],
     "core": ["batches", "layers", "checkpoints", "metrics", "perturb", "plain", "lending",
              "reuse", "stopping", "sweep", "session"],
     "zoo": ["models", "data", "recorders", "training"],

@@ -53,7 +53,7 @@ def told(tmp_path):
     """A run whose notebook said what it found."""
     claims = [dataclasses.asdict(claim) for claim in CLAIMS]
     summary = {"finding": EVIL, "claims": claims, "figure": "odd name.png"}
-    run(tmp_path / "runs", files=["01.ipynb", "odd name.png"], summary=summary)
+    run(tmp_path / "runs", files=["01 a+b.ipynb", "odd name.png"], summary=summary)
     return tmp_path / "runs"
 
 

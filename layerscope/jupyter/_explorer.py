@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -312,7 +311,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._say(f"Saved {plots.save(picture, path, width=width)}.")
 
     def _show_code(self) -> None:
-        self.controls.code.value = f'<pre class="ls-code">{html.escape(self.code)}</pre>'
+        self.controls.code.value = words.code(self.code)
 
     # What is shown.
 
@@ -328,11 +327,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         parts.view.value = scene.view
         parts.preset.options = ["–", *drawing.presets(self._layers())]
         parts.code.value = ""
-        name, count = html.escape(self._source.name), len(self._layers())
         about = f"{self._session.data.count:,} examples" if self._session else "from a Dataset"
-        parts.title.value = (
-            f'<div class="ls-title">{name}<small>{count} rows, {about}</small></div>'
-        )
+        about = f"{len(self._layers())} rows, {about}"
+        parts.title.value = words.title(self._source.name, about)
         self._draw()
         self._ask()
 

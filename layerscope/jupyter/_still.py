@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
 import xarray as xr
 
 from layerscope import plots
+from layerscope.base.templates import render
 from layerscope.core.session import Estimate
 
 __all__ = ["bundle"]
@@ -30,23 +30,30 @@ def bundle(
         What the widget gives Jupyter.
     """
     data, *more = live if isinstance(live, tuple) else (live,)
-    page = [f"<p><b>{html.escape(name)}</b></p>", _table(state, estimate)]
-    if ds is not None:
-        picture, _ = plots.show(plots.heatmap(ds, metric), live=False)._repr_mimebundle_()
-        source = f"data:image/png;base64,{picture['image/png']}"
-        words = html.escape(picture["text/plain"])
-        page.append(f'<img alt="{words}" style="max-width:100%" src="{source}">')
-    told = {**(data or {}), "text/html": "\n".join(page)}
+    page = render(
+        "jupyter/templates/still.html.jinja",
+        name=name,
+        rows=_rows(state, estimate),
+        **_picture(ds, metric),
+    )
+    told = {**(data or {}), "text/html": str(page)}
     return (told, *more) if more else told
 
 
-def _table(state: Mapping[str, Any], estimate: Estimate | None) -> str:
+def _picture(ds: xr.Dataset | None, metric: str) -> dict[str, str]:
+    """Draw the heat map, and say in words what it shows; empty without a Dataset."""
+    if ds is None:
+        return {"picture": "", "words": ""}
+    drawn, _ = plots.show(plots.heatmap(ds, metric), live=False)._repr_mimebundle_()
+    return {"picture": drawn["image/png"], "words": drawn["text/plain"]}
+
+
+def _rows(state: Mapping[str, Any], estimate: Estimate | None) -> list[tuple[str, str]]:
     rows = [(str(row), str(change)) for row, change in state.items()]
-    if estimate is not None:
-        for metric in estimate.tallies:
-            lower, upper = estimate.interval(metric)
-            value = f"{estimate.mean(metric):.4g} (95 %: {lower:.4g} to {upper:.4g})"
-            rows.append((metric, value))
-        rows.append(("examples", f"{estimate.examples:,} of {estimate.total:,}"))
-    lines = (f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
-    return f"<table>{''.join(lines)}</table>"
+    if estimate is None:
+        return rows
+    for metric in estimate.tallies:
+        lower, upper = estimate.interval(metric)
+        value = f"{estimate.mean(metric):.4g} (95 %: {lower:.4g} to {upper:.4g})"
+        rows.append((metric, value))
+    return [*rows, ("examples", f"{estimate.examples:,} of {estimate.total:,}")]

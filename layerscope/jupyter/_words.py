@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from layerscope.base.templates import call
 from layerscope.core.session import Estimate
 from layerscope.zoo.data import Tokenizer
 
@@ -22,10 +22,12 @@ __all__ = [
     "changed",
     "chosen",
     "classes",
+    "code",
     "confusion",
     "readings",
     "seen",
     "status",
+    "title",
     "unmeasured",
 ]
 
@@ -39,7 +41,17 @@ _SHOWN = {number: 0x2400 + number for number in range(32)} | {127: 0x2421}
 
 def status(text: str, kind: str = "info") -> str:
     """The line that says what is going on, or went wrong."""
-    return f'<div class="ls-status" role="status" data-kind="{kind}">{html.escape(text)}</div>'
+    return _html("status", text=text, kind=kind)
+
+
+def title(name: str, about: str) -> str:
+    """The network's name, and what is shown of it."""
+    return _html("title", name=name, about=about)
+
+
+def code(text: str) -> str:
+    """The code that gets what is shown without the explorer."""
+    return _html("code", text=text)
 
 
 def cards(estimate: Estimate, seq: int) -> str:
@@ -47,14 +59,11 @@ def cards(estimate: Estimate, seq: int) -> str:
     boxes = [_card(reading) for reading in readings(estimate)]
     moved = len(estimate.changed())
     share = moved / max(estimate.examples, 1)
-    boxes.append(_box("predictions changed", f"{moved:,}", f"{share:.1%} of those seen"))
+    boxes.append(_Box("predictions changed", f"{moved:,}", [f"{share:.1%} of those seen"]))
     seen = f"{estimate.examples:,} of {estimate.total:,} examples"
-    boxes.append(_box("seen", f"{estimate.examples / estimate.total:.0%}", seen))
-    first = next(iter(estimate.tallies))
-    return (
-        f'<div class="ls-cards" data-seq="{seq}" data-final="{str(estimate.final).lower()}" '
-        f'data-value="{estimate.mean(first)!r}">{"".join(boxes)}</div>'
-    )
+    boxes.append(_Box("seen", f"{estimate.examples / estimate.total:.0%}", [seen]))
+    first = estimate.mean(next(iter(estimate.tallies)))
+    return _html("cards", boxes=boxes, seq=seq, final=estimate.final, value=repr(first))
 
 
 def seen(estimate: Estimate) -> str:
@@ -68,10 +77,8 @@ def seen(estimate: Estimate) -> str:
 
 def unmeasured(seq: int) -> str:
     """What stands in place of the numbers of a state that can't be measured."""
-    told = _box("this state", "–", "could not be measured; the line above says why")
-    return (
-        f'<div class="ls-cards" data-seq="{seq}" data-final="false" data-value="nan">{told}</div>'
-    )
+    box = _Box("this state", "–", ["could not be measured; the line above says why"])
+    return _html("cards", boxes=[box], seq=seq, final=False, value="nan")
 
 
 class Reading(NamedTuple):
@@ -108,15 +115,18 @@ def readings(estimate: Estimate) -> list[Reading]:
     return found
 
 
-def _card(reading: Reading) -> str:
+class _Box(NamedTuple):
+    """One number, what it is, and lines about it."""
+
+    title: str
+    value: str
+    lines: list[str]
+
+
+def _card(reading: Reading) -> _Box:
     bounds = f" ({reading.change_interval})" if reading.change_interval else ""
     moved = f"{reading.change} against trained{bounds}"
-    return _box(reading.metric, reading.value, reading.interval, moved)
-
-
-def _box(title: str, value: str, *lines: str) -> str:
-    more = "".join(f"<span>{html.escape(line)}</span>" for line in lines)
-    return f'<div class="ls-card"><span>{html.escape(title)}</span><b>{value}</b>{more}</div>'
+    return _Box(reading.metric, reading.value, [reading.interval, moved])
 
 
 def classes(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
@@ -126,17 +136,20 @@ def classes(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
     now = estimate.class_accuracy()
     before = _as_trained(estimate).class_accuracy()
     order = [c for c in range(estimate.classes) if not math.isnan(now[c])]
-    title = "accuracy by class; the mark is the trained network"
+    head = "accuracy by class; the mark is the trained network"
     if len(order) > _MOST_CLASSES:
         order = sorted(order, key=lambda c: now[c] - before[c])[:_MOST_CLASSES]
-        title = f"accuracy of the {_MOST_CLASSES} classes that lost most; the mark: trained"
-    lines = [
-        f"<span>{_named(c, estimate, tokenizer)}</span>"
-        f'<div class="ls-bar"><i style="width:{now[c]:.1%}"></i>'
-        f'<u style="left:{before[c]:.1%}"></u></div><span>{now[c]:.0%}</span>'
+        head = f"accuracy of the {_MOST_CLASSES} classes that lost most; the mark: trained"
+    rows = [
+        {
+            "label": _label(c, estimate, tokenizer),
+            "now": f"{now[c]:.1%}",
+            "before": f"{before[c]:.1%}",
+            "share": f"{now[c]:.0%}",
+        }
         for c in order
     ]
-    return f'<div class="ls-head">{title}</div><div class="ls-bars">{"".join(lines)}</div>'
+    return _html("bars", head=head, rows=rows)
 
 
 def confusion(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
@@ -147,23 +160,15 @@ def confusion(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
     busy = sorted(range(estimate.classes), key=lambda c: -counts[:, c].sum())[:_MOST_CLASSES]
     shown = sorted(busy)
     most = max(int(counts.max()), 1)
-    names = {c: _named(c, estimate, tokenizer) for c in shown}
-    head = "".join(f"<th>{names[c]}</th>" for c in shown)
-    lines = []
-    for row in shown:
-        cells = "".join(_count(int(counts[row, c]), most, row == c) for c in shown)
-        lines.append(f"<tr><th>{names[row]}</th>{cells}</tr>")
-    return (
-        '<div class="ls-head">confusion: class down, named across</div>'
-        f'<table class="ls-confusion"><tr><th></th>{head}</tr>{"".join(lines)}</table>'
-    )
+    labels = [_label(c, estimate, tokenizer) for c in shown]
+    rows = [[_count(int(counts[row, c]), most, row == c) for c in shown] for row in shown]
+    return _html("confusion", labels=labels, rows=rows)
 
 
-def _count(count: int, most: int, right: bool) -> str:
+def _count(count: int, most: int, right: bool) -> dict[str, Any]:
     strength = 0.9 * math.sqrt(count / most)
     colour = "43, 138, 155" if right else "217, 72, 15"
-    shown = f"{count}" if count else ""
-    return f'<td style="background:rgba({colour},{strength:.2f})">{shown}</td>'
+    return {"count": count, "colour": f"rgba({colour},{strength:.2f})"}
 
 
 def chosen(estimate: Estimate) -> list[int]:
@@ -191,42 +196,58 @@ def changed(
     tokenizer : Tokenizer, optional
         Says what tokens are; their numbers are shown without.
     """
-    told = [_one(estimate, at, given, tokenizer) for at, given in zip(places, inputs, strict=True)]
-    if not told:
-        return '<div class="ls-head">no prediction changed</div>'
-    title = "some predictions that changed: trained → now (right)"
-    return f'<div class="ls-head">{title}</div><div class="ls-pictures">{"".join(told)}</div>'
+    pairs = zip(places, inputs, strict=True)
+    return _html(
+        "examples", shown=[_example(estimate, at, given, tokenizer) for at, given in pairs]
+    )
 
 
-def _one(estimate: Estimate, at: int, given: Any, tokenizer: Tokenizer | None) -> str:
-    """One example: of a sequence, the first change that has something to read before it."""
+class _Example(NamedTuple):
+    """An example and its labels, trained and now and right: a picture, or words before a token."""
+
+    at: int
+    token: int
+    labels: list[_Label]
+    before: str | None = None
+    picture: str = ""
+    text: str = ""
+
+
+def _example(estimate: Estimate, at: int, given: Any, tokenizer: Tokenizer | None) -> _Example:
+    """Describe an example: of a sequence, the first change with something to read before it."""
     changes = [int(place) for place in estimate.changed_at(at)]
     here = next((place for place in changes if place >= _CONTEXT), changes[-1])
     said = [estimate.trained, estimate.predicted]
     if estimate.targets is not None and estimate.targets.shape == estimate.predicted.shape:
         said.append(estimate.targets)
-    names = [_named(int(each[at].flatten()[here]), estimate, tokenizer) for each in said]
-    told = " → ".join(names[:2]) + "".join(f" ({right})" for right in names[2:])
+    labels = [_label(int(each[at].flatten()[here]), estimate, tokenizer) for each in said]
+    example = _Example(at, here, labels)
     if tokenizer is not None and _tokens(given) and estimate.predicted.ndim > 1:
         before = given[max(0, here + 1 - _CONTEXT) : here + 1].tolist()
         # The text is cut between tokens, which may be within a character.
         words = "…" * (here >= _CONTEXT) + _read(before, tokenizer).lstrip("\ufffd")
-        return (
-            f'<div class="ls-token" title="example {at}, token {here}">'
-            f"<span>{html.escape(words)}</span> {told}</div>"
-        )
-    return f'<div class="ls-picture" title="example {at}">{_shown(given, tokenizer)}{told}</div>'
+        return example._replace(before=words)
+    if (picture := _picture(given)) is not None:
+        return example._replace(picture=base64.b64encode(_png(picture)).decode())
+    return example._replace(text=_text(given, tokenizer))
 
 
-def _named(number: int, estimate: Estimate, tokenizer: Tokenizer | None) -> str:
-    """A class by its number; a token by its text, unless it is a part of a character."""
+class _Label(NamedTuple):
+    """A class, or a token, in words."""
+
+    text: str
+    is_token: bool = False
+
+
+def _label(number: int, estimate: Estimate, tokenizer: Tokenizer | None) -> _Label:
+    """Name a class by its number; a token by its text, unless it is a part of a character."""
     if number < 0:
-        return "not finite"
+        return _Label("not finite")
     if tokenizer is None or estimate.predicted.ndim == 1:
-        return str(number)
+        return _Label(str(number))
     text = _read([number], tokenizer)
     known = text and "\ufffd" not in text
-    return f"<code>{html.escape(text) if known else f'#{number}'}</code>"
+    return _Label(text if known else f"#{number}", is_token=True)
 
 
 def _read(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
@@ -241,20 +262,24 @@ def _tokens(given: Any) -> bool:
     return isinstance(given, Tensor) and not given.is_floating_point() and given.ndim == 1
 
 
-def _shown(given: Any, tokenizer: Tokenizer | None) -> str:
-    if not isinstance(given, Tensor):
-        return "<code>–</code>"
-    if _tokens(given):
-        first = given[:_MOST_TOKENS].tolist()
-        text = " ".join(map(str, first)) if tokenizer is None else _read(first, tokenizer)
-        return f"<code>{html.escape(text)}</code>"
+def _picture(given: Any) -> Tensor | None:
+    """Lay an input out as a picture (channels, height, width), if it is one."""
+    if not isinstance(given, Tensor) or _tokens(given):
+        return None
     side = math.isqrt(given.numel())
     if given.ndim == 1 and side * side == given.numel():
         given = given.view(1, side, side)
-    if given.ndim == 3 and given.shape[0] in (1, 3):
-        picture = base64.b64encode(_png(given)).decode()
-        return f'<img alt="" src="data:image/png;base64,{picture}">'
-    return f"<code>{' '.join(f'{v:.2g}' for v in given.flatten()[:12].tolist())} …</code>"
+    return given if given.ndim == 3 and given.shape[0] in (1, 3) else None
+
+
+def _text(given: Any, tokenizer: Tokenizer | None) -> str:
+    """Write an input that is no picture: its tokens, or the first of its numbers."""
+    if not isinstance(given, Tensor):
+        return "–"
+    if _tokens(given):
+        first = given[:_MOST_TOKENS].tolist()
+        return " ".join(map(str, first)) if tokenizer is None else _read(first, tokenizer)
+    return f"{' '.join(f'{v:.2g}' for v in given.flatten()[:12].tolist())} …"
 
 
 def _png(picture: Tensor) -> bytes:
@@ -267,6 +292,10 @@ def _png(picture: Tensor) -> bytes:
     content = io.BytesIO()
     Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(content, "png")
     return content.getvalue()
+
+
+def _html(macro: str, **values: Any) -> str:
+    return str(call("jupyter/templates/words.html.jinja", macro, **values))
 
 
 def _as_trained(estimate: Estimate) -> Estimate:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import html
 from pathlib import Path
 from typing import Any
 
 import holoviews as hv
 from bokeh.models import Toolbar
+from markupsafe import Markup
 
+from layerscope.base.templates import render, trusted
 from layerscope.errors import OptionError
 from layerscope.plots._backends import drawable, load_backends
 from layerscope.plots._stills import description, fewer_colours, option, still
@@ -20,20 +21,6 @@ __all__ = ["embed", "frame", "library", "page"]
 _LARGEST_SVG = 300_000
 # Inches between the margins of A4.
 _PAGE = 7.0
-
-# Where scripts run, the figure that hovers; on paper and without scripts, its picture.
-_STYLE = """
-.layerscope-figure { margin: 0; overflow-x: auto; }
-.layerscope-live, .layerscope-js .layerscope-still { display: none; }
-.layerscope-js .layerscope-live { display: block; }
-.layerscope-still img { max-width: 100%; height: auto; }
-@media print {
-  .layerscope-js .layerscope-live { display: none; }
-  .layerscope-js .layerscope-still { display: block; }
-  .layerscope-figure { overflow: visible; break-inside: avoid; }
-  .layerscope-still img { max-height: 24cm; }
-}
-"""
 
 
 def library() -> str:
@@ -49,8 +36,7 @@ def library() -> str:
     >>> "src=" in library().split(">")[0]
     False
     """
-    flag = 'document.documentElement.classList.add("layerscope-js")'
-    return f"<style>{_STYLE}</style>\n<script>{flag}</script>\n{_bokeh()}"
+    return str(render("plots/templates/library.html.jinja", bokeh=_bokeh()))
 
 
 def embed(plot: Any) -> str:
@@ -77,12 +63,15 @@ def embed(plot: Any) -> str:
     """
     script, place = _live(drawable(plot))
     picture, form = _picture(plot)
-    alt, content = html.escape(description(plot)), base64.b64encode(picture).decode()
-    return (
-        f'<figure class="layerscope-figure"><div class="layerscope-live">{place}</div>'
-        f'<div class="layerscope-still"><img alt="{alt}" '
-        f'src="data:image/{form};base64,{content}"></div></figure>\n{script}\n'
+    figure = render(
+        "plots/templates/figure.html.jinja",
+        place=place,
+        script=script,
+        alt=description(plot),
+        form=form,
+        picture=base64.b64encode(picture).decode(),
     )
+    return str(figure)
 
 
 def _picture(plot: Any) -> tuple[bytes, str]:
@@ -97,14 +86,14 @@ def _picture(plot: Any) -> tuple[bytes, str]:
     return fewer_colours(still(plot, "png", 200, width=width)), "png"
 
 
-def _bokeh() -> str:
+def _bokeh() -> Markup:
     from bokeh.settings import settings
 
     library = (Path(settings.bokehjs_path()) / "js" / "bokeh.min.js").read_text("utf-8")
-    return f"<script>{library}</script>"
+    return trusted(library)
 
 
-def _live(plot: Any) -> tuple[str, str]:
+def _live(plot: Any) -> tuple[Markup, Markup]:
     """Draw with Bokeh: the script, and the place that it draws in."""
     from bokeh.embed import components
 
@@ -113,7 +102,7 @@ def _live(plot: Any) -> tuple[str, str]:
     for toolbar in figure.select({"type": Toolbar}):
         toolbar.logo = None
     script, place = components(figure)
-    return script, place
+    return trusted(script), trusted(place)
 
 
 def page(plot: Any, title: str) -> str:
@@ -122,18 +111,20 @@ def page(plot: Any, title: str) -> str:
     Bokeh's own INLINE pages also ask for a script of panel's, which holoviews imports.
     """
     script, place = _live(plot)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{html.escape(title)}</title>\n{_bokeh()}\n</head>\n"
-        f"<body>\n{place}\n{script}\n</body>\n</html>\n"
+    made = render(
+        "plots/templates/page.html.jinja", title=title, bokeh=_bokeh(), place=place, script=script
     )
+    return str(made)
 
 
 def frame(plot: Any) -> str:
     """Put the page into a frame, where it can't disturb other output, nor that it."""
     words = description(plot)
     heights = plot.traverse(lambda part: option(part, "frame_height") or 0)
-    return (
-        f'<iframe title="{html.escape(words)}" srcdoc="{html.escape(page(plot, words))}" '
-        f'width="100%" height="{170 + (max(heights) or 400)}" style="border: 0"></iframe>'
+    made = render(
+        "plots/templates/frame.html.jinja",
+        title=words,
+        page=page(plot, words),
+        height=170 + (max(heights) or 400),
     )
+    return str(made)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from layerscope.base import validate
+from layerscope.base.templates import render
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError, choose
 from layerscope.plots._backends import drawable
@@ -82,12 +82,7 @@ def _is_drawn(plot: Any) -> bool:
 def _picture_page(figure: Any, title: str) -> str:
     """Put what matplotlib drew into a page, as a picture: names in it can't become elements."""
     picture = base64.b64encode(still(figure, "svg", 300, title)).decode()
-    words = html.escape(title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{words}</title></head>\n<body>"
-        f'<img alt="{words}" src="data:image/svg+xml;base64,{picture}"></body></html>\n'
-    )
+    return str(render("plots/templates/picture.html.jinja", title=title, picture=picture))
 
 
 def _inches(width: float | str | None) -> float | None:

@@ -13,16 +13,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
 import xarray as xr
+from markupsafe import Markup
 
 from layerscope import plots, results
 from layerscope.base import validate
+from layerscope.base.templates import render, trusted
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
-from layerscope.report import _markup as markup
 from layerscope.report._again import again, settings_table
-from layerscope.report._findings import finding, judged, plain, verdict_table
+from layerscope.report._findings import finding, judged, unperturbed, verdict_table
 from layerscope.report._reading import read
 
 __all__ = ["finding", "page", "read", "write"]
@@ -111,61 +114,69 @@ def page(
             came = validate.describe(ds)
             raise OptionError(f"the result {name!r} is {came}; open it first: open_dataset(path).")
     metric = results.metric_name(runs.values(), metric)
-    body = [markup.element("h1", title)]
-    if len(runs) > 1:
-        body += _comparison(runs, metric, critical)
-    for number, (name, ds) in enumerate(runs.items()):
-        body += _section(str(name), ds, metric, critical, f"run{number}")
-    return markup.document(title, plots.library(), "\n".join(body))
+    each = {str(name): ds for name, ds in runs.items()}
+    made = render(
+        "report/templates/report.html.jinja",
+        title=title,
+        library=trusted(plots.library()),
+        comparison=_comparison(each, metric, critical) if len(each) > 1 else None,
+        runs=[_section(name, ds, metric, critical) for name, ds in each.items()],
+    )
+    return str(made)
 
 
-def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | None) -> list[str]:
-    rows = []
+class _Comparison(NamedTuple):
+    """A table with a row for each run, and a figure of them all."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    figure: Markup
+
+
+def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | None) -> _Comparison:
     tables = [judged(ds, metric, critical) for ds in runs.values()]
     there = {verdict for table in tables if table is not None for verdict in table["verdict"]}
     kinds = ["intermediate", "robust", "undecided"]
     kinds += [kind for kind in (results.NOT_FINITE, results.NOT_MOVED) if kind in there]
-    for number, ((name, ds), table) in enumerate(zip(runs.items(), tables, strict=True)):
-        counts = {} if table is None else table["verdict"].value_counts().to_dict()
-        level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
-        names = [] if table is None else list(table.loc[table["verdict"] == "critical", "layer"])
-        cells = [f"{len(names)}: {', '.join(names)}" if names else "0"]
-        cells += [str(counts.get(each, 0)) for each in kinds]
-        link = markup.link(f"#run{number}", str(name))
-        cells = cells if counts else ["–"] * len(cells)
-        rows.append([link, plain(level), *map(markup.text, cells)])
-    columns = ["run", f"{metric}, unperturbed", "critical", *kinds]
-    figure = plots.embed(plots.compare({str(name): ds for name, ds in runs.items()}, metric))
-    return [
-        markup.element("h2", "Side by side"),
-        markup.table(columns, rows),
-        markup.element(
-            "p",
-            "Each layer has an equal share of the height of its network, from the input at the "
-            "top to the output at the bottom. Zooming in one panel zooms all.",
-        ),
-        figure,
+    rows = [
+        [name, unperturbed(ds, metric), *_counts(table, kinds)]
+        for (name, ds), table in zip(runs.items(), tables, strict=True)
     ]
+    columns = ["run", f"{metric}, unperturbed", "critical", *kinds]
+    return _Comparison(columns, rows, trusted(plots.embed(plots.compare(runs, metric))))
 
 
-def _section(
-    name: str, ds: xr.Dataset, metric: str, critical: float | None, anchor: str
-) -> list[str]:
+def _counts(table: pd.DataFrame | None, kinds: list[str]) -> list[str]:
+    """Count the layers of each kind, and name the critical ones."""
+    if table is None or table.empty:
+        return ["–"] * (1 + len(kinds))
+    names = table.loc[table["verdict"] == "critical", "layer"]
+    critical = f"{len(names)}: {', '.join(names)}" if len(names) else "0"
+    return [critical, *(str((table["verdict"] == kind).sum()) for kind in kinds)]
+
+
+class _Section(NamedTuple):
     """All about one result."""
-    heading = f'<h2 id="{anchor}">{markup.text(name)}</h2>'
+
+    name: str
+    finding: str
+    notices: list[str]
+    figures: list[Markup]
+    verdicts: Markup
+    settings: Markup
+    again: str
+
+
+def _section(name: str, ds: xr.Dataset, metric: str, critical: float | None) -> _Section:
     figures = [plots.overview(ds, metric) if "distance" in ds else plots.heatmap(ds, metric)]
     if results.resets(ds):
         figures.append(plots.curves(ds, metric))
-    return [
-        "<section>",
-        heading,
-        f'<p class="finding">{markup.text(finding(ds, metric, critical))}</p>',
-        *(markup.element("p", notice, "note") for notice in results.notices(ds)),
-        *map(plots.embed, figures),
+    return _Section(
+        name,
+        finding(ds, metric, critical),
+        results.notices(ds),
+        [trusted(plots.embed(figure)) for figure in figures],
         verdict_table(ds, metric, critical),
-        markup.element("h3", "How it was computed"),
         settings_table(ds),
-        markup.element("h3", "How to compute it again"),
-        markup.element("pre", again(ds)),
-        "</section>",
-    ]
+        again(ds),
+    )

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import xarray as xr
+from markupsafe import Markup
 
 from layerscope import results
-from layerscope.report import _markup as markup
+from layerscope.base.templates import render
 
 __all__ = ["again", "settings_table"]
 
@@ -38,7 +39,7 @@ _SHOWN = (
 _MOST_SHOWN = 300
 
 
-def settings_table(ds: xr.Dataset) -> str:
+def settings_table(ds: xr.Dataset) -> Markup:
     """Make a table of the settings, all of them folded away below."""
     about = results.settings(ds)
     runs = _runs(about)
@@ -54,15 +55,8 @@ def settings_table(ds: xr.Dataset) -> str:
     if "seed" in ds.coords and runs:
         rows = [row for row in rows if row[0] != "seed"]
         rows.insert(2, ["seeds", ", ".join(map(str, ds["seed"].values.ravel()))])
-    table = markup.table(
-        ["setting", "value"], [list(map(markup.text, row)) for row in rows], "settings"
-    )
-    everything = markup.element("pre", json.dumps(about, indent=1, ensure_ascii=False, default=str))
-    return (
-        table
-        + "\n"
-        + markup.fold("Everything that is known, checkpoint hashes included", everything)
-    )
+    everything = json.dumps(about, indent=1, ensure_ascii=False, default=str)
+    return render("report/templates/settings.html.jinja", rows=rows, everything=everything)
 
 
 def again(ds: xr.Dataset) -> str:

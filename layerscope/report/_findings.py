@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import xarray as xr
+from markupsafe import Markup
 
 from layerscope import results, stats
+from layerscope.base.templates import render
 from layerscope.errors import ResultError
-from layerscope.report import _markup as markup
 
-__all__ = ["finding", "judged", "plain", "verdict_table"]
+__all__ = ["finding", "judged", "unperturbed", "verdict_table"]
 
+_TEMPLATE = "report/templates/verdicts.html.jinja"
 _NORM = "l2_fan_in"
 _MOST_NAMED = 6
 
@@ -59,8 +61,7 @@ def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = 
     '2 of 2 layers are critical when reset to checkpoint 0'
     """
     metric = results.metric_name(ds, metric)
-    level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
-    rest = f"Of the unperturbed network the test {metric} is {plain(level)}."
+    rest = f"Of the unperturbed network the test {metric} is {unperturbed(ds, metric)}."
     table = judged(ds, metric, critical)
     if table is None:
         return f"No verdicts: what chance gives is not known for {metric}. {rest}"
@@ -82,75 +83,72 @@ def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = 
     return f"{first}.{second} {rest}"
 
 
-def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> str:
+def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> Markup:
     """Make the tables of verdicts, one for each perturbation; all but the first folded away."""
     cells = stats.summary(ds, metric)
     first, info = _first(ds, cells), results.metric(ds, metric)
-    others = [str(name) for name in cells["perturbation"].unique() if name != first]
-    parts = [markup.element("h3", "Layer by layer")]
     table = judged(ds, metric, critical, first)
     if table is None:
-        parts += [_values(ds, cells, metric)]
-        return "\n".join([*parts, markup.element("p", _NO_LIMIT.format(metric), "note")])
-    parts += [_judged_rows(ds, table, info), _limits(table, info)]
-    for name in others:
-        more = judged(ds, metric, critical, name)
-        assert more is not None
-        parts.append(
-            markup.fold(f"The same when {more.attrs['done']}", _judged_rows(ds, more, info))
-        )
-    return "\n".join(parts)
+        values = _values(ds, cells, metric)
+        return render(_TEMPLATE, tables=[], values=values, metric=metric)
+    tables = [_verdicts(ds, table, info)]
+    for name in map(str, cells["perturbation"].unique()):
+        if name != first:
+            more = judged(ds, metric, critical, name)
+            assert more is not None
+            tables.append(_verdicts(ds, more, info))
+    return render(_TEMPLATE, tables=tables, limits=_limits(table, info))
 
 
-_NO_LIMIT = (
-    "There are no verdicts, since what chance gives is not known for {}. Say from which rise on a "
-    "layer is critical: critical=… (--critical)."
-)
+class _Table(NamedTuple):
+    """Texts below columns, and what was done to the layers."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    done: str
 
 
-def _judged_rows(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo) -> str:
+def _verdicts(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo) -> _Table:
+    """Write a row for each layer; its verdict comes last."""
     facts, refused = _facts(ds), results.refusals(ds)
     rows = []
     for row in _rows(table):
         why = refused.get((row.layer, table.attrs["perturbation"]))
-        kind = row.verdict.replace(" ", "-")
-        chip = f'<span class="verdict {kind}">{markup.text(row.verdict)}</span>'
         measured = f"can't be computed: {why}" if why else _number(row.degradation, metric)
         measured = row.verdict if row.verdict == results.NOT_FINITE else measured
-        about = _range(row, metric)
-        rows.append([*map(markup.text, [row.layer, *facts[row.layer], measured, about]), chip])
+        rows.append([row.layer, *facts[row.layer], measured, _range(row, metric), row.verdict])
     way = "fall" if metric.higher_is_better else "rise"
-    what = f"{way} of test {metric.name} when {table.attrs['done']}"
-    heads = ["layer", *facts["names"], what, "95 % interval", "verdict"]
-    return markup.table(heads, rows)
+    done = table.attrs["done"]
+    what = f"{way} of test {metric.name} when {done}"
+    return _Table(["layer", *facts["names"], what, "95 % interval", "verdict"], rows, done)
 
 
-def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> str:
+def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> _Table:
     """Without verdicts: the values at the first checkpoint."""
     facts = _facts(ds)
     first = _first(ds, cells)
-    done = cells[cells["perturbation"] == first]
-    epoch = int(done["epoch"].min())
-    done = done[done["epoch"] == epoch]
-    heads = ["layer", *facts["names"], f"test {metric} when {_done(ds, first, epoch)}"]
+    cells = cells[cells["perturbation"] == first]
+    epoch = int(cells["epoch"].min())
+    cells = cells[cells["epoch"] == epoch]
+    done = _done(ds, first, epoch)
+    columns = ["layer", *facts["names"], f"test {metric} when {done}", "95 % interval"]
     rows = [
-        list(map(markup.text, [row.layer, *facts[row.layer], plain(row.value), _range(row)]))
-        for row in _rows(done)
+        [row.layer, *facts[row.layer], _written(row.value), _range(row)]
+        for row in _rows(cells)
         if row.layer in facts
     ]
-    return markup.table([*heads, "95 % interval"], rows)
+    return _Table(columns, rows, done)
 
 
 def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
     unit, share = (" points", 100) if metric.fraction_of else ("", 1)
-    said = (
+    return (
         f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
         f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
         "the two. Else undecided. Not moved: the layer has the same values at the first and at the "
         "last checkpoint. Not finite: it was computed, and is NaN. An interval over seeds covers "
         "other training runs, over draws other random values, over examples another test set."
     )
-    return markup.element("p", said, "note")
 
 
 def _first(ds: xr.Dataset, cells: pd.DataFrame) -> str:
@@ -194,7 +192,13 @@ def _number(value: float, metric: results.MetricInfo) -> str:
     return f"{100 * value:+.1f} points" if metric.fraction_of else f"{value:+.4g}"
 
 
-def plain(value: float) -> str:
+def unperturbed(ds: xr.Dataset, metric: str) -> str:
+    """Write the mean of a metric over the unperturbed networks."""
+    level = results.require(ds, "metric", variable="baseline").sel(metric=metric).mean()
+    return _written(float(level))
+
+
+def _written(value: float) -> str:
     """Write a value that was computed; NaN is no number then, rather than one not computed."""
     return results.NOT_FINITE if pd.isna(value) else f"{value:.4g}"
 

@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
+from layerscope.base.templates import render
 from layerscope.paper.gallery._runs import Run
-from layerscope.report import _markup as markup
 
 __all__ = ["as_html", "as_markdown"]
 
@@ -30,65 +31,48 @@ _PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 def as_html(runs: Sequence[Run], base: Path) -> str:
     """Make a page with the figures in it; links are relative to the folder `base`."""
-    rows = [
-        [
-            markup.link(f"#run{at}", f"{run.name}, {run.scale}"),
-            markup.text(run.agreement),
-            markup.text(run.finding),
-        ]
-        for at, run in enumerate(runs)
-    ]
-    parts = [
-        markup.element("h1", _TITLE),
-        markup.element("p", _ABOUT),
-        markup.table(["run", "beside the paper", "finding"], rows),
-    ]
-    for at, run in enumerate(runs):
-        parts += _html_run(run, f"run{at}", base)
-    return markup.document(_TITLE, "", "\n".join(parts))
+    return str(
+        render(
+            "paper/gallery/templates/gallery.html.jinja",
+            title=_TITLE,
+            about=_ABOUT,
+            entries=[_Entry(run, _picture(run.figure), _link(run.notebook, base)) for run in runs],
+            claims=_CLAIMS,
+            answers=_ANSWERS,
+            kinds=_KINDS,
+        )
+    )
 
 
-def _html_run(run: Run, anchor: str, base: Path) -> list[str]:
-    parts = [
-        "<section>",
-        f'<h2 id="{anchor}">{markup.text(run.title)}</h2>',
-        markup.element("p", f"{run.name}, scale {run.scale}", "note"),
-        markup.element("p", run.finding, "finding"),
-    ]
-    if run.figure is not None:
-        content = base64.b64encode(run.figure.read_bytes()).decode()
-        kind = _PICTURES.get(run.figure.suffix.lower(), "image/png")
-        alt = markup.text(f"{run.title} {run.finding}")
-        size = _size(run.figure)
-        parts.append(f'<figure><img{size} alt="{alt}" src="data:{kind};base64,{content}"></figure>')
-    if run.claims:
-        rows = [
-            [
-                markup.text(claim.paper),
-                markup.text(claim.measured),
-                f'<span class="{_KINDS[claim.agrees]}">{_ANSWERS[claim.agrees]}</span>',
-            ]
-            for claim in run.claims
-        ]
-        parts.append(markup.table(_CLAIMS, rows))
-    if run.rows:
-        cells = [[markup.text(cell) for cell in row] for row in run.rows[1:]]
-        parts.append(markup.table(run.rows[0], cells))
-    facts = [[markup.text(name), markup.text(fact)] for name, fact in run.facts.items()]
-    parts.append(markup.table(["", ""], facts, "settings"))
-    if run.notebook is not None:
-        link = markup.link(_relative(run.notebook, base), "The executed notebook")
-        parts.append(f"<p>{link}</p>")
-    return [*parts, "</section>"]
+class _Entry(NamedTuple):
+    """A run, its figure as the page holds it, and a link to its notebook."""
+
+    run: Run
+    picture: _Picture | None
+    notebook: str | None
 
 
-def _size(picture: Path) -> str:
-    """Show a PNG, which is made for printing, so large that its text is that of the page."""
-    with open(picture, "rb") as file:
-        head = file.read(24)
-    if not head.startswith(b"\x89PNG\r\n\x1a\n") or head[12:16] != b"IHDR":
-        return ""
-    return f' width="{round(int.from_bytes(head[16:20]) * _PIXELS)}"'
+class _Picture(NamedTuple):
+    """A picture within a page; without a width it is shown as large as it is."""
+
+    kind: str
+    content: str
+    width: int | None
+
+
+def _picture(path: Path | None) -> _Picture | None:
+    if path is None:
+        return None
+    content = path.read_bytes()
+    kind = _PICTURES.get(path.suffix.lower(), "image/png")
+    return _Picture(kind, base64.b64encode(content).decode(), _width(content))
+
+
+def _width(picture: bytes) -> int | None:
+    """Choose the width of a PNG, made for printing, at which its text is as large as the page's."""
+    if not picture.startswith(b"\x89PNG\r\n\x1a\n") or picture[12:16] != b"IHDR":
+        return None
+    return round(int.from_bytes(picture[16:20]) * _PIXELS)
 
 
 def as_markdown(runs: Sequence[Run], base: Path) -> str:
@@ -115,7 +99,7 @@ def _markdown_run(run: Run, anchor: str, base: Path) -> list[str]:
         f"**{_plain(run.finding)}**",
     ]
     if run.figure is not None:
-        blocks.append(f"![{_plain(run.title)}]({_relative(run.figure, base)})")
+        blocks.append(f"![{_plain(run.title)}]({_link(run.figure, base)})")
     if run.claims:
         rows = [
             (_plain(claim.paper), _plain(claim.measured), f"**{_ANSWERS[claim.agrees]}**")
@@ -129,7 +113,7 @@ def _markdown_run(run: Run, anchor: str, base: Path) -> list[str]:
         "\n".join(f"- {_plain(name)}: {_plain(fact)}" for name, fact in run.facts.items())
     )
     if run.notebook is not None:
-        blocks.append(f"[The executed notebook]({_relative(run.notebook, base)})")
+        blocks.append(f"[The executed notebook]({_link(run.notebook, base)})")
     return blocks
 
 
@@ -144,6 +128,8 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", html.escape(one_line, quote=False))
 
 
-def _relative(path: Path, base: Path) -> str:
-    """Link to a file from a page in a folder."""
+def _link(path: Path | None, base: Path) -> str | None:
+    """Link to a file from a page in a folder; no scheme can stand in it."""
+    if path is None:
+        return None
     return quote(Path(os.path.relpath(path.resolve(), base.resolve())).as_posix())
