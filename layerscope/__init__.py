@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from layerscope._version import __version__
 
 if TYPE_CHECKING:
-    from layerscope import jupyter as widgets, plots, report, results, stats, testing
+    from layerscope import plots, report, results, stats, testing
     from layerscope.core import checkpoints, layers, metrics, perturb, session
     from layerscope.core.checkpoints import Series, open_series
     from layerscope.core.metrics import evaluate
@@ -57,7 +57,6 @@ __all__ = [
     "sweep",
     "testing",
     "train",
-    "widgets",
 ]
 
 # Where each public name lives: its module, and there its name; or a module alone.
@@ -89,7 +88,6 @@ _HOMES = {
     "sweep": ("core.sweep", "sweep"),
     "testing": ("testing", None),
     "train": ("zoo.training", "train"),
-    "widgets": ("jupyter", None),
 }
 
 

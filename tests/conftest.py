@@ -134,9 +134,9 @@ def same_global_generator() -> Iterator[None]:
 @pytest.fixture
 def explorer(trained: Series, few_digits: ImageData) -> Iterator[Any]:
     """On a run with three layers and the epochs 0, 1 and 2."""
-    from layerscope import widgets
+    from layerscope import LayerExplorer
 
-    made = widgets.LayerExplorer(trained, few_digits.test, device="cpu", batch_size=50)
+    made = LayerExplorer(trained, few_digits.test, device="cpu", batch_size=50)
     made.wait(60)
     yield made
     made.close()

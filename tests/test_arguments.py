@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 import layerscope
+from layerscope import errors
 from layerscope.cli import _options as options, _sweeping as sweeping, main
 from layerscope.cli._signature import arguments
 from layerscope.core import sweep as engine
@@ -117,3 +118,42 @@ def test_what_is_given_as_text_reaches_the_training(tmp_path, monkeypatch):
         "out": str(tmp_path), "record": [0, 2], "record_steps": [5], "seed": 3,
         "augment": "shift", "device": "cpu",
     }  # fmt: skip
+
+
+# A session.
+
+
+def shared(function):
+    """The arguments of a function that `sweep` has too, here and there."""
+    mine, theirs = (inspect.signature(each).parameters for each in (function, layerscope.sweep))
+    return {name: (mine[name], theirs[name]) for name in mine if name in theirs}
+
+
+def test_a_session_has_the_arguments_of_a_sweep():
+    for name, (mine, theirs) in shared(layerscope.Session).items():
+        assert mine == theirs, name  # kind, default and annotation
+    # What a sweep has besides is about all cells, which a session does not go through.
+    left = set(inspect.signature(layerscope.sweep).parameters) - set(shared(layerscope.Session))
+    assert left == {
+        "layers", "view", "perturbations", "draws", "out", "epochs", "whole", "decide",
+        "tolerance", "outcomes", "callback", "between", "show_progress",
+    }  # fmt: skip
+
+
+WRONG = {
+    "checkpoints": 3, "norms": "on", "metrics": ["eror"], "batch_size": 0, "device": "gpu",
+    "dtype": "int8", "seed": -1.5, "fresh": "x", "output": 1.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_sweep_refuses_is_refused_in_the_same_words(name, trained, few_digits):
+    from layerscope import models
+
+    options = {"device": "cpu", "checkpoints": trained, name: WRONG[name]}
+    said = set()
+    for function in (layerscope.sweep, layerscope.Session):
+        with pytest.raises(errors.LayerscopeError) as refused:
+            function(models.rebuild(trained), few_digits.test, **options)
+        said.add(str(refused.value))
+    assert len(said) == 1, said

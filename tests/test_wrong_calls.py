@@ -33,12 +33,11 @@ from layerscope import (
     results,
     stats,
     testing,
-    widgets,
 )
 from layerscope.cli import main
 from layerscope.core import stopping as sequential
 from layerscope.errors import LayerscopeError
-from layerscope.jupyter import _lab as explore
+from layerscope.jupyter import LayerExplorer, _lab as explore
 from layerscope.paper import gallery
 
 Recipe, Series, Session = layerscope.Recipe, layerscope.Series, layerscope.Session
@@ -120,11 +119,11 @@ def closed():
 
 
 def E(*given, **more):  # noqa: N802 - the explorer, wrongly
-    widgets.LayerExplorer(*given, **({"device": "cpu"} | more)).close()
+    LayerExplorer(*given, **({"device": "cpu"} | more)).close()
 
 
 def ef(ask):
-    explorer = widgets.LayerExplorer(net, pair, S, device="cpu")
+    explorer = LayerExplorer(net, pair, S, device="cpu")
     try:
         ask(explorer)
     finally:
@@ -561,7 +560,7 @@ WRONG = [
     # Session and evaluate
     ("S batch", lambda: SS(batch_size="64"), "batch_size is '64', a str"),
     ("S seed None", lambda: SS(seed=None), "seed is None"),
-    ("S metrics None", lambda: SS(metrics=None), "metrics holds None"),
+    ("S metrics None", lambda: SS(metrics=[None]), "metrics holds None"),
     ("S metrics fn", lambda: SS(metrics=[lambda z, y: z]), "metrics holds the function <lambda>"),
     ("S budget str", lambda: SS(budget="1GB"), "budget is '1GB', a str"),
     ("S budget neg", lambda: SS(budget=-1), "budget is -1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -53,9 +54,9 @@ class Session:
     model : nn.Module
         Lent, with the weights of the last checkpoint and in evaluation mode, until the session is
         closed; then it is as before. Not to be used otherwise in between.
-    data, checkpoints, metrics, batch_size, device, dtype, norms, seed, fresh, output
-        As for `layerscope.sweep`. A smaller batch gives a first estimate sooner. A sweep with the
-        same gives the same bits.
+    data, checkpoints, norms, metrics, batch_size, device, dtype, seed, fresh, output
+        As for `layerscope.sweep`, which with the same gives the same bits. A smaller batch gives a
+        first estimate sooner.
     budget : int, optional
         Bytes for what is computed once and kept; by default as much as can be spared.
 
@@ -90,12 +91,12 @@ class Session:
         model: nn.Module,
         data: Any,
         *,
-        checkpoints: Any,
-        metrics: Sequence[str | Metric] = ("error", "loss"),
-        batch_size: int = 500,
+        checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+        norms: Norms | str | Mapping[str, str] = "own",
+        metrics: Sequence[str | Metric] | None = None,
+        batch_size: int = 1000,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
-        norms: Norms | str | Mapping[str, str] = "own",
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
         output: Where = None,
@@ -106,19 +107,22 @@ class Session:
             budget = validate.integer(budget, "budget", 0, 2**30)
         series: Series = checkpoints_.open_series(checkpoints).fit(model)
         self.device = devices.resolve(device)
-        wanted, precision = metrics_.chosen(metrics), devices.precision(dtype)
-        read = reader(model, wanted, self.device, precision)
+        known = metrics_.chosen(metrics_.usual() if metrics is None else metrics)
+        precision = devices.precision(dtype)
+        read = reader(model, known, self.device, precision)
+        held = data_.Held(data, batch_size, self.device, read=read)
+        usual = metrics_.usual(positions=held.positions)
         self.plan = Plan(
             model=model,
             series=series,
             rows=rows(model, None, "leaf", Norms.of(norms), True),
             perturbations=[],
-            metrics=wanted,
+            metrics=metrics_.chosen(usual if metrics is None else metrics),
             epochs=recorded_epochs(series, None),
             draws=1,
             fresh=Fresh(model, series, fresh),
             seed=validate.integer(seed, "seed"),
-            data=data_.Held(data, batch_size, self.device, read=read),
+            data=held,
             device=self.device,
             dtype=precision,
             norms=Norms.of(norms),
