@@ -375,7 +375,7 @@ def decide(network: str, *, quick: bool) -> dict[str, object]:
         first, total = starts(model, lambda: model(inputs), 7)
     rows = {row.name: row for row in layers.rows(model, None, "leaf", layers.Norms.of("with"))}
     shares = [
-        1 - start(first, frozenset(map(layers.owner, rows[str(name)].tensors))) / total
+        1 - start(first, frozenset(map(layers.owner_name, rows[str(name)].tensors))) / total
         for name in ds.layer.values
     ]
     cells = int(computed.sum())

@@ -380,7 +380,7 @@ def _blocks(run: Run, network: Any, tokens: Tensor) -> Facts:
         frozenset(f"{stem}.{index}.{name}" for name in holders(block, 1000))
         for index, block in enumerate(blocks)
     ]
-    wanted, spent = metrics.chosen(("error", "loss")), dict.fromkeys(("plain", "replay"), 0.0)
+    wanted, spent = metrics.parse(("error", "loss")), dict.fromkeys(("plain", "replay"), 0.0)
     equal, scored, targets = True, 0.0, tokens.roll(-1, 1)
     with Recorder(network) as recorder:
         reference = recorder.record(call, groups)
@@ -397,7 +397,7 @@ def _blocks(run: Run, network: Any, tokens: Tensor) -> Facts:
                 spent["plain"] += ms
             equal = equal and torch.equal(outputs.logits, plain.logits)
             del plain
-            score = partial(metrics.outcomes, wanted, outputs, targets, reference)
+            score = partial(metrics.measure, wanted, outputs, targets, reference)
             _, scored = _once(run, score)
             recorder.forget(group)
     size = sum(p.numel() * p.element_size() for p in network.parameters())

@@ -171,7 +171,7 @@ def ours(
     recipe = layerscope.Recipe(epochs=1, lr=0.001, batch_size=size, autocast=kind)
     with (
         tempfile.TemporaryDirectory() as folder,
-        timed(checkpoints.Writer, "record") as written,
+        timed(checkpoints.SeriesWriter, "record") as written,
         timed(metrics, "evaluate") as evaluated,
         timed(loop.Loop, "_save") as saved,
     ):

@@ -178,9 +178,9 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path, content, message):
 
 
 def test_what_a_writer_records_comes_back(tmp_path):
-    writer = checkpoints.Writer(tmp_path, {"network": {"family": "fcn"}})
+    writer = checkpoints.SeriesWriter(tmp_path, {"network": {"family": "fcn"}})
     writer.record(3, state(1), {"test_error": 0.5})
-    again = checkpoints.Writer(tmp_path, {"seed": 1})  # goes on where the first stopped
+    again = checkpoints.SeriesWriter(tmp_path, {"seed": 1})  # goes on where the first stopped
     again.record(4, {"layer1.weight": state(2)["layer1.weight"].T}, {})
     series = open_series(tmp_path)
     assert series.epochs == (3, 4)
@@ -311,10 +311,10 @@ def test_reading_gives_copies():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_values_that_are_not_finite_are_counted_and_named(bad, dtype):
     tensors = {"n": torch.tensor(3), "a": torch.ones(3, dtype=dtype), "b": torch.ones(4).to(dtype)}
-    checkpoints.finite(tensors, "epoch 7")
+    checkpoints.require_finite(tensors, "epoch 7")
     tensors["b"][1:3] = bad
     with pytest.raises(CheckpointError, match="epoch 7: b holds 2 values that are NaN or infinite"):
-        checkpoints.finite(tensors, "epoch 7")
+        checkpoints.require_finite(tensors, "epoch 7")
 
 
 @given(
@@ -427,7 +427,7 @@ def test_without_the_start_layers_are_drawn_anew_but_not_set_back():
 
 
 def test_a_file_that_is_right_is_left_alone(tmp_path):
-    writer = checkpoints.Writer(tmp_path, {"unit": "step"})
+    writer = checkpoints.SeriesWriter(tmp_path, {"unit": "step"})
     writer.record(3, state(1), {})
     path = tmp_path / "step-0003.safetensors"
     before, content = path.stat().st_mtime_ns, path.read_bytes()

@@ -128,7 +128,7 @@ def test_sequences_hold_the_text(root):
     assert news.classes == news.tokenizer.vocab == 270
     assert news.name == "news+vocab=270+length=7"
     assert data.load(news.name, root).train.fingerprint == news.train.fingerprint
-    held = data.Held(news.test, 2, torch.device("cpu"))
+    held = data.FixedBatches(news.test, 2, torch.device("cpu"))
     assert held.count == len(news.test)
     counted = news.test.targets[news.test.targets != -100]
     assert held.chance == 1 - int(counted.bincount().max()) / len(counted)

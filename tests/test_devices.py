@@ -131,7 +131,7 @@ def test_batches_and_metrics_stay_where_the_network_is(network, order):
     sizes = []
     for inputs, targets in there.batches(4, shuffle):
         assert inputs.device == targets.device == CUDA
-        outputs = metrics.call(network, inputs)
+        outputs = metrics.run_network(network, inputs)
         assert outputs.device == CUDA
         for metric in OF_CLASSES:
             given = (outputs, targets, outputs)[: 2 + metric.uses_reference]
@@ -203,7 +203,7 @@ def test_outcomes_come_to_the_cpu_first_and_together(shape):
         with pytest.raises(AssertionError):
             outputs.double()
         wanted = OF_CLASSES
-        found = metrics.outcomes(wanted, outputs, targets, outputs)
+        found = metrics.measure(wanted, outputs, targets, outputs)
     for outcome in found.values():
         assert outcome.values.device.type == outcome.weights.device.type == "cpu"
         assert outcome.values.dtype == torch.double
@@ -215,7 +215,7 @@ def test_outcomes_of_numbers_come_to_the_cpu_together():
     outputs, targets = torch.zeros(6, 2, device=CUDA), torch.ones(6, 2, device=CUDA)
     wanted = [m for m in metrics.METRICS.values() if m not in OF_CLASSES]
     with NoDouble() as seen:
-        found = metrics.outcomes(wanted, outputs, targets, outputs)
+        found = metrics.measure(wanted, outputs, targets, outputs)
     assert found.keys() == {"mse", "bce"}
     assert seen.transfers == 1
 
@@ -238,7 +238,7 @@ def test_a_whole_cell_stays_on_the_device(network, monkeypatch):
         with swapper.swapped(kept):
             outputs = network(batch)
         assert seen.transfers == 0
-        found = metrics.outcomes(wanted, outputs, targets, reference)
+        found = metrics.measure(wanted, outputs, targets, reference)
         assert seen.transfers == 1
     assert reference.device == outputs.device == CUDA
     for outcome in found.values():

@@ -108,7 +108,7 @@ def test_every_redrawn_cell_equals_the_plain_way(pair, states):
     model = nasty(1)
     ds = layerscope.sweep(model, pair, checkpoints=states, draws=2, seed=3, batch_size=70)
     trained = plain.copy_with(model, states[5])
-    fresh = perturb.Fresh(model, open_series(states).fit(model))
+    fresh = perturb.Redraw(model, open_series(states).fit(model))
     for layer in layers.find(model):
         for draw in range(2):
             source = seeds.generator(3, layer.name, "rerandomize", results.NO_EPOCH, draw)
@@ -198,11 +198,11 @@ def wrapped(states):
 def test_streaming_gives_the_same_bits(pair, states, monkeypatch):
     batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
     whole = layerscope.sweep(nasty(1), batches, checkpoints=states)
-    held = engine.data_.Held
+    held = engine.data_.FixedBatches
     monkeypatch.setattr(
-        engine.data_, "Held", lambda *given, **more: held(*given, **more, limit=1200)
+        engine.data_, "FixedBatches", lambda *given, **more: held(*given, **more, limit=1200)
     )
-    assert engine.data_.Held(batches, 1, torch.device("cpu"))._held is None
+    assert engine.data_.FixedBatches(batches, 1, torch.device("cpu"))._held is None
     parts = layerscope.sweep(nasty(1), batches, checkpoints=states)
     assert whole.value.identical(parts.value)
     assert whole.baseline.identical(parts.baseline)
@@ -217,7 +217,7 @@ from layerscope.core.sweep import _loop as loop
 from layerscope.core.sweep._store import Parts
 
 torch.set_num_threads(1)
-write, outcomes = Parts.write, metrics.outcomes
+write, outcomes = Parts.write, metrics.measure
 
 def sweep(folder, kill_after):
     def counted(self, name, arrays):
@@ -232,7 +232,7 @@ def sweep(folder, kill_after):
             open(folder + ".log", "a").write(f"{targets[0]} ")
         return outcomes(wanted, outputs, targets, reference)
 
-    Parts.write, metrics.outcomes = counted, logged
+    Parts.write, metrics.measure = counted, logged
     nets = [models.build("fcn-2x8", seed=s, inputs=(6,), classes=7) for s in (0, 1, 2)]
     images = torch.randn(35, 6, generator=torch.Generator().manual_seed(0))
     batches = [(images[i::7], torch.full((5,), i)) for i in range(7)]
@@ -265,7 +265,7 @@ def test_a_killed_sweep_goes_on_to_the_same_dataset(tmp_path):
 
 def test_ctrl_c_keeps_finished_parts_and_goes_on(pair, states, tmp_path, monkeypatch):
     batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
-    outcomes, left = metrics.outcomes, [200]
+    outcomes, left = metrics.measure, [200]
 
     def interrupted(*given):
         if left[0] == 0:
@@ -273,7 +273,7 @@ def test_ctrl_c_keeps_finished_parts_and_goes_on(pair, states, tmp_path, monkeyp
         left[0] -= 1
         return outcomes(*given)
 
-    monkeypatch.setattr(metrics, "outcomes", interrupted)
+    monkeypatch.setattr(metrics, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt) as stop:
         layerscope.sweep(nasty(1), batches, checkpoints=states, out=tmp_path / "run")
     done = len(list((tmp_path / "run").glob("parts-*/*.npz")))
@@ -485,7 +485,7 @@ def test_every_view_and_rule_equals_the_plain_way(pair, view, norms):
     rows = layers.find(model, view, norms)
     assert sorted(ds.layer.values) == sorted([*(row.name for row in rows), results.FULL_MODEL])
     moved = 0
-    for row in [*rows, layers.whole(model, results.FULL_MODEL, norms)]:
+    for row in [*rows, layers.whole_network(model, results.FULL_MODEL, norms)]:
         changed = {name: states[0][name] for name in row.tensors}
         if "stem.weight" in changed:  # tied by memory, which a deep copy unties
             changed["back.weight"] = states[0]["stem.weight"].T

@@ -693,7 +693,7 @@ def check(case: Case, view: str, draws: int = 2) -> dict[str, Any]:
     trained = plain.copy_with(net, states[3])
     expected = by_hand(trained, batches)
     assert same(ds.baseline.values, expected)
-    rows.append(layers.whole(net, results.FULL_MODEL, layers.Norms()))
+    rows.append(layers.whole_network(net, results.FULL_MODEL, layers.Norms()))
     assert {row.name for row in rows} == set(ds.layer.values)
     differing = 0
     for row in rows:
@@ -714,7 +714,7 @@ def changes(net, row, states, draws):
         values = {name: state[name] for name in row.tensors if name in state}
         yield {"perturbation": "reinitialize", "epoch": epoch, "draw": 0}, values
     nowhere = {"epoch": results.NO_EPOCH}
-    fresh = perturb.Fresh(net, open_series(states).fit(net))
+    fresh = perturb.Redraw(net, open_series(states).fit(net))
     # A compiled network is drawn as what it was compiled from.
     bare = ".".join(part for part in row.name.split(".") if part != "_orig_mod")
     for draw in range(draws):

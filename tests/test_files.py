@@ -55,7 +55,7 @@ def same(a, b):
 
 def opened(path):
     """Everything that a user of the file would do with it."""
-    source = files.source(path, "here")
+    source = files.open_checkpoint(path, "here")
     found = source.signature()
     source.digest()
     return source.read(list(found))
@@ -63,7 +63,7 @@ def opened(path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_bit_and_type_comes_back(tmp_path, kind):
-    source = files.source(write(tmp_path, STATE, kind), "here")
+    source = files.open_checkpoint(write(tmp_path, STATE, kind), "here")
     assert source.signature() == {n: (tuple(t.shape), t.dtype) for n, t in STATE.items()}
     found = source.read(list(STATE))
     assert list(found) == list(STATE)
@@ -72,13 +72,13 @@ def test_every_bit_and_type_comes_back(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_read_is_a_copy(tmp_path, kind):
-    source = files.source(write(tmp_path, STATE, kind), "here")
+    source = files.open_checkpoint(write(tmp_path, STATE, kind), "here")
     digest = source.digest()
     first = source.read(["a.weight"])["a.weight"]
     first.zero_()
     assert same(source.read(["a.weight"])["a.weight"], STATE["a.weight"])
     assert source.digest() == digest
-    held = files.Memory(STATE, "here")
+    held = files.InMemory(STATE, "here")
     held.read(["a.weight"])["a.weight"].zero_()
     assert STATE["a.weight"].any()
 
@@ -114,7 +114,7 @@ def test_one_layer_is_read_without_the_rest(tmp_path, monkeypatch):
             return getattr(self.file, name)
 
     real = safetensors.safe_open
-    source = files.source(write(tmp_path, STATE, "safetensors"), "here")
+    source = files.open_checkpoint(write(tmp_path, STATE, "safetensors"), "here")
     monkeypatch.setattr(safetensors, "safe_open", Watched)
     source.signature()
     assert asked == []  # a signature reads the header only
@@ -139,14 +139,14 @@ def test_a_cut_file_says_how_long_it_should_be(tmp_path):
     size = path.stat().st_size
     os.truncate(path, size - 1)
     with pytest.raises(CheckpointError, match=f"is {size - 1:,} bytes long, expected {size:,}"):
-        files.source(path, "here")
+        files.open_checkpoint(path, "here")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_any_bit_flipped_it_is_refused_or_read(tmp_path, kind):
     path = write(tmp_path, {"w": torch.ones(2, 3), "n": torch.tensor(1)}, kind)
     whole = path.read_bytes()
-    digest = files.source(path, "here").digest()
+    digest = files.open_checkpoint(path, "here").digest()
     chance = random.Random(0)
     for at in range(0, len(whole), 1 + len(whole) // 700):
         flipped = bytearray(whole)
@@ -161,7 +161,7 @@ def test_with_any_bit_flipped_it_is_refused_or_read(tmp_path, kind):
                 said = str(error)
             else:
                 said = ""
-                assert files.source(path, "here").digest() != digest
+                assert files.open_checkpoint(path, "here").digest() != digest
         assert not said or str(path) in said
         assert "weights_only" not in said
 
@@ -203,7 +203,7 @@ def test_a_header_that_claims_to_be_huge_takes_no_memory(tmp_path):
     path = tmp_path / "huge.safetensors"
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
     with pytest.raises(CheckpointError, match=r"huge\.safetensors \(10 bytes\) is truncated"):
-        files.source(path, "here")
+        files.open_checkpoint(path, "here")
 
 
 @pytest.mark.parametrize(
@@ -230,16 +230,16 @@ def test_what_is_no_checkpoint_at_all_is_recognised(tmp_path, suffix, content, m
     path = tmp_path / f"download{suffix}"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"download\{suffix} is.*{message}|{message}"):
-        files.source(path, "here")
+        files.open_checkpoint(path, "here")
 
 
 def test_a_folder_and_a_missing_file_are_named(tmp_path):
     with pytest.raises(
         CheckpointError, match=f"the folder {tmp_path} holds no weights; .*model.safet"
     ):
-        files.source(tmp_path, "here")
+        files.open_checkpoint(tmp_path, "here")
     with pytest.raises(CheckpointError, match=r"can't read .*gone\.pt: No such file"):
-        files.source(tmp_path / "gone.pt", "here")
+        files.open_checkpoint(tmp_path / "gone.pt", "here")
 
 
 class Trap:
@@ -298,7 +298,7 @@ def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, content):
 @pytest.mark.parametrize("change", ["shorter", "rewritten", "gone"])
 def test_a_file_that_changes_while_open_is_refused(tmp_path, kind, change):
     path = write(tmp_path, STATE, kind)
-    source = files.source(path, "here")
+    source = files.open_checkpoint(path, "here")
     source.read(["half"])
     if change == "shorter":
         os.truncate(path, path.stat().st_size // 2)
@@ -323,15 +323,15 @@ def test_a_file_that_changes_while_open_is_refused(tmp_path, kind, change):
 )
 def test_what_is_no_source_is_refused(item, message):
     with pytest.raises(CheckpointError, match=message):
-        files.source(item, "here")
+        files.open_checkpoint(item, "here")
 
 
 def test_sources_of_all_kinds_agree(tmp_path):
     net = nn.Linear(3, 2)
-    a = files.source(net, "here")
-    b = files.source(net.state_dict(), "here")
-    c = files.source(str(write(tmp_path, net.state_dict(), "zip")), "here")
-    assert files.source(c, "elsewhere") is c
+    a = files.open_checkpoint(net, "here")
+    b = files.open_checkpoint(net.state_dict(), "here")
+    c = files.open_checkpoint(str(write(tmp_path, net.state_dict(), "zip")), "here")
+    assert files.open_checkpoint(c, "elsewhere") is c
     assert a.signature() == b.signature() == c.signature()
     assert a.digest() == b.digest()
 
@@ -427,7 +427,7 @@ def shard(folder, kind="safetensors", files=2):
 @pytest.mark.parametrize("given", ["folder", "index"])
 def test_weights_in_several_files_are_one_checkpoint(tmp_path, kind, given):
     index = shard(tmp_path, kind)
-    source = files.source(tmp_path if given == "folder" else index, "here")
+    source = files.open_checkpoint(tmp_path if given == "folder" else index, "here")
     assert source.signature().keys() == STATE.keys()
     found = source.read(list(STATE))
     assert all(same(found[name], STATE[name]) for name in STATE)
@@ -437,11 +437,11 @@ def test_weights_in_several_files_are_one_checkpoint(tmp_path, kind, given):
     content = bytearray(one.read_bytes())
     content[-1] ^= 1
     one.write_bytes(content)
-    assert files.source(index, "here").digest() != digest
+    assert files.open_checkpoint(index, "here").digest() != digest
 
 
 def test_one_layer_of_several_files_is_read_from_its_own_alone(tmp_path):
-    source = files.source(shard(tmp_path), "here")
+    source = files.open_checkpoint(shard(tmp_path), "here")
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     assert same(source.read(["a.weight"])["a.weight"], STATE["a.weight"])
     with pytest.raises(CheckpointError, match=r"can't read .*model-00002-of-00002"):
@@ -454,17 +454,17 @@ def test_an_index_that_does_not_hold_is_refused(tmp_path):
     for name in ("../model-00001-of-00002.safetensors", "/etc/passwd", index.name, ".."):
         index.write_text(json.dumps({"weight_map": {"a.weight": name}}))
         with pytest.raises(CheckpointError, match="is no index of weights"):
-            files.source(index, "here")
+            files.open_checkpoint(index, "here")
     for content in ("{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "\xff"):
         index.write_text(content, encoding="latin-1")
         with pytest.raises(CheckpointError, match="is no index of weights"):
-            files.source(index, "here")
+            files.open_checkpoint(index, "here")
     index.write_text(json.dumps({"weight_map": entries | {"b": "model-3.safetensors"}}))
     with pytest.raises(CheckpointError, match=r"3 files, of which 1 are missing.*model-3\."):
-        files.source(index, "here")
+        files.open_checkpoint(index, "here")
     index.write_text(json.dumps({"weight_map": entries | {"b": entries["half"]}}))
     with pytest.raises(CheckpointError, match=r"says that b is in model-00001.*it is not"):
-        files.source(index, "here").signature()
+        files.open_checkpoint(index, "here").signature()
 
 
 def test_the_safe_form_in_a_folder_comes_first(tmp_path):
@@ -507,18 +507,18 @@ def test_a_revision_is_fetched_in_the_safe_form_where_there_is_one(tmp_path, hub
 
 def test_a_revision_that_is_not_there_is_named(tmp_path, hub):
     with pytest.raises(CheckpointError, match=r"can't fetch org/net@main: Revision Not Found") as e:
-        files.source("org/net@main", "here")
+        files.open_checkpoint("org/net@main", "here")
     assert "URL" not in str(e.value)
     (tmp_path / "cache" / "org" / "net" / "main").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="org/net@main holds no weights"):
-        files.source("org/net@main", "here")
+        files.open_checkpoint("org/net@main", "here")
     assert len(hub) == 3
 
 
 def test_without_the_hubs_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"install layerscope\[huggingface\]"):
-        files.source("org/net@step1", "here")
+        files.open_checkpoint("org/net@step1", "here")
 
 
 def test_a_file_that_is_there_comes_before_the_hub(tmp_path, monkeypatch, hub):

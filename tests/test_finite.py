@@ -85,17 +85,17 @@ def test_outputs_that_are_nan_are_wrong_and_counted(pair, bias):
 
 def test_nothing_agrees_with_outputs_that_are_nan():
     nan = torch.tensor([[float("nan"), 1.0]])
-    found = metrics.outcomes(metrics.chosen("agreement"), nan, None, nan)["agreement"]
+    found = metrics.measure(metrics.parse("agreement"), nan, None, nan)["agreement"]
     assert found.values.tolist() == [0]
 
 
 def test_a_class_that_is_ruled_out_is_no_number_that_is_missing():
     out = torch.tensor([[0.0, -np.inf], [np.inf, 0.0], [-np.inf, -np.inf], [0, np.nan], [1, 0]])
-    found = metrics.outcomes([metrics.NOT_FINITE], out, None)["not finite"]
+    found = metrics.measure([metrics.NOT_FINITE], out, None)["not finite"]
     assert found.values.tolist() == [0, 1, 1, 1, 0]
     # Padding does not count, whatever the network gives there.
     targets = torch.tensor([[0, -100, -100, -100, 1]])
-    found = metrics.outcomes([metrics.NOT_FINITE], out[None], targets)["not finite"]
+    found = metrics.measure([metrics.NOT_FINITE], out[None], targets)["not finite"]
     assert found.values.tolist() == [0]
 
 

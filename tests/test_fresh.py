@@ -13,7 +13,7 @@ from torch import nn
 from layerscope import layers
 from layerscope.base import seeds
 from layerscope.core.checkpoints import open_series
-from layerscope.core.perturb import Fresh, _likeness as likeness
+from layerscope.core.perturb import Redraw, _likeness as likeness
 
 
 def drawn(make, name, still=()):
@@ -26,7 +26,7 @@ def drawn(make, name, still=()):
         n: t.clone() if n in still or not t.is_floating_point() else 3 * t + 7
         for n, t in start.items()
     }
-    source = Fresh(model, open_series({0: start, 5: late}).fit(model))
+    source = Redraw(model, open_series({0: start, 5: late}).fit(model))
     leaf = next(layer for layer in layers.find(model) if layer.name == name)
     one, two = (source.draw(leaf, seeds.generator("fresh", n)) for n in range(2))
     assert one.keys() == set(leaf.tensors)
@@ -327,7 +327,7 @@ def test_clean_initialisers_raise_no_alarm():
                 tensor.data = dist.sample(tensor.shape)
         start = copy.deepcopy(net.state_dict())
         late = {n: t * 3 + 7 if t.is_floating_point() else t for n, t in start.items()}
-        source = Fresh(net, open_series({0: start, 5: late}).fit(net))
+        source = Redraw(net, open_series({0: start, 5: late}).fit(net))
         found = {layer.name: source.origin(layer) for layer in layers.find(net)}
         assert found.pop("6") == "empirical"
         assert set(found.values()) == {"reset_parameters"}, (seed, found)

@@ -23,7 +23,7 @@ from torch import nn
 import layerscope
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Perturbation
-from layerscope.core.perturb._code import Description, digest
+from layerscope.core.perturb._code import Fingerprint, fingerprint
 from layerscope.errors import ResultError
 
 helpers = types.ModuleType("helpers")
@@ -345,7 +345,7 @@ sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 import test_identity as t
 if sys.argv[2] == "values":
-    print(json.dumps([t.digest(t.value(seed)) for seed in range(60)]))
+    print(json.dumps([t.fingerprint(t.value(seed)) for seed in range(60)]))
 elif sys.argv[2] == "processor":
     print(devices.arithmetic(torch.device("cpu"))["processor"])
 else:
@@ -395,7 +395,7 @@ def value(seed):
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_another_process_gives_the_same_digests(seed):
     found = json.loads(child("values", PYTHONHASHSEED=seed))
-    assert found == [digest(value(number)) for number in range(60)]
+    assert found == [fingerprint(value(number)) for number in range(60)]
     assert len(set(found)) > 50
 
 
@@ -411,8 +411,8 @@ def test_instructions_of_the_processor_are_compared():
 
 @given(st.integers(0, 10_000))
 def test_equal_values_have_equal_digests(seed):
-    assert digest(value(seed)) == digest(value(seed))
-    assert digest(copy.deepcopy(value(seed))) == digest(value(seed))
+    assert fingerprint(value(seed)) == fingerprint(value(seed))
+    assert fingerprint(copy.deepcopy(value(seed))) == fingerprint(value(seed))
 
 
 LEAVES = st.one_of(
@@ -430,7 +430,7 @@ NESTED = st.recursive(
 @given(NESTED, NESTED)
 def test_what_differs_has_another_digest(one, other):
     told = [repr(each).replace("tensor", "") for each in (one, other)]
-    same = digest(one) == digest(other)
+    same = fingerprint(one) == fingerprint(other)
     if same:
         assert told[0] == told[1]
 
@@ -441,6 +441,6 @@ def test_what_can_not_be_described_is_named(pair, tmp_path):
     with pytest.warns(UserWarning, match=r"the metric 'mine' uses a _thread\.lock: that can't be"):
         ds = sweep(tmp_path, pair, **options)
     assert json.loads(ds.attrs["not_described"]) == ["the metric 'mine' uses a _thread.lock"]
-    assert Description([lock, lock]).opaque == ["_thread.lock"]
-    assert not Description(file).opaque
+    assert Fingerprint([lock, lock]).opaque == ["_thread.lock"]
+    assert not Fingerprint(file).opaque
     assert sweep(tmp_path / "other", pair).attrs["not_described"] in ("[]", [])

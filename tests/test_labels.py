@@ -222,8 +222,11 @@ def swept(net, given, **options):
 def test_padding_that_ends_texts_too_is_not_taken_for_their_end():
     """The end of a text is a target where it is read, and none where it fills the text up."""
     net, (ids, mask) = made("GPT2"), texts()
-    held = data.Held(
-        [pair(ids, mask)], 4, torch.device("cpu"), read=lambda *_: data.Reading(True, shifted=True)
+    held = data.FixedBatches(
+        [pair(ids, mask)],
+        4,
+        torch.device("cpu"),
+        read=lambda *_: data.BatchReader(True, shifted=True),
     )
     _, targets = held.first
     for row in range(6):
@@ -368,12 +371,12 @@ def test_texts_of_our_own_stay():
     ids = torch.randint(2, VOCAB, (40, 8), generator=torch.Generator().manual_seed(0))
     targets = torch.full_like(ids, -100)
     targets[:, :-1] = ids[:, 1:]
-    held = data.Held((ids, targets), 8, torch.device("cpu"), read=read_for(net))
+    held = data.FixedBatches((ids, targets), 8, torch.device("cpu"), read=read_for(net))
     assert all(torch.equal(a, b) for a, b in zip((ids[:8], targets[:8]), held.first, strict=True))
 
 
 def read_for(net):
-    return lambda i, t: metrics.reading(net, metrics.call, i, t, metrics.chosen("error"))
+    return lambda i, t: metrics.infer_reader(net, metrics.run_network, i, t, metrics.parse("error"))
 
 
 @pytest.mark.filterwarnings("ignore:targets equal the tokens")

@@ -51,7 +51,7 @@ def test_scores_equal_a_plain_computation_to_the_last_bit(trained, few_digits, b
 def tally(*values, dtype=torch.float32) -> Tally:
     """Add up one value per example through a metric that returns its outputs."""
     column = torch.tensor(values, dtype=dtype).unsqueeze(1)
-    return Tally.of(metrics.outcomes([FIRST], column, None)["first"])
+    return Tally.of(metrics.measure([FIRST], column, None)["first"])
 
 
 FIRST = Metric("first", "first output", lambda outputs, _: outputs[..., 0], needs_targets=False)
@@ -157,7 +157,7 @@ NAMES = ("error", "accuracy", "loss", "perplexity", "top2_error", "agreement", "
 def test_outcomes_are_sums_over_the_counted_positions(shape, missing):
     outputs, targets, reference = scored(shape, 3, missing)
     counted = (targets != -100).numpy()
-    found = metrics.outcomes(metrics.chosen(NAMES), outputs, targets, reference)
+    found = metrics.measure(metrics.parse(NAMES), outputs, targets, reference)
     assert list(found) == list(NAMES)
     for name, outcome in found.items():
         assert outcome.values.dtype == outcome.weights.dtype == torch.double
@@ -198,7 +198,7 @@ def test_calibration_error_is_that_of_its_definition(shape, seed):
     outputs, targets, _ = scored(shape, seed, missing=0.2)
     found = Tally()
     for part, wanted in zip(outputs.split(70), targets.split(70), strict=True):
-        found += Tally.of(metrics.outcomes(metrics.chosen("calibration_error"), part, wanted)[CE])
+        found += Tally.of(metrics.measure(metrics.parse("calibration_error"), part, wanted)[CE])
     assert found.mean == pytest.approx(calibration_by_hand(outputs, targets), rel=1e-12)
 
 
@@ -208,45 +208,45 @@ CE = "calibration_error"
 def test_calibration_error_at_the_edges_of_bins_and_of_nan():
     # Sure and right: no error. Half sure of two, wrong: 0.5, in the bin that is closed at 8/15.
     sure = torch.tensor([[200.0, 0.0], [0.0, 200.0]])
-    ends = metrics.outcomes(metrics.chosen(CE), sure, torch.tensor([0, 1]))[CE]
+    ends = metrics.measure(metrics.parse(CE), sure, torch.tensor([0, 1]))[CE]
     assert Tally.of(ends).mean == 0.0
-    even = metrics.outcomes(metrics.chosen(CE), torch.zeros(1, 2), torch.tensor([1]))[CE]
+    even = metrics.measure(metrics.parse(CE), torch.zeros(1, 2), torch.tensor([1]))[CE]
     assert even.bins[0].nonzero().item() == 7
     assert Tally.of(even).mean == 0.5
-    strange = metrics.outcomes(metrics.chosen(CE), sure * math.nan, torch.tensor([0, 1]))[CE]
+    strange = metrics.measure(metrics.parse(CE), sure * math.nan, torch.tensor([0, 1]))[CE]
     assert math.isnan(Tally.of(strange).mean)
     # A confidence that is an edge belongs to the bin below it; 0 to the first.
     edges = torch.linspace(0, 1, 5, dtype=torch.double)
     both = lambda z, _: torch.stack([z[:, 0] * 0, z[:, 0]])  # noqa: E731 - in one line
     quarters = Metric("q", "", both, needs_targets=False, bins=4)
-    bins = metrics.outcomes([quarters], edges.unsqueeze(1), None)["q"].bins
+    bins = metrics.measure([quarters], edges.unsqueeze(1), None)["q"].bins
     np.testing.assert_array_equal(-bins.sum(0), [0.25, 0.5, 0.75, 1.0])
 
 
 def test_top_k_takes_any_k_and_no_more_than_there_are_classes():
     outputs, targets, _ = scored((50, 6), 1)
-    found = metrics.outcomes(
-        metrics.chosen(["error", *(f"top{k}_error" for k in range(1, 7))]), outputs, targets
+    found = metrics.measure(
+        metrics.parse(["error", *(f"top{k}_error" for k in range(1, 7))]), outputs, targets
     )
     rates = [Tally.of(outcome).mean for outcome in found.values()]
     assert rates[0] == rates[1]
     assert sorted(rates[1:], reverse=True) == rates[1:]
     assert rates[-1] == 0.0
     with pytest.raises(DataError, match=r"top7_error came with 6 classes.*smaller"):
-        metrics.outcomes(metrics.chosen("top7_error"), outputs, targets)
+        metrics.measure(metrics.parse("top7_error"), outputs, targets)
     ties = torch.zeros(3, 6)
     kept = ties.topk(2, -1).indices
-    missed = metrics.outcomes(metrics.chosen("top2_error"), ties, kept[:, 1])["top2_error"]
+    missed = metrics.measure(metrics.parse("top2_error"), ties, kept[:, 1])["top2_error"]
     assert missed.values.tolist() == [0.0] * 3
     for name in ("top0_error", "top_error", "top-1_error", "top5_accuracy", "top05_error"):
         with pytest.raises(OptionError, match=f"no metric '{name}'"):
-            metrics.chosen(name)
+            metrics.parse(name)
 
 
 def test_agreement_and_cosine_with_itself_are_one():
     outputs, _, _ = scored((500, 10), 2)
     for form in (outputs, outputs.half(), outputs.bfloat16(), outputs.double()):
-        found = metrics.outcomes(metrics.chosen(LABEL_FREE), form, None, form)
+        found = metrics.measure(metrics.parse(LABEL_FREE), form, None, form)
         assert set(found["agreement"].values.tolist()) == {1.0}
         assert 1 - 1e-6 < found["cosine"].values.min() <= found["cosine"].values.max() <= 1
 
@@ -256,9 +256,9 @@ def test_agreement_and_cosine_with_itself_are_one():
     [name for name, metric in metrics.METRICS.items() if metric.classes and name != "top5_error"],
 )
 def test_bounds_hold_for_every_position(name):
-    (metric,) = metrics.chosen(name)
+    (metric,) = metrics.parse(name)
     outputs, targets, reference = scored((2000, 3), 5)
-    values = metrics.outcomes([metric], 9 * outputs, targets, reference)[name].values
+    values = metrics.measure([metric], 9 * outputs, targets, reference)[name].values
     if metric.bounds:
         assert metric.bounds[0] <= values.min() <= values.max() <= metric.bounds[1]
     else:
@@ -268,9 +268,9 @@ def test_bounds_hold_for_every_position(name):
 @pytest.mark.parametrize("name", [*NAMES, CE])
 def test_values_do_not_depend_on_what_else_is_measured(name):
     outputs, targets, reference = scored((30, 4, 6), 8, 0.3)
-    alone = metrics.outcomes(metrics.chosen(name), outputs, targets, reference)[name]
+    alone = metrics.measure(metrics.parse(name), outputs, targets, reference)[name]
     others = [*NAMES, CE, "top5_error", Metric("int", "", lambda z, _: z[..., 0].long())]
-    among = metrics.outcomes(metrics.chosen(others), outputs, targets, reference)[name]
+    among = metrics.measure(metrics.parse(others), outputs, targets, reference)[name]
     assert torch.equal(alone.values, among.values)
     assert torch.equal(alone.weights, among.weights)
     assert Tally.of(alone) == Tally.of(among)
@@ -280,7 +280,7 @@ def test_whole_numbers_are_not_rounded_beside_others():
     large = 2**24 + 1  # no float32
     big = Metric("big", "", lambda z, _: torch.full(z.shape[:-1], large))
     outputs, targets, _ = scored((4, 3), 0)
-    found = metrics.outcomes([*metrics.chosen(["error", "loss"]), big], outputs, targets)
+    found = metrics.measure([*metrics.parse(["error", "loss"]), big], outputs, targets)
     assert found["big"].values.tolist() == [large] * 4
 
 
@@ -291,8 +291,8 @@ def test_whole_numbers_are_not_rounded_beside_others():
 @settings(max_examples=25)
 def test_standard_errors_of_sequences_are_those_of_the_jackknife(seed, name):
     outputs, targets, _ = scored((400, 5, 4), seed, 0.5)
-    (metric,) = metrics.chosen(name)
-    outcome = metrics.outcomes([metric], outputs, targets)[name]
+    (metric,) = metrics.parse(name)
+    outcome = metrics.measure([metric], outputs, targets)[name]
     weights = outcome.weights.numpy()
     parts = (outcome.values[:, None] if outcome.bins is None else outcome.bins).numpy()
     left = (parts.sum(0) - parts) / (weights.sum() - weights)[:, None]
@@ -305,7 +305,7 @@ def test_standard_errors_of_sequences_are_those_of_the_jackknife(seed, name):
 
 def test_standard_error_of_the_calibration_error_of_single_positions():
     outputs, targets, _ = scored((3000, 4), 6)
-    found = Tally.of(metrics.outcomes(metrics.chosen(CE), outputs, targets)[CE])
+    found = Tally.of(metrics.measure(metrics.parse(CE), outputs, targets)[CE])
     gaps = (outputs.argmax(-1) == targets).double() - outputs.softmax(-1).amax(-1).double()
     expected = math.sqrt((float((gaps**2).mean()) - found.mean**2) / 2999)
     assert found.standard_error == pytest.approx(expected, rel=1e-9)
@@ -314,9 +314,9 @@ def test_standard_error_of_the_calibration_error_of_single_positions():
 def test_examples_without_a_target_are_as_if_they_were_not_there():
     outputs, targets, reference = scored((90, 5), 4, 0.3)
     known = targets != -100
-    wanted = metrics.chosen([*NAMES, CE])
-    some = metrics.outcomes(wanted, outputs, targets, reference)
-    rest = metrics.outcomes(wanted, outputs[known], targets[known], reference[known])
+    wanted = metrics.parse([*NAMES, CE])
+    some = metrics.measure(wanted, outputs, targets, reference)
+    rest = metrics.measure(wanted, outputs[known], targets[known], reference[known])
     for name in some:
         mine, other = Tally.of(some[name]), Tally.of(rest[name])
         assert mine.count == other.count == int(known.sum())
@@ -331,7 +331,7 @@ def test_perplexity_weighs_tokens_and_not_sequences():
     kept = targets != -100
     expected = nn.functional.cross_entropy(outputs[kept].double(), targets[kept]).exp()
     assert found["perplexity"].mean == pytest.approx(float(expected), rel=1e-6)
-    huge = metrics.outcomes(metrics.chosen("perplexity"), 5e3 * torch.eye(2), torch.tensor([1, 0]))
+    huge = metrics.measure(metrics.parse("perplexity"), 5e3 * torch.eye(2), torch.tensor([1, 0]))
     assert Tally.of(huge["perplexity"]).mean == math.inf
     assert math.isnan(Tally.of(huge["perplexity"]).standard_error)
 
@@ -339,11 +339,11 @@ def test_perplexity_weighs_tokens_and_not_sequences():
 def test_a_metric_of_ones_own_may_finish_its_mean():
     root = Metric("rms", "", lambda z, _: z[:, 0] ** 2, finish=math.sqrt)
     values = torch.tensor([[1.0], [2.0], [3.0]])
-    found = Tally.of(metrics.outcomes([root], values, torch.zeros(3).long())["rms"])
+    found = Tally.of(metrics.measure([root], values, torch.zeros(3).long())["rms"])
     assert found.mean == math.sqrt(14 / 3)
     assert math.isnan(found.standard_error)
     sloped = dataclasses.replace(root, slope=lambda mean: -0.5 / math.sqrt(mean))
-    found = Tally.of(metrics.outcomes([sloped], values, torch.zeros(3).long())["rms"])
+    found = Tally.of(metrics.measure([sloped], values, torch.zeros(3).long())["rms"])
     spread = np.std([1, 4, 9], ddof=1) / math.sqrt(3)
     assert found.standard_error == pytest.approx(0.5 / math.sqrt(14 / 3) * spread, rel=1e-12)
 
@@ -351,9 +351,9 @@ def test_a_metric_of_ones_own_may_finish_its_mean():
 @given(seed=st.integers(0, 10_000), shape=st.sampled_from([(60, 5), (30, 4, 5)]))
 def test_differences_are_paired(seed, shape):
     outputs, targets, reference = scored(shape, seed, 0.2)
-    wanted = metrics.chosen([*NAMES, CE])
-    ours = metrics.outcomes(wanted, outputs, targets, reference)
-    theirs = metrics.outcomes(wanted, reference, targets, reference)
+    wanted = metrics.parse([*NAMES, CE])
+    ours = metrics.measure(wanted, outputs, targets, reference)
+    theirs = metrics.measure(wanted, reference, targets, reference)
     for name in NAMES:
         paired = Tally.of_difference(ours[name], theirs[name])
         if name == "perplexity":
@@ -372,16 +372,16 @@ def test_differences_are_paired(seed, shape):
 
 def test_the_difference_from_itself_is_nil():
     outputs, targets, _ = scored((60, 5), 0, 0.1)
-    outcome = metrics.outcomes(metrics.chosen("loss"), outputs, targets)["loss"]
+    outcome = metrics.measure(metrics.parse("loss"), outputs, targets)["loss"]
     paired = Tally.of_difference(outcome, outcome)
     assert (paired.mean, paired.standard_error, paired.count) == (0.0, 0.0, Tally.of(outcome).count)
 
 
 def test_differences_over_other_examples_are_refused():
     outputs, targets, _ = scored((6, 5), 0)
-    mine = metrics.outcomes(metrics.chosen("error"), outputs, targets)["error"]
+    mine = metrics.measure(metrics.parse("error"), outputs, targets)["error"]
     for other in (targets.where(torch.arange(6) > 0, -100), targets[1:]):
-        theirs = metrics.outcomes(metrics.chosen("error"), outputs[-len(other) :], other)["error"]
+        theirs = metrics.measure(metrics.parse("error"), outputs[-len(other) :], other)["error"]
         with pytest.raises(DataError, match=r"6 positions of 6 examples and 5 .*same examples"):
             Tally.of_difference(mine, theirs)
 
@@ -389,8 +389,8 @@ def test_differences_over_other_examples_are_refused():
 @pytest.mark.parametrize("name", [*NAMES, CE])
 def test_the_plain_form_loses_nothing(name):
     outputs, targets, reference = scored((60, 3, 5), 1, 0.2)
-    (metric,) = metrics.chosen(name)
-    kept = Tally.of(metrics.outcomes([metric], outputs, targets, reference)[name])
+    (metric,) = metrics.parse(name)
+    kept = Tally.of(metrics.measure([metric], outputs, targets, reference)[name])
     numbers = json.loads(json.dumps(kept.to_list()))
     assert all(type(number) is float for number in kept.to_list())
     again = Tally.from_list(numbers, metric)
@@ -407,17 +407,17 @@ def test_the_plain_form_loses_nothing(name):
 
 def test_targets_and_references_are_asked_for_by_name():
     outputs, targets, reference = scored((6, 5), 0)
-    wanted = metrics.chosen(["error", "agreement", "loss", "cosine"])
+    wanted = metrics.parse(["error", "agreement", "loss", "cosine"])
     with pytest.raises(OptionError, match=r"^error, loss can't be measured without targets"):
-        metrics.outcomes(wanted, outputs, None, reference)
+        metrics.measure(wanted, outputs, None, reference)
     with pytest.raises(OptionError, match=r"^agreement, cosine can't .* the unperturbed"):
-        metrics.outcomes(wanted, outputs, targets)
-    found = metrics.outcomes(metrics.chosen(LABEL_FREE), {"logits": outputs}, None, (reference,))
+        metrics.measure(wanted, outputs, targets)
+    found = metrics.measure(metrics.parse(LABEL_FREE), {"logits": outputs}, None, (reference,))
     assert found["cosine"].weights.tolist() == [1.0] * 6
     with pytest.raises(DataError, match=r"reference of shape \(5, 5\)"):
-        metrics.outcomes(wanted, outputs, targets, reference[1:])
+        metrics.measure(wanted, outputs, targets, reference[1:])
     with pytest.raises(DataError, match="came with none"):
-        metrics.outcomes(metrics.chosen("agreement"), outputs[:, 0], None, reference[:, 0])
+        metrics.measure(metrics.parse("agreement"), outputs[:, 0], None, reference[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_a_metric_that_returns_the_wrong_shape_is_named(returned):
     with pytest.raises(
         DataError, match=r"the metric 'odd' returned shape .*per position, \(6, 4\)"
     ):
-        metrics.outcomes([odd], torch.zeros(6, 4, 5), torch.zeros(6, 4).long())
+        metrics.measure([odd], torch.zeros(6, 4, 5), torch.zeros(6, 4).long())
 
 
 def test_a_metric_may_give_one_value_per_sequence():
@@ -436,7 +436,7 @@ def test_a_metric_may_give_one_value_per_sequence():
     outputs, targets, _ = scored((8, 2, 3), 0)
     targets[0] = -100
     targets[1] = outputs[1].argmax(-1)
-    found = metrics.outcomes([whole, *metrics.chosen("error")], outputs, targets)
+    found = metrics.measure([whole, *metrics.parse("error")], outputs, targets)
     assert found["whole"].weights.tolist() == [0.0] + [1.0] * 7
     assert found["whole"].values[:2].tolist() == [0.0, 1.0]
     assert found["error"].weights.tolist() == [0.0] + [2.0] * 7
@@ -444,7 +444,7 @@ def test_a_metric_may_give_one_value_per_sequence():
 
 def test_real_valued_targets_count_whatever_they_are():
     square = Metric("square", "", lambda z, y: (z[:, 0] - y) ** 2)
-    found = metrics.outcomes([square], torch.zeros(2, 1), torch.tensor([-100.0, 1.0]))["square"]
+    found = metrics.measure([square], torch.zeros(2, 1), torch.tensor([-100.0, 1.0]))["square"]
     assert (found.values.tolist(), found.weights.tolist()) == ([1e4, 1.0], [1.0, 1.0])
 
 
@@ -526,7 +526,7 @@ class Outputs(dict):
 )
 def test_logits_are_found(wrap):
     z = torch.randn(3, 2)
-    assert metrics.logits(wrap(z)) is z
+    assert metrics.find_logits(wrap(z)) is z
 
 
 @pytest.mark.parametrize(
@@ -534,13 +534,13 @@ def test_logits_are_found(wrap):
 )
 def test_outputs_without_logits_are_refused(outputs):
     with pytest.raises(DataError, match=f"returned a {type(outputs).__name__}.* no logits"):
-        metrics.logits(outputs)
+        metrics.find_logits(outputs)
 
 
 @pytest.mark.parametrize("wrap", [lambda z: z.mean(), lambda z: (z.mean(), z)])
 def test_a_loss_in_place_of_logits_is_refused(wrap):
     with pytest.raises(DataError, match=r"returned a (single number|tuple of 2), and no logits"):
-        metrics.logits(wrap(torch.randn(3, 2)))
+        metrics.find_logits(wrap(torch.randn(3, 2)))
 
 
 def test_inputs_may_be_arguments_and_keywords():
@@ -550,7 +550,7 @@ def test_inputs_may_be_arguments_and_keywords():
 
     a, b, y = torch.eye(3), torch.zeros(3, 3), torch.arange(3)
     for inputs in ((a, b), [a, b], {"b": b, "a": a}):
-        assert torch.equal(metrics.call(Two(), inputs), a)
+        assert torch.equal(metrics.run_network(Two(), inputs), a)
         tallies = metrics.evaluate(Two(), [(inputs, y), (inputs, y)], ["error"], device="cpu")
         assert (tallies["error"].mean, tallies["error"].count) == (0.0, 6)
 
@@ -572,10 +572,10 @@ def test_shapes_that_do_not_go_together_are_refused(outputs, targets):
 
 def test_metrics_by_name_and_ones_own():
     margin = Metric("margin", "largest logit", lambda z, _: z.max(-1).values)
-    assert [m.name for m in metrics.chosen(["loss", margin])] == ["loss", "margin"]
-    assert [m.name for m in metrics.chosen("loss")] == ["loss"]
+    assert [m.name for m in metrics.parse(["loss", margin])] == ["loss", "margin"]
+    assert [m.name for m in metrics.parse("loss")] == ["loss"]
     model = models.build("fcn-1x4", inputs=(3,), classes=2)
     found = metrics.evaluate(model, PAIR, margin, device="cpu")
     assert found["margin"].mean == float(model(PAIR[0])[0].max().detach().double())
     with pytest.raises(OptionError, match=r"no metric 'eror'.*Did you mean 'error'"):
-        metrics.chosen(["eror"])
+        metrics.parse(["eror"])

@@ -12,7 +12,7 @@ from torch import nn
 from layerscope import layers, models, perturb
 from layerscope.base import seeds
 from layerscope.core.checkpoints import open_series
-from layerscope.core.perturb import Fresh, Site
+from layerscope.core.perturb import Redraw, Site
 from layerscope.errors import LayerError, OptionError
 
 pytestmark = pytest.mark.usefixtures("same_global_generator")
@@ -61,7 +61,7 @@ def fresh(model: nn.Module, start: bool = True, build=None):
     epochs = {0: copy.deepcopy(model.state_dict())} if start else {}
     series = open_series({**epochs, 5: trained(model)}).fit(model)
     found = {layer.name: layer for layer in layers.find(model)}
-    return Fresh(model, series, build), found, series
+    return Redraw(model, series, build), found, series
 
 
 # Where values come from
@@ -123,7 +123,7 @@ def test_a_series_that_begins_later_than_0_is_not_taken_for_an_initialisation():
     model = seeded(0, Bare)
     series = open_series({1: copy.deepcopy(model.state_dict()), 5: trained(model)}).fit(model)
     with pytest.raises(LayerError, match="epoch 0 was not recorded"):
-        Fresh(model, series).origin(layers.find(model)[0])
+        Redraw(model, series).origin(layers.find(model)[0])
 
 
 def test_a_function_that_builds_a_fresh_network_comes_first():
@@ -171,7 +171,7 @@ def test_running_statistics_start_anew(make):
     start = {name: t.clone() for name, t in seeded(0, make).state_dict().items()}
     series = open_series({0: start, 5: trained(model)}).fit(model)
     found = {layer.name: layer for layer in layers.find(model)}
-    drawn = Fresh(model, series).draw(found["norm"], seeds.generator(0))
+    drawn = Redraw(model, series).draw(found["norm"], seeds.generator(0))
     assert drawn.keys() == set(found["norm"].tensors)
     assert torch.equal(drawn["norm.running_mean"], torch.zeros(30))
     assert torch.equal(drawn["norm.running_var"], torch.ones(30))
@@ -245,10 +245,10 @@ def test_a_failing_function_leaves_the_global_generator_alone():
 
 def test_chosen_by_name_or_ones_own():
     own = perturb.Perturbation("halve", lambda site: site.trained)
-    assert [p.name for p in perturb.chosen(["rerandomize", own])] == ["rerandomize", "halve"]
-    assert [p.name for p in perturb.chosen("reinitialize")] == ["reinitialize"]
+    assert [p.name for p in perturb.parse(["rerandomize", own])] == ["rerandomize", "halve"]
+    assert [p.name for p in perturb.parse("reinitialize")] == ["reinitialize"]
     with pytest.raises(OptionError, match=r"'rerandomise'.*Did you mean 'rerandomize'"):
-        perturb.chosen(["rerandomise"])
+        perturb.parse(["rerandomise"])
 
 
 def test_both_perturbations_do_what_they_say():
@@ -280,10 +280,10 @@ def halve(site):
 
 
 def test_a_function_goes_by_its_own_name():
-    (made,) = perturb.chosen([halve])
+    (made,) = perturb.parse([halve])
     assert (made.name, made.stochastic, made.uses_checkpoint) == ("halve", False, False)
-    assert perturb.chosen(halve)[0].settings == made.settings
-    assert perturb.chosen([perturb.zero])[0].name == "zero"
+    assert perturb.parse(halve)[0].settings == made.settings
+    assert perturb.parse([perturb.zero])[0].name == "zero"
     assert perturb.together({"a": halve}).name == "together({'a': 'halve'})"
 
 
@@ -305,7 +305,7 @@ def test_a_function_goes_by_its_own_name():
 )
 def test_what_is_no_perturbation_is_refused(given, said):
     with pytest.raises(OptionError, match=said):
-        perturb.chosen(given)
+        perturb.parse(given)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from layerscope import layers, perturb
 from layerscope.base import seeds
 from layerscope.core.checkpoints import open_series
 from layerscope.core.layers import Norms
-from layerscope.core.perturb import Fresh, Perturbation, Site
+from layerscope.core.perturb import Perturbation, Redraw, Site
 from layerscope.core.sweep._plan import Plan, rows
 from layerscope.errors import CheckpointError, LayerError, OptionError
-from layerscope.zoo.data import Held
+from layerscope.zoo.data import FixedBatches
 
 pytestmark = pytest.mark.usefixtures("same_global_generator")
 
@@ -62,9 +62,11 @@ def site_of(make, *names, seed=7):
         layer=layer,
         trained=series.read(5, layer.tensors),
         checkpoint=series.read(0, layer.tensors),
-        fresh=Fresh(model, series).draw,
+        fresh=Redraw(model, series).draw,
         generator=seeds.generator("test", seed),
-        modules={owner: model.get_submodule(owner) for owner in map(layers.owner, layer.tensors)},
+        modules={
+            owner: model.get_submodule(owner) for owner in map(layers.owner_name, layer.tensors)
+        },
     )
 
 
@@ -78,7 +80,7 @@ def same(a, b):
 
 def applied(site, name, seed=7):
     """All that the layer then holds."""
-    (perturbation,) = perturb.chosen([name])
+    (perturbation,) = perturb.parse([name])
     return {**site.trained, **perturbation.apply(again(site, seed))}
 
 
@@ -99,18 +101,18 @@ NAMED = [
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_name_is_the_call_that_makes_it(name):
-    (perturbation,) = perturb.chosen([name])
+    (perturbation,) = perturb.parse([name])
     assert perturbation.name == name
-    assert perturb.chosen(perturbation.name)[0].settings == perturbation.settings
+    assert perturb.parse(perturbation.name)[0].settings == perturbation.settings
 
 
 def test_functions_and_names_make_the_same():
     assert list(perturb.PERTURBATIONS) == PLAIN
     assert perturb.noise(0.5, True).name == "noise(0.5, relative=True)"
-    assert perturb.chosen(" reinitialize  + zero() ")[0].name == "reinitialize+zero"
+    assert perturb.parse(" reinitialize  + zero() ")[0].name == "reinitialize+zero"
     assert perturb.reinitialize().then(perturb.noise(1)).name == "reinitialize+noise(1)"
     mapped = perturb.together({"fc": perturb.zero()}, name="head off")
-    assert perturb.chosen([mapped]) == [mapped]
+    assert perturb.parse([mapped]) == [mapped]
     assert mapped.name == "head off"
 
 
@@ -140,7 +142,7 @@ def test_functions_and_names_make_the_same():
 )
 def test_bad_names_are_refused(name, message):
     with pytest.raises(OptionError, match=message):
-        perturb.chosen([name])
+        perturb.parse([name])
 
 
 # What each does
@@ -373,7 +375,7 @@ def test_layers_come_from_another_network(tmp_path):
         assert torch.equal(values["conv1.weight"], donor.conv1.weight)
     by_path = perturb.exchange(path)
     assert by_path.name == f"exchange({str(path)!r})"
-    assert perturb.chosen(by_path.name)[0].settings == by_path.settings
+    assert perturb.parse(by_path.name)[0].settings == by_path.settings
     assert perturb.exchange(donor).name != perturb.exchange(made(Net, 8)).name
     norm = perturb.exchange(donor).apply(site_of(Net, "norm"))
     assert torch.equal(norm["norm.running_mean"], donor.norm.running_mean)
@@ -414,7 +416,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
 def test_the_second_sees_what_the_first_gave():
     site = site_of(Net)
     assert same(applied(site, "reinitialize+zero"), {**site.checkpoint, **applied_zero(site)})
-    shaken = perturb.chosen("zero+noise(0.1, relative=True)")[0].apply(again(site))
+    shaken = perturb.parse("zero+noise(0.1, relative=True)")[0].apply(again(site))
     assert not any(shaken[name].any() for name in site.layer.parameters)
     assert any(applied(site, "noise(0.1)+zero+noise(0.1)")["fc.bias"])
     back = applied(site, "noise(0.1)+reinitialize")
@@ -426,7 +428,7 @@ def applied_zero(site):
 
 
 def test_what_is_joined_knows_what_its_parts_need():
-    part = {p.name: p for p in perturb.chosen(["reinitialize", "noise(1)", "skip", "zero"])}
+    part = {p.name: p for p in perturb.parse(["reinitialize", "noise(1)", "skip", "zero"])}
     joined = part["zero"].then(part["noise(1)"])
     assert (joined.uses_checkpoint, joined.stochastic, joined.skips) == (False, True, None)
     joined = part["reinitialize"].then(part["skip"])
@@ -439,7 +441,7 @@ def test_what_is_joined_knows_what_its_parts_need():
 
 
 def test_joining_does_not_depend_on_brackets():
-    a, b, c = perturb.chosen(["noise(1)", "permute", "noise(2)"])
+    a, b, c = perturb.parse(["noise(1)", "permute", "noise(2)"])
     left, right = a.then(b).then(c), a.then(b.then(c))
     assert left.name == right.name
     assert left.settings == right.settings
@@ -502,7 +504,7 @@ def test_patterns_without_a_match_are_refused():
 def test_draws_depend_on_the_generator_alone(name):
     site = site_of(Net)
     before = copy.deepcopy(dict(site.trained))
-    (perturbation,) = perturb.chosen([name])
+    (perturbation,) = perturb.parse([name])
     one, two = applied(site, name, 1), applied(site, name, 1)
     assert same(one, two)
     assert same(one, applied(site, name, 2)) == (not perturbation.stochastic or name == "zero")
@@ -553,8 +555,9 @@ def plan_of(perturbations, **more):
     parts = {
         "model": model, "series": series, "metrics": [],
         "rows": rows(model, None, "leaf", Norms(), network=True), "device": torch.device("cpu"),
-        "perturbations": perturb.chosen(perturbations), "epochs": [0, 5], "draws": 2,
-        "fresh": Fresh(model, series), "seed": 0, "data": Held(pair, 4, torch.device("cpu")),
+        "perturbations": perturb.parse(perturbations), "epochs": [0, 5], "draws": 2,
+        "fresh": Redraw(model, series), "seed": 0,
+        "data": FixedBatches(pair, 4, torch.device("cpu")),
     }  # fmt: skip
     return Plan(**{**parts, **more})
 

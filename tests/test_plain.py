@@ -92,9 +92,12 @@ def test_every_cell_of_a_sweep_is_what_the_specification_says():
         draws=2, batch_size=8, metrics=names, device="cpu", show_progress=False,
     )  # fmt: skip
     series, compared, refused = open_series(states).fit(model), 0, set()
-    rows = [*layers.rows(model, None, "block", "with"), layers.whole(model, "fullmodel", "with")]
+    rows = [
+        *layers.rows(model, None, "block", "with"),
+        layers.whole_network(model, "fullmodel", "with"),
+    ]
     for row in rows:
-        for kind in perturb.chosen(kinds):
+        for kind in perturb.parse(kinds):
             for epoch in series.epochs if kind.uses_checkpoint else [results.NO_EPOCH]:
                 for draw in range(2 if kind.stochastic else 1):
                     at = {"layer": row.name, "perturbation": kind.name}

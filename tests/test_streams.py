@@ -70,7 +70,7 @@ def longer(batches, _):
 )
 def test_no_batch_is_handed_out_that_is_not_what_it_was(change, at):
     loader = Loader(change, at)
-    held = core.batches.Held(loader, 4, CPU, limit=0)
+    held = core.batches.FixedBatches(loader, 4, CPU, limit=0)
     seen = []
     with pytest.raises(DataError, match="batches changed between two passes"):
         seen.extend(held)
@@ -81,7 +81,7 @@ def test_no_batch_is_handed_out_that_is_not_what_it_was(change, at):
 
 def test_what_a_streaming_loader_gives_every_time_is_no_false_alarm():
     loader = Loader()
-    held = core.batches.Held(loader, 4, CPU, limit=0)
+    held = core.batches.FixedBatches(loader, 4, CPU, limit=0)
     for _ in range(2):
         assert [len(targets) for _, targets in held] == [4] * 6
     assert loader.passes == 3
@@ -96,8 +96,10 @@ def network(seed: int) -> nn.Module:
 @pytest.mark.parametrize("at", [0, 3, 5])
 def test_no_part_of_wrong_data_is_kept(tmp_path, monkeypatch, change, at):
     states = {epoch: network(epoch).state_dict() for epoch in (0, 1)}
-    held = core.batches.Held
-    monkeypatch.setattr(core.batches, "Held", lambda *given, **more: held(*given, **more, limit=0))
+    held = core.batches.FixedBatches
+    monkeypatch.setattr(
+        core.batches, "FixedBatches", lambda *given, **more: held(*given, **more, limit=0)
+    )
 
     def sweep(batches, out: Path | None):
         return layerscope.sweep(

@@ -276,7 +276,7 @@ def test_tied_weights_are_recorded_resumed_and_read(docs, tmp_path, monkeypatch)
     assert run(tmp_path / "cut").digests() == whole.digests()
     assert ran == [2]
     model = models.rebuild(whole)
-    tied = layers.tied(model)
+    tied = layers.tied_names(model)
     assert tied
     state = whole.read(2)
     assert all(torch.equal(state[name], t) for name, t in model.state_dict().items())
@@ -436,8 +436,8 @@ def test_without_the_start_a_network_draws_itself_as_its_library_does(make):
     for tensor in late.values():
         if tensor.is_floating_point():
             tensor.mul_(3).add_(1)
-    fresh = perturb.Fresh(net, layerscope.Series({7: late}).fit(net))
-    whole = layers.whole(net, "all", layers.Norms())
+    fresh = perturb.Redraw(net, layerscope.Series({7: late}).fit(net))
+    whole = layers.whole_network(net, "all", layers.Norms())
     assert fresh.origin(whole) == "init_weights (unchecked)"
     drawn = fresh.draw(whole, torch.Generator().manual_seed(0))
     again = fresh.draw(whole, torch.Generator().manual_seed(0))
@@ -497,13 +497,13 @@ def test_without_the_start_values_are_drawn_but_not_put_back():
 def test_without_the_start_running_statistics_begin_as_the_module_resets_them():
     net, series = Normed(), layerscope.Series(late())
     net.initializers = {n: lambda t, g: t.normal_(generator=g) for n, _ in net.named_parameters()}
-    fresh = perturb.Fresh(net, series.fit(net))
+    fresh = perturb.Redraw(net, series.fit(net))
     (norm,) = layers.select(layers.find(net), ["norm"])
     drawn = fresh.draw(norm, torch.Generator().manual_seed(0))
     assert torch.equal(drawn["norm.running_mean"], torch.zeros(6))
     assert torch.equal(drawn["norm.running_var"], torch.ones(6))
     assert drawn["norm.num_batches_tracked"] == 0
-    known = perturb.Fresh(net, layerscope.Series({0: late()[5], 9: late()[9]}).fit(net))
+    known = perturb.Redraw(net, layerscope.Series({0: late()[5], 9: late()[9]}).fit(net))
     drawn = known.draw(norm, torch.Generator().manual_seed(0))
     assert torch.equal(drawn["norm.running_mean"], late()[5]["norm.running_mean"])
 

@@ -144,7 +144,7 @@ def test_a_series_that_is_finished_with_epochs_missing_is_made_whole(train_few, 
 
 
 def test_writers_of_one_folder_keep_what_the_other_recorded(tmp_path):
-    one, other = (checkpoints.Writer(tmp_path, {"unit": "step"}) for _ in range(2))
+    one, other = (checkpoints.SeriesWriter(tmp_path, {"unit": "step"}) for _ in range(2))
     one.record(0, {"w": torch.zeros(2)}, {"test_error": 0.5})
     other.record(1, {"w": torch.ones(2)}, {})
     one.record(2, {"w": torch.ones(2)}, {})

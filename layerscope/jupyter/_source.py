@@ -146,7 +146,7 @@ def metric_of(wanted: Any, measured: Any, ds: xr.Dataset | None) -> str:
     """Name the metric that is shown: of those in the Dataset, else of those to be measured."""
     if ds is not None:
         return results.metric_name(ds, wanted)
-    chosen = metrics.chosen(measured)
+    chosen = metrics.parse(measured)
     names = [metric.name for metric in chosen]
     if wanted is None:
         return results.default_metric(metric.info for metric in chosen)

@@ -30,7 +30,7 @@ import xarray as xr
 
 from layerscope.base import devices, seeds
 from layerscope.core import layers, perturb, plain, sweep as engine
-from layerscope.core.batches import Examples, Held
+from layerscope.core.batches import Examples, FixedBatches
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.errors import DataError, LayerscopeError, choose
 from layerscope.results import FULL_MODEL, NO_EPOCH
@@ -366,11 +366,11 @@ def _cells_by_copies(
     """Whether each cell is what a deep copy of the network gives."""
     place = devices.resolve(device)
     model = models.rebuild(series).to(place)
-    batches = list(Held(test, _BATCH, place))
+    batches = list(FixedBatches(test, _BATCH, place))
     names = [str(name) for name in ds["metric"].values]
-    rows = [*layers.rows(model, None, view), layers.whole(model, FULL_MODEL)]
+    rows = [*layers.rows(model, None, view), layers.whole_network(model, FULL_MODEL)]
     for row in rows:
-        for kind in perturb.chosen(_PERTURBATIONS):
+        for kind in perturb.parse(_PERTURBATIONS):
             for epoch in series.epochs[:2] if kind.uses_checkpoint else [NO_EPOCH]:
                 found = plain.cell(model, series, batches, row, kind, epoch, wanted=names)
                 at = ds["value"].sel(layer=row.name, epoch=epoch, perturbation=kind.name, draw=0)

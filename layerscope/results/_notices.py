@@ -49,7 +49,7 @@ def notices(ds: xr.Dataset) -> list[str]:
 
 
 def _targets(about: Mapping[str, Any]) -> Iterator[str]:
-    """What was made of targets that equal the tokens, as `data.Reading` says it."""
+    """What was made of targets that equal the tokens, as `BatchReader` says it."""
     data = about.get("data")
     read = str(data.get("targets", "")) if isinstance(data, dict) else ""
     if read.startswith("targets equal the tokens"):

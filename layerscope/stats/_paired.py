@@ -169,7 +169,7 @@ def bootstrap(
     Parameters
     ----------
     outcomes, baseline : array_like
-        Sums of every example, shape ``(n,)``, as ``metrics.outcomes`` gives in ``values``; for
+        Sums of every example, shape ``(n,)``, as ``metrics.measure`` gives in ``values``; for
         "calibration_error" by bin, shape ``(n, bins)``, as in ``bins``.
     weights : array_like, optional
         Shape ``(n,)``: number of counted positions of every example; 1 without.

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from layerscope.core.batches._examples import Batch, Examples, digest, label_range
+from layerscope.core.batches._examples import Batch, Examples, label_range, update_digest
 from layerscope.core.batches._forms import Cuttable, batches, move
-from layerscope.core.batches._held import Held
-from layerscope.core.batches._reading import FOLLOWING, SAME, Arguments, Reading, evidence, tokens
+from layerscope.core.batches._held import FixedBatches
+from layerscope.core.batches._reading import (
+    FOLLOWING,
+    SAME,
+    Arguments,
+    BatchReader,
+    alignments,
+    tokens,
+)
 
 __all__ = [
     "FOLLOWING",
     "SAME",
     "Arguments",
     "Batch",
+    "BatchReader",
     "Cuttable",
     "Examples",
-    "Held",
-    "Reading",
+    "FixedBatches",
+    "alignments",
     "batches",
-    "digest",
-    "evidence",
     "label_range",
     "move",
     "tokens",
+    "update_digest",
 ]

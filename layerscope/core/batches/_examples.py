@@ -16,7 +16,7 @@ from layerscope.base import seeds
 from layerscope.base.validate import describe
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Batch", "Examples", "by_batch", "digest", "label_range", "require_values"]
+__all__ = ["Batch", "Examples", "by_batch", "label_range", "require_values", "update_digest"]
 
 Batch: TypeAlias = tuple[Any, Any]
 """Inputs (a tensor, or a tuple or mapping of them), and targets: a tensor of shape ``(n, …)``, or
@@ -145,8 +145,8 @@ class Examples:
     def fingerprint(self) -> str:
         """SHA-256 over the stored inputs, the targets, the normalisation and `about`."""
         seen = hashlib.sha256(repr((self.mean, self.std)).encode())
-        digest(seen, self.inputs)
-        digest(seen, self.targets)
+        update_digest(seen, self.inputs)
+        update_digest(seen, self.targets)
         seen.update(self.about.encode())
         return seen.hexdigest()
 
@@ -202,7 +202,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
     return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
 
 
-def digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None:
+def update_digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None:
     """Feed every tensor of `inputs`, with its shape and type, into a ``hashlib`` object.
 
     Of objects, such as graphs, those in their attributes; `within` names those that it is in.
@@ -214,12 +214,12 @@ def digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None
     elif isinstance(inputs, Mapping):
         for key in sorted(inputs, key=str):
             seen.update(str(key).encode())
-            digest(seen, inputs[key], within)
+            update_digest(seen, inputs[key], within)
     elif isinstance(inputs, (tuple, list)):
         for value in inputs:
-            digest(seen, value, within)
+            update_digest(seen, value, within)
     elif hasattr(inputs, "__dict__") and not callable(inputs) and id(inputs) not in within:
-        digest(seen, vars(inputs), within | {id(inputs)})
+        update_digest(seen, vars(inputs), within | {id(inputs)})
     else:
         # Without addresses, which differ from process to process.
         seen.update(re.sub(r" at 0x[0-9a-f]+", "", repr(inputs)).encode())

@@ -17,7 +17,16 @@ from layerscope.core.batches._examples import Batch, require_values
 from layerscope.core.batches._reading import IDS, Arguments, is_padding
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Cuttable", "Whole", "batches", "copied", "count", "move", "parts", "tensors"]
+__all__ = [
+    "Cuttable",
+    "TensorData",
+    "as_cuttable",
+    "batches",
+    "copy_batch",
+    "count_examples",
+    "iterate_tensors",
+    "move",
+]
 
 _LABELS = ("labels", "label", "label_ids")
 
@@ -70,7 +79,7 @@ def batches(data: Any, size: int, order: Tensor | None = None) -> Iterator[Batch
     [2, 2, 1]
     """
     size = integer(size, "batch_size", 1, 64)
-    known = parts(data)
+    known = as_cuttable(data)
     if known is not None:
         yield from known.batches(size, order)
         return
@@ -85,7 +94,7 @@ def batches(data: Any, size: int, order: Tensor | None = None) -> Iterator[Batch
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class TensorData:
     """Tensors of all examples at once, as a user holds them: cut, and else as they are.
 
     Parameters
@@ -100,12 +109,12 @@ class Whole:
     targets: Tensor | None = None
 
     def __post_init__(self) -> None:
-        given = [each for each in (*tensors(self.inputs), self.targets) if each is not None]
+        given = [each for each in (*iterate_tensors(self.inputs), self.targets) if each is not None]
         for each in given:
             require_values(each, "a tensor of the data")
         if any(each.ndim == 0 for each in given):
             raise DataError("inputs and targets must have one entry per example; one is a number.")
-        lengths = {len(each) for each in tensors(self.inputs)}
+        lengths = {len(each) for each in iterate_tensors(self.inputs)}
         if len(self) not in lengths:
             raise DataError(
                 f"{' and '.join(map(str, sorted(lengths)))} inputs came with {len(self)} targets; "
@@ -113,7 +122,7 @@ class Whole:
             )
 
     def __len__(self) -> int:
-        return len(next(tensors(self.inputs)) if self.targets is None else self.targets)
+        return len(next(iterate_tensors(self.inputs)) if self.targets is None else self.targets)
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
         """Yield batches of `size` (the last may be smaller), in an order of shape ``(n,)``."""
@@ -125,11 +134,11 @@ class Whole:
         def cut(each: Tensor) -> Tensor:
             return each[where] if len(each) == len(self) else each
 
-        return mapped(cut, value)
+        return map_tensors(cut, value)
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class DatasetRows:
     """Rows of ``datasets``, whose columns are a network's arguments and its labels."""
 
     rows: Any
@@ -146,25 +155,32 @@ class Rows:
             yield _read(held[list(chosen)])
 
 
-def parts(data: Any) -> Cuttable | None:
+def as_cuttable(data: Any) -> Cuttable | None:
     """What can be cut into batches of any size; None for batches of the user's own."""
     if isinstance(data, Cuttable):
         return data
     if isinstance(data, Mapping):
-        return Whole(*_read(data))
+        return TensorData(*_read(data))
     if hasattr(data, "with_format") and hasattr(data, "column_names") and hasattr(data, "__len__"):
-        return Rows(data)
+        return DatasetRows(data)
     if not (isinstance(data, (tuple, list)) and len(data) == 2):
         return None
     inputs, targets = data
     if torch.is_tensor(inputs) and (targets is None or torch.is_tensor(targets)):
-        return Whole(inputs, targets)
-    several = isinstance(inputs, (tuple, list, Mapping)) and next(tensors(inputs), None) is not None
+        return TensorData(inputs, targets)
+    several = (
+        isinstance(inputs, (tuple, list, Mapping))
+        and next(iterate_tensors(inputs), None) is not None
+    )
     unlabelled = targets is None and isinstance(inputs, Mapping)
-    return Whole(inputs, targets) if several and (torch.is_tensor(targets) or unlabelled) else None
+    return (
+        TensorData(inputs, targets)
+        if several and (torch.is_tensor(targets) or unlabelled)
+        else None
+    )
 
 
-def count(inputs: Any, targets: Any) -> int:
+def count_examples(inputs: Any, targets: Any) -> int:
     """Number of examples in a batch: of its targets, else of the first of its inputs."""
     if targets is not None:
         return _length(targets)
@@ -176,38 +192,38 @@ def count(inputs: Any, targets: Any) -> int:
 
 def move(inputs: Any, device: torch.device) -> Any:
     """Move a tensor, every tensor in a tuple, list or mapping, or what has ``to``, to `device`."""
-    return mapped(lambda each: each.to(device), inputs)
+    return map_tensors(lambda each: each.to(device), inputs)
 
 
-def copied(value: Any) -> Any:
+def copy_batch(value: Any) -> Any:
     """The same in memory of its own: a loader may fill one buffer again and again."""
-    return mapped(
+    return map_tensors(
         lambda each: each.clone() if torch.is_tensor(each) else copy.deepcopy(each), value
     )
 
 
-def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+def map_tensors(change: Callable[[Any], Any], value: Any) -> Any:
     """Change every tensor, and whatever else has ``to``, in tuples, lists and mappings."""
     if isinstance(value, Mapping):
         kind = Arguments if isinstance(value, Arguments) else dict
-        return kind((key, mapped(change, each)) for key, each in value.items())
+        return kind((key, map_tensors(change, each)) for key, each in value.items())
     if hasattr(value, "to"):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(change, each) for each in value))
+        return type(value)(*(map_tensors(change, each) for each in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(mapped(change, each) for each in value)
+        return type(value)(map_tensors(change, each) for each in value)
     return value
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
+def iterate_tensors(value: Any) -> Iterator[Tensor]:
     """Every tensor in tuples, lists and mappings."""
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, Mapping):
-        yield from (each for part in value.values() for each in tensors(part))
+        yield from (each for part in value.values() for each in iterate_tensors(part))
     elif isinstance(value, (tuple, list)):
-        yield from (each for part in value for each in tensors(part))
+        yield from (each for part in value for each in iterate_tensors(part))
 
 
 def _length(value: Any) -> int:
@@ -216,7 +232,7 @@ def _length(value: Any) -> int:
     if isinstance(value, PackedSequence):
         return int(value.batch_sizes[0])
     if isinstance(value, Mapping) or (isinstance(value, tuple) and value):
-        return _length(next(tensors(value), None))
+        return _length(next(iterate_tensors(value), None))
     if torch.is_tensor(value) or isinstance(value, list):
         return len(value)
     raise DataError(
@@ -278,7 +294,7 @@ def _by_name(item: Mapping[str, Any]) -> Batch:
     name = next((name for name in _LABELS if name in given), None)
     targets = None if name is None else given.pop(name)
     plain = [*given.values()] if targets is None else [*given.values(), targets]
-    if next(tensors(given), None) is None or any(isinstance(each, list) for each in plain):
+    if next(iterate_tensors(given), None) is None or any(isinstance(each, list) for each in plain):
         raise DataError(
             f"a batch is a {type(item).__name__} with "
             f"{', '.join(f'{name} ({type(each).__name__})' for name, each in item.items())}; its "

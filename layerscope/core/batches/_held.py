@@ -13,18 +13,26 @@ import torch
 from torch import Tensor
 
 from layerscope.base import seeds
-from layerscope.core.batches._examples import NO_TARGET, Batch, digest, label_range
-from layerscope.core.batches._forms import Cuttable, batches, copied, count, move, parts, tensors
-from layerscope.core.batches._joined import Joined
-from layerscope.core.batches._reading import Reading
+from layerscope.core.batches._examples import NO_TARGET, Batch, label_range, update_digest
+from layerscope.core.batches._forms import (
+    Cuttable,
+    as_cuttable,
+    batches,
+    copy_batch,
+    count_examples,
+    iterate_tensors,
+    move,
+)
+from layerscope.core.batches._joined import JoinedBatches
+from layerscope.core.batches._reading import BatchReader
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Held"]
+__all__ = ["FixedBatches"]
 
 _EMPTY = "data holds no examples; give at least one batch."
 
 
-class Held:
+class FixedBatches:
     """Batches on a device: decoded and moved once where they fit, else one after the other.
 
     Iterating gives the same batches every time.
@@ -81,7 +89,7 @@ class Held:
 
     Examples
     --------
-    >>> held = Held((torch.arange(4.0), None), 3, torch.device("cpu"), shuffle_seed=0)
+    >>> held = FixedBatches((torch.arange(4.0), None), 3, torch.device("cpu"), shuffle_seed=0)
     >>> held.count, held.order, [len(inputs) for inputs, _ in held]
     (4, 'shuffled with seed 0', [3, 1])
     >>> [len(inputs) for inputs, _ in held.resized(2)]
@@ -95,12 +103,12 @@ class Held:
         device: torch.device,
         limit: int = 2 * 2**30,
         shuffle_seed: int | None = None,
-        read: Callable[[Any, Any], Reading] | None = None,
+        read: Callable[[Any, Any], BatchReader] | None = None,
     ) -> None:
-        self._data = list(map(copied, data)) if isinstance(data, Iterator) else data
+        self._data = list(map(copy_batch, data)) if isinstance(data, Iterator) else data
         self._device, self._limit = device, limit
-        self._read = read or (lambda _, __: Reading())
-        self._found: Reading | None = None
+        self._read = read or (lambda _, __: BatchReader())
+        self._found: BatchReader | None = None
         self.name = str(getattr(data, "name", ""))
         self.order, self._order = "as given", None
         if shuffle_seed is not None:
@@ -132,13 +140,13 @@ class Held:
                 self._found = self._read(*self._moved(inputs, targets))
             inputs, targets = self._found(inputs, targets)
             labels.append(targets.cpu() if torch.is_tensor(targets) else None)
-            self.lengths.append(count(inputs, targets))
+            self.lengths.append(count_examples(inputs, targets))
             used += _bytes(inputs)
             if used > self._limit:
                 self._held = None
             if self._held is not None:
                 # Also safe from a callback that writes into what it has of the data.
-                self._held.append(self._moved(copied(inputs), copied(targets)))
+                self._held.append(self._moved(copy_batch(inputs), copy_batch(targets)))
         self.count = sum(self.lengths)
         if self.count == 0:
             raise DataError(_EMPTY)
@@ -173,7 +181,7 @@ class Held:
         known = [_most_counted(targets) for targets in labels if targets is not None]
         self.heaviest = max(known) if len(known) == len(labels) else None
 
-    def resized(self, size: int) -> Held:
+    def resized(self, size: int) -> FixedBatches:
         """The same data in the same order in batches of another size, as after memory ran out.
 
         Raises
@@ -181,7 +189,7 @@ class Held:
         OptionError
             If `size` is below 1, or the batches are the user's own.
         """
-        if parts(self._data) is None:
+        if as_cuttable(self._data) is None:
             raise OptionError(
                 "the batches are your own, so they can't be cut smaller here: give smaller ones, "
                 f"such as DataLoader(..., batch_size={size}), or pass tensors (inputs, targets)."
@@ -191,14 +199,14 @@ class Held:
         return other
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> BatchReader:
         """How the batches are read."""
-        return self._found or Reading()
+        return self._found or BatchReader()
 
     @property
     def cut(self) -> bool:
         """Whether batches are cut here, from plain tensors, and not the user's own."""
-        return parts(self._data) is not None
+        return as_cuttable(self._data) is not None
 
     @property
     def indices(self) -> npt.NDArray[np.int64]:
@@ -232,7 +240,7 @@ class Held:
 
 def _digest(inputs: Any, targets: Any) -> str:
     seen = hashlib.sha256()
-    digest(seen, (inputs, targets))
+    update_digest(seen, (inputs, targets))
     return seen.hexdigest()
 
 
@@ -245,7 +253,7 @@ def _changed(how: str) -> DataError:
 
 def _recut(data: Any, size: int, limit: int) -> Any:
     """Data that can be cut in any order: batches of the user's own are put together."""
-    if parts(data) is not None:
+    if as_cuttable(data) is not None:
         return data
     found, used = [], 0
     for inputs, targets in batches(data, size):
@@ -255,8 +263,8 @@ def _recut(data: Any, size: int, limit: int) -> Any:
                 f"the batches take more than the {limit / 2**30:.1f} GiB that may be held, so "
                 "they can't be put in another order. Pass tensors (inputs, targets)."
             )
-        found.append((copied(inputs), copied(targets)))
-    return Joined.of(found, [count(*pair) for pair in found])
+        found.append((copy_batch(inputs), copy_batch(targets)))
+    return JoinedBatches.of(found, [count_examples(*pair) for pair in found])
 
 
 def _most_counted(targets: Tensor) -> int:
@@ -267,12 +275,12 @@ def _most_counted(targets: Tensor) -> int:
 
 
 def _length(data: Any) -> int:
-    known = parts(data)
+    known = as_cuttable(data)
     return 0 if known is None else len(known)
 
 
 def _bytes(inputs: Any) -> int:
-    return sum(each.numel() * each.element_size() for each in tensors(inputs))
+    return sum(each.numel() * each.element_size() for each in iterate_tensors(inputs))
 
 
 def _is_whole(targets: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from layerscope.core.batches._reading import Arguments
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Joined"]
+__all__ = ["JoinedBatches"]
 
 _ORDER = "so they can't be put in another order"
 
@@ -25,7 +25,7 @@ class _Same:
 
 
 @dataclass(frozen=True, eq=False)
-class Joined:
+class JoinedBatches:
     """Batches that were put together, example after example.
 
     Attributes
@@ -41,7 +41,7 @@ class Joined:
     --------
     >>> pairs = [({"x": torch.arange(3), "flag": True}, None), ({"x": torch.tensor([3]),
     ...     "flag": True}, None)]
-    >>> joined = Joined.of(pairs, [3, 1])
+    >>> joined = JoinedBatches.of(pairs, [3, 1])
     >>> [inputs["x"].tolist() for inputs, _ in joined.batches(2, torch.tensor([3, 1, 2, 0]))]
     [[3, 1], [2, 0]]
     """
@@ -52,7 +52,7 @@ class Joined:
     size: int
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[Any, Tensor | None]], counts: list[int]) -> Joined:
+    def of(cls, pairs: Iterable[tuple[Any, Tensor | None]], counts: list[int]) -> JoinedBatches:
         """Put pairs of inputs and targets together, with the number of examples in each.
 
         Raises

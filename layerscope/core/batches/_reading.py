@@ -2,8 +2,8 @@
 
 Hugging Face's causal models take ``labels = input_ids`` and shift them inside, so that each
 position is held against the token that comes next. Metrics compare a position with the target that
-stands there. `evidence` tells which of the two a batch was made for, and a `Reading` brings its
-targets to where the network predicts them.
+stands there. `alignments` tells which of the two a batch was made for, and a `BatchReader` brings
+its targets to where the network predicts them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from torch import Tensor
 from layerscope.core.batches._examples import NO_TARGET, Batch
 from layerscope.errors import DataError
 
-__all__ = ["FOLLOWING", "IDS", "SAME", "Arguments", "Reading", "evidence", "is_padding", "tokens"]
+__all__ = [
+    "FOLLOWING",
+    "IDS",
+    "SAME",
+    "Arguments",
+    "BatchReader",
+    "alignments",
+    "is_padding",
+    "tokens",
+]
 
 IDS, MASK, LABELS = "input_ids", "attention_mask", "labels"
 
@@ -38,7 +47,7 @@ class Arguments(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Reading:
+class BatchReader:
     """How the batches of a data set are read for a network.
 
     Parameters
@@ -86,7 +95,7 @@ class Reading:
             inputs = dict(zip((IDS, MASK), inputs, strict=True))
         mask = _mask(inputs, targets) if self.masked else None
         targets = _where(mask, targets)
-        if self.expected and self.expected not in (seen := evidence(inputs, targets)):
+        if self.expected and self.expected not in (seen := alignments(inputs, targets)):
             raise DataError(
                 f"the targets of the first batch are {self.expected}, and those of a later one are "
                 f"{' and '.join(seen) or 'neither these nor the ones beside them'}; all must stand "
@@ -115,11 +124,11 @@ def tokens(inputs: Any, targets: Any) -> Tensor | None:
     return next((each for each in given if _whole(each) and each.shape == targets.shape), None)
 
 
-def evidence(inputs: Any, targets: Any) -> tuple[str, ...]:
+def alignments(inputs: Any, targets: Any) -> tuple[str, ...]:
     """What every target that counts is, of `SAME` and `FOLLOWING`; nothing without tokens.
 
     >>> ids = torch.tensor([[4, 5, 6]])
-    >>> evidence(ids, torch.tensor([[5, 6, -100]]))
+    >>> alignments(ids, torch.tensor([[5, 6, -100]]))
     ('the tokens that follow',)
     """
     found = tokens(inputs, targets)

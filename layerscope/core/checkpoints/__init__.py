@@ -8,9 +8,17 @@
 
 from __future__ import annotations
 
-from layerscope.core.checkpoints._matching import finite
+from layerscope.core.checkpoints._matching import require_finite
 from layerscope.core.checkpoints._opening import open_series
 from layerscope.core.checkpoints._series import UNITS, Series
-from layerscope.core.checkpoints._writer import MANIFEST, Writer, apart
+from layerscope.core.checkpoints._writer import MANIFEST, SeriesWriter, separate_tensors
 
-__all__ = ["MANIFEST", "UNITS", "Series", "Writer", "apart", "finite", "open_series"]
+__all__ = [
+    "MANIFEST",
+    "UNITS",
+    "Series",
+    "SeriesWriter",
+    "open_series",
+    "require_finite",
+    "separate_tensors",
+]

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from layerscope.core.checkpoints import _source as files
 from layerscope.core.checkpoints._matching import Form
-from layerscope.core.checkpoints._writer import apart
+from layerscope.core.checkpoints._writer import separate_tensors
 
-__all__ = ["Converted", "converted"]
+__all__ = ["ConvertedCheckpoint", "convert"]
 
 
-class Converted:
+class ConvertedCheckpoint:
     """A checkpoint as the network names it, in a file of its own that goes with this object.
 
     Parameters
@@ -36,7 +36,7 @@ class Converted:
     state : mapping
     """
 
-    def __init__(self, checkpoint: files.Source, state: dict[str, Tensor]) -> None:
+    def __init__(self, checkpoint: files.Checkpoint, state: dict[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
         self.where = checkpoint.where
@@ -44,7 +44,7 @@ class Converted:
         folder = tempfile.mkdtemp(prefix="layerscope-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         path = Path(folder) / "converted.safetensors"
-        save_file(apart(state), path)
+        save_file(separate_tensors(state), path)
         self._file = files.SafeTensors(path)
 
     def signature(self) -> files.Signature:
@@ -60,9 +60,9 @@ class Converted:
         return self._made_from.digest()
 
 
-def converted(
-    model: nn.Module, checkpoint: files.Source, spare: Callable[[str, Form], bool]
-) -> Converted | None:
+def convert(
+    model: nn.Module, checkpoint: files.Checkpoint, spare: Callable[[str, Form], bool]
+) -> ConvertedCheckpoint | None:
     """Let transformers read a checkpoint into a network like this one, and keep what came out.
 
     Parameters
@@ -96,7 +96,7 @@ def converted(
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError):
         return None
     # What it did not find it made up.
-    return None if any(about.values()) else Converted(checkpoint, made.state_dict())
+    return None if any(about.values()) else ConvertedCheckpoint(checkpoint, made.state_dict())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from layerscope.core import layers
 from layerscope.core.checkpoints import _source as files
 from layerscope.errors import CheckpointError
 
-__all__ = ["finite", "matched", "spare_names"]
+__all__ = ["match_names", "require_finite", "spare_names"]
 
 # What loops that hold the network as an attribute put before every name.
 _HOLDERS = ("model.", "net.", "network.", "_forward_module.")
@@ -30,7 +30,7 @@ Form = tuple[tuple[int, ...], torch.dtype]
 
 def _plain(name: str) -> str:
     """Take off what DataParallel and torch.compile put into names."""
-    return layers.bare(name).removeprefix("module.")
+    return layers.plain_name(name).removeprefix("module.")
 
 
 def _renamed(there: Iterable[str], wanted: Iterable[str], base: str) -> Iterator[dict[str, str]]:
@@ -74,9 +74,9 @@ def spare_names(model: nn.Module, ignore: Iterable[str] = ()) -> Callable[[str, 
     return spare
 
 
-def matched(
+def match_names(
     wanted: Mapping[str, Tensor],
-    checkpoint: files.Source,
+    checkpoint: files.Checkpoint,
     spare: Callable[[str, Form], bool],
     base: str = "",
 ) -> dict[str, str]:
@@ -149,7 +149,7 @@ def _first(what: str, names: list[str]) -> list[str]:
     return [f"{what}: {names[0]}{more}"] if names else []
 
 
-def finite(state: Mapping[str, Tensor], where: str) -> None:
+def require_finite(state: Mapping[str, Tensor], where: str) -> None:
     """Check that tensors hold no NaN or infinity.
 
     Raises

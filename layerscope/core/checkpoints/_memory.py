@@ -12,13 +12,13 @@ from torch import Tensor
 from layerscope.core import batches as data
 from layerscope.errors import CheckpointError
 
-__all__ = ["Memory", "Signature", "Source", "unwrapped"]
+__all__ = ["Checkpoint", "InMemory", "Signature", "unwrap"]
 
 Signature = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and type of every tensor by name."""
 
 
-class Source(Protocol):
+class Checkpoint(Protocol):
     """One checkpoint, wherever it is."""
 
     where: str
@@ -36,12 +36,12 @@ class Source(Protocol):
         ...
 
 
-class Memory:
+class InMemory:
     """A state dict held in memory, bare or as a training loop wraps it up."""
 
     def __init__(self, state: Mapping[str, Any], where: str) -> None:
         self.where = where
-        self._state = unwrapped(state, where)
+        self._state = unwrap(state, where)
         if any(tensor.is_meta for tensor in self._state.values()):
             raise CheckpointError(
                 f"{where} has tensors on the device meta, which hold no values; give a state dict "
@@ -67,11 +67,11 @@ class Memory:
     def digest(self) -> str:
         """SHA-256 over names and tensors."""
         seen = hashlib.sha256()
-        data.digest(seen, self._state)
+        data.update_digest(seen, self._state)
         return seen.hexdigest()
 
 
-def unwrapped(content: Any, where: str) -> dict[str, Tensor]:
+def unwrap(content: Any, where: str) -> dict[str, Tensor]:
     """Find the state dict in what a file holds, or held.
 
     Raises

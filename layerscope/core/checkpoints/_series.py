@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from layerscope.base import devices
 from layerscope.core import layers
 from layerscope.core.checkpoints import _source as files
-from layerscope.core.checkpoints._converting import converted
-from layerscope.core.checkpoints._matching import matched, spare_names
+from layerscope.core.checkpoints._converting import convert
+from layerscope.core.checkpoints._matching import match_names, spare_names
 from layerscope.core.checkpoints._sharing import require_apart, require_copies
 from layerscope.core.checkpoints._tying import require_one_value
 from layerscope.errors import CheckpointError, choose
@@ -67,11 +67,11 @@ class Series:
                     "from 0 up; name checkpoints by epoch."
                 )
         self._sources = {
-            epoch: files.source(sources[epoch], f"the checkpoint of epoch {epoch}")
+            epoch: files.open_checkpoint(sources[epoch], f"the checkpoint of epoch {epoch}")
             for epoch in sorted(sources)
         }
         self._names: dict[int, dict[str, str]] = {}
-        self._converted: dict[int, files.Source] = {}
+        self._converted: dict[int, files.Checkpoint] = {}
         self._ignored: tuple[str, ...] = ()
         self._sizes: dict[str, int] = {}
         require_apart(self._sources)
@@ -139,7 +139,7 @@ class Series:
             If the network can't be examined, see `layers.require_network`.
         """
         layers.require_network(model)
-        wanted = layers.tensors(model)
+        wanted = layers.named_tensors(model)
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
         for epoch in self._sources:
             self._names[epoch] = self._matched(epoch, model, wanted)
@@ -170,7 +170,7 @@ class Series:
                 )
         return self
 
-    def _source(self, epoch: int) -> files.Source:
+    def _source(self, epoch: int) -> files.Checkpoint:
         return self._converted.get(epoch) or self._sources[epoch]
 
     def _matched(
@@ -181,12 +181,12 @@ class Series:
         base = str(getattr(model, "base_model_prefix", ""))
         known = self._converted.pop(epoch, None)
         try:
-            return matched(wanted, self._sources[epoch], spare, base)
+            return match_names(wanted, self._sources[epoch], spare, base)
         except CheckpointError:
-            found = known or converted(model, self._sources[epoch], spare)
+            found = known or convert(model, self._sources[epoch], spare)
             if found is None:
                 raise
-        names = matched(wanted, found, spare, base)
+        names = match_names(wanted, found, spare, base)
         self._converted[epoch] = found
         return names
 

@@ -9,16 +9,16 @@ from pathlib import Path, PurePath
 
 from torch import Tensor
 
-from layerscope.core.checkpoints._memory import Signature, Source
+from layerscope.core.checkpoints._memory import Checkpoint, Signature
 from layerscope.errors import CheckpointError
 
-__all__ = ["INDEX", "Sharded"]
+__all__ = ["INDEX", "ShardedFiles"]
 
 INDEX = ".index.json"
 """How the name of an index ends."""
 
 
-class Sharded:
+class ShardedFiles:
     """Weights in several files beside an index, as Hugging Face writes large networks.
 
     Parameters
@@ -34,7 +34,7 @@ class Sharded:
         If it is no index, a file is missing or damaged, or holds not what the index says.
     """
 
-    def __init__(self, path: Path, opened: Callable[[Path], Source]) -> None:
+    def __init__(self, path: Path, opened: Callable[[Path], Checkpoint]) -> None:
         self.where = str(path)
         self._where_is = _read_index(path)
         shards = sorted(set(self._where_is.values()))

@@ -15,7 +15,7 @@ __all__ = ["require_apart", "require_copies"]
 _COPY = "state_dict() does not copy; keep copy.deepcopy(net.state_dict()) instead"
 
 
-def require_apart(sources: Mapping[int, files.Source]) -> None:
+def require_apart(sources: Mapping[int, files.Checkpoint]) -> None:
     """Refuse two epochs in the same memory: what a loop without copying leaves.
 
     Raises
@@ -24,7 +24,7 @@ def require_apart(sources: Mapping[int, files.Source]) -> None:
     """
     seen: dict[frozenset[int], int] = {}
     for epoch, source in sources.items():
-        if isinstance(source, files.Memory) and (memory := source.memory()):
+        if isinstance(source, files.InMemory) and (memory := source.memory()):
             if memory in seen:
                 raise CheckpointError(
                     f"the checkpoints of epochs {seen[memory]} and {epoch} are the same memory. "
@@ -35,7 +35,7 @@ def require_apart(sources: Mapping[int, files.Source]) -> None:
 
 def require_copies(
     model: nn.Module,
-    sources: Mapping[int, files.Source],
+    sources: Mapping[int, files.Checkpoint],
     names: Mapping[int, Mapping[str, str]],
 ) -> None:
     """Refuse checkpoints that share memory in which training writes, with the network or another.
@@ -57,13 +57,13 @@ def require_copies(
         Names the first such tensor.
     """
     last = max(sources)
-    own = layers.tensors(model)
+    own = layers.named_tensors(model)
     # None stands for the network.
     held: list[tuple[int | None, str, Tensor]] = [(None, name, own[name]) for name in _moving(own)]
     for epoch, source in sources.items():
-        if isinstance(source, files.Memory):
+        if isinstance(source, files.InMemory):
             held += [(epoch, n, source.tensor(names[epoch][n])) for n in _moving(own)]
-    for cluster in layers.clusters([tensor for _, _, tensor in held]):
+    for cluster in layers.shared_groups([tensor for _, _, tensor in held]):
         holders = {held[index][0] for index in cluster}
         if len(holders) > 1 and holders != {None, last}:
             first = min(epoch for epoch in holders if epoch is not None)

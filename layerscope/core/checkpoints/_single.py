@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerscope.core.checkpoints._memory import Signature, unwrapped
+from layerscope.core.checkpoints._memory import Signature, unwrap
 from layerscope.core.checkpoints._zipped import mappable
 from layerscope.errors import CheckpointError
 
@@ -119,7 +119,7 @@ class TorchFile(_File):
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
     def _state(self) -> dict[str, Tensor]:
-        return unwrapped(self._content(), self.where)
+        return unwrap(self._content(), self.where)
 
     def _content(self) -> Any:
         self._unchanged()

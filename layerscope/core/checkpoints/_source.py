@@ -14,21 +14,21 @@ from typing import Any
 import torch
 
 from layerscope.core.checkpoints import _hub as hub
-from layerscope.core.checkpoints._memory import Memory, Signature, Source
-from layerscope.core.checkpoints._sharded import INDEX, Sharded
+from layerscope.core.checkpoints._memory import Checkpoint, InMemory, Signature
+from layerscope.core.checkpoints._sharded import INDEX, ShardedFiles
 from layerscope.core.checkpoints._single import SafeTensors, TorchFile
 from layerscope.errors import CheckpointError
 
 __all__ = [
     "MERGE",
     "WEIGHTS",
-    "Memory",
+    "Checkpoint",
+    "InMemory",
     "SafeTensors",
-    "Sharded",
+    "ShardedFiles",
     "Signature",
-    "Source",
     "TorchFile",
-    "source",
+    "open_checkpoint",
 ]
 
 WEIGHTS = (
@@ -46,7 +46,7 @@ MERGE = (
 """What to do with an adapter."""
 
 
-def source(item: Any, where: str) -> Source:
+def open_checkpoint(item: Any, where: str) -> Checkpoint:
     """Turn a state dict, a path, a revision or a source into a source.
 
     Parameters
@@ -62,12 +62,12 @@ def source(item: Any, where: str) -> Source:
     CheckpointError
         If it is none of these, or the file is not what its name says.
     """
-    if isinstance(item, (Memory, SafeTensors, TorchFile, Sharded)):
+    if isinstance(item, (InMemory, SafeTensors, TorchFile, ShardedFiles)):
         return item
     if isinstance(item, torch.nn.Module):
-        return Memory(item.state_dict(), where)
+        return InMemory(item.state_dict(), where)
     if isinstance(item, Mapping):
-        return Memory(item, where)
+        return InMemory(item, where)
     if isinstance(item, (str, os.PathLike)):
         path = Path(item)
         revision = hub.REVISION.fullmatch(item) if isinstance(item, str) else None
@@ -80,7 +80,7 @@ def source(item: Any, where: str) -> Source:
     )
 
 
-def _opened(path: Path) -> Source:
+def _opened(path: Path) -> Checkpoint:
     if path.is_dir():
         held = [name for name in WEIGHTS if (path / name).is_file()]
         if not held and any(path.glob("adapter_model.*")):
@@ -94,5 +94,5 @@ def _opened(path: Path) -> Source:
             )
         path = path / held[0]
     if path.name.endswith(INDEX):
-        return Sharded(path, _opened)
+        return ShardedFiles(path, _opened)
     return SafeTensors(path) if path.suffix == ".safetensors" else TorchFile(path)

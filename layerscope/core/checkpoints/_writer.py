@@ -14,13 +14,13 @@ from torch import Tensor
 from layerscope.base.writing import write_bytes
 from layerscope.errors import CheckpointError
 
-__all__ = ["MANIFEST", "Writer", "apart", "read_manifest"]
+__all__ = ["MANIFEST", "SeriesWriter", "read_manifest", "separate_tensors"]
 
 MANIFEST = "manifest.json"
 _FORMAT: Mapping[str, Any] = {"format": "layerscope-series", "version": 1}
 
 
-class Writer:
+class SeriesWriter:
     """Writes a series into a folder: one safetensors file per epoch, and the manifest.
 
     Parameters
@@ -45,7 +45,7 @@ class Writer:
         from safetensors.torch import save
 
         unit = self.manifest.get("unit", "epoch")
-        content = save(apart(state), metadata={unit: str(epoch)})
+        content = save(separate_tensors(state), metadata={unit: str(epoch)})
         digest = hashlib.sha256(content).hexdigest()
         path = self.folder / f"{unit}-{epoch:04d}.safetensors"
         if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest):
@@ -66,7 +66,7 @@ class Writer:
         write_bytes(path, json.dumps(self.manifest, indent=1).encode())
 
 
-def apart(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def separate_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors as safetensors takes them: on the CPU, contiguous, none in the memory of another.
 
     Tied weights, which are one tensor under several names, are kept under each of them.

@@ -11,33 +11,33 @@ share memory are one.
 """
 
 from layerscope.core.layers._fans import fan_ins
-from layerscope.core.layers._layer import ROOT, Layer, bare, merge, owner, tensors
+from layerscope.core.layers._layer import ROOT, Layer, merge, named_tensors, owner_name, plain_name
 from layerscope.core.layers._network import require_network
 from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._order import execution_order
-from layerscope.core.layers._selecting import Wanted, rows, select
-from layerscope.core.layers._ties import clusters, extent, storage_of, tied
-from layerscope.core.layers._views import VIEWS, find, whole
+from layerscope.core.layers._selecting import LayerSelection, rows, select
+from layerscope.core.layers._ties import byte_range, shared_groups, storage_id, tied_names
+from layerscope.core.layers._views import VIEWS, find, whole_network
 
 __all__ = [
     "ROOT",
     "VIEWS",
     "Layer",
+    "LayerSelection",
     "Norms",
-    "Wanted",
-    "bare",
-    "clusters",
+    "byte_range",
     "execution_order",
-    "extent",
     "fan_ins",
     "find",
     "merge",
-    "owner",
+    "named_tensors",
+    "owner_name",
+    "plain_name",
     "require_network",
     "rows",
     "select",
-    "storage_of",
-    "tensors",
-    "tied",
-    "whole",
+    "shared_groups",
+    "storage_id",
+    "tied_names",
+    "whole_network",
 ]

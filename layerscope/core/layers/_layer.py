@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerError
 
-__all__ = ["ROOT", "Layer", "bare", "merge", "owner", "tensors"]
+__all__ = ["ROOT", "Layer", "merge", "named_tensors", "owner_name", "plain_name"]
 
 ROOT = "(root)"
 """Name of the layer that holds parameters of the network itself."""
@@ -91,22 +91,22 @@ def common(names: Sequence[str]) -> str:
     return names[0] if len(set(names)) == 1 else ""
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and saved buffer by the name that it has in the state dict."""
     return {name: t for name, t in model.state_dict(keep_vars=True).items() if torch.is_tensor(t)}
 
 
-def owner(name: str) -> str:
+def owner_name(name: str) -> str:
     """Name of the module that holds the tensor `name`."""
     return name.rpartition(".")[0]
 
 
-def bare(name: str) -> str:
+def plain_name(name: str) -> str:
     """Take off what ``torch.compile`` puts into names.
 
     Examples
     --------
-    >>> bare("_orig_mod.layer1"), bare("blocks.0._orig_mod"), bare("_orig_mod")
+    >>> plain_name("_orig_mod.layer1"), plain_name("blocks.0._orig_mod"), plain_name("_orig_mod")
     ('layer1', 'blocks.0', '')
     """
     return ".".join(part for part in name.split(".") if part != "_orig_mod")

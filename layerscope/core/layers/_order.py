@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from layerscope.base.undoing import Undo
-from layerscope.core.layers._layer import ROOT, Layer, owner
+from layerscope.core.layers._layer import ROOT, Layer, owner_name
 
 __all__ = ["execution_order"]
 
@@ -50,7 +50,7 @@ def execution_order(
     def position(leaf: str) -> int:
         path = "" if leaf == ROOT else leaf
         while path and path not in called:
-            path = owner(path)
+            path = owner_name(path)
         return called.get(path, len(called))
 
     return sorted(layers, key=lambda layer: min(map(position, layer.members)))

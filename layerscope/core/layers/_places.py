@@ -31,7 +31,7 @@ from typing import Any
 
 from torch import nn
 
-from layerscope.core.layers._layer import ROOT, bare, owner
+from layerscope.core.layers._layer import ROOT, owner_name, plain_name
 from layerscope.core.layers._tree import Tree, conv_like, lineage, pooling
 from layerscope.errors import LayerError
 
@@ -232,9 +232,13 @@ def _declared(tree: Tree, view: str, groups: Any) -> dict[str, Place]:
     if not isinstance(groups, Mapping) or not groups:
         raise LayerError(f"layer_views[{view!r}] is {groups!r}; it must map names to leaves.")
     # What a network declares holds for it compiled, too.
-    paths = {(bare(path) or ROOT): path for path in tree.held}
+    paths = {(plain_name(path) or ROOT): path for path in tree.held}
     # A module may hold nothing but other names of what lies elsewhere, as a tied head does.
-    tied = {bare(owner(alias)) or ROOT for others in tree.aliases.values() for alias in others}
+    tied = {
+        plain_name(owner_name(alias)) or ROOT
+        for others in tree.aliases.values()
+        for alias in others
+    }
     found: dict[str, Place] = {}
     for group, patterns in groups.items():
         listed = [patterns] if isinstance(patterns, str) else patterns

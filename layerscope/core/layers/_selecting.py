@@ -14,9 +14,9 @@ from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._views import find
 from layerscope.errors import LayerError, choose
 
-__all__ = ["Wanted", "rows", "select"]
+__all__ = ["LayerSelection", "rows", "select"]
 
-Wanted = (
+LayerSelection = (
     Sequence[str]
     | Mapping[str, str | Sequence[str]]
     | Callable[[str, nn.Module], str | None]
@@ -27,7 +27,7 @@ Wanted = (
 
 def rows(
     model: nn.Module,
-    wanted: Wanted = None,
+    wanted: LayerSelection = None,
     view: str = "leaf",
     norms: Norms | str | Mapping[str, str] = "own",
 ) -> list[Layer]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from layerscope.core.layers._layer import owner, tensors
+from layerscope.core.layers._layer import named_tensors, owner_name
 
-__all__ = ["clusters", "owners", "storage_of", "tied"]
+__all__ = ["canonical_names", "shared_groups", "storage_id", "tied_names"]
 
 
 class _Extent(NamedTuple):
@@ -26,7 +26,7 @@ class _Extent(NamedTuple):
     dense: bool
 
 
-def tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Name the tensors of a network that have several names.
 
     Returns
@@ -39,32 +39,32 @@ def tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     >>> net[1].weight = nn.Parameter(net[0].weight.detach().T)  # another object, the same memory
-    >>> tied(net)
+    >>> tied_names(net)
     {'0.weight': ('1.weight',)}
     """
     aliases: dict[str, list[str]] = {}
-    for name, holder in owners(tensors(model)).items():
+    for name, holder in canonical_names(named_tensors(model)).items():
         if holder != name:
             aliases.setdefault(holder, []).append(name)
     return {name: tuple(others) for name, others in aliases.items()}
 
 
-def owners(held: Mapping[str, Tensor]) -> dict[str, str]:
+def canonical_names(held: Mapping[str, Tensor]) -> dict[str, str]:
     """Say under which name each tensor counts.
 
     The first name counts; parameters go before buffers, buffers beside parameters before others,
     and a whole before its parts.
     """
     names, values = list(held), list(held.values())
-    beside = {owner(name) for name, t in held.items() if isinstance(t, nn.Parameter)}
+    beside = {owner_name(name) for name, t in held.items() if isinstance(t, nn.Parameter)}
 
     def rank(index: int) -> tuple[int, int, int]:
         tensor, name = values[index], names[index]
-        kind = 0 if isinstance(tensor, nn.Parameter) else 1 if owner(name) in beside else 2
+        kind = 0 if isinstance(tensor, nn.Parameter) else 1 if owner_name(name) in beside else 2
         return kind, -tensor.numel() * tensor.element_size(), index
 
     found = {name: name for name in names}
-    for cluster in clusters(values):
+    for cluster in shared_groups(values):
         owning: list[int] = []
         for index in sorted(cluster, key=rank) if len(cluster) > 1 else ():
             if _covered(values[index], [values[other] for other in owning]):
@@ -75,7 +75,7 @@ def owners(held: Mapping[str, Tensor]) -> dict[str, str]:
     return found
 
 
-def clusters(values: Sequence[Tensor]) -> list[list[int]]:
+def shared_groups(values: Sequence[Tensor]) -> list[list[int]]:
     """Gather the positions of tensors that are tied, directly or through others.
 
     Returns
@@ -106,14 +106,14 @@ def clusters(values: Sequence[Tensor]) -> list[list[int]]:
     return list(gathered.values())
 
 
-def storage_of(tensor: Tensor) -> int:
+def storage_id(tensor: Tensor) -> int:
     """Name the storage that a tensor lies in; its own number where it has none to share."""
     if tensor.layout != torch.strided or nn.parameter.is_lazy(tensor) or not tensor.numel():
         return -id(tensor)
     return int(tensor.untyped_storage()._cdata)
 
 
-def extent(values: Iterable[Tensor]) -> tuple[int, int]:
+def byte_range(values: Iterable[Tensor]) -> tuple[int, int]:
     """First byte, and the one after the last, that tensors take of the storage they share."""
     extents = [_extent(tensor) for tensor in values]
     return min(e.start for e in extents), max(e.stop for e in extents)
@@ -122,7 +122,7 @@ def extent(values: Iterable[Tensor]) -> tuple[int, int]:
 def _by_storage(values: Sequence[Tensor]) -> list[list[int]]:
     groups: dict[int, list[int]] = {}
     for index, tensor in enumerate(values):
-        groups.setdefault(storage_of(tensor), []).append(index)
+        groups.setdefault(storage_id(tensor), []).append(index)
     return [group for key, group in groups.items() if len(group) > 1 and key >= 0]
 
 

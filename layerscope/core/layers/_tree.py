@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
-from layerscope.core.layers._layer import ROOT, owner, tensors
+from layerscope.core.layers._layer import ROOT, named_tensors, owner_name
 from layerscope.core.layers._norms import is_norm
-from layerscope.core.layers._ties import owners
+from layerscope.core.layers._ties import canonical_names
 from layerscope.errors import LayerError
 
 __all__ = ["Leaf", "Tree", "conv_like", "pooling"]
@@ -90,15 +90,15 @@ class Tree:
                 self._below[path].append(leaf)
 
     def _gather(self, model: nn.Module, every: dict[str, nn.Module]) -> None:
-        held = tensors(model)
-        names = owners(held)
+        held = named_tensors(model)
+        names = canonical_names(held)
         self.aliases: dict[str, tuple[str, ...]] = {}
         gathered: dict[str, tuple[list[str], list[str]]] = {}
         for name, tensor in held.items():
             if names[name] != name:
                 self.aliases[names[name]] = (*self.aliases.get(names[name], ()), name)
                 continue
-            parts = gathered.setdefault(holder(every, owner(name)), ([], []))
+            parts = gathered.setdefault(holder(every, owner_name(name)), ([], []))
             parts[0 if isinstance(tensor, nn.Parameter) else 1].append(name)
         self.held: dict[str, Leaf] = {}
         for path in self.modules:
@@ -110,7 +110,7 @@ class Tree:
 
     def parent(self, path: str) -> str:
         """Path of the module that holds another, by its first name."""
-        return owner(path)
+        return owner_name(path)
 
     def children(self, path: str) -> list[str]:
         """Paths of the modules right inside one."""

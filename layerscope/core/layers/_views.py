@@ -14,7 +14,7 @@ from layerscope.core.layers._places import GROUPING, Place, alone, places
 from layerscope.core.layers._tree import Leaf, Tree
 from layerscope.errors import LayerError, choose
 
-__all__ = ["VIEWS", "find", "hosts", "whole"]
+__all__ = ["VIEWS", "find", "hosts", "whole_network"]
 
 VIEWS = ("leaf", *GROUPING)
 """The ways to see a network, from fine to coarse."""
@@ -79,7 +79,9 @@ def find(
     return found
 
 
-def whole(model: nn.Module, name: str, norms: Norms | str | Mapping[str, str] = "own") -> Layer:
+def whole_network(
+    model: nn.Module, name: str, norms: Norms | str | Mapping[str, str] = "own"
+) -> Layer:
     """Make one layer of everything that a network saves, save what `norms` keeps.
 
     Parameters

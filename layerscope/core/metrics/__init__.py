@@ -9,55 +9,55 @@ tensor([0., 1.])
 A metric of one's own is one function:
 
 >>> margin = metrics.Metric("margin", "largest logit", lambda logits, _: logits.amax(-1))
->>> metrics.outcomes([margin], logits, targets)["margin"].values
+>>> metrics.measure([margin], logits, targets)["margin"].values
 tensor([2., 3.], dtype=torch.float64)
 """
 
 from __future__ import annotations
 
-from layerscope.core.metrics._convention import reading
+from layerscope.core.metrics._convention import infer_reader
 from layerscope.core.metrics._named import (
     METRICS,
-    NOT_COUNTED,
+    NO_TARGET,
     NOT_FINITE,
     Metric,
-    chosen,
-    named_class,
-    usual,
+    default_names,
+    parse,
+    predicted_class,
 )
-from layerscope.core.metrics._outputs import Output, Where, logits
-from layerscope.core.metrics._per_example import Outcome, check_in_place, check_labels, outcomes
+from layerscope.core.metrics._outputs import OutputFinder, OutputSpec, find_logits
+from layerscope.core.metrics._per_example import Outcome, check_in_place, check_labels, measure
 from layerscope.core.metrics._running import (
     add_batch,
-    call,
     call_and_restore,
     evaluate,
-    evaluating,
-    matching,
+    evaluation_mode,
+    explain_mismatch,
+    run_network,
 )
 from layerscope.core.metrics._tally import Tally
 
 __all__ = [
     "METRICS",
-    "NOT_COUNTED",
     "NOT_FINITE",
+    "NO_TARGET",
     "Metric",
     "Outcome",
-    "Output",
+    "OutputFinder",
+    "OutputSpec",
     "Tally",
-    "Where",
     "add_batch",
-    "call",
     "call_and_restore",
     "check_in_place",
     "check_labels",
-    "chosen",
+    "default_names",
     "evaluate",
-    "evaluating",
-    "logits",
-    "matching",
-    "named_class",
-    "outcomes",
-    "reading",
-    "usual",
+    "evaluation_mode",
+    "explain_mismatch",
+    "find_logits",
+    "infer_reader",
+    "measure",
+    "parse",
+    "predicted_class",
+    "run_network",
 ]

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerscope.core.batches import FOLLOWING, SAME, Arguments, Reading, evidence, tokens
-from layerscope.core.metrics._named import NOT_COUNTED, Metric
-from layerscope.core.metrics._outputs import logits
+from layerscope.core.batches import FOLLOWING, SAME, Arguments, BatchReader, alignments, tokens
+from layerscope.core.metrics._named import NO_TARGET, Metric
+from layerscope.core.metrics._outputs import find_logits
 from layerscope.errors import DataError
 
-__all__ = ["reading"]
+__all__ = ["infer_reader"]
 
 _ROWS = 2  # that a network is asked about
 _DECODED = {"decoder_input_ids", "decoder_inputs_embeds", "labels"}
@@ -36,13 +36,13 @@ _SOMETHING_ELSE = (
 _Run = Callable[[Any], Any]
 
 
-def reading(
+def infer_reader(
     model: nn.Module,
     run: Callable[[nn.Module, Any], Any],
     inputs: Any,
     targets: Any,
     wanted: Sequence[Metric],
-) -> Reading:
+) -> BatchReader:
     """Find out how batches are to be read for a network, from the first of them.
 
     Causal networks of Hugging Face's shift their labels themselves. Targets that equal the tokens,
@@ -72,12 +72,12 @@ def reading(
         decoded = isinstance(inputs, Mapping) and _DECODED & inputs.keys()
         sequences = torch.is_tensor(targets) and targets.ndim == 2
         beside = {"labels", "decoder_input_ids"} <= {*takes} and sequences and not decoded
-        return Reading(named=named, beside=beside)
-    plain = Reading(masked=True, named=named)
+        return BatchReader(named=named, beside=beside)
+    plain = BatchReader(masked=True, named=named)
     read, counted = plain(inputs, targets)
-    seen = evidence(read, counted)
+    seen = alignments(read, counted)
     if seen == (FOLLOWING,):
-        return Reading(masked=True, named=named, expected=FOLLOWING)
+        return BatchReader(masked=True, named=named, expected=FOLLOWING)
     if tokens(read, counted) is None or not any(m.classes for m in wanted):
         return plain
     labelled = isinstance(inputs, Arguments)
@@ -94,7 +94,7 @@ def reading(
         return plain
     if not labelled and SAME not in seen:
         raise DataError(_SOMETHING_ELSE)
-    return Reading(masked=True, shifted=True, named=named, expected="" if labelled else SAME)
+    return BatchReader(masked=True, shifted=True, named=named, expected="" if labelled else SAME)
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -120,7 +120,7 @@ def _two(inputs: Any) -> bool:
 
 def _asked(inputs: Any, targets: Tensor) -> tuple[Any, Tensor]:
     """Those rows of a batch that have the most targets."""
-    rows = (targets != NOT_COUNTED).sum(1).topk(min(_ROWS, len(targets))).indices
+    rows = (targets != NO_TARGET).sum(1).topk(min(_ROWS, len(targets))).indices
 
     def some(value: Any) -> Any:
         if torch.is_tensor(value):
@@ -140,11 +140,11 @@ def _shifts(run: _Run, inputs: Any, ids: Tensor, takes: Sequence[str]) -> bool |
     if "labels" not in takes:
         return None
     given = inputs if isinstance(inputs, Mapping) else _by_place(takes, inputs)
-    said = logits(run(given)).float()
+    said = find_logits(run(given)).float()
     if said.shape[:-1] != ids.shape or int(ids.max()) >= said.shape[-1]:
         return False  # not of tokens
     mask = given.get("attention_mask")
-    labels = ids if mask is None or mask.shape != ids.shape else ids.where(mask != 0, NOT_COUNTED)
+    labels = ids if mask is None or mask.shape != ids.shape else ids.where(mask != 0, NO_TARGET)
     try:
         told = run({**given, "labels": labels})
     except (TypeError, ValueError, DataError):
@@ -167,14 +167,14 @@ def _by_place(takes: Sequence[str], inputs: Any) -> dict[str, Any]:
 
 def _mean(said: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(
-        said.flatten(0, 1), labels.flatten().long(), ignore_index=NOT_COUNTED
+        said.flatten(0, 1), labels.flatten().long(), ignore_index=NO_TARGET
     )
 
 
 def _causal(run: _Run, inputs: Any, ids: Tensor, targets: Tensor) -> bool:
     """Whether what the network says at a position stays when all later tokens become others."""
     # In the middle of the first row, without what fills it up.
-    places = (targets[0] != NOT_COUNTED).nonzero()
+    places = (targets[0] != NO_TARGET).nonzero()
     half = (int(places.max()) + 1) // 2 if len(places) else 0
     if half == 0:
         return False
@@ -191,5 +191,7 @@ def _causal(run: _Run, inputs: Any, ids: Tensor, targets: Tensor) -> bool:
             return {name: exchanged(each) for name, each in value.items()}
         return tuple(map(exchanged, value)) if isinstance(value, (tuple, list)) else value
 
-    before, after = (logits(run(each))[:, :half].float() for each in (inputs, exchanged(inputs)))
+    before, after = (
+        find_logits(run(each))[:, :half].float() for each in (inputs, exchanged(inputs))
+    )
     return torch.allclose(before, after, rtol=_CLOSE, atol=1e-5 * float(before.abs().max()))

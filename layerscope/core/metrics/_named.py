@@ -16,9 +16,17 @@ from layerscope.base.validate import describe, function
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.results import MetricInfo
 
-__all__ = ["METRICS", "NOT_COUNTED", "NOT_FINITE", "Metric", "chosen", "named_class", "usual"]
+__all__ = [
+    "METRICS",
+    "NOT_FINITE",
+    "NO_TARGET",
+    "Metric",
+    "default_names",
+    "parse",
+    "predicted_class",
+]
 
-NOT_COUNTED = -100
+NO_TARGET = -100
 """The target of a position that no metric counts, as torch's losses have it."""
 
 
@@ -127,7 +135,7 @@ def _check_call(metric: Metric) -> None:
         pass  # built in, without a signature
 
 
-def chosen(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
+def parse(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     """Look up metrics by name; a `Metric` of the user's own is taken as it is.
 
     ``"topK_error"`` stands for any K, such as ``"top3_error"``.
@@ -139,7 +147,7 @@ def chosen(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
 
     Examples
     --------
-    >>> [metric.long_name for metric in chosen("top3_error")]
+    >>> [metric.long_name for metric in parse("top3_error")]
     ['fraction whose target is not among the 3 largest logits, in [0, 1]']
     """
     wanted: Iterable[Any] = [names]
@@ -151,7 +159,7 @@ def chosen(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     return found
 
 
-def usual(*, positions: bool = False) -> tuple[str, ...]:
+def default_names(*, positions: bool = False) -> tuple[str, ...]:
     """Names of the metrics that are measured where none are asked for.
 
     Parameters
@@ -161,7 +169,7 @@ def usual(*, positions: bool = False) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> usual(), usual(positions=True)
+    >>> default_names(), default_names(positions=True)
     (('error', 'loss'), ('error', 'loss', 'perplexity'))
     """
     return ("error", "loss", "perplexity") if positions else ("error", "loss")
@@ -188,10 +196,10 @@ def _no_metric(came: Any) -> str:
     )
 
 
-def named_class(outputs: Tensor) -> Tensor:
+def predicted_class(outputs: Tensor) -> Tensor:
     """Find the class with the largest logit; −1, which no target is, where one of them is NaN.
 
-    >>> named_class(torch.tensor([[0.0, 2.0], [float("nan"), 2.0]])).tolist()
+    >>> predicted_class(torch.tensor([[0.0, 2.0], [float("nan"), 2.0]])).tolist()
     [1, -1]
     """
     place = outputs.argmax(-1, keepdim=True)
@@ -200,16 +208,16 @@ def named_class(outputs: Tensor) -> Tensor:
 
 
 def _error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (named_class(outputs) != targets).float()
+    return (predicted_class(outputs) != targets).float()
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (named_class(outputs) == targets).float()
+    return (predicted_class(outputs) == targets).float()
 
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
     flat, wanted = _single(outputs).flatten(0, -2), targets.flatten().long()
-    loss = nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=NOT_COUNTED)
+    loss = nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=NO_TARGET)
     return loss.view(targets.shape)
 
 
@@ -230,7 +238,7 @@ def _top(count: int) -> Metric:
 
 
 def _agreement(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
-    found, wanted = named_class(outputs), named_class(reference)
+    found, wanted = predicted_class(outputs), predicted_class(reference)
     return ((found == wanted) & (found >= 0)).float()
 
 

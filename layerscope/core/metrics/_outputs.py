@@ -13,13 +13,13 @@ from torch.utils._pytree import tree_leaves
 from layerscope.core.batches import tokens
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Output", "Where", "logits", "version"]
+__all__ = ["OutputFinder", "OutputSpec", "find_logits", "tensor_version"]
 
-Where = str | int | Callable[[Any], Tensor] | None
+OutputSpec = str | int | Callable[[Any], Tensor] | None
 """A name, a place, or a function of what the network returned; None looks for logits."""
 
 
-def logits(outputs: Any) -> Tensor:
+def find_logits(outputs: Any) -> Tensor:
     """Find the logits in what a network returned.
 
     Parameters
@@ -48,7 +48,7 @@ def logits(outputs: Any) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputFinder:
     """Finds the outputs that metrics read, with classes in the last dimension.
 
     Parameters
@@ -61,11 +61,11 @@ class Output:
 
     Examples
     --------
-    >>> Output("scores")({"boxes": None, "scores": torch.ones(2, 3)}).shape
+    >>> OutputFinder("scores")({"boxes": None, "scores": torch.ones(2, 3)}).shape
     torch.Size([2, 3])
     """
 
-    where: Where = None
+    where: OutputSpec = None
     classes_first: bool = False
 
     def __post_init__(self) -> None:
@@ -84,13 +84,15 @@ class Output:
         DataError
             If they are not there.
         """
-        return self.classes_last(logits(outputs) if self.where is None else self._found(outputs))
+        return self.classes_last(
+            find_logits(outputs) if self.where is None else self._found(outputs)
+        )
 
     def classes_last(self, found: Tensor) -> Tensor:
         """What was found, in shape ``(n, …, classes)``."""
         return found.movedim(1, -1) if self.classes_first else found
 
-    def fitted(self, found: Tensor, inputs: Any, targets: Any) -> Output:
+    def fitted(self, found: Tensor, inputs: Any, targets: Any) -> OutputFinder:
         """Find out from the first batch in which dimension the classes stand.
 
         Parameters
@@ -142,9 +144,9 @@ class Output:
 def _untouched(where: Callable[[Any], Any], outputs: Any) -> Any:
     """What a function says of outputs that others read after it."""
     given = [leaf for leaf in tree_leaves(outputs) if torch.is_tensor(leaf)]
-    before = [version(tensor) for tensor in given]
+    before = [tensor_version(tensor) for tensor in given]
     found = where(outputs)
-    if [version(tensor) for tensor in given] != before:
+    if [tensor_version(tensor) for tensor in given] != before:
         raise OptionError(
             "output= changes in place what the network returned, of which other cells are made; "
             "let it work on a copy, such as out.logits.clone()."
@@ -152,7 +154,7 @@ def _untouched(where: Callable[[Any], Any], outputs: Any) -> Any:
     return found
 
 
-def version(tensor: Any) -> int:
+def tensor_version(tensor: Any) -> int:
     """How often PyTorch changed a tensor; nobody counts for those of inference mode."""
     return tensor._version if torch.is_tensor(tensor) and not tensor.is_inference() else 0
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from layerscope.core.metrics._named import METRICS, NOT_COUNTED, Metric
-from layerscope.core.metrics._outputs import logits, version
+from layerscope.core.metrics._named import METRICS, NO_TARGET, Metric
+from layerscope.core.metrics._outputs import find_logits, tensor_version
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Outcome", "check_in_place", "check_labels", "outcomes"]
+__all__ = ["Outcome", "check_in_place", "check_labels", "measure"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Outcome:
     bins: Tensor | None = None
 
 
-def outcomes(
+def measure(
     wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any = None
 ) -> dict[str, Outcome]:
     """Measure every example of one batch.
@@ -73,12 +73,12 @@ def outcomes(
     >>> from layerscope import metrics
     >>> scores = torch.tensor([[[2.0, 1.0], [0.0, 3.0], [0.0, 1.0]]])
     >>> targets = torch.tensor([[0, 0, -100]])
-    >>> found = outcomes(metrics.chosen("error"), scores, targets)["error"]
+    >>> found = measure(metrics.parse("error"), scores, targets)["error"]
     >>> found.values.tolist(), found.weights.tolist()
     ([1.0], [2.0])
     """
-    found = logits(outputs)
-    against = None if reference is None else logits(reference)
+    found = find_logits(outputs)
+    against = None if reference is None else find_logits(reference)
     _check(wanted, found, targets, against)
     there = _counted(found, targets)
     rows: dict[str, Tensor] = {}
@@ -96,9 +96,9 @@ def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int]
     ----------
     wanted : sequence of Metric
         Where none takes class indices, targets may mean something else.
-    outputs : as for `outcomes`
+    outputs : as for `measure`
     labels : pair of int, or None
-        The lowest and the highest class index, as `data.label_range` finds them.
+        The lowest and the highest class index, as `label_range` finds them.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int]
     """
     if labels is None or not any(m.classes and m.needs_targets for m in wanted):
         return
-    count = logits(outputs).shape[-1]
+    count = find_logits(outputs).shape[-1]
     wrong = [label for label in labels if not 0 <= label < count]
     if wrong:
         raise DataError(
@@ -123,11 +123,11 @@ def check_in_place(
     """Refuse a metric that changes what it is handed, which others are handed after it.
 
     Tried once on copies, which alone shows what is done past PyTorch, as by NumPy; what PyTorch
-    does in place `outcomes` notices on every batch.
+    does in place `measure` notices on every batch.
 
     Parameters
     ----------
-    wanted, outputs, targets, reference : as for `outcomes`
+    wanted, outputs, targets, reference : as for `measure`
 
     Raises
     ------
@@ -136,8 +136,8 @@ def check_in_place(
     own = [metric for metric in wanted if METRICS.get(metric.name) is not metric]
     if not own:
         return
-    found = logits(outputs)
-    against = found if reference is None else logits(reference)
+    found = find_logits(outputs)
+    against = found if reference is None else find_logits(reference)
     _check(own, found, targets, against)
     for metric in own:
         given = (found, targets, against) if metric.uses_reference else (found, targets)
@@ -153,10 +153,10 @@ _HANDED = ("outputs", "targets", "reference")
 
 def _measured(metric: Metric, given: tuple[Any, ...]) -> Tensor:
     """What a metric says; refused if it changed what it was handed."""
-    before = [version(tensor) for tensor in given]
+    before = [tensor_version(tensor) for tensor in given]
     values = metric.per_example(*given)
     for what, tensor, number in zip(_HANDED, given, before, strict=False):
-        if version(tensor) != number:
+        if tensor_version(tensor) != number:
             raise _in_place(metric, what)
     return values
 
@@ -189,7 +189,7 @@ def _check(
     if reference is None and (lacking := [m.name for m in wanted if m.uses_reference]):
         raise OptionError(
             f"{', '.join(lacking)} can't be measured without the unperturbed network to compare "
-            "with; give it, or for `outcomes` its outputs: reference=…."
+            "with; give it, or for `measure` its outputs: reference=…."
         )
     by_class = [metric for metric in wanted if metric.classes]
     takers = [metric.name for metric in by_class if metric.needs_targets]
@@ -220,7 +220,7 @@ def _counted(outputs: Tensor, targets: Any) -> Tensor:
         placed = torch.is_tensor(targets) and targets.shape in (shape, outputs.shape[:1])
         # Real-valued targets of a metric of one's own may well be −100.
         if placed and not _is_real(targets):
-            return cast("Tensor", targets != NOT_COUNTED)
+            return cast("Tensor", targets != NO_TARGET)
         shape = targets.shape if placed else outputs.shape[:1]
     return torch.ones(shape, dtype=torch.bool, device=outputs.device)
 

@@ -17,17 +17,24 @@ from layerscope.base.undoing import Undo
 from layerscope.base.validate import kind_of
 from layerscope.core import batches as data_module
 from layerscope.core.layers import require_network
-from layerscope.core.metrics._convention import reading
-from layerscope.core.metrics._named import Metric, chosen
-from layerscope.core.metrics._outputs import Output, Where, version
-from layerscope.core.metrics._per_example import check_in_place, check_labels, outcomes
+from layerscope.core.metrics._convention import infer_reader
+from layerscope.core.metrics._named import Metric, parse
+from layerscope.core.metrics._outputs import OutputFinder, OutputSpec, tensor_version
+from layerscope.core.metrics._per_example import check_in_place, check_labels, measure
 from layerscope.core.metrics._tally import Tally
 from layerscope.errors import DataError, LayerscopeError, SweepWarning
 
-__all__ = ["add_batch", "call", "call_and_restore", "evaluate", "evaluating", "matching"]
+__all__ = [
+    "add_batch",
+    "call_and_restore",
+    "evaluate",
+    "evaluation_mode",
+    "explain_mismatch",
+    "run_network",
+]
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
+def run_network(model: nn.Module, inputs: Any) -> Any:
     """Run the network on a tensor, a tuple of arguments or a mapping of keyword arguments.
 
     Anything else is one argument, such as a graph or a ``PackedSequence``; so is what stands alone
@@ -59,14 +66,14 @@ def add_batch(
     targets: Any,
     reference: Any = None,
 ) -> None:
-    """Add one batch's outputs to the tally of every metric; the rest is as for `outcomes`."""
-    for name, outcome in outcomes(metrics, outputs, targets, reference).items():
+    """Add one batch's outputs to the tally of every metric; the rest is as for `measure`."""
+    for name, outcome in measure(metrics, outputs, targets, reference).items():
         tally = tallies[name]
         tally += Tally.of(outcome)
 
 
 @contextmanager
-def matching(inputs: Any) -> Iterator[None]:
+def explain_mismatch(inputs: Any) -> Iterator[None]:
     """Say of an error in the unchanged network that network and data do not go together.
 
     Raises
@@ -103,7 +110,7 @@ def _form(inputs: Any) -> str:
     return kind_of(inputs)
 
 
-class evaluating(Undo):  # noqa: N801
+class evaluation_mode(Undo):  # noqa: N801
     """Evaluation mode without gradients; afterwards every module has its own mode again."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -130,7 +137,7 @@ def evaluate(
     batch_size: int = 1000,
     device: str | torch.device = "auto",
     reference: nn.Module | None = None,
-    output: Where = None,
+    output: OutputSpec = None,
 ) -> dict[str, Tally]:
     """Evaluate a network as it stands on data of any form: every batch, one after the other.
 
@@ -173,24 +180,24 @@ def evaluate(
     if reference is not None:
         require_network(reference, "reference")
     place = devices.resolve(device)
-    wanted = chosen(metrics)
+    wanted = parse(metrics)
     tallies = {metric.name: Tally() for metric in wanted}
     with Undo() as undo, undo:
         for each in [model] if reference is None else [model, reference]:
-            undo.enter(evaluating(each))
-        read: data_module.Reading | None = None
-        find = Output(output)
+            undo.enter(evaluation_mode(each))
+        read: data_module.BatchReader | None = None
+        find = OutputFinder(output)
         for given in data_module.batches(data, batch_size):
             first = read is None
             if read is None:
                 inputs, targets = data_module.move(given, place)
-                read = reading(model, _asked, inputs, targets, wanted)
+                read = infer_reader(model, _asked, inputs, targets, wanted)
                 if read.guessed:
                     warnings.warn(str(read), SweepWarning, stacklevel=2)
             inputs, targets = read(*given)
             labels = data_module.label_range(targets)
             inputs, targets = data_module.move((inputs, targets), place)
-            with matching(inputs):
+            with explain_mismatch(inputs):
                 said = call_and_restore(model, inputs)
             if first:
                 find = find.fitted(find(said), inputs, targets)
@@ -209,8 +216,8 @@ def evaluate(
 
 
 def _asked(model: nn.Module, inputs: Any) -> Any:
-    with matching(inputs):
-        return call(model, inputs)
+    with explain_mismatch(inputs):
+        return run_network(model, inputs)
 
 
 def call_and_restore(model: nn.Module, inputs: Any) -> Any:
@@ -220,9 +227,11 @@ def call_and_restore(model: nn.Module, inputs: Any) -> Any:
     then sum in another order.
     """
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    before = [(tensor, tensor.clone(), version(tensor)) for tensor in tensors]
-    outputs = call(model, inputs)
-    changed = [(tensor, kept) for tensor, kept, number in before if version(tensor) != number]
+    before = [(tensor, tensor.clone(), tensor_version(tensor)) for tensor in tensors]
+    outputs = run_network(model, inputs)
+    changed = [
+        (tensor, kept) for tensor, kept, number in before if tensor_version(tensor) != number
+    ]
     if changed:
         # They may be in the same memory.
         outputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, outputs)

@@ -41,7 +41,7 @@ class Tally:
     --------
     >>> from layerscope import metrics
     >>> outputs, targets = torch.eye(3), torch.tensor([0, 0, 2])
-    >>> outcome = metrics.outcomes(metrics.chosen("error"), outputs, targets)["error"]
+    >>> outcome = metrics.measure(metrics.parse("error"), outputs, targets)["error"]
     >>> tally = Tally.of(outcome)
     >>> tally += Tally.of(outcome)
     >>> tally.count, tally.total, round(tally.mean, 3), round(tally.standard_error, 3)

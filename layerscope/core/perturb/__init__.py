@@ -7,7 +7,7 @@ its past) to the tensors that the layer holds instead. One of your own takes a f
 >>> def halve(site):
 ...     return {name: tensor / 2 for name, tensor in site.trained.items()}
 >>> halved = perturb.Perturbation("halve", halve)
->>> perturb.chosen(halve)[0].name  # a function goes by its own name
+>>> perturb.parse(halve)[0].name  # a function goes by its own name
 'halve'
 
 Those that there are go by name, which is the call that makes them, and can be joined:
@@ -15,14 +15,14 @@ Those that there are go by name, which is the call that makes them, and can be j
 >>> shaken = perturb.reinitialize().then(perturb.noise(0.1))
 >>> shaken.name
 'reinitialize+noise(0.1)'
->>> perturb.chosen(["reinitialize + noise(0.1)"])[0].name == shaken.name
+>>> perturb.parse(["reinitialize + noise(0.1)"])[0].name == shaken.name
 True
 """
 
 from __future__ import annotations
 
 from layerscope.core.perturb._exchanging import exchange
-from layerscope.core.perturb._fresh import Fresh
+from layerscope.core.perturb._fresh import Redraw
 from layerscope.core.perturb._kinds import (
     interpolate,
     noise,
@@ -32,21 +32,21 @@ from layerscope.core.perturb._kinds import (
     skip,
     zero,
 )
-from layerscope.core.perturb._naming import KINDS, PERTURBATIONS, Given, chosen, together
+from layerscope.core.perturb._naming import KINDS, PERTURBATIONS, PerturbationLike, parse, together
 from layerscope.core.perturb._permuting import permute
 from layerscope.core.perturb._protocol import Perturbation, Site
 
 __all__ = [
     "KINDS",
     "PERTURBATIONS",
-    "Fresh",
-    "Given",
     "Perturbation",
+    "PerturbationLike",
+    "Redraw",
     "Site",
-    "chosen",
     "exchange",
     "interpolate",
     "noise",
+    "parse",
     "permute",
     "reinitialize",
     "rerandomize",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from layerscope.core.batches._examples import as_bytes
 
-__all__ = ["Description", "digest", "is_library"]
+__all__ = ["Fingerprint", "fingerprint", "is_library"]
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), range, slice, type(...), PurePath)
 _SAID = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, np.dtype)
@@ -38,7 +38,7 @@ _SILENT = {
 _PASSING = {"training", "_is_full_backward_hook", "_compiled_call_impl", "_is_hf_initialized"}
 
 
-def digest(value: Any, known: Mapping[int, str] | None = None) -> str:
+def fingerprint(value: Any, known: Mapping[int, str] | None = None) -> str:
     """SHA-256 over what a function does: its code, and the values that it refers to.
 
     Those are its defaults, its closure, what it is bound to, and the globals that it names.
@@ -55,13 +55,13 @@ def digest(value: Any, known: Mapping[int, str] | None = None) -> str:
 
     Examples
     --------
-    >>> digest(lambda x: x / 2) == digest(lambda x: x / 2) != digest(lambda x: x / 3)
+    >>> fingerprint(lambda x: x / 2) == fingerprint(lambda x: x / 2) != fingerprint(lambda x: x / 3)
     True
     """
-    return Description(value, known).sha256
+    return Fingerprint(value, known).sha256
 
 
-class Description:
+class Fingerprint:
     """What a value is, in a form that is the same in another process.
 
     Attributes
@@ -135,7 +135,7 @@ class Description:
 
     def _of_set(self, value: Any) -> Iterator[str | bytes]:
         # In an order that does not hang on hashes, which differ between processes.
-        yield from sorted(Description(item, self._known).sha256 for item in value)
+        yield from sorted(Fingerprint(item, self._known).sha256 for item in value)
 
     def _of_mapping(self, value: Any) -> Iterator[str | bytes]:
         for key, item in value.items():

@@ -51,7 +51,7 @@ def exchange(
     >>> exchange(donor).name
     'exchange(sha256:24841c6b)'
     """
-    source = files.source(other, "the network that exchange was given")
+    source = files.open_checkpoint(other, "the network that exchange was given")
     sha = source.digest()
     names = dict(layers or {})
     is_path = isinstance(other, (str, os.PathLike))
@@ -63,8 +63,8 @@ def exchange(
     )
 
 
-def _taken(source: files.Source, names: Mapping[str, str], site: Site) -> dict[str, Tensor]:
-    there, own = source.signature(), handed.itself(site.trained)
+def _taken(source: files.Checkpoint, names: Mapping[str, str], site: Site) -> dict[str, Tensor]:
+    there, own = source.signature(), handed.uncopied(site.trained)
     wanted = {name: _renamed(name, names) for name in own}
     for name, its in wanted.items():
         shape = tuple(own[name].shape)
@@ -84,7 +84,7 @@ def _taken(source: files.Source, names: Mapping[str, str], site: Site) -> dict[s
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
     """Say what a tensor is called in the other network."""
-    path = layers_.owner(name)
+    path = layers_.owner_name(name)
     # A module's name stands for what is inside it too; the longest that fits says most.
     above = [p for p in (path, *_ancestors(path), ROOT) if p in names and (p != ROOT or not path)]
     if not above:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerError
 
-__all__ = ["Handed", "changed", "itself", "modules", "tensors"]
+__all__ = ["LazyCopies", "changed_names", "copy_modules", "copy_tensors", "uncopied"]
 
 T = TypeVar("T")
 
 
-class Handed(Mapping[str, T]):
+class LazyCopies(Mapping[str, T]):
     """Copies by name, each made when it is first asked for and the same from then on.
 
     Most functions look at a part of what they could see; the rest takes no memory.
@@ -54,29 +54,29 @@ class Handed(Mapping[str, T]):
         return {**other, **self}
 
 
-def tensors(originals: Mapping[str, Tensor]) -> Handed[Tensor]:
+def copy_tensors(originals: Mapping[str, Tensor]) -> LazyCopies[Tensor]:
     """Hand out copies of tensors."""
-    return Handed(originals, Tensor.clone)
+    return LazyCopies(originals, Tensor.clone)
 
 
-def modules(originals: Mapping[str, nn.Module]) -> Handed[nn.Module]:
+def copy_modules(originals: Mapping[str, nn.Module]) -> LazyCopies[nn.Module]:
     """Hand out copies of modules; what two of them share, their copies share."""
     memo: dict[int, Any] = {}
-    return Handed(itself(originals), lambda module: _copied(module, memo))
+    return LazyCopies(uncopied(originals), lambda module: _copied(module, memo))
 
 
-def itself(given: Mapping[str, T]) -> Mapping[str, T]:
+def uncopied(given: Mapping[str, T]) -> Mapping[str, T]:
     """What was handed out, not copied: for functions of ours, which change nothing."""
-    return given.originals if isinstance(given, Handed) else given
+    return given.originals if isinstance(given, LazyCopies) else given
 
 
-def changed(*given: Mapping[str, Any]) -> list[str]:
+def changed_names(*given: Mapping[str, Any]) -> list[str]:
     """Name the tensors that were changed where they had been handed out, also inside modules."""
     names = []
     for each in given:
-        taken = each.taken if isinstance(each, Handed) else {}
+        taken = each.taken if isinstance(each, LazyCopies) else {}
         for name, copied in taken.items():
-            own, now = _held(name, itself(each)[name]), _held(name, copied)
+            own, now = _held(name, uncopied(each)[name]), _held(name, copied)
             names += [n for n, tensor in now.items() if not _same(own.get(n), tensor)]
     return names
 

@@ -37,7 +37,7 @@ def reinitialize() -> Perturbation:
 
 
 def rerandomize() -> Perturbation:
-    """Draw the layer anew from the distribution that it was initialised from; see `Fresh`."""
+    """Draw the layer anew from the distribution that it was initialised from; see `Redraw`."""
     return Perturbation(
         "rerandomize",
         lambda site: site.fresh(site.layer, site.generator),
@@ -148,7 +148,7 @@ def interpolate(alpha: float) -> Perturbation:
         there = _checkpoint(site)
         return {
             name: _between(here, there[name].to(here.dtype), alpha)
-            for name, here in handed.itself(site.trained).items()
+            for name, here in handed.uncopied(site.trained).items()
             if here.is_floating_point() or here.is_complex()
         }
 
@@ -167,11 +167,11 @@ def _between(here: Tensor, there: Tensor, alpha: float) -> Tensor:
 def _checkpoint(site: Site) -> Mapping[str, Tensor]:
     if site.checkpoint is None:
         raise LayerError("re-initialisation needs the checkpoint of an epoch; none was given.")
-    return handed.itself(site.checkpoint)
+    return handed.uncopied(site.checkpoint)
 
 
 def _parameters(site: Site) -> dict[str, Tensor]:
-    own = handed.itself(site.trained)
+    own = handed.uncopied(site.trained)
     return {name: own[name] for name in site.layer.parameters}
 
 

@@ -27,14 +27,14 @@ from layerscope.core.perturb._permuting import permute
 from layerscope.core.perturb._protocol import ROOT, Perturbation, Site
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 
-__all__ = ["KINDS", "PERTURBATIONS", "chosen", "together"]
+__all__ = ["KINDS", "PERTURBATIONS", "parse", "together"]
 
 
-Given = str | Perturbation | Callable[[Site], Mapping[str, Tensor]]
+PerturbationLike = str | Perturbation | Callable[[Site], Mapping[str, Tensor]]
 """A perturbation as users write it."""
 
 
-def chosen(names: Given | Sequence[Given]) -> list[Perturbation]:
+def parse(names: PerturbationLike | Sequence[PerturbationLike]) -> list[Perturbation]:
     """Look up perturbations by name; one of the user's own is taken as it is.
 
     A function of a `Site` goes by its own name, with one result for each layer; what uses
@@ -51,7 +51,7 @@ def chosen(names: Given | Sequence[Given]) -> list[Perturbation]:
 
     Examples
     --------
-    >>> [p.name for p in chosen(["zero", "noise(scale=0.1)", "reinitialize + noise(1)"])]
+    >>> [p.name for p in parse(["zero", "noise(scale=0.1)", "reinitialize + noise(1)"])]
     ['zero', 'noise(0.1)', 'reinitialize+noise(1)']
     """
     if isinstance(names, (str, Perturbation)) or callable(names):
@@ -88,7 +88,7 @@ def _one(given: object) -> Perturbation:
     return Perturbation(name, given)
 
 
-def together(parts: Mapping[str, Given], name: str | None = None) -> Perturbation:
+def together(parts: Mapping[str, PerturbationLike], name: str | None = None) -> Perturbation:
     """Do different things to different members of one row, at once.
 
     Parameters
@@ -116,7 +116,7 @@ def together(parts: Mapping[str, Given], name: str | None = None) -> Perturbatio
             f"together got {parts!r}; give at least one layer and what is done to it, such as "
             "{'fc': 'zero'}."
         )
-    made = {pattern: chosen(part)[0] for pattern, part in parts.items()}
+    made = {pattern: parse(part)[0] for pattern, part in parts.items()}
     called = f"together({ {pattern: part.name for pattern, part in made.items()}!r})"
     skips = any(part.skips for part in made.values())
     uses_checkpoint = any(part.uses_checkpoint for part in made.values())
@@ -230,8 +230,8 @@ def _together(made: Mapping[str, Perturbation], site: Site) -> dict[str, Tensor]
 
 def _member_site(site: Site, member: str) -> Site:
     """Show one member of the row alone."""
-    layer, seen = protocol.member_of(site.layer, member), handed.itself(site.trained)
-    module = handed.itself(site.modules).get("" if member == ROOT else member)
+    layer, seen = protocol.member_of(site.layer, member), handed.uncopied(site.trained)
+    module = handed.uncopied(site.modules).get("" if member == ROOT else member)
     layer = replace(
         layer,
         module_type=type(module).__name__ if module is not None else "",
@@ -249,5 +249,5 @@ def _skipped_together(made: Mapping[str, Perturbation], layer: Layer) -> list[st
     return [
         name
         for member, pattern in _matches(made, layer).items()
-        for name in protocol.skipped([made[pattern]], protocol.member_of(layer, member))
+        for name in protocol.skipped_modules([made[pattern]], protocol.member_of(layer, member))
     ]

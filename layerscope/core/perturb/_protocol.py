@@ -14,7 +14,7 @@ from layerscope.base import seeds
 from layerscope.core import layers as layers_
 from layerscope.core.layers import Layer
 from layerscope.core.perturb import _handed as handed
-from layerscope.core.perturb._code import digest
+from layerscope.core.perturb._code import fingerprint
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import PerturbationInfo
 
@@ -122,7 +122,7 @@ class Perturbation:
         if self.settings is _UNSAID:
             # What the Dataset says of it as well, for that goes on only with the same, too.
             said = (self.label, self.column, self.sign, self.stochastic, self.redraws)
-            code = digest((self.apply, self.uses_checkpoint, *said))
+            code = fingerprint((self.apply, self.uses_checkpoint, *said))
             object.__setattr__(self, "settings", {"code": code})
 
     @property
@@ -148,12 +148,14 @@ class Perturbation:
             stochastic=any(part.stochastic for part in parts),
             redraws=any(part.redraws for part in parts) and not uses_checkpoint,
             settings={"parts": [[part.name, dict(part.settings)] for part in parts]},
-            skips=(lambda layer: skipped(parts, layer)) if any(p.skips for p in parts) else None,
+            skips=(lambda layer: skipped_modules(parts, layer))
+            if any(p.skips for p in parts)
+            else None,
             parts=parts,
         )
 
 
-def skipped(parts: Sequence[Perturbation], layer: Layer) -> list[str]:
+def skipped_modules(parts: Sequence[Perturbation], layer: Layer) -> list[str]:
     """List the modules that any of the perturbations passes over, each once."""
     names = (name for part in parts if part.skips for name in part.skips(layer))
     return list(dict.fromkeys(names))
@@ -178,9 +180,9 @@ def part_site(perturbation: Perturbation, site: Site, base: int, *purpose: str |
     return replace(
         site,
         # What one part does in place must not be seen by another.
-        trained=handed.tensors(site.trained),
-        checkpoint=None if there is None else handed.tensors(there),
-        modules=handed.modules(site.modules),
+        trained=handed.copy_tensors(site.trained),
+        checkpoint=None if there is None else handed.copy_tensors(there),
+        modules=handed.copy_modules(site.modules),
         generator=seeds.generator(base, perturbation.name, *purpose),
     )
 
@@ -197,7 +199,7 @@ def _in_turn(parts: Sequence[Perturbation], site: Site) -> dict[str, Tensor]:
     for part in parts:
         # By name and how often it came before, so that a part more shifts no other.
         met[part.name] = met.get(part.name, 0) + 1
-        now = replace(site, trained=ChainMap(dict(values), handed.itself(site.trained)))  # type: ignore[arg-type]
+        now = replace(site, trained=ChainMap(dict(values), handed.uncopied(site.trained)))  # type: ignore[arg-type]
         values |= part.apply(part_site(part, now, base, met[part.name]))
     return values
 
@@ -206,7 +208,7 @@ def member_of(layer: Layer, name: str) -> Layer:
     """Make a layer of one member of a group; its size and type are not known from the group."""
     path = "" if name == ROOT else name
     parameters, buffers = (
-        tuple(tensor for tensor in tensors if layers_.owner(tensor) == path)
+        tuple(tensor for tensor in tensors if layers_.owner_name(tensor) == path)
         for tensors in (layer.parameters, layer.buffers)
     )
     return replace(

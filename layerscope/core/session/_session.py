@@ -22,10 +22,10 @@ from layerscope.core import (
     metrics as metrics_,
     perturb,
 )
-from layerscope.core.checkpoints import Series, finite
+from layerscope.core.checkpoints import Series, require_finite
 from layerscope.core.layers import Layer, Norms, require_network
-from layerscope.core.metrics import Metric, Where
-from layerscope.core.perturb import Fresh
+from layerscope.core.metrics import Metric, OutputSpec
+from layerscope.core.perturb import Redraw
 from layerscope.core.reuse import Group
 from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._states import changes
@@ -65,7 +65,7 @@ class Session:
     device : torch.device
     epochs : tuple of int
         The recorded ones.
-    data : layerscope.data.Held
+    data : FixedBatches
     plan : Plan
 
     Raises
@@ -99,7 +99,7 @@ class Session:
         dtype: str | torch.dtype | None = None,
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
-        output: Where = None,
+        output: OutputSpec = None,
         budget: int | None = None,
     ) -> None:
         model = require_network(model)
@@ -107,26 +107,26 @@ class Session:
             budget = validate.integer(budget, "budget", 0, 2**30)
         series: Series = checkpoints_.open_series(checkpoints).fit(model)
         self.device = devices.resolve(device)
-        known = metrics_.chosen(metrics_.usual() if metrics is None else metrics)
+        known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
         precision = devices.precision(dtype)
         read = reader(model, known, self.device, precision)
-        held = data_.Held(data, batch_size, self.device, read=read)
-        usual = metrics_.usual(positions=held.positions)
+        held = data_.FixedBatches(data, batch_size, self.device, read=read)
+        usual = metrics_.default_names(positions=held.positions)
         self.plan = Plan(
             model=model,
             series=series,
             rows=rows(model, None, "leaf", Norms.of(norms), True),
             perturbations=[],
-            metrics=metrics_.chosen(usual if metrics is None else metrics),
+            metrics=metrics_.parse(usual if metrics is None else metrics),
             epochs=recorded_epochs(series, None),
             draws=1,
-            fresh=Fresh(model, series, fresh),
+            fresh=Redraw(model, series, fresh),
             seed=validate.integer(seed, "seed"),
             data=held,
             device=self.device,
             dtype=precision,
             norms=Norms.of(norms),
-            output=metrics_.Output(output),
+            output=metrics_.OutputFinder(output),
         )
         self.epochs, self.data = tuple(self.plan.epochs), self.plan.data
         if self.data.reading.guessed:
@@ -155,7 +155,7 @@ class Session:
             outputs = self.plan.output.classes_last(outputs)
             metrics_.check_in_place(self.plan.metrics, outputs, targets)
             # From the last, since they cost the least memory and save the most time.
-            zero = perturb.chosen("zero")[0]
+            zero = perturb.parse("zero")[0]
             leaves = [row for row in self.rows() if row.name != FULL_MODEL]
             cells = [Cell(row, zero, NO_EPOCH, 0) for row in reversed(leaves)]
             self._groups = list(dict.fromkeys(self.plan.group([cell]) for cell in cells))
@@ -228,7 +228,7 @@ class Session:
         values: dict[str, Tensor] = {}
         for cell in cells:
             changed = self._view(view).weights.of(cell)
-            finite(changed, f"what {cell.perturbation.name} gives {cell.layer.name}")
+            require_finite(changed, f"what {cell.perturbation.name} gives {cell.layer.name}")
             values |= changed
         return self._estimates(values, self.plan.group(cells))
 
@@ -240,7 +240,7 @@ class Session:
     def obstacle(self, row: str, view: str = "leaf") -> str:
         """Say why a row can't be skipped; empty if it can."""
         layer = self._row(row, view)
-        skip = perturb.chosen("skip")[0]
+        skip = perturb.parse("skip")[0]
         assert skip.skips is not None
         try:
             names = list(skip.skips(layer))
@@ -309,7 +309,7 @@ class Session:
                         f"{row.name} and {held[tensor]} both hold {tensor}; change only one of "
                         "them."
                     )
-            kind = change.kind or perturb.chosen(change.perturbation)[0]
+            kind = change.kind or perturb.parse(change.perturbation)[0]
             cell = Cell(row, kind, change.epoch, change.draw)
             if kind.uses_checkpoint:
                 self.plan.series.require([change.epoch])

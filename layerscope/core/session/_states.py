@@ -72,7 +72,7 @@ class Change:
                 f"{describe(given)} says nothing that can be done to a layer; give 'trained', "
                 "'zero', 'skip', ('reinitialize', epoch) or ('rerandomize', draw)."
             )
-        (kind,) = perturb.chosen(name)
+        (kind,) = perturb.parse(name)
         own = None if isinstance(name, str) else kind
         number = int(numbers[0]) if numbers else None
         if kind.uses_checkpoint:

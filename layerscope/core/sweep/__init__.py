@@ -31,9 +31,9 @@ from layerscope.core import (
     perturb,
 )
 from layerscope.core.checkpoints import Series
-from layerscope.core.layers import Norms, Wanted, require_network
-from layerscope.core.metrics import Metric, Where
-from layerscope.core.perturb import Fresh
+from layerscope.core.layers import LayerSelection, Norms, require_network
+from layerscope.core.metrics import Metric, OutputSpec
+from layerscope.core.perturb import Redraw
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._call import batches_of, called
 from layerscope.core.sweep._identity import identify
@@ -53,10 +53,10 @@ def sweep(
     data: Any,
     *,
     checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
-    layers: Wanted = None,
+    layers: LayerSelection = None,
     view: str = "leaf",
     norms: Norms | str | Mapping[str, str] = "own",
-    perturbations: Sequence[perturb.Given] = ("reinitialize", "rerandomize"),
+    perturbations: Sequence[perturb.PerturbationLike] = ("reinitialize", "rerandomize"),
     metrics: Sequence[str | Metric] | None = None,
     draws: int = 3,
     batch_size: int = 1000,
@@ -66,7 +66,7 @@ def sweep(
     epochs: Sequence[int] | None = None,
     seed: int = 0,
     fresh: Callable[[], nn.Module] | None = None,
-    output: Where = None,
+    output: OutputSpec = None,
     whole: bool = True,
     decide: Decision | Mapping[str, Any] | float | bool = False,
     tolerance: Tolerance | Mapping[str, Any] | float | None = None,
@@ -140,7 +140,7 @@ def sweep(
     seed : int
         Of the random draws.
     fresh : callable, optional
-        Returns a freshly initialised network, for re-randomisation; see `perturb.Fresh` for what
+        Returns a freshly initialised network, for re-randomisation; see `perturb.Redraw` for what
         is done without.
     output : str, int or callable, optional
         What metrics read of what the network returns: its key or attribute, its place, or a
@@ -228,24 +228,26 @@ def sweep(
     rule = _rule(decide, tolerance)
     if metrics is not None:
         # Before the data are read, which may take long.
-        judged(metrics_.chosen(metrics), rule)
-    precision, find = devices.precision(dtype), metrics_.Output(output)
-    known = metrics_.chosen(metrics_.usual() if metrics is None else metrics)
+        judged(metrics_.parse(metrics), rule)
+    precision, find = devices.precision(dtype), metrics_.OutputFinder(output)
+    known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
     read = reader(model, known, place, precision)
-    held = data_.Held(data, batch_size, place, shuffle_seed=seed if rule else None, read=read)
-    wanted = metrics_.chosen(
-        metrics_.usual(positions=held.positions) if metrics is None else metrics
+    held = data_.FixedBatches(
+        data, batch_size, place, shuffle_seed=seed if rule else None, read=read
+    )
+    wanted = metrics_.parse(
+        metrics_.default_names(positions=held.positions) if metrics is None else metrics
     )
     judged(wanted, rule)
     plan = Plan(
         model=model,
         series=series,
         rows=rows(model, layers, view, kept, whole),
-        perturbations=perturb.chosen(perturbations),
+        perturbations=perturb.parse(perturbations),
         metrics=wanted,
         epochs=recorded_epochs(series, epochs),
         draws=draws,
-        fresh=Fresh(model, series, fresh),
+        fresh=Redraw(model, series, fresh),
         seed=seed,
         data=held,
         device=place,

@@ -65,7 +65,7 @@ def repeated(recorder: Recorder, call: Callable[[], torch.Tensor], inputs: Any) 
         If the network can't take the batch.
     LayerscopeError
     """
-    with metrics.matching(inputs):
+    with metrics.explain_mismatch(inputs):
         once, again = recorder.plain(call), recorder.plain(call)
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise LayerscopeError(
@@ -90,7 +90,7 @@ def steady(plan: Plan, recorder: Recorder) -> None:
     before = marks(own)
     few = [plan.few(inputs) for inputs, _ in itertools.islice(plan.data, 2)]
     try:
-        with metrics.matching(few[0]):
+        with metrics.explain_mismatch(few[0]):
             differs = _carries(plan, recorder, few)
         changed = [name for name, mark in marks(own).items() if mark != before[name]]
     finally:
@@ -113,7 +113,7 @@ def written_by(
     Modules that do so unchanged as well are left out: they are put back after every pass.
     """
     model, restless = recorder.model, recorder.restless
-    lasting = [n for n in names if model.get_submodule(layers.owner(n)) not in restless]
+    lasting = [n for n in names if model.get_submodule(layers.owner_name(n)) not in restless]
     before = marks(swapper.current(lasting))
     outputs = replay()
     return outputs, marks(swapper.current(lasting)) != before

@@ -13,7 +13,7 @@ import torch
 from layerscope.core import metrics, perturb
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Perturbation
-from layerscope.core.perturb._code import digest
+from layerscope.core.perturb._code import fingerprint
 from layerscope.errors import LayerscopeError
 from layerscope.results import YOURS
 
@@ -105,9 +105,9 @@ def _goes_by_name(value: Perturbation | Metric) -> bool:
     """Whether looking its name up gives the same, and not the user's own of that name."""
     try:
         if isinstance(value, Metric):
-            known = metrics.chosen(value.name)[0]
+            known = metrics.parse(value.name)[0]
             same = replace(known, per_example=value.per_example) == value
-            return same and digest(known.per_example) == digest(value.per_example)
-        return digest(perturb.chosen(value.name)[0].apply) == digest(value.apply)
+            return same and fingerprint(known.per_example) == fingerprint(value.per_example)
+        return fingerprint(perturb.parse(value.name)[0].apply) == fingerprint(value.apply)
     except LayerscopeError:  # there is none of that name
         return False

@@ -104,7 +104,7 @@ def moved(
     """
     by_owner: dict[str, dict[str, Tensor]] = {}
     for name, tensor in start.items():
-        by_owner.setdefault(layers.owner(name), {})[name.rpartition(".")[2]] = tensor
+        by_owner.setdefault(layers.owner_name(name), {})[name.rpartition(".")[2]] = tensor
     total = Moved()
     for owner, tensors in by_owner.items():
         fans = layers.fan_ins(tensors, (modules or {}).get(owner))

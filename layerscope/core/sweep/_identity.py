@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from layerscope.base import devices
 from layerscope.base.undoing import Undo
 from layerscope.core import metrics
-from layerscope.core.batches import digest as data_digest
+from layerscope.core.batches import update_digest as data_digest
 from layerscope.core.perturb import Perturbation
-from layerscope.core.perturb._code import Description, is_library
+from layerscope.core.perturb._code import Fingerprint, is_library
 from layerscope.core.reuse import moved_by
 from layerscope.core.sweep._beforehand import lent, steady
 from layerscope.core.sweep._plan import Plan
@@ -48,10 +48,10 @@ def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any
     """
     known = _known(plan.model)
     own = [m for m in plan.metrics if metrics.METRICS.get(m.name) is not m]
-    said = {f"the metric {m.name!r}": Description(m, known) for m in own}
+    said = {f"the metric {m.name!r}": Fingerprint(m, known) for m in own}
     code = {m.name: said[f"the metric {m.name!r}"].sha256 for m in own}
     settings = {p.name: _settings(p, known, said) for p in plan.perturbations}
-    made = Description(fresh, known)
+    made = Fingerprint(fresh, known)
     said["fresh="] = made
     return plan.identity() | {
         "metric_code": code,
@@ -71,7 +71,7 @@ def _known(model: nn.Module) -> dict[int, str]:
 
 
 def _settings(
-    perturbation: Perturbation, known: Mapping[int, str], said: dict[str, Description]
+    perturbation: Perturbation, known: Mapping[int, str], said: dict[str, Fingerprint]
 ) -> dict[str, Any]:
     """Settings as they were given; else a digest of the function as it is now."""
     if perturbation.parts:
@@ -80,12 +80,12 @@ def _settings(
     if perturbation.settings.keys() != {"code"}:
         return dict(perturbation.settings)
     names = (f.name for f in dataclasses.fields(perturbation) if f.name not in _SAID_ELSEWHERE)
-    found = Description([(name, getattr(perturbation, name)) for name in names], known)
+    found = Fingerprint([(name, getattr(perturbation, name)) for name in names], known)
     said[f"the perturbation {perturbation.name!r}"] = found
     return {"code": found.sha256}
 
 
-def _opaque(said: Mapping[str, Description]) -> list[str]:
+def _opaque(said: Mapping[str, Fingerprint]) -> list[str]:
     """List what can't be described, and may change without anybody noticing."""
     return sorted({f"{what} uses a {kind}" for what, of in said.items() for kind in of.opaque})
 
@@ -99,7 +99,7 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
         recorder, _ = undo.enter(lent(plan))
         # Only now: while others have the network, its modules may have forwards of theirs.
         patched = [_patches(module) for module in plan.model.modules()]
-        code = Description(([_used(each) for each in classes], patched), known)
+        code = Fingerprint(([_used(each) for each in classes], patched), known)
         found["network_code"] = code.sha256
         steady(plan, recorder)
         inputs, _ = plan.data.first
@@ -113,7 +113,7 @@ def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
             call()
             outputs, moved = moved_by(plan.model, call)
             told = list(_attributes(plan.model, known, moved))
-            found["network_attributes"] = Description(told, known).sha256
+            found["network_attributes"] = Fingerprint(told, known).sha256
             seen = hashlib.sha256()
             data_digest(seen, outputs)
             found["network_outputs"] = seen.hexdigest()

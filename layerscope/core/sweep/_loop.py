@@ -276,7 +276,7 @@ class _Work:
         ]
         reference = recorder.record(call, waiting)
         measured = [*plan.metrics, metrics.NOT_FINITE]
-        baseline = metrics.outcomes(measured, reference, targets, reference)
+        baseline = metrics.measure(measured, reference, targets, reference)
 
         for part in ready:
             gathering = Gathering(baseline, plan.each)
@@ -291,7 +291,7 @@ class _Work:
                     for cell in wanted if mine else ():
                         first = index == 0 and self._batches > 1
                         outputs = self._outputs(cell, group, call, reference, first)
-                        found = metrics.outcomes(measured, outputs, targets, reference)
+                        found = metrics.measure(measured, outputs, targets, reference)
                         gathering.add(cell.key, found)
                     recorder.forget(group)
                 if not mine:

@@ -20,12 +20,12 @@ from layerscope.base import devices, progress, seeds
 from layerscope.base.undoing import Undo
 from layerscope.base.validate import describe, integers
 from layerscope.core import batches as data, layers, metrics
-from layerscope.core.checkpoints import Series, finite
-from layerscope.core.layers import Layer, Norms, Wanted
+from layerscope.core.checkpoints import Series, require_finite
+from layerscope.core.layers import Layer, LayerSelection, Norms
 from layerscope.core.lending import borrowed
-from layerscope.core.metrics import Metric, Output, Where
-from layerscope.core.perturb import Fresh, Perturbation, Site, _handed as handed
-from layerscope.core.perturb._code import digest
+from layerscope.core.metrics import Metric, OutputFinder, OutputSpec
+from layerscope.core.perturb import Perturbation, Redraw, Site, _handed as handed
+from layerscope.core.perturb._code import fingerprint
 from layerscope.core.reuse import Group
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep import _distances as distances
@@ -74,16 +74,16 @@ class Plan:
     metrics: list[Metric]
     epochs: list[int]
     draws: int
-    fresh: Fresh
+    fresh: Redraw
     seed: int
-    data: data.Held
+    data: data.FixedBatches
     device: torch.device
     dtype: torch.dtype | None = None
     rule: Decision | Tolerance | None = None
     outcomes: bool = False
     view: str = "leaf"
     norms: Norms = field(default_factory=Norms)
-    output: Output = field(default_factory=Output)
+    output: OutputFinder = field(default_factory=OutputFinder)
 
     def identity(self) -> dict[str, Any]:
         """Describe the sweep in plain values, as far as it can be without running the network."""
@@ -116,7 +116,7 @@ class Plan:
             },
             "view": self.view,
             "norms": self.norms.describe(),
-            "tied": {name: list(others) for name, others in layers.tied(self.model).items()},
+            "tied": {name: list(others) for name, others in layers.tied_names(self.model).items()},
             "epochs": self.epochs,
             "perturbations": [p.name for p in self.perturbations],
             "perturbation_settings": {
@@ -201,7 +201,7 @@ class Plan:
         """
         trained = self.series.read(self.series.last, cell.layer.tensors)
         # Compared with the trained values below, so these themselves are handed to nobody.
-        values = self._perturbed(cell, handed.tensors(trained))
+        values = self._perturbed(cell, handed.copy_tensors(trained))
         _fit(cell, values, trained)
         values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
         return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
@@ -216,7 +216,7 @@ class Plan:
         # A module that stands in several places goes by the first of its names.
         names, find = self._names, self.model.get_submodule
         known = list(cells)
-        owners = {layers.owner(tensor) for cell in known for tensor in cell.layer.tensors}
+        owners = {layers.owner_name(tensor) for cell in known for tensor in cell.layer.tensors}
         skipped = {name for cell in known for name in self.skips(cell)}
         changed = frozenset(names[find(name)] for name in owners)
         if not skipped:
@@ -253,7 +253,7 @@ class Plan:
         # Module by module, so that little of the first checkpoint is held at a time.
         by_module: dict[str, list[str]] = {}
         for name in cell.layer.parameters:
-            by_module.setdefault(layers.owner(name), []).append(name)
+            by_module.setdefault(layers.owner_name(name), []).append(name)
         for names in by_module.values():
             start = self.series.read(self.series.epochs[0], names)
             total += distances.moved(drawn, start, self._holders(names))
@@ -280,7 +280,7 @@ class Plan:
                 holders = self._holders(start)
                 for epoch in epochs:
                     now = self.series.read(epoch, leaf.tensors)
-                    finite(now, f"the checkpoint of epoch {epoch}")
+                    require_finite(now, f"the checkpoint of epoch {epoch}")
                     moved[leaf.name, epoch] = distances.moved(now, start, holders)
                     del now  # before the next is read
                     advance(1)
@@ -318,7 +318,7 @@ class Plan:
         """Cut the names of all the network's tensors into those that are read together."""
         held = {leaf.name: leaf.tensors for leaf in layers.find(self.model)}
         known = {name for names in held.values() for name in names}
-        rest = tuple(name for name in layers.tensors(self.model) if name not in known)
+        rest = tuple(name for name in layers.named_tensors(self.model) if name not in known)
         return [*held.values(), rest]
 
     def origins(self) -> dict[str, str]:
@@ -327,7 +327,7 @@ class Plan:
 
     def _holders(self, names: Iterable[str]) -> dict[str, nn.Module]:
         """The modules that hold tensors, by name."""
-        owners = dict.fromkeys(layers.owner(name) for name in names)
+        owners = dict.fromkeys(layers.owner_name(name) for name in names)
         return {owner: self.model.get_submodule(owner) for owner in owners}
 
     def _perturbed(self, cell: Cell, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -340,12 +340,12 @@ class Plan:
             # The same whether the network is compiled or not.
             generator=seeds.generator(
                 self.seed,
-                layers.bare(cell.layer.name) or layers.ROOT,
+                layers.plain_name(cell.layer.name) or layers.ROOT,
                 cell.perturbation.name,
                 cell.epoch,
                 cell.draw,
             ),
-            modules=handed.modules(self._holders(trained)),
+            modules=handed.copy_modules(self._holders(trained)),
         )
         # As in the sweep, where an operation in place on a parameter needs no thought of gradients.
         with torch.no_grad():
@@ -358,7 +358,7 @@ class Plan:
         if (
             not values
             and not cell.perturbation.skips
-            and (changed := handed.changed(trained, site.modules))
+            and (changed := handed.changed_names(trained, site.modules))
         ):
             raise OptionError(
                 f"the perturbation {cell.perturbation.name!r} changed {changed[0]} in place and "
@@ -403,12 +403,12 @@ def ran(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype 
     """Run a network on one batch in a precision."""
     # Entered anew each time, since autocast remembers cast weights until it ends.
     with devices.autocast(device, dtype):
-        return metrics.call(model, inputs)
+        return metrics.run_network(model, inputs)
 
 
 def reader(
     model: nn.Module, wanted: list[Metric], device: torch.device, dtype: torch.dtype | None
-) -> Callable[[Any, Any], data.Reading]:
+) -> Callable[[Any, Any], data.BatchReader]:
     """What finds out from the first batch how all are to be read for a network."""
 
     def run(within: nn.Module, inputs: Any) -> Any:
@@ -416,22 +416,24 @@ def reader(
         with Undo() as undo, undo:
             undo.enter(devices.NoGradients())
             undo.enter(borrowed(model, device, "a sweep or a Session"))
-            with metrics.matching(inputs):
+            with metrics.explain_mismatch(inputs):
                 return ran(within, inputs, device, dtype)
 
-    return lambda inputs, targets: metrics.reading(model, run, inputs, targets, wanted)
+    return lambda inputs, targets: metrics.infer_reader(model, run, inputs, targets, wanted)
 
 
-def _described(where: Where) -> str:
-    return digest(where) if callable(where) else "" if where is None else repr(where)
+def _described(where: OutputSpec) -> str:
+    return fingerprint(where) if callable(where) else "" if where is None else repr(where)
 
 
-def rows(model: nn.Module, wanted: Wanted, view: str, norms: Norms, network: bool) -> list[Layer]:
+def rows(
+    model: nn.Module, wanted: LayerSelection, view: str, norms: Norms, network: bool
+) -> list[Layer]:
     """List the layers or groups to sweep, and last, if `network`, all of it."""
     found = layers.rows(model, wanted, view, norms)
     if any(row.name == FULL_MODEL for row in found):
         raise OptionError(f"a group can't be called {FULL_MODEL!r}, which is the whole network.")
-    return [*found, layers.whole(model, FULL_MODEL, norms)] if network else found
+    return [*found, layers.whole_network(model, FULL_MODEL, norms)] if network else found
 
 
 def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from layerscope.core.metrics import NOT_FINITE, Metric, Outcome, Tally, outcomes
-from layerscope.core.metrics._named import NOT_COUNTED
+from layerscope.core.metrics import NOT_FINITE, Metric, Outcome, Tally, measure
+from layerscope.core.metrics._named import NO_TARGET
 from layerscope.core.stopping import Decision, Settler, Tolerance
 from layerscope.errors import OptionError, choose
 
@@ -295,7 +295,7 @@ def heaviest(metric: Metric | None, outputs: Tensor, targets: Any, known: int | 
     ----------
     metric : Metric or None
     outputs, targets
-        Of the first batch, as `metrics.outcomes` takes them.
+        Of the first batch, as `metrics.measure` takes them.
     known : int or None
         The most targets that count of any one example.
     """
@@ -303,8 +303,8 @@ def heaviest(metric: Metric | None, outputs: Tensor, targets: Any, known: int | 
         return 1.0
     # As if every target counted: all batches are cut from the same tensors, and are as long.
     given = torch.is_tensor(targets)
-    filled = torch.where(targets == NOT_COUNTED, 0, targets) if given else targets
-    most = float(outcomes([metric], outputs, filled, outputs)[metric.name].weights.max())
+    filled = torch.where(targets == NO_TARGET, 0, targets) if given else targets
+    most = float(measure([metric], outputs, filled, outputs)[metric.name].weights.max())
     return most if known is None else min(most, known)
 
 

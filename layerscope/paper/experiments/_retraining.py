@@ -114,5 +114,5 @@ def _trained_parameters(sizes: Mapping[str, Any], model: nn.Module, frozen: Sequ
     return sum(
         sizes[name].numel()
         for name, _ in model.named_parameters()
-        if layers.owner(name) not in frozen
+        if layers.owner_name(name) not in frozen
     )

@@ -10,10 +10,17 @@ Images stay ``uint8`` in memory; each batch is normalised on the device it is us
 
 from __future__ import annotations
 
-from layerscope.core.batches._examples import Batch, Examples, digest, label_range
+from layerscope.core.batches._examples import Batch, Examples, label_range, update_digest
 from layerscope.core.batches._forms import batches, move
-from layerscope.core.batches._held import Held
-from layerscope.core.batches._reading import FOLLOWING, SAME, Arguments, Reading, evidence, tokens
+from layerscope.core.batches._held import FixedBatches
+from layerscope.core.batches._reading import (
+    FOLLOWING,
+    SAME,
+    Arguments,
+    BatchReader,
+    alignments,
+    tokens,
+)
 from layerscope.zoo.data._augment import AUGMENTATIONS, Augment, changes
 from layerscope.zoo.data._in_memory import ImageData
 from layerscope.zoo.data._modify import apply as changed, split
@@ -31,26 +38,26 @@ __all__ = [
     "Arguments",
     "Augment",
     "Batch",
+    "BatchReader",
     "DataSet",
     "Examples",
-    "Held",
+    "FixedBatches",
     "ImageData",
     "ImageStream",
     "Pictures",
     "RandomResizedCrop",
-    "Reading",
     "Source",
     "TextData",
     "Tokenizer",
+    "alignments",
     "batches",
     "changed",
     "changes",
-    "digest",
-    "evidence",
     "find_root",
     "label_range",
     "load",
     "move",
     "split",
     "tokens",
+    "update_digest",
 ]

@@ -27,7 +27,7 @@ from torch import nn
 from layerscope.base import devices, validate
 from layerscope.base.validate import integers
 from layerscope.base.writing import write_bytes
-from layerscope.core.checkpoints import MANIFEST, Series, Writer, open_series
+from layerscope.core.checkpoints import MANIFEST, Series, SeriesWriter, open_series
 from layerscope.core.layers import require_network
 from layerscope.errors import OptionError, choose
 from layerscope.zoo import data as data_module, models
@@ -162,7 +162,7 @@ def train(
         # Another process may have finished it meanwhile.
         if (done := _finished(folder, identity["record"])) is not None:
             return done
-        writer = Writer(folder, identity)
+        writer = SeriesWriter(folder, identity)
         begun = writer.manifest if (folder / RESUME).is_file() else {}
         with gone_on_with(begun, place) as about:
             writer.manifest |= about
@@ -198,7 +198,7 @@ def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, 
         return model, {"network": models.describe(model.config)}
     require_network(network, "network")
     seen = hashlib.sha256(repr(network).encode())
-    data_module.digest(seen, network.state_dict())
+    data_module.update_digest(seen, network.state_dict())
     seen.update(repr([p.requires_grad for p in network.parameters()]).encode())
     kind = f"{type(network).__module__}.{type(network).__qualname__}"
     return copy.deepcopy(network), {"module": {"class": kind, "sha256": seen.hexdigest()}}

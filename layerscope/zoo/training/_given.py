@@ -90,7 +90,7 @@ def steps_of(data: Data, recipe: Recipe) -> int:
 def measured(part: Any) -> tuple[str, ...]:
     """Metrics that every checkpoint is scored by."""
     targets = getattr(part, "targets", None)
-    return metrics.usual(positions=torch.is_tensor(targets) and targets.ndim > 1)
+    return metrics.default_names(positions=torch.is_tensor(targets) and targets.ndim > 1)
 
 
 def scored_in(part: Any, batch_size: int) -> int:

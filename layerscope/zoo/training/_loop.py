@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from layerscope.base import devices, progress, seeds
 from layerscope.core import layers, metrics
-from layerscope.core.batches import Batch, Examples, Reading, batches, label_range, move
-from layerscope.core.checkpoints import Writer
+from layerscope.core.batches import Batch, BatchReader, Examples, batches, label_range, move
+from layerscope.core.checkpoints import SeriesWriter
 from layerscope.errors import OptionError, SweepWarning, TrainingError
 from layerscope.zoo.data import Pictures, changes
 from layerscope.zoo.training import _state as state
@@ -59,7 +59,7 @@ class Loop:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        writer: Writer,
+        writer: SeriesWriter,
         augment: Callable[..., Any] | None = None,
         what: str = "train",
     ) -> None:
@@ -85,7 +85,7 @@ class Loop:
         }
         self.position = state.Position()
         self.unchecked: list[Tensor] = []
-        self.reading: Reading | None = None
+        self.reading: BatchReader | None = None
 
     def run(self, wanted: Collection[int], show: bool) -> None:
         """Train to the end, recording after the wanted numbers of steps."""
@@ -158,9 +158,9 @@ class Loop:
         ((inputs, targets),) = batches([batch], 1)
         if self.reading is None:
             moved, known = move((inputs, targets), self.device)
-            with metrics.evaluating(self.model):
-                loss = metrics.chosen("loss")
-                found = metrics.reading(self.model, metrics.call, moved, known, loss)
+            with metrics.evaluation_mode(self.model):
+                loss = metrics.parse("loss")
+                found = metrics.infer_reader(self.model, metrics.run_network, moved, known, loss)
             if found.guessed:
                 warnings.warn(str(found), SweepWarning, stacklevel=2)
             # Compared once, since the host waits for it.
@@ -181,8 +181,8 @@ class Loop:
         low = torch.bfloat16 if self.recipe.autocast == "bfloat16" else None
         brief = low if few_tokens(inputs) else None
         with devices.autocast(self.device, low), devices.short_attention(self.device, brief):
-            outputs = metrics.logits(metrics.call(self.model, inputs))
-        metrics.check_labels(metrics.chosen("loss"), outputs, labels)
+            outputs = metrics.find_logits(metrics.run_network(self.model, inputs))
+        metrics.check_labels(metrics.parse("loss"), outputs, labels)
         loss = loss_of(outputs, targets, self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -350,5 +350,5 @@ def freeze(model: nn.Module, patterns: Collection[str]) -> list[nn.Module]:
         raise OptionError(
             f"frozen={tuple(patterns)} matches every layer; leave at least one to be trained."
         )
-    owners = {layers.owner(name) for layer in frozen for name in layer.buffers}
+    owners = {layers.owner_name(name) for layer in frozen for name in layer.buffers}
     return [model.get_submodule(name) for name in sorted(owners)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base.writing import write_bytes
-from layerscope.core.checkpoints import apart
+from layerscope.core.checkpoints import separate_tensors
 from layerscope.errors import CheckpointError
 from layerscope.zoo import data
 
@@ -64,7 +64,7 @@ def save(
         for key, value in optimizer.state.get(parameter, {}).items():
             state[f"optimizer.{key}.{name}"] = value
     state |= {f"sums.{name}": t for name, t in sums.items()}
-    kept = apart(state)
+    kept = separate_tensors(state)
     about = {"epoch": position.epoch, "step": position.step, "seconds": position.seconds}
     metadata = {key: repr(value) for key, value in about.items()}
     metadata[_DIGEST] = _digest(kept, metadata)
@@ -120,5 +120,5 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _digest(state: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     """SHA-256 of where a training stands, and of everything that goes on from there."""
     seen = hashlib.sha256(repr(sorted(about.items())).encode())
-    data.digest(seen, {name: state[name] for name in sorted(state)})
+    data.update_digest(seen, {name: state[name] for name in sorted(state)})
     return seen.hexdigest()
