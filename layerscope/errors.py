@@ -11,6 +11,7 @@ from collections.abc import Iterable
 __all__ = [
     "CheckpointError",
     "DataError",
+    "ExtraError",
     "LayerError",
     "LayerscopeError",
     "OptionError",
@@ -31,6 +32,10 @@ class DataError(LayerscopeError):
 
 class CheckpointError(LayerscopeError):
     """A checkpoint can't be read, or is not one of this network."""
+
+
+class ExtraError(LayerscopeError, ImportError):
+    """A package that only an extra installs is missing; see `layerscope.base.extras`."""
 
 
 class LayerError(LayerscopeError):

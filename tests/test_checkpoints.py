@@ -17,9 +17,10 @@ from layerscope import checkpoints, models
 from layerscope.core import sweep as engine
 from layerscope.core.checkpoints import MANIFEST, Series, open_series
 from layerscope.errors import CheckpointError
+from layerscope.zoo.models._fcn import FCN
 
 
-def net(seed: int = 0) -> models.FCN:
+def net(seed: int = 0) -> FCN:
     return models.build("fcn-1x4", seed, inputs=(3,), classes=2)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from layerscope import data
 from layerscope.base import memory
-from layerscope.errors import DataError, OptionError
+from layerscope.errors import DataError, ExtraError, OptionError
 from layerscope.zoo.data import _parquet as parquet, _pictures as pictures
 
 pa = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (extra data)")
@@ -188,7 +188,7 @@ def test_broken_parquet_is_refused_in_words(tmp_path, break_it, message):
 
 def test_without_pyarrow_the_extra_is_named(as_parquet, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pip install 'layerscope\[data\]'"):
+    with pytest.raises(ExtraError, match=r'pip install "layerscope\[data\]"'):
         data.load("pets", as_parquet[0])
 
 

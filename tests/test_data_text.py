@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from layerscope import data
 from layerscope.base import memory
-from layerscope.errors import DataError, OptionError
+from layerscope.errors import DataError, ExtraError, OptionError
 from layerscope.zoo.data import _text as text
 
 LINES = ["the cat sat on the mat", "the dog sat on the cat", "a mat, a cat, a dog: naïve"]
@@ -281,5 +281,5 @@ def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "lm1b").mkdir()
     (tmp_path / "lm1b" / "dataset_dict.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'layerscope\[data\]'"):
+    with pytest.raises(ExtraError, match=r'pip install "layerscope\[data\]"'):
         data.load("lm1b", tmp_path)

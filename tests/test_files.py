@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import nn
 
 from layerscope.core.checkpoints import _source as files
-from layerscope.errors import CheckpointError
+from layerscope.errors import CheckpointError, ExtraError
 
 STATE = {
     "a.weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
@@ -517,7 +517,7 @@ def test_a_revision_that_is_not_there_is_named(tmp_path, hub):
 
 def test_without_the_hubs_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match=r"install layerscope\[huggingface\]"):
+    with pytest.raises(ExtraError, match=r'install "layerscope\[huggingface\]"'):
         files.open_checkpoint("org/net@step1", "here")
 
 

@@ -15,6 +15,11 @@ from torch.nn import functional
 
 from layerscope import layers, models
 from layerscope.errors import LayerError, OptionError
+from layerscope.zoo.models._family import VIEWS
+from layerscope.zoo.models._language import LSTMConfig, TransformerConfig
+from layerscope.zoo.models._patches import MixerConfig, ViTConfig
+from layerscope.zoo.models._resnet import ResNetConfig
+from layerscope.zoo.models._vgg import VGGConfig
 
 TEXT = {"inputs": (7,), "classes": 50}
 V1 = {"inputs": (3, 64, 64), "classes": 7}
@@ -50,7 +55,7 @@ def generator(seed=0):
 
 def batch(net, n=3, seed=0):
     """Random inputs that the network takes."""
-    if isinstance(net.config, models.TransformerConfig | models.LSTMConfig):
+    if isinstance(net.config, TransformerConfig | LSTMConfig):
         return torch.randint(net.config.classes, (n, *net.config.inputs), generator=generator(seed))
     return torch.randn(n, *net.config.inputs, generator=generator(seed))
 
@@ -91,7 +96,7 @@ def test_every_parameter_is_drawn_by_what_is_declared_for_it(kind):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_manifest_builds_the_same_network(kind):
     net = built(kind, seed=3)
-    kept = json.loads(json.dumps(models.describe(net.config)))
+    kept = json.loads(json.dumps(net.config.plain()))
     again = models.build(kept, seed=3)
     assert again.config == net.config
     other = models.build(kept, seed=4)
@@ -104,7 +109,7 @@ def test_a_manifest_builds_the_same_network(kind):
 def test_every_view_is_a_partition_of_the_leaves(kind):
     net = built(kind)
     leaves = [layer.name for layer in layers.find(net)]
-    assert tuple(net.layer_views) == models.VIEWS
+    assert tuple(net.layer_views) == VIEWS
     for rows in net.layer_views.values():
         assert sorted(leaf for members in rows.values() for leaf in members) == sorted(leaves)
 
@@ -146,23 +151,23 @@ SIZE = st.integers(1, 500)
 
 @given(st.sampled_from([11, 13, 16, 19]), st.sampled_from(["none", "batch"]), WIDTH)
 def test_names_of_vggs_come_back(depth, norm, width):
-    config = models.VGGConfig(depth, norm, width)
+    config = VGGConfig(depth, norm, width)
     assert models.configure(config.name) == config
 
 
 @given(st.sampled_from([18, 34, 50, 101, 152]), st.sampled_from(["none", "batch"]), WIDTH)
 def test_names_of_resnets_come_back(depth, norm, width):
-    config = models.ResNetConfig(depth, norm, width)
+    config = ResNetConfig(depth, norm, width)
     assert models.configure(config.name) == config
 
 
 @given(SIZE, SIZE, st.sampled_from([1, 2, 4, 8, 32]), st.booleans())
 def test_names_of_the_others_come_back(width, depth, patch, whole):
     for config in (
-        models.ViTConfig(width, depth, patch, 1 if whole else None),
-        models.MixerConfig(width + 1, depth, patch),
-        models.TransformerConfig(width, depth, width if whole else None),
-        models.LSTMConfig(width, depth),
+        ViTConfig(width, depth, patch, 1 if whole else None),
+        MixerConfig(width + 1, depth, patch),
+        TransformerConfig(width, depth, width if whole else None),
+        LSTMConfig(width, depth),
     ):
         assert models.configure(config.name) == config
 
@@ -589,7 +594,7 @@ def test_a_manifest_builds_a_network_without_what_was_removed(kind, removed, gon
     for rows in lighter.layer_views.values():
         assert {leaf for members in rows.values() for leaf in members} == after
         assert all(rows.values())
-    again = models.build(json.loads(json.dumps(models.describe(lighter.config))), seed=6)
+    again = models.build(json.loads(json.dumps(lighter.config.plain())), seed=6)
     x = batch(net)
     assert torch.equal(again.eval()(x), lighter.eval()(x))
     assert again.config == lighter.config

@@ -10,6 +10,7 @@ from scipy import stats
 
 from layerscope import models
 from layerscope.errors import OptionError
+from layerscope.zoo.models._fcn import FCNConfig
 
 WIDE = {"depth": 2, "width": 200, "inputs": (150,), "classes": 50}
 FANS = {"layer1": (150, 200), "layer2": (200, 200), "layer3": (200, 50)}
@@ -29,7 +30,7 @@ def law(scheme: str, fan_in: int, fan_out: int):
 
 @pytest.mark.parametrize("scheme", models.INITIALIZERS)
 def test_weights_follow_the_declared_distribution(scheme):
-    net = models.build(models.FCNConfig(**WIDE, initializer=scheme), seed=11)
+    net = models.build(FCNConfig(**WIDE, initializer=scheme), seed=11)
     for name, (fan_in, fan_out) in FANS.items():
         weight = net.get_submodule(name).weight.detach().double().flatten().numpy()
         expected = law(scheme, fan_in, fan_out)
@@ -41,7 +42,7 @@ def test_weights_follow_the_declared_distribution(scheme):
 
 @pytest.mark.parametrize("scheme", models.INITIALIZERS)
 def test_biases_are_zero_or_as_torch_draws_them(scheme):
-    net = models.build(models.FCNConfig(**WIDE, initializer=scheme), seed=3)
+    net = models.build(FCNConfig(**WIDE, initializer=scheme), seed=3)
     bias = torch.cat([module.bias.detach() for module in net.children()])
     if scheme != "torch-default":
         assert not bias.any()
@@ -85,14 +86,14 @@ def test_forward_is_affine_maps_with_relu_between():
 
 def test_a_manifest_describes_the_network_completely():
     net = models.build("fcn-2x8", seed=9, inputs=(2, 3), classes=4, initializer="he-normal")
-    again = models.build(models.describe(net.config), seed=9)
+    again = models.build(net.config.plain(), seed=9)
     assert again.config == net.config
     assert all(map(torch.equal, net.parameters(), again.parameters()))
 
 
 def test_manifests_of_fully_connected_networks_are_as_they_always_were():
     # Series are found again by a hash of this.
-    assert models.describe(models.configure("fcn-3x256")) == {
+    assert models.configure("fcn-3x256").plain() == {
         "family": "fcn",
         "depth": 3,
         "width": 256,
@@ -103,7 +104,7 @@ def test_manifests_of_fully_connected_networks_are_as_they_always_were():
 
 
 def test_options_count_beside_a_name_a_configuration_and_a_mapping():
-    for network in ("fcn-2x8", models.FCNConfig(2, 8), {"depth": 2, "width": 8}):
+    for network in ("fcn-2x8", FCNConfig(2, 8), {"depth": 2, "width": 8}):
         net = models.build(network, inputs=(3, 2, 2), classes=7)
         assert net.layer1.in_features == 12
         assert net.layer3.out_features == 7
@@ -138,7 +139,7 @@ def test_options_count_beside_a_name_a_configuration_and_a_mapping():
         ("transformer-64x2", {"inputs": (3, 32, 32)}, "transformer-64x2 takes sequences"),
         ("lstm-8x0", {}, "depth is 0"),
         ({"dept": 3}, {}, "Did you mean 'depth'"),
-        (models.FCNConfig(2, 5), {"widht": 3}, "Did you mean 'width'"),
+        (FCNConfig(2, 5), {"widht": 3}, "Did you mean 'width'"),
     ],
 )
 def test_bad_names_and_options_are_answered_with_what_there_is(network, options, message):

@@ -44,11 +44,15 @@ def add_models(commands: Any) -> None:
 
 
 def _run_models(_: argparse.Namespace) -> None:
+    from layerscope.errors import ExtraError
     from layerscope.zoo import models
 
     table = make_table("Networks", "such as", "what", "parameters", "name")
     for family in models.FAMILIES.values():
-        size = f"{models.count_parameters(family.example):,}"
+        try:
+            size = f"{models.count_parameters(family.example):,}"
+        except ExtraError as error:
+            size = str(error)
         add_row(table, family.example, family.about, size, family.form)
     show(table)
 
@@ -84,14 +88,14 @@ def _run_data(options: argparse.Namespace) -> None:
 
 
 def _list_data(root: str | None) -> None:
-    from layerscope.errors import DataError
+    from layerscope.errors import DataError, ExtraError
     from layerscope.zoo import data
 
     table = make_table("Data sets", "name", "what", "found")
     for source in data.SOURCES.values():
         try:
             state = source.found(root)
-        except DataError as error:
+        except (DataError, ExtraError) as error:
             state = f"no: {error}"
         add_row(table, source.name, source.what, state)
     show(table)

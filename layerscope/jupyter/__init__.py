@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
-from layerscope.jupyter._explorer import LayerExplorer
+from layerscope.base.extras import extra
+
+with extra("jupyter", "the explorer"):
+    from layerscope.jupyter._explorer import LayerExplorer
 
 __all__ = ["LayerExplorer"]

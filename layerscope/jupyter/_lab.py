@@ -12,14 +12,14 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from layerscope.base import notebooks
+from layerscope.base.extras import require
 from layerscope.base.validate import path
 from layerscope.base.writing import write_bytes
-from layerscope.errors import OptionError, ResultError
+from layerscope.errors import ResultError
 
 __all__ = ["prepare", "serve"]
 
@@ -94,13 +94,10 @@ def serve(notebook: Path, *, browser: bool = True) -> None:
 
     Raises
     ------
-    OptionError
+    ExtraError
         If JupyterLab is not installed.
     """
-    if find_spec("jupyterlab") is None or find_spec("anywidget") is None:
-        raise OptionError(
-            "the explorer needs JupyterLab and anywidget: pip install 'layerscope[lab]'."
-        )
+    require("jupyterlab", "jupyter", "the explorer")
     with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
         # In a file, where other users of the machine can't see it as they could an argument.
         settings = Path(folder) / "settings.json"

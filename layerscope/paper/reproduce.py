@@ -29,6 +29,7 @@ from typing import Any
 from layerscope import results
 from layerscope._version import __version__
 from layerscope.base import devices, notebooks, progress, validate
+from layerscope.base.extras import extra, require
 from layerscope.base.writing import write_bytes
 from layerscope.errors import LayerscopeError, OptionError, ResultError, choose
 from layerscope.paper import experiments
@@ -38,6 +39,8 @@ __all__ = ["MANIFEST", "Done", "NotebookError", "run"]
 
 MANIFEST = "manifest.json"
 _HASH = "notebook_sha256"
+
+_PURPOSE = "running the paper's experiments"
 
 # Set by the runner, not by the user: they hold places of this machine or of the run itself.
 _OURS = ("out", "device")
@@ -132,6 +135,7 @@ def run(
             f"overrides is {validate.describe(overrides)}; give a mapping, such as {{'epochs': 5}}."
         )
     changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
+    require("papermill", "paper", _PURPOSE)  # before the data are read
     source = experiment.notebook
     declared = notebooks.parameters(source)
     _check(changed, declared, source.name)
@@ -275,7 +279,8 @@ def _execute(
     declared: Mapping[str, Any],
     folder: Path,
 ) -> None:
-    import papermill
+    with extra("paper", _PURPOSE):
+        import papermill
 
     given = {key: value for key, value in values.items() if key in declared}
     target = draft / source.name
@@ -327,7 +332,8 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 
 def _clean(path: Path) -> None:
     """Take out of an executed notebook what tells of this machine or this minute."""
-    import nbformat
+    with extra("paper", _PURPOSE):
+        import nbformat
 
     book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     book.metadata.pop("papermill", None)

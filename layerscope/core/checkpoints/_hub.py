@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from layerscope.base.extras import extra
 from layerscope.errors import CheckpointError
 
 __all__ = ["REVISION", "fetch"]
@@ -25,15 +26,12 @@ def fetch(repo: str, revision: str) -> Path:
     Raises
     ------
     CheckpointError
-        If huggingface_hub is not installed, or the revision can't be fetched or holds no weights.
+        If the revision can't be fetched or holds no weights.
+    ExtraError
+        If huggingface_hub is not installed.
     """
-    try:
+    with extra("huggingface", f"fetching {repo}@{revision} from the Hugging Face hub"):
         import huggingface_hub
-    except ModuleNotFoundError:
-        raise CheckpointError(
-            f"{repo}@{revision} is on the Hugging Face hub; to fetch it, install "
-            "layerscope[huggingface]."
-        ) from None
     for patterns in _WANTED:
         try:
             folder = Path(

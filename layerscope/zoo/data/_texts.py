@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.base import memory
+from layerscope.base.extras import extra
 from layerscope.errors import DataError
 from layerscope.zoo.data._text import TextData, from_lines, read_lines
 from layerscope.zoo.data._tokens import Tokenizer
@@ -98,13 +99,8 @@ def read_lm1b(root: Path, *, vocab: int = 32_768, length: int = 128, **others: A
     found = find_lm1b(root)
     if not isinstance(found, Path):
         return _from_files("lm1b", found, vocab, length, **others)
-    try:
+    with extra("data", f"reading {found} (the official plain files need nothing)"):
         import datasets
-    except ImportError:
-        raise DataError(
-            f"reading {found} needs the package datasets: pip install 'layerscope[data]'. "
-            "The official plain files need nothing."
-        ) from None
     saved = datasets.load_from_disk(str(found))
     limit = others.pop("lines", None)
     others.pop("encoding", None)  # Arrow files are always UTF-8

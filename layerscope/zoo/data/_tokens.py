@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerscope.base.extras import extra
 from layerscope.errors import DataError, OptionError
 
 __all__ = ["Tokenizer"]
@@ -55,7 +56,8 @@ class Tokenizer:
         OptionError
             If `vocab` leaves no room for the 256 bytes and the line end.
         """
-        from tokenizers import Tokenizer as Model, decoders, models, pre_tokenizers, trainers
+        with extra("zoo", "dividing text into tokens"):
+            from tokenizers import Tokenizer as Model, decoders, models, pre_tokenizers, trainers
 
         if vocab <= _BYTES:
             raise OptionError(
@@ -108,7 +110,8 @@ class Tokenizer:
 
     @cached_property
     def _model(self) -> Any:
-        from tokenizers import Tokenizer as Model
+        with extra("zoo", "dividing text into tokens"):
+            from tokenizers import Tokenizer as Model
 
         try:
             model = Model.from_str(self.json)

@@ -26,46 +26,17 @@ from layerscope.zoo.models import (
     _resnet as resnet,
     _vgg as vgg,
 )
-from layerscope.zoo.models._family import VIEWS, Config, Family, Network, assemble, structure
-from layerscope.zoo.models._fcn import FCN, FCNConfig
-from layerscope.zoo.models._initializers import (
-    INITIALIZERS,
-    Constant,
-    Initializer,
-    Normal,
-    TruncatedNormal,
-    Uniform,
-)
-from layerscope.zoo.models._language import LSTMConfig, TransformerConfig
-from layerscope.zoo.models._patches import MixerConfig, ViTConfig
+from layerscope.zoo.models._family import Config, Family, Network, assemble, structure
+from layerscope.zoo.models._initializers import INITIALIZERS
 from layerscope.zoo.models._removal import remove
-from layerscope.zoo.models._resnet import ResNetConfig
-from layerscope.zoo.models._vgg import VGGConfig
 
 __all__ = [
     "FAMILIES",
-    "FCN",
     "INITIALIZERS",
-    "VIEWS",
     "Config",
-    "Constant",
-    "FCNConfig",
-    "Family",
-    "Initializer",
-    "LSTMConfig",
-    "MixerConfig",
-    "Network",
-    "Normal",
-    "ResNetConfig",
-    "TransformerConfig",
-    "TruncatedNormal",
-    "Uniform",
-    "VGGConfig",
-    "ViTConfig",
     "build",
     "configure",
     "count_parameters",
-    "describe",
     "rebuild",
     "remove",
 ]
@@ -157,11 +128,6 @@ def count_parameters(network: str | Config | Mapping[str, Any], **options: Any) 
     config = configure(network, **options)
     model = structure(FAMILIES[config.family], config)
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def describe(config: Config) -> dict[str, Any]:
-    """The configuration as plain values for a manifest; `build` takes it back."""
-    return config.plain()
 
 
 def configure(network: str | Config | Mapping[str, Any], **options: Any) -> Config:

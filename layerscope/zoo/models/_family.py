@@ -100,7 +100,7 @@ class Config:
             )
 
     def plain(self) -> dict[str, Any]:
-        """Field values as JSON has them; `removed` only where something was."""
+        """Field values as JSON has them, which `build` takes back; `removed` only where any was."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in self._fields().items()}
         if not values["removed"]:
             del values["removed"]  # as in manifests that were written before there was removing

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from layerscope.base.extras import extra
 from layerscope.errors import OptionError, choose
 from layerscope.zoo.models._family import ROOT, Config, Family, Place
 from layerscope.zoo.models._initializers import (
@@ -159,7 +160,8 @@ def check_heads(heads: int | None, width: int) -> None:
 
 
 def _vit(config: ViTConfig) -> nn.Module:
-    from timm.models.vision_transformer import VisionTransformer
+    with extra("zoo", "a Vision Transformer"):
+        from timm.models.vision_transformer import VisionTransformer
 
     channels, height, width = config.inputs
     model: nn.Module = VisionTransformer(
@@ -178,7 +180,8 @@ def _vit(config: ViTConfig) -> nn.Module:
 
 
 def _mixer(config: MixerConfig) -> nn.Module:
-    from timm.models.mlp_mixer import MlpMixer
+    with extra("zoo", "an MLP-Mixer"):
+        from timm.models.mlp_mixer import MlpMixer
 
     channels, height, width = config.inputs
     model: nn.Module = MlpMixer(

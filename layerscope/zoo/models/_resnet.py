@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from layerscope.base.extras import extra
 from layerscope.errors import OptionError, choose
 from layerscope.zoo.models._family import Config, Family, Place
 from layerscope.zoo.models._images import multiplier, shape_of, suffix, times
@@ -214,7 +215,8 @@ class _Block(nn.Module):
 def _network(config: ResNetConfig) -> nn.Module:
     if not config.torchvision:
         return ResNet(config)
-    from torchvision.models import resnet
+    with extra("zoo", "a residual network of torchvision's class"):
+        from torchvision.models import resnet
 
     block = resnet.BasicBlock if config.depth < 50 else resnet.Bottleneck
     model: nn.Module = resnet.ResNet(block, list(_BLOCKS[config.depth]), config.classes)

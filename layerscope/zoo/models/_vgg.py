@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from layerscope.base.extras import extra
 from layerscope.errors import OptionError, choose
 from layerscope.zoo.models._family import Config, Family, Place
 from layerscope.zoo.models._images import multiplier, shape_of, suffix, times
@@ -154,7 +155,8 @@ def _halved(values: Tensor) -> Tensor:
 def _network(config: VGGConfig) -> nn.Module:
     if shape_of(config.form, config.inputs) == "cifar":
         return VGG(config)
-    from torchvision.models import vgg
+    with extra("zoo", "a VGG network of torchvision's class"):
+        from torchvision.models import vgg
 
     plan: list[str | int] = []
     for count, channels in zip(_BLOCKS[config.depth], _CHANNELS, strict=True):

@@ -12,9 +12,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import TrainerCallback, TrainerState
-
+from layerscope.base.extras import extra
 from layerscope.zoo.recorders._plain import CheckpointRecorder
+
+with extra("huggingface", "recording from transformers' Trainer"):
+    from transformers import TrainerCallback, TrainerState
 
 __all__ = ["TrainerRecorder"]
 

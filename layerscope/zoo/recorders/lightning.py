@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
+from layerscope.base.extras import extra
 from layerscope.zoo.recorders._plain import CheckpointRecorder
+
+with extra("lightning", "recording from Lightning"):
+    from lightning.pytorch import Callback, LightningModule, Trainer
 
 __all__ = ["LightningRecorder"]
 

@@ -195,7 +195,7 @@ def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, 
         if callable(network):
             require_network(network, "network")
         model = models.build(network, seed, inputs=data.shape, classes=data.classes)
-        return model, {"network": models.describe(model.config)}
+        return model, {"network": model.config.plain()}
     require_network(network, "network")
     seen = hashlib.sha256(repr(network).encode())
     data_module.update_digest(seen, network.state_dict())
