@@ -1,4 +1,4 @@
-"""What layerscope raises when it refuses something.
+"""Exceptions and warnings of layerscope, and words for wrong choices.
 
 Every message names what came, what was expected and what to do about it.
 """
@@ -51,7 +51,7 @@ class ResultError(LayerscopeError):
 
 
 class SweepWarning(UserWarning):
-    """What a sweep's numbers alone do not show, said once at its end; see `results.notices`."""
+    """Warning of what a sweep's numbers alone do not show; see `results.notices`."""
 
 
 class TrainingError(LayerscopeError):

@@ -1,1 +1,1 @@
-"""What every wing stands on: devices, seeds, progress, arguments, files, undoing."""
+"""Foundations of every wing: devices, seeds, progress, arguments, files, undoing."""

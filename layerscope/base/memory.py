@@ -59,7 +59,7 @@ def _of_machine() -> int | None:
 
 
 def _of_group() -> int | None:
-    """What a container may still take (control groups, version 2)."""
+    """Bytes that a container may still take (control groups, version 2)."""
     try:
         limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
         used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))

@@ -149,7 +149,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     @property
     def state(self) -> dict[str, str | tuple[str, int]]:
-        """What is done to each row at present."""
+        """Present change of each row."""
         return {row: change.plain for row, change in self._history.now.state.items()}
 
     @state.setter
@@ -158,7 +158,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     @property
     def estimate(self) -> Estimate | None:
-        """What is known of the present state; None before the first batch."""
+        """Estimate of the present state; None before the first batch."""
         seq, estimate = self._answered or (-1, None)
         return estimate if seq == self._seq else None
 
@@ -169,7 +169,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     @property
     def dataset(self) -> xr.Dataset | None:
-        """What was swept in this view, with the scenarios that were kept; None without any."""
+        """Dataset swept in this view, with the scenarios that were kept; None without any."""
         ds = self._swept.get(self._history.now.view)
         for name, scene, estimate in self._scenarios:
             ds = with_scenario(ds, name, scene.state, estimate, scene.view)

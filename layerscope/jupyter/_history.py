@@ -23,7 +23,7 @@ class Scene:
         choose(self.view, VIEWS, "view")
 
     def having(self, changes: Mapping[str, Change | None]) -> Scene:
-        """The same with some rows changed; None makes a row trained."""
+        """Return the scene with some rows changed; None makes a row trained."""
         merged = {**self.state, **changes}
         return Scene(self.view, {row: c for row, c in merged.items() if c is not None})
 
@@ -49,12 +49,12 @@ class History:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is an earlier scene."""
+        """True if there is an earlier scene."""
         return self._at > 0
 
     @property
     def can_redo(self) -> bool:
-        """Whether there is a later scene."""
+        """True if there is a later scene."""
         return self._at + 1 < len(self._scenes)
 
     def add(self, scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""What the explorer is opened on, in any of the forms in which a user may hold it."""
+"""Source of the explorer, in any of the forms in which a user may hold it."""
 
 from __future__ import annotations
 

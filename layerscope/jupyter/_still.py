@@ -1,4 +1,4 @@
-"""What stands in place of the explorer where no kernel runs: a table and a picture."""
+"""Stand-in for the explorer where no kernel runs: a table and a picture."""
 
 from __future__ import annotations
 

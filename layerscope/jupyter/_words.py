@@ -1,4 +1,4 @@
-"""What the explorer says, as HTML in which everything that came from outside is escaped."""
+"""Texts of the explorer, as HTML in which everything that came from outside is escaped."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def seen(estimate: Estimate) -> str:
 
 
 def unmeasured(seq: int) -> str:
-    """What stands in place of the numbers of a state that can't be measured."""
+    """Card in place of the numbers of a state that can't be measured."""
     box = _Box("this state", "–", ["could not be measured; the line above says why"])
     return _html("cards", boxes=[box], seq=seq, final=False, value="nan")
 
@@ -153,7 +153,7 @@ def classes(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
 
 
 def confusion(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
-    """What each class is named; of many classes those that are named most."""
+    """Confusion matrix; of many classes, of those that are named most."""
     if estimate.targets is None or estimate.classes > 1000:
         return ""
     counts = estimate.confusion()

@@ -76,7 +76,7 @@ class Done:
 
     @property
     def files(self) -> list[Path]:
-        """What the run left, the executed notebook first."""
+        """Files of the run, the executed notebook first."""
         return [self.folder / name for name in self.manifest["files"]]
 
 

@@ -1,4 +1,4 @@
-"""What both of HoloViews' backends, Bokeh and matplotlib, need alike."""
+"""Options that both of HoloViews' backends, Bokeh and matplotlib, need alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What shows on hovering."""
+"""Text that shows on hovering."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class Shown:
 
 
 def _is_interactive() -> bool:
-    """Whether a person sits at this kernel.
+    """Check whether a person sits at this kernel.
 
     papermill sets no mark of its own; but nbclient, which it, nbconvert and Voila run notebooks
     with, keeps the kernel's history in memory instead of the user's file.

@@ -147,7 +147,7 @@ def _arguments(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _earlier(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, of a sweep that did not record its call."""
+    """Arguments of a sweep that did not record its call."""
     groups, rows = _mapping(about.get("groups")), about.get("layers")
     given: dict[str, Any] = {}
     if isinstance(rows, list):

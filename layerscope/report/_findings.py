@@ -1,4 +1,4 @@
-"""What came out, in a sentence and in a table."""
+"""Findings, in a sentence and in a table."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _first(ds: xr.Dataset, cells: pd.DataFrame) -> str:
 
 
 def _facts(ds: xr.Dataset) -> dict[str, list[str]]:
-    """What is known of each layer beside its values; under "names" what that is."""
+    """Facts of each layer beside its values; under "names" what they are."""
     layers = stats.layer_order(ds)
     columns: dict[str, list[str]] = {}
     if "module_type" in ds.coords:

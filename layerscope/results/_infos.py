@@ -19,7 +19,7 @@ RESET, REDRAWN = "reinitialize", "rerandomize"
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What is known of a metric.
+    """Facts of a metric.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class MetricInfo:
 
 @dataclass(frozen=True)
 class PerturbationInfo:
-    """What is known of a perturbation.
+    """Facts of a perturbation.
 
     Attributes
     ----------
@@ -90,11 +90,11 @@ class PerturbationInfo:
 
     @property
     def resets(self) -> bool:
-        """Whether a checkpoint alone says what it does: whether it puts that back."""
+        """True if it puts a checkpoint back, which alone says what it does."""
         return self.column == "{epoch}"
 
     def words_at(self, epoch: int) -> str:
-        """What a layer is after it, in words.
+        """Describe a layer after it, in words.
 
         Examples
         --------

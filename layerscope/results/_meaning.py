@@ -1,4 +1,4 @@
-"""What the metrics and perturbations of a Dataset mean: written here, and read here.
+"""Meaning of a Dataset's metrics and perturbations: written here, and read here.
 
 It stands in coordinates along ``metric`` and ``perturbation``, so that nobody who reads a Dataset
 has to know their names.

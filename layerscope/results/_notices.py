@@ -1,4 +1,4 @@
-"""What the numbers of a Dataset alone do not show: said at the end of a sweep and in reports."""
+"""Notices of what the numbers alone do not show, for the end of a sweep and for reports."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def notices(ds: xr.Dataset) -> list[str]:
 
 
 def _targets(about: Mapping[str, Any]) -> Iterator[str]:
-    """What was made of targets that equal the tokens, as `BatchReader` says it."""
+    """Say what was made of targets that equal the tokens, as `BatchReader` says it."""
     data = about.get("data")
     read = str(data.get("targets", "")) if isinstance(data, dict) else ""
     if read.startswith("targets equal the tokens"):
@@ -98,7 +98,7 @@ def _plain(reuse: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _innermost(name: str, why: str) -> tuple[str, str]:
-    """Of a module that contains the one that is the reason, that one; the root has no name."""
+    """Name the innermost module that is the reason; the root has no name."""
     inner = _CONTAINS.fullmatch(why)
     name, why = (inner[1], inner[2]) if inner else (name, why)
     return name or "the network itself", why

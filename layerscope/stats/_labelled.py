@@ -1,4 +1,4 @@
-"""The same with named dimensions: what moved, how sure, and which part of a Dataset it is."""
+"""Statistics with named dimensions: what moved, how sure, and which part of a Dataset it is."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _fewest(ds: xr.Dataset, samples: xr.DataArray) -> Array:
 
 
 def _settled(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:
-    """What every computed draw and seed was settled to be, (layer, epoch, perturbation)."""
+    """Verdict that all computed draws and seeds agree on, (layer, epoch, perturbation)."""
     verdict = with_seed(ds["verdict"]).sel(layer=samples["layer"].values)
     verdict, computed = xr.broadcast(verdict, samples.notnull())
     verdict, computed = (each.transpose(*samples.dims) for each in (verdict, computed))

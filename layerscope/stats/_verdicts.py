@@ -293,7 +293,7 @@ def _baseline_bounds(
 def _unpaired_bounds(
     ds: xr.Dataset, metric: str, cell: xr.DataArray, confidence: float
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """What is known of a difference without knowing how single examples differ."""
+    """Bounds of a difference without knowing how single examples differ."""
     baseline = baseline_of(ds, metric, required=True)
     n = examples_of(ds, cell)
     if results.metric(ds, metric).fraction_of and n.notnull().any():

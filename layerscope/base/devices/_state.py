@@ -1,4 +1,4 @@
-"""What PyTorch keeps for a thread and for a process: lent, and put back."""
+"""State that PyTorch keeps for a thread and for a process: lent, and put back."""
 
 from __future__ import annotations
 

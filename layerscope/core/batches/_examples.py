@@ -107,11 +107,11 @@ class Examples:
         return replace(self, inputs=self.inputs[index], targets=self.targets[index])
 
     def labelled(self, targets: Tensor) -> Examples:
-        """The same inputs with other targets."""
+        """Return the inputs with other targets."""
         return replace(self, targets=targets)
 
     def to(self, device: torch.device) -> Examples:
-        """The same examples on `device`."""
+        """Return the examples on `device`."""
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     def batches(

@@ -156,7 +156,7 @@ class DatasetRows:
 
 
 def as_cuttable(data: Any) -> Cuttable | None:
-    """What can be cut into batches of any size; None for batches of the user's own."""
+    """Find what can be cut into batches of any size; None for batches of the user's own."""
     if isinstance(data, Cuttable):
         return data
     if isinstance(data, Mapping):
@@ -196,7 +196,7 @@ def move(inputs: Any, device: torch.device) -> Any:
 
 
 def copy_batch(value: Any) -> Any:
-    """The same in memory of its own: a loader may fill one buffer again and again."""
+    """Copy into memory of its own: a loader may fill one buffer again and again."""
     return map_tensors(
         lambda each: each.clone() if torch.is_tensor(each) else copy.deepcopy(each), value
     )
@@ -313,7 +313,7 @@ def _by_name(item: Mapping[str, Any]) -> Batch:
 
 
 def _is_masked(item: Sequence[Any]) -> bool:
-    """Whether it is (tokens, attention mask, …, targets), in the order of a `TensorDataset`."""
+    """Recognise (tokens, attention mask, …, targets), in the order of a `TensorDataset`."""
     if not all(map(torch.is_tensor, item)) or not is_padding(item[1], item[0]):
         return False
     return all(each.shape == item[0].shape for each in item[2:-1])

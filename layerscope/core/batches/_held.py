@@ -182,7 +182,7 @@ class FixedBatches:
         self.heaviest = max(known) if len(known) == len(labels) else None
 
     def resized(self, size: int) -> FixedBatches:
-        """The same data in the same order in batches of another size, as after memory ran out.
+        """Return the data in the same order in batches of another size, as after memory ran out.
 
         Raises
         ------
@@ -205,7 +205,7 @@ class FixedBatches:
 
     @property
     def cut(self) -> bool:
-        """Whether batches are cut here, from plain tensors, and not the user's own."""
+        """True if batches are cut here, from plain tensors, and are not the user's own."""
         return as_cuttable(self._data) is not None
 
     @property

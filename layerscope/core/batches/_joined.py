@@ -19,7 +19,7 @@ _ORDER = "so they can't be put in another order"
 
 @dataclass(frozen=True, eq=False)
 class _Same:
-    """What every batch gets, however it is cut."""
+    """A value that every batch gets, however it is cut."""
 
     value: Any
 
@@ -102,7 +102,7 @@ def _together(values: Any, counts: list[int], what: str) -> Any:
 
 
 def _named(first: Mapping[str, Any]) -> type[dict[str, Any]]:
-    """What holds arguments by name, and says where their labels came from."""
+    """Type that holds arguments by name, and says where their labels came from."""
     return Arguments if isinstance(first, Arguments) else dict
 
 

@@ -74,7 +74,7 @@ class BatchReader:
 
     @property
     def guessed(self) -> bool:
-        """Whether targets were shifted that nobody called the network's labels."""
+        """True if targets were shifted that nobody called the network's labels."""
         return self.shifted and self.expected == SAME
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ def tokens(inputs: Any, targets: Any) -> Tensor | None:
 
 
 def alignments(inputs: Any, targets: Any) -> tuple[str, ...]:
-    """What every target that counts is, of `SAME` and `FOLLOWING`; nothing without tokens.
+    """Say which of `SAME` and `FOLLOWING` every target that counts is; nothing without tokens.
 
     >>> ids = torch.tensor([[4, 5, 6]])
     >>> alignments(ids, torch.tensor([[5, 6, -100]]))
@@ -141,7 +141,7 @@ def alignments(inputs: Any, targets: Any) -> tuple[str, ...]:
 
 
 def is_padding(mask: Any, ids: Any) -> bool:
-    """Whether `mask` is 1 for tokens and 0 for what fills a row up, at one end and all the same."""
+    """Recognise a mask: 1 for tokens, 0 for what fills a row up, at one end and all the same."""
     if not (_whole(ids) and torch.is_tensor(mask) and mask.shape == ids.shape and ids.ndim == 2):
         return False
     if not bool(((mask == 0) | (mask == 1)).all()):
@@ -174,5 +174,5 @@ def _earlier(targets: Tensor) -> Tensor:
 
 
 def _whole(value: Any) -> bool:
-    """Whether it is a tensor of whole numbers that can be −100."""
+    """Recognise a tensor of whole numbers that can be −100."""
     return torch.is_tensor(value) and value.dtype in (torch.int64, torch.int32, torch.int16)

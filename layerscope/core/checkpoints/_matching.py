@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a network, and under which names it holds its tensors."""
+"""Matching of a checkpoint to a network, and the names under which it holds its tensors."""
 
 from __future__ import annotations
 

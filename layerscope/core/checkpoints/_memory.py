@@ -1,4 +1,4 @@
-"""What a checkpoint is, wherever it is; and one that is in memory."""
+"""The protocol of a checkpoint, wherever it is; and one that is in memory."""
 
 from __future__ import annotations
 

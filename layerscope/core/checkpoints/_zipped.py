@@ -1,4 +1,4 @@
-"""What a ``.pt`` file is inside: a zip whose records are the memory of tensors.
+"""The inside of a ``.pt`` file: a zip whose records are the memory of tensors.
 
 PyTorch maps a record where its zip says that it begins, and reads as many bytes as tensors need.
 Whether these bytes are the record as it is, and whether there are as many, it does not ask.

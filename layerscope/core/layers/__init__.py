@@ -1,4 +1,4 @@
-"""What counts as a layer of a network.
+"""Layers of a network, in every view: leaf, component, block, stage, and groups of one's own.
 
 By default a layer is every module that holds parameters of its own; buffers that are saved with
 it, such as BatchNorm's running statistics, belong to it. Coarser views gather leaves into

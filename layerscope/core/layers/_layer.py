@@ -1,4 +1,4 @@
-"""What is known of one layer, and the tensors that a network holds."""
+"""Facts of one layer, and the tensors that a network holds."""
 
 from __future__ import annotations
 

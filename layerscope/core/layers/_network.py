@@ -1,4 +1,4 @@
-"""What can be examined: a network whose tensors hold values and can be exchanged."""
+"""Networks that can be examined: their tensors hold values and can be exchanged."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def require_module(model: Any, name: str = "model") -> None:
 
 
 def _unfit(tensor: Tensor) -> str:
-    """What is the matter with a tensor, and what to do; empty for an ordinary one."""
+    """Say what is the matter with a tensor, and what to do; empty for an ordinary one."""
     if nn.parameter.is_lazy(tensor):
         return "has no shape yet, as in a lazy module; run the network on one batch first."
     if tensor.is_meta:

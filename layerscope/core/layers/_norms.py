@@ -1,4 +1,4 @@
-"""What becomes of normalisation layers.
+"""Rules for normalisation layers: they go with their row, stay, or are rows of their own.
 
 A normalisation layer scales and shifts what another layer gives, so it can be seen as a layer of
 its own, as part of the layer that it normalises, or as no part of the question:

@@ -125,7 +125,7 @@ def _visit(tree: Tree, path: str, found: list[str]) -> None:
 
 
 def _gathers(tree: Tree, path: str) -> bool:
-    """Whether a module is no more than a row of blocks."""
+    """Recognise a module that is no more than a row of blocks."""
     size, inside = tree.size(path), list(tree.through(path))
     listed = isinstance(tree.modules[path], (nn.Sequential, nn.ModuleList, nn.ModuleDict))
     shares: dict[object, int] = {}

@@ -77,7 +77,7 @@ def rows(
 
 
 def _names(model: nn.Module, wanted: Any) -> Any:
-    """What `select` takes, of names in any container; say the name of a module that came.
+    """Turn names in any container into what `select` takes; say the name of a module that came.
 
     Raises
     ------

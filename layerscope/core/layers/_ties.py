@@ -144,7 +144,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _covered(tensor: Tensor, others: Sequence[Tensor]) -> bool:
-    """Whether every byte of a tensor belongs to one of the others too."""
+    """Check whether every byte of a tensor belongs to one of the others too."""
     if not others:
         return False
     start, stop, _ = _extent(tensor)

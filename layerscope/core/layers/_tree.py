@@ -37,7 +37,7 @@ class Leaf:
 
     @property
     def norm(self) -> bool:
-        """Whether it normalises."""
+        """True if it normalises."""
         return is_norm(self.module)
 
 
@@ -130,11 +130,11 @@ class Tree:
         return kind
 
     def container(self, path: str) -> bool:
-        """Whether a module only gathers others."""
+        """Recognise a module that only gathers others."""
         return self.kind(path) in _CONTAINERS
 
     def called(self, path: str) -> bool:
-        """Whether a module is one that a network calls, not a list of such."""
+        """Recognise a module that a network calls, not a list of such."""
         return self.kind(path) not in _CALLED_APART
 
     def through(self, path: str) -> Iterator[tuple[str, str]]:
@@ -146,7 +146,7 @@ class Tree:
                 yield child, path
 
     def many(self, path: str) -> bool:
-        """Whether a module holds two leaves or more that do not normalise; attention is one."""
+        """Check for two leaves or more that do not normalise; attention is one."""
         return len({self._unit(leaf.path) for leaf in self.below(path) if not leaf.norm}) > 1
 
     def _unit(self, path: str) -> str:
@@ -155,7 +155,7 @@ class Tree:
         return above if attends else path
 
     def reduces(self, path: str) -> bool:
-        """Whether the resolution falls inside a module."""
+        """Check whether the resolution falls inside a module."""
         inside = (m for p, m in self.modules.items() if path in lineage(p))
         return any(pooling(m) or (conv_like(m) and _step(m) > 1) for m in inside)
 
@@ -177,13 +177,13 @@ def lineage(path: str) -> list[str]:
 
 
 def conv_like(module: nn.Module) -> bool:
-    """Whether a module is a convolution that may lower the resolution."""
+    """Recognise a convolution that may lower the resolution."""
     conv = isinstance(module, nn.modules.conv._ConvNd)
     return conv and not isinstance(module, nn.modules.conv._ConvTransposeNd)
 
 
 def pooling(module: nn.Module) -> bool:
-    """Whether a module pools with a step, as those over everything and those of step 1 don't."""
+    """Recognise pooling with a step, as that over everything and that of step 1 is not."""
     name = type(module).__name__
     return "Pool" in name and not hasattr(module, "output_size") and _step(module) > 1
 

@@ -162,14 +162,14 @@ def _parts(tree: Tree, rule: Norms) -> list[_Part]:
 
 @dataclass
 class _Row:
-    """What is gathered of one row."""
+    """Parts of one row, while they are gathered."""
 
     name: str
     view: str
     parts: list[_Part] = field(default_factory=list)
 
     def counts(self, tree: Tree) -> bool:
-        """Whether it is a row: buffers of modules without parameters alone are none."""
+        """Check that it is a row: buffers of modules without parameters alone are none."""
         return any(part.leaf.path in tree.leaves for part in self.parts)
 
     def tensors(self, kind: str) -> tuple[str, ...]:

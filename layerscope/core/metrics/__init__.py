@@ -1,4 +1,4 @@
-"""What is measured, and evaluation without side effects.
+"""Metrics, and evaluation without side effects.
 
 >>> import torch
 >>> from layerscope import metrics

@@ -1,4 +1,4 @@
-"""What a network takes its targets for: tokens at their own positions, or those that follow."""
+"""Convention of targets: tokens at their own positions, or those that follow."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _parameters(model: nn.Module) -> list[str]:
 
 
 def _two(inputs: Any) -> bool:
-    """Whether inputs are two tensors of one shape, such as tokens and their attention mask."""
+    """Recognise two tensors of one shape, such as tokens and their attention mask."""
     pair = isinstance(inputs, (tuple, list)) and len(inputs) == 2
     return pair and all(map(torch.is_tensor, inputs)) and inputs[0].shape == inputs[1].shape
 
@@ -133,7 +133,7 @@ def _asked(inputs: Any, targets: Tensor) -> tuple[Any, Tensor]:
 
 
 def _shifts(run: _Run, inputs: Any, ids: Tensor, takes: Sequence[str]) -> bool | None:
-    """Whether the network's own loss holds each position against the token after it.
+    """Check whether the network's own loss holds each position against the token after it.
 
     None where it has no loss of its own, or one that is neither that nor the unshifted.
     """
@@ -172,7 +172,7 @@ def _mean(said: Tensor, labels: Tensor) -> Tensor:
 
 
 def _causal(run: _Run, inputs: Any, ids: Tensor, targets: Tensor) -> bool:
-    """Whether what the network says at a position stays when all later tokens become others."""
+    """Check that what the network says at a position stays when all later tokens change."""
     # In the middle of the first row, without what fills it up.
     places = (targets[0] != NO_TARGET).nonzero()
     half = (int(places.max()) + 1) // 2 if len(places) else 0

@@ -108,14 +108,14 @@ class Metric:
 
     @property
     def info(self) -> MetricInfo:
-        """What a Dataset says of the metric."""
+        """Facts of the metric that a Dataset keeps."""
         lower, upper = self.bounds or (math.nan, math.nan)
         about = (self.name, self.long_name, self.unit, self.higher_is_better, lower, upper)
         return MetricInfo(*about, self.fraction_of, self.logarithmic)
 
     @property
     def averages(self) -> bool:
-        """Whether the metric is a mean, so that the mean of differences is its difference."""
+        """True if the metric is a mean, so that the mean of differences is its difference."""
         return self.finish is None and self.bins is None
 
 
@@ -183,7 +183,7 @@ def _named(name: Any) -> Metric:
 
 
 def _no_metric(came: Any) -> str:
-    """What to write instead of what is neither a name nor a Metric."""
+    """Say what to write instead of what is neither a name nor a Metric."""
     what = f"metrics holds {describe(came)}; give names, such as 'error',"
     if not callable(came):
         return f"{what} or Metric objects."

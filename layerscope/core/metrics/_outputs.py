@@ -89,7 +89,7 @@ class OutputFinder:
         )
 
     def classes_last(self, found: Tensor) -> Tensor:
-        """What was found, in shape ``(n, …, classes)``."""
+        """Move the classes to the last axis: shape ``(n, …, classes)``."""
         return found.movedim(1, -1) if self.classes_first else found
 
     def fitted(self, found: Tensor, inputs: Any, targets: Any) -> OutputFinder:
@@ -142,7 +142,7 @@ class OutputFinder:
 
 
 def _untouched(where: Callable[[Any], Any], outputs: Any) -> Any:
-    """What a function says of outputs that others read after it."""
+    """Call a function on outputs that others read after it; refuse one that changed them."""
     given = [leaf for leaf in tree_leaves(outputs) if torch.is_tensor(leaf)]
     before = [tensor_version(tensor) for tensor in given]
     found = where(outputs)

@@ -1,4 +1,4 @@
-"""What every example gave: the same numbers whatever else is computed beside them."""
+"""Outcomes of every example: the same numbers whatever else is computed beside them."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ _HANDED = ("outputs", "targets", "reference")
 
 
 def _measured(metric: Metric, given: tuple[Any, ...]) -> Tensor:
-    """What a metric says; refused if it changed what it was handed."""
+    """Call a metric; refuse it if it changed what it was handed."""
     before = [tensor_version(tensor) for tensor in given]
     values = metric.per_example(*given)
     for what, tensor, number in zip(_HANDED, given, before, strict=False):
@@ -230,7 +230,7 @@ def _is_real(targets: Tensor) -> bool:
 
 
 def _rows(metric: Metric, values: Any, outputs: Tensor, counted: Tensor) -> Tensor:
-    """What a metric returned with one leading row, or with two where it has bins."""
+    """Give what a metric returned one leading row, or two where it has bins."""
     shapes = [(1 + bool(metric.bins), *shape) for shape in (counted.shape, counted.shape[:1])]
     rows = values if metric.bins or not torch.is_tensor(values) else values.unsqueeze(0)
     if not torch.is_tensor(rows) or rows.shape not in shapes:

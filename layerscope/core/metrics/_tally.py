@@ -171,7 +171,7 @@ class Tally:
         return abs(slope) * error if math.isfinite(slope) else math.nan
 
     def _variance(self) -> float:
-        """Of one example's share in the mean."""
+        """Variance of one example's share in the mean."""
         if self.bins:
             signs = np.array([-self.mean, *np.sign(self.bins[1:])])
             spread = float(signs @ np.reshape(self.products, (len(signs), -1)) @ signs)

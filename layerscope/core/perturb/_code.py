@@ -62,7 +62,7 @@ def fingerprint(value: Any, known: Mapping[int, str] | None = None) -> str:
 
 
 class Fingerprint:
-    """What a value is, in a form that is the same in another process.
+    """Description of a value in a form that is the same in another process.
 
     Attributes
     ----------
@@ -294,7 +294,7 @@ def _version(name: str) -> str:
 
 
 def is_library(kind: type) -> bool:
-    """Whether a class comes from an installed package, or from Python itself."""
+    """Recognise a class from an installed package, or from Python itself."""
     module = sys.modules.get(kind.__module__)
     if kind.__module__ == "__main__" or module is None:
         return False

@@ -1,4 +1,4 @@
-"""The same layer of another network."""
+"""Exchanging a layer with that of another network."""
 
 from __future__ import annotations
 

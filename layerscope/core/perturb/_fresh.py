@@ -155,7 +155,7 @@ class Redraw:
         )
 
     def _resets(self, leaf: Layer) -> bool:
-        """Whether the module's own method draws all of the leaf's parameters."""
+        """Check that the module's own method draws all of the leaf's parameters."""
         module = _module(self._model, leaf)
         inside = set(module._parameters)
         # It knows nothing of the tensors that a parametrisation keeps elsewhere …
@@ -184,7 +184,7 @@ class Redraw:
         return next((p for p in paths if _draws_itself(self._model.get_submodule(p))), None)
 
     def _redraws(self, leaf: Layer) -> bool:
-        """Whether the network's own method, or that of a part of it, draws the leaf."""
+        """Check that the network's own method, or that of a part of it, draws the leaf."""
         top, generator = self._top(leaf), seeds.generator("check", leaf.name)
         if top is None:
             return False
@@ -417,7 +417,7 @@ def _builder(build: object) -> Callable[[], nn.Module] | None:
 
 
 def _way(origin: str) -> str:
-    """What an origin begins with, before what is said of it."""
+    """The beginning of an origin, before what is said of it."""
     return origin.partition(" (")[0]
 
 

@@ -1,4 +1,4 @@
-"""What a user's function is handed: copies of its own, so that it may work in place."""
+"""Tensors for a user's function: copies of its own, so that it may work in place."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def copy_modules(originals: Mapping[str, nn.Module]) -> LazyCopies[nn.Module]:
 
 
 def uncopied(given: Mapping[str, T]) -> Mapping[str, T]:
-    """What was handed out, not copied: for functions of ours, which change nothing."""
+    """Return what was handed out, not copied: for functions of ours, which change nothing."""
     return given.originals if isinstance(given, LazyCopies) else given
 
 

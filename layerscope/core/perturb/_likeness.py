@@ -1,4 +1,4 @@
-"""Whether tensors could have been drawn alike: by their values, and by how these are arranged."""
+"""Likeness of tensors that were drawn: of their values, and of how these are arranged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ATOM = 0.05
 
 
 def alike(drawn: Tensor, start: Tensor) -> bool:
-    """Whether two tensors of a shape could be draws of one initialiser.
+    """Check whether two tensors of a shape could be draws of one initialiser.
 
     Their values must look like samples of one distribution, the same slices must be constant, the
     same values repeated, and rows, columns, neighbours and the diagonal must hang together alike.
@@ -35,7 +35,7 @@ def alike(drawn: Tensor, start: Tensor) -> bool:
 
 
 def independent(start: Tensor) -> bool:
-    """Whether elements could have been drawn independently of each other, from one density."""
+    """Check whether elements could have been drawn independently, from one density."""
     values = _part(start)
     if values.numel() < _FEWEST or _is_constant(values):
         return True
@@ -70,7 +70,7 @@ def patterned(start: Tensor) -> Tensor:
 
 
 def rest(start: Tensor) -> Tensor:
-    """What is left of a tensor without its pattern: other slices, or else other elements."""
+    """Return the rest of a tensor without its pattern: other slices, or else other elements."""
     mask = patterned(start)
     kept = mask.flatten(1).all(1) if mask.ndim > 1 else mask
     if mask.ndim > 1 and torch.equal(mask.flatten(1).any(1), kept):
@@ -117,7 +117,7 @@ def _constant_slices(values: Tensor) -> Tensor:
 
 
 def _same_atoms(a: Tensor, b: Tensor) -> bool:
-    """Whether the value that either repeats most often is as frequent in the other."""
+    """Check that the value that either repeats most often is as frequent in the other."""
     a, b = (values.flatten()[:: max(1, values.numel() // _MOST)] for values in (a, b))
     for values, other in ((a, b), (b, a)):
         found, counts = torch.unique(values, return_counts=True)
@@ -144,7 +144,7 @@ def _same_arrangement(a: Tensor, b: Tensor) -> bool:
 
 
 def _paired(values: Tensor) -> bool:
-    """Whether many values have one of opposite sign, or a second that equals them.
+    """Check whether many values have one of opposite sign, or a second that equals them.
 
     In short types, whose numbers are few, that happens by itself.
     """
@@ -236,7 +236,7 @@ def _score(mean: Tensor, count: float) -> Tensor:
 
 
 def _same_distribution(a: Tensor, b: Tensor, limit: int = 20_000) -> bool:
-    """Whether two samples could come from one distribution.
+    """Test whether two samples could come from one distribution.
 
     By the two-sample Kolmogorov–Smirnov test, with the correction for small samples of Stephens,
     M. A. (1970), Journal of the Royal Statistical Society B 32.

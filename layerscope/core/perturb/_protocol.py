@@ -1,4 +1,4 @@
-"""What a perturbation is, and what it may look at."""
+"""The protocol of a perturbation, and what it may look at."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNSAID: Mapping[str, Any] = {}
 
 @dataclass(frozen=True)
 class Site:
-    """What a perturbation may look at.
+    """The view that a perturbation has of a layer.
 
     In a sweep these are copies, so that it may work in place.
 
@@ -127,7 +127,7 @@ class Perturbation:
 
     @property
     def info(self) -> PerturbationInfo:
-        """What a Dataset says of the perturbation."""
+        """Facts of the perturbation that a Dataset keeps."""
         said = (self.label, self.column, self.sign)
         return PerturbationInfo(
             self.name, *said, self.stochastic, self.redraws, self.uses_checkpoint

@@ -72,7 +72,7 @@ class Call:
 
 @dataclass(slots=True)
 class Spread:
-    """What a change reaches: operators in order, storages since when, and the end of certainty."""
+    """Reach of a change: operators in order, storages since when, and the end of certainty."""
 
     reached: list[int]
     since: dict[int, int]
@@ -98,7 +98,7 @@ class EscapeMode(TorchFunctionMode):
 
 
 class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """What one pass did, operator by operator, and what follows from it for a change."""
+    """Log of one pass, operator by operator, and what follows from it for a change."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

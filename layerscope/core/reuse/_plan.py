@@ -1,4 +1,4 @@
-"""What a replay with some modules changed may skip, worked out from the log."""
+"""Planning what a replay with some modules changed may skip, from the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a state after some batches."""
+"""Estimate of a state after some batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What is known of a state after some batches.
+    """Estimate of a state after some batches.
 
     Attributes
     ----------
@@ -52,11 +52,11 @@ class Estimate:
 
     @property
     def final(self) -> bool:
-        """Whether all examples were seen."""
+        """True if all examples were seen."""
         return self.examples == self.total
 
     def is_fraction(self, metric: str) -> bool:
-        """Whether the metric is a fraction of examples."""
+        """Check whether the metric is a fraction of examples."""
         about = self.tallies[metric].metric
         return about is not None and bool(about.fraction_of)
 

@@ -1,4 +1,4 @@
-"""What is done to each layer, as a user writes it and as the engine takes it."""
+"""Changes of layers, as a user writes them and as the engine takes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAINED = "trained"
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to one row.
+    """A change of one row.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Change:
 
     @property
     def about(self) -> PerturbationInfo:
-        """What is known of the perturbation."""
+        """Facts of the perturbation."""
         if self.kind is not None:
             return self.kind.info
         return self.info or results.perturbation(None, self.perturbation)

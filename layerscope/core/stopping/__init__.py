@@ -131,7 +131,7 @@ class Settler:
 
     @property
     def verdicts(self) -> NDArray[np.str_]:
-        """What was found, shape ``(cells,)``; empty for a cell that is open.
+        """Verdicts, shape ``(cells,)``; empty for a cell that is open.
 
         "robust", "intermediate" or "critical" by a Decision, "narrow" by a Tolerance.
         """

@@ -22,7 +22,7 @@ _PIECE = 2**15
 
 
 class Outcomes(NamedTuple):
-    """What some examples gave.
+    """Outcomes of some examples.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What follows from the claims that were rejected: verdicts, or intervals."""
+"""Conclusions from the claims that were rejected: verdicts, or intervals."""
 
 from __future__ import annotations
 

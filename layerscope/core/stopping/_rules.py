@@ -1,4 +1,4 @@
-"""What is to be settled about a cell: a decision, or a narrow interval."""
+"""Questions to be settled about a cell: a decision, or a narrow interval."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
 
 
 def _goes_by_name(value: Perturbation | Metric) -> bool:
-    """Whether looking its name up gives the same, and not the user's own of that name."""
+    """Check that looking its name up gives the same, and not the user's own of that name."""
     try:
         if isinstance(value, Metric):
             known = metrics.parse(value.name)[0]

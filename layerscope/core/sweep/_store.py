@@ -1,4 +1,4 @@
-"""What is finished of a sweep, kept on disk, each file written whole or not at all.
+"""Finished parts of a sweep on disk, each file written whole or not at all.
 
 A folder holds ``sweep.json`` (which sweep it is), ``parts-…`` (what each part of each batch gave,
 one write-once file each), ``partial.nc`` (the Dataset as far as it is known) and, at the end,
@@ -349,7 +349,7 @@ def _remove_parts(folder: Path, owner: str) -> None:
 
 
 def _is_recorded(path: Path, owner: str) -> bool:
-    """Whether a file is a part of a sweep, or what making one left behind."""
+    """Recognise a part of a sweep, or what making one left behind."""
     if path.suffix == ".claim":
         return path.is_symlink() and bool(_CLAIM.fullmatch(str(path.readlink())))
     if path.suffix == ".npz":
@@ -381,7 +381,7 @@ def _require_owner(path: Path, owner: str, wanted: str) -> None:
 
 
 def _abandoned(path: Path) -> bool:
-    """Whether the process that claimed a part is no more."""
+    """Check whether the process that claimed a part is no more."""
     try:
         age = time.time() - path.lstat().st_mtime
         pid, _, host = str(path.readlink()).partition("@")

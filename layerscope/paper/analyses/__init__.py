@@ -1,4 +1,4 @@
-"""What the paper's experiments ask beyond single layers: groups, searches, counts, criticality.
+"""Analyses of the paper beyond single layers: groups, searches, counts, criticality.
 
 >>> from layerscope import analyses, testing
 >>> analyses.robust_rows(testing.dataset(), tolerance=0.2)

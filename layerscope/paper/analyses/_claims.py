@@ -42,7 +42,7 @@ ROBUST, CRITICAL = 0.05, 0.25
 
 
 def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
-    """Whether re-randomising any one layer ruins the network: the least damage over layers.
+    """Judge whether re-randomising any one layer ruins the network: the least damage over layers.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
 
 
 def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
-    """Whether the network can't do without the training of its lowest layer.
+    """Judge whether the network can't do without the training of its lowest layer.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
 
 
 def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> Finding:
-    """Whether upper layers are more robust than lower ones, to re-initialisation.
+    """Judge whether upper layers are more robust than lower ones, to re-initialisation.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> 
 def distance_tells_little(
     ds: xr.Dataset, norm: str = "l2_fan_in", metric: str | None = None
 ) -> Finding:
-    """Whether how far a layer moved does not tell how much it matters.
+    """Judge whether how far a layer moved does not tell how much it matters.
 
     It would tell where those that moved furthest mattered least, too: the sign does not count.
 
@@ -125,7 +125,7 @@ def distance_tells_little(
 
 
 def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
-    """Whether the first block of each stage of a ResNet is the one that matters in it.
+    """Judge whether the first block of each stage of a ResNet is the one that matters in it.
 
     The first stage does not count: a network whose lowest layers are the critical ones has them
     there, too. In every later one the first block must do more damage than the others by what
@@ -165,7 +165,7 @@ def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
 
 
 def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> Finding:
-    """Whether rows that are robust one by one are not so together.
+    """Judge whether rows that are robust one by one are not so together.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> 
 
 
 def some_survive(ds: xr.Dataset, single: Sequence[str]) -> Finding:
-    """Whether every second of the rows that are robust one by one can be reset together.
+    """Judge whether every second of the rows that are robust one by one can be reset together.
 
     Both halves count, since the better of two is no fair sample of them.
 
@@ -210,7 +210,7 @@ def some_survive(ds: xr.Dataset, single: Sequence[str]) -> Finding:
 def norms_matter(
     ds: xr.Dataset, kept: xr.Dataset, rows: str = "*", metric: str | None = None
 ) -> Finding:
-    """Whether a part of the damage comes from normalisation layers.
+    """Judge whether a part of the damage comes from normalisation layers.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def norms_matter(
 
 
 def first_epoch_worse(ds: xr.Dataset) -> Finding:
-    """Whether some layer is worse off at checkpoint 1 than at its initialisation.
+    """Judge whether some layer is worse off at checkpoint 1 than at its initialisation.
 
     Of many layers without a difference one comes out worse by chance. So each run is judged by
     the layer that the *other* runs find the worst off: without a difference that is 0 on average.

@@ -1,4 +1,4 @@
-"""What the paper says, what was measured, and whether the two agree.
+"""Findings: what the paper says, what was measured, and whether the two agree.
 
 >>> from layerscope import analyses
 >>> found = analyses.finding(

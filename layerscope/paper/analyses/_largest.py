@@ -21,7 +21,7 @@ _OURS = ("layers", "whole", "perturbations", "metrics", "epochs")
 
 @dataclass(frozen=True)
 class LargestSet:
-    """What a greedy search found.
+    """Result of a greedy search.
 
     Attributes
     ----------

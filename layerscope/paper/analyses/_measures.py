@@ -1,4 +1,4 @@
-"""What a network's size and weights say without perturbing anything, and its generalisation gap."""
+"""Measures of a network's size and weights without perturbing anything; its generalisation gap."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def runs_of(ds: xr.Dataset) -> list[xr.Dataset]:
 
 
 def untrained(ds: xr.Dataset, metric: str | None = None) -> xr.DataArray:
-    """What the metric is without training: by chance where that is known, else measured.
+    """Value of the metric without training: by chance where that is known, else measured.
 
     For error and accuracy, from ``chance``; for all else the whole network put
     back to its initialisation, which needs the row ``fullmodel``. Along ``seed`` where `ds` has it.
@@ -320,6 +320,6 @@ def robust_rows(
 
 
 def _by_chance(ds: xr.Dataset, metric: str) -> bool:
-    """Whether chance is known in this metric; of sequences, earlier sweeps did not know it."""
+    """Check that chance is known in this metric; of sequences, earlier sweeps did not know it."""
     known = "chance" in ds and bool(ds["chance"].notnull().all())
     return known and results.metric(ds, metric).by_chance(0.0) is not None

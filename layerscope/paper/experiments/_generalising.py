@@ -1,4 +1,4 @@
-"""What may tell how well a network generalises, beside how well it does."""
+"""Measures that may tell how well a network generalises, beside how well it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment leaves in its folder."""
+"""Files that an experiment leaves in its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training recipe is fitted to, and its variants by what is changed."""
+"""Recipes of training, fitted to a network, and their variants by what is changed."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _SILENT = {"finding": "This run left no summary; its notebook says what came out
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of one thing, what was measured, and whether the two agree.
+    """A statement of the paper, what was measured, and whether the two agree.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _told(summary: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
-    """What a notebook said that it found, through `experiments.keep`."""
+    """Summary that a notebook left through `experiments.keep`."""
     claims = [
         Claim(str(claim["paper"]), str(claim["measured"]), _answer(claim["agrees"]))
         for claim in summary.get("claims", ())

@@ -29,7 +29,7 @@ __all__ = ["cell_of", "closeness", "distances", "errors", "papers_own", "tables"
 
 @dataclass(frozen=True)
 class _Seen:
-    """What new runs of ours would give: the mean, and a 95 % prediction interval."""
+    """Prediction of new runs of ours: the mean, and a 95 % prediction interval."""
 
     mean: float
     lower: float
@@ -234,7 +234,7 @@ def cell_of(values: xr.DataArray, column: str) -> xr.DataArray | None:
 
 
 def _shared(ds: xr.Dataset, printed: Printed) -> Printed:
-    """What the paper prints of the layers that a Dataset has."""
+    """Printed numbers of the layers that a Dataset has."""
     names = [str(name) for name in ds["layer"].values]
     found = {layer: cells for layer, cells in printed.items() if layer in names}
     if printed and not found:

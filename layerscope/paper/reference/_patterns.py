@@ -106,7 +106,7 @@ def same_layers_matter(ds: xr.Dataset, network: str) -> Finding:
 
 
 def _rows(network: str, column: str) -> dict[str, float]:
-    """What the paper prints of each layer, for ranks alone."""
+    """Printed number of each layer, for ranks alone."""
     printed = ERROR[choose(network, ERROR, "network in the reference")]
     return {
         name: _place(cells[column])

@@ -1,4 +1,4 @@
-"""What the paper prints, read off its figures."""
+"""Numbers that the paper prints, read off its figures."""
 
 from __future__ import annotations
 

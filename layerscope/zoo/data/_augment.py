@@ -48,7 +48,7 @@ class Augment:
             raise OptionError(f"pad is {self.pad}; it must not be negative.")
 
     def at(self, seed: int, epoch: int) -> Callable[[Tensor, int], Tensor]:
-        """What `Examples.batches` takes: the changes that belong to this seed and epoch.
+        """Return what `Examples.batches` takes: the changes that belong to this seed and epoch.
 
         They follow from seed, epoch and the number of the batch alone, so a training that was
         stopped sees the same images when it goes on.
@@ -103,7 +103,7 @@ AUGMENTATIONS: Mapping[str, Augment | RandomResizedCrop] = {
 def changes(
     augment: Callable[..., Any], part: Examples | Pictures, seed: int, epoch: int, first: int = 0
 ) -> Callable[..., Any]:
-    """What `part.batches` takes to change its inputs as they are changed in an epoch.
+    """Return what `part.batches` takes to change its inputs as in an epoch.
 
     Parameters
     ----------

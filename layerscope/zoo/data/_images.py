@@ -263,6 +263,6 @@ def read_folders(
 
 
 def _left_out(*parts: Any) -> str:
-    """What the parts' names say of pictures that were left out."""
+    """Collect what the parts' names say of pictures that were left out."""
     notes = [part.name for part in parts if "unreadable" in part.name]
     return "".join(f"; {note}" for note in notes)

@@ -30,7 +30,7 @@ _DIVIDER = re.compile(r"\+(?=[a-z_]+=)")
 
 
 class Modifiers:
-    """What can be done to a data set with the parts `train` and `test`.
+    """Changes of a data set with the parts `train` and `test`.
 
     Every method returns a new data set whose name says what was done, in the form that `load`
     understands; the content, and so the fingerprint, follows from the name alone.

@@ -43,7 +43,7 @@ class Encoded:
 
     @property
     def lossy(self) -> bool:
-        """Whether any of the images is a JPEG."""
+        """True if any of the images is a JPEG."""
         return any(image.startswith(b"\xff\xd8\xff") for image in self.images)
 
 

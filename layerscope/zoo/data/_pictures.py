@@ -59,7 +59,7 @@ class RandomResizedCrop:
     flip: bool = True
 
     def at(self, seed: int, epoch: int) -> Callable[[Any, int, int], Any]:
-        """What `Pictures.batches` takes: the changes that belong to this seed and epoch.
+        """Return what `Pictures.batches` takes: the changes that belong to this seed and epoch.
 
         They follow from seed, epoch and the number of the picture alone.
         """
@@ -168,7 +168,7 @@ class Pictures:
 
     @property
     def bytes(self) -> int:
-        """Of all batches together, as a network gets them."""
+        """Bytes of all batches together, as a network gets them."""
         return len(self) * 3 * self.size**2 * 4
 
     @cached_property
@@ -194,11 +194,11 @@ class Pictures:
         return replace(self, files=files, targets=self.targets[index])
 
     def labelled(self, targets: Tensor) -> Pictures:
-        """The same pictures with other targets."""
+        """Return the pictures with other targets."""
         return replace(self, targets=targets)
 
     def to(self, device: torch.device) -> Pictures:
-        """The same pictures, with batches on `device`."""
+        """Return the pictures, with batches on `device`."""
         return replace(self, device=device)
 
     def batches(
@@ -236,7 +236,7 @@ class Pictures:
             yield normalise(stored, self.mean, self.std), targets
 
     def in_memory(self) -> Examples:
-        """The same pictures, cut for evaluation, as `Examples`.
+        """Read the pictures, cut for evaluation, as `Examples`.
 
         Raises
         ------

@@ -221,7 +221,7 @@ def _by_content(path: Path) -> Source:
 
 
 def _below(read: Callable[..., Any], folder: str) -> Callable[..., Any]:
-    """The same with a folder below the root instead of the root."""
+    """Make a reader of the root into one of a folder below it."""
 
     def of_root(root: Path, **options: Any) -> Any:
         return read(root / folder, **options)

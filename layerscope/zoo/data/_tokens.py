@@ -105,7 +105,7 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the JSON."""
+        """Digest of the JSON."""
         return hashlib.sha256(self.json.encode()).hexdigest()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the families of networks have in common: a configuration, a form of name, declarations."""
+"""Base of the families of networks: a configuration, a form of name, declarations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Place = tuple[str, str, str]
 
 
 class Config:
-    """What a network is built from; each family has its own, a frozen dataclass.
+    """Configuration of a network; each family has its own, a frozen dataclass.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Config:
 
     @classmethod
     def _value(cls, field: str, text: str) -> Any:
-        """What the part of a name that gives `field` means."""
+        """Parse the part of a name that gives `field`."""
         del field
         return int(text)
 

@@ -1,4 +1,4 @@
-"""What the convolutional families share: forms for small and large images, and multipliers."""
+"""Base of the convolutional families: forms for small and large images, multipliers."""
 
 from __future__ import annotations
 

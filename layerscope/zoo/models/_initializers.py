@@ -85,7 +85,7 @@ INITIALIZERS: Mapping[str, str] = {
 
 
 def scheme(name: str, fan_in: int, fan_out: int) -> tuple[Initializer, Initializer]:
-    """What `INITIALIZERS` says of a weight with these fans, and of its bias."""
+    """Look up in `INITIALIZERS` a weight with these fans, and its bias."""
     schemes: dict[str, tuple[Initializer, Initializer]] = {
         "lecun-truncated": (TruncatedNormal(math.sqrt(1 / fan_in)), ZERO),
         "lecun-normal": (Normal(math.sqrt(1 / fan_in)), ZERO),

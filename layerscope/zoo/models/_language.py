@@ -34,7 +34,7 @@ __all__ = [
 
 
 class _Language(Config):
-    """What the configurations of both families check."""
+    """Checks of the configurations of both families."""
 
     width: int
     depth: int
@@ -189,7 +189,7 @@ class TransformerLM(nn.Module):
 
 
 class _Embedding(nn.Module):
-    """What a token is, plus where it stands."""
+    """Sum of what a token is and where it stands."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ _CUT = 0.87962566103423978
 
 
 class _Patches(Config):
-    """What the configurations of both families check."""
+    """Checks of the configurations of both families."""
 
     width: int
     depth: int

@@ -95,7 +95,7 @@ def _modules(model: nn.Module, layer: str) -> list[str]:
 
 
 def _holds(module: nn.Module) -> bool:
-    """Whether there are parameters in a module."""
+    """Check for parameters in a module."""
     return next(module.parameters(), None) is not None
 
 

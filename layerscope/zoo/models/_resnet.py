@@ -117,7 +117,7 @@ class ResNetConfig(Config):
 
     @property
     def torchvision(self) -> bool:
-        """Whether the network is of torchvision's class."""
+        """True if the network is of torchvision's class."""
         return self.version != "v2" and self._is_torchvision()
 
     def _is_torchvision(self) -> bool:

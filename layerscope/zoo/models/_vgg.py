@@ -198,7 +198,7 @@ def _place(model: nn.Module, leaf: str) -> Place:
 
 
 def _paper_name(model: nn.Module, leaf: str) -> str:
-    """What a layer of torchvision's VGG is called in `VGG`."""
+    """Name in `VGG` of a layer of torchvision's VGG."""
     part, _, index = leaf.partition(".")
     if part == "classifier":
         return {"0": "fc1", "3": "fc2", "6": "final"}[index]

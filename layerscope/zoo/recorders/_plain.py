@@ -80,5 +80,5 @@ class CheckpointRecorder:
         return True
 
     def series(self) -> Series:
-        """What has been recorded."""
+        """Series of what has been recorded."""
         return open_series(self._writer.folder)

@@ -226,7 +226,7 @@ def _wanted(record: Sequence[int], by_step: Sequence[int], epochs: int, steps: i
 
 
 def _described(augment: Callable[..., Any]) -> str:
-    """What an augmentation does, in a form that is the same the next time."""
+    """Describe an augmentation in a form that is the same the next time."""
     said = repr(augment)
     if " at 0x" in said:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""What is trained on: which forms there are, how it is cut into steps, how it is scored."""
+"""Training data: which forms there are, how they are cut into steps, how they are scored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FEW_TOKENS = 512
 
 
 class Data(Protocol):
-    """What can be trained on: `layerscope.data.ImageData`, or anything with these attributes.
+    """Data to train on: `layerscope.data.ImageData`, or anything with these attributes.
 
     Attributes
     ----------
@@ -37,17 +37,17 @@ class Data(Protocol):
 
     @property
     def name(self) -> str:
-        """What series are named after, and results are labelled with."""
+        """Name that series and results get."""
         ...
 
     @property
     def train(self) -> Any:
-        """What is trained on."""
+        """Examples that are trained on."""
         ...
 
     @property
     def test(self) -> Any:
-        """What is scored on."""
+        """Examples that are scored on."""
         ...
 
     @property

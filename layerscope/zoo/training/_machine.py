@@ -1,4 +1,4 @@
-"""What a training runs on, which its weights depend on and the name of its series does not say."""
+"""Machine of a training: weights depend on it, and the name of their series does not say it."""
 
 from __future__ import annotations
 
