@@ -14,7 +14,8 @@ import xarray as xr
 import layerscope
 from layerscope import data, reproduce, results, testing
 from layerscope.base import notebooks
-from layerscope.cli import _arguments as arguments, main
+from layerscope.cli import main
+from layerscope.cli._options import assignments
 from layerscope.errors import DataError, OptionError, ResultError
 from layerscope.paper.experiments import EXPERIMENTS
 
@@ -143,7 +144,7 @@ def _changed(command):
     if "--seeds" in words:
         at = words.index("--seeds")
         words[at : at + 2] = [f"seeds={words[at + 1]}"]
-    return arguments.given(words, "-p")
+    return assignments(words, "-p")
 
 
 @pytest.mark.parametrize(
