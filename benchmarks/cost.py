@@ -1,12 +1,25 @@
-"""What an experiment costs before it is run: arithmetic, memory, and time on a GPU."""
+"""The cost of an experiment before it is run: arithmetic, memory, and time on a GPU.
+
+    python benchmarks/cost.py NETWORK DATA --epochs N --cells N [--seeds N] [--gpu GPU] [NAME=SIZE]
+
+The hints of scale ``paper`` in the notebooks come from it. ``NAME=SIZE`` is a field of the
+network's configuration, such as ``classes=1000``; by default the form of MNIST's images and labels.
+"""
 
 from __future__ import annotations
 
+import argparse
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["EXAMPLES", "GPU", "Cost", "GPUs", "cost"]
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from layerscope.errors import choose
+from layerscope.zoo import models
+from layerscope.zoo.models._family import structure
 
 EXAMPLES: Mapping[str, tuple[int, int]] = {
     "mnist-5k": (4_000, 1_000),
@@ -121,10 +134,6 @@ def cost(
     >>> round(found.training_flops / 1e15), round(found.hours, 1)
     (5, 0.0)
     """
-    from layerscope.errors import choose
-    from layerscope.zoo import models
-    from layerscope.zoo.models._family import structure
-
     config = models.configure(network, **options)
     model = structure(models.FAMILIES[config.family], config)
     forward, activations = _one_pass(model, config)
@@ -140,9 +149,6 @@ def cost(
 
 def _one_pass(model: Any, config: Any) -> tuple[float, float]:
     """Operations and numbers of activations of one example, without values."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     held = 0
 
     def count(_: Any, __: Any, out: Any) -> None:
@@ -159,3 +165,23 @@ def _one_pass(model: Any, config: Any) -> tuple[float, float]:
         for handle in handles:
             handle.remove()
     return counter.get_total_flops() / len(batch), held / len(batch)
+
+
+def main() -> None:
+    """Print one estimate."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("network")
+    parser.add_argument("data", choices=EXAMPLES)
+    parser.add_argument("fields", nargs="*", metavar="NAME=SIZE")
+    for name in ("epochs", "cells"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--gpu", default="A100", choices=GPUs)
+    options = vars(parser.parse_args())
+    fields = dict(field.split("=", 1) for field in options.pop("fields"))
+    sizes = {name: ast.literal_eval(size) for name, size in fields.items()}
+    print(cost(options.pop("network"), options.pop("data"), **options, **sizes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,8 @@
 """Every network with its data, in seconds each, tried for working together to the last bit.
 
->>> from layerscope.paper import smoke
->>> [pair.network for pair in smoke.chosen(["lstm"])]
-['lstm-32x2']
->>> for row in smoke.run(["fcn"]):                                          # doctest: +SKIP
-...     print(row)
+    python benchmarks/smoke.py [--data-root DIR] [--device DEVICE] [NETWORK …]
+
+A network is given by how its name begins, such as ``vgg``; without one all are tried.
 
 Each pair is trained and recorded; trained again in a process that is killed in the middle of its
 second epoch, and gone on with to weights that must be the same bit for bit; and swept, every cell
@@ -13,9 +11,11 @@ compared with a deep copy of the network that holds the changed weights.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,15 +30,13 @@ import xarray as xr
 
 from layerscope.base import devices, seeds
 from layerscope.core import layers, perturb, plain, sweep as engine
-from layerscope.core.batches import Examples, Held
+from layerscope.core.batches import Examples, FixedBatches
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.errors import DataError, LayerscopeError, choose
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.zoo import data, models, training
 from layerscope.zoo.data import DataSet, ImageData
 from layerscope.zoo.training import Recipe
-
-__all__ = ["COLUMNS", "PAIRS", "Given", "Pair", "Row", "chosen", "run"]
 
 _PERTURBATIONS = ("reinitialize", "rerandomize", "noise(0.1)")
 _SWEPT, _BATCH = 48, 32  # two batches, the last one shorter
@@ -53,7 +51,7 @@ class Pair:
     ----------
     network : str
     data : str
-        As `Given.load` takes it.
+        As `Source.load` takes it.
     options : mapping
         Of the recipe.
     augment : str, optional
@@ -73,7 +71,7 @@ class Pair:
 
     @property
     def recipe(self) -> Recipe:
-        """How it is trained."""
+        """The recipe it is trained by."""
         return Recipe(**{"epochs": _EPOCHS, "batch_size": 50, **self.options})
 
     def train(self, given: DataSet, out: Path, device: str) -> Series:
@@ -110,12 +108,11 @@ PAIRS: Sequence[Pair] = (
     Pair("transformer-32x2", _TEXT, _ADAMW, view="component", by_step=True),
     Pair("lstm-32x2", _TEXT, _ADAMW, by_step=True),
 )
-"""What is tried."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came out for a pair.
+    """The outcome for a pair.
 
     Attributes
     ----------
@@ -146,8 +143,8 @@ class Row:
     exact: bool
     seconds: float
 
-    def cells_of_table(self) -> tuple[str, ...]:
-        """In words, in the order of `COLUMNS`."""
+    def words(self) -> tuple[str, ...]:
+        """Say it in the order of `COLUMNS`."""
         return (
             self.network,
             self.data,
@@ -162,7 +159,7 @@ class Row:
 COLUMNS = ("network", "data", "parameters", "test", "checkpoints", "sweep", "seconds")
 
 
-def chosen(names: Sequence[str] = ()) -> list[Pair]:
+def select(names: Sequence[str] = ()) -> list[Pair]:
     """Pairs whose network's name begins with one of `names`; all of them where there are none.
 
     Raises
@@ -188,7 +185,7 @@ def run(
     Parameters
     ----------
     names : sequence of str
-        As `chosen` takes them.
+        As `select` takes them.
     root : path, optional
         Folder of the data sets; where it lacks CIFAR-10, made-up images stand in.
     device : str
@@ -202,16 +199,16 @@ def run(
     LayerscopeError
         If a training that is to be killed ends by itself.
     """
-    wanted = chosen(names)
+    pairs = select(names)
     with tempfile.TemporaryDirectory() as folder:
-        given = Given(Path(folder), root)
-        for number, pair in enumerate(wanted):
-            yield _tried(pair, given.load(pair.data), Path(folder) / str(number), device)
+        source = Source(Path(folder), root)
+        for number, pair in enumerate(pairs):
+            yield _try(pair, source.load(pair.data), Path(folder) / str(number), device)
 
 
 @dataclass(frozen=True)
-class Given:
-    """What pairs are trained on.
+class Source:
+    """The data that pairs are trained on.
 
     Parameters
     ----------
@@ -282,7 +279,7 @@ def _drawn(folder: Path) -> Path:
     return folder
 
 
-def _tried(pair: Pair, given: DataSet, folder: Path, device: str) -> Row:
+def _try(pair: Pair, given: DataSet, folder: Path, device: str) -> Row:
     began = time.monotonic()
     whole = pair.train(given, folder / "whole", device)
     _killed(pair, given, folder / "killed", device)
@@ -363,16 +360,42 @@ def _fatal(part: Any, after: int) -> Any:
 def _cells_by_copies(
     series: Series, test: Any, view: str, ds: xr.Dataset, device: str
 ) -> Iterator[bool]:
-    """Whether each cell is what a deep copy of the network gives."""
+    """Compare each cell with what a deep copy of the network gives."""
     place = devices.resolve(device)
     model = models.rebuild(series).to(place)
-    batches = list(Held(test, _BATCH, place))
+    batches = list(FixedBatches(test, _BATCH, place))
     names = [str(name) for name in ds["metric"].values]
-    rows = [*layers.rows(model, None, view), layers.whole(model, FULL_MODEL)]
+    rows = [*layers.rows(model, None, view), layers.whole_network(model, FULL_MODEL)]
     for row in rows:
-        for kind in perturb.chosen(_PERTURBATIONS):
+        for kind in perturb.parse(_PERTURBATIONS):
             for epoch in series.epochs[:2] if kind.uses_checkpoint else [NO_EPOCH]:
                 found = plain.cell(model, series, batches, row, kind, epoch, wanted=names)
                 at = ds["value"].sel(layer=row.name, epoch=epoch, perturbation=kind.name, draw=0)
                 means = [found[name].mean for name in names]
                 yield np.array_equal(at.values, means, equal_nan=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Try pairs and print a table; end with a message where anything is not the same."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="such as vgg (default: all)")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the data sets")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(arguments)
+    widths = (24, 44, 11, 16, 30, 17, 7)
+    wrong = []
+
+    def show(words: Sequence[str]) -> None:
+        print("  ".join(map(str.ljust, words, widths)), flush=True)
+
+    show(COLUMNS)
+    for row in run(options.networks, root=options.data_root, device=options.device):
+        show(row.words())
+        if not (row.resumed and row.exact):
+            wrong.append(f"{row.network} on {row.data}")
+    if wrong:
+        sys.exit(f"not the same to the last bit: {'; '.join(wrong)}.")
+
+
+if __name__ == "__main__":
+    main()

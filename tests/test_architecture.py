@@ -24,7 +24,7 @@ ROOMS = {
     "core": ["batches", "layers", "checkpoints", "metrics", "perturb", "plain", "lending",
              "reuse", "stopping", "sweep", "session"],
     "zoo": ["models", "data", "recorders", "training"],
-    "paper": ["analyses", "reference", "experiments", "reproduce", "batch", "gallery", "smoke"],
+    "paper": ["analyses", "reference", "experiments", "reproduce", "batch", "gallery"],
 }  # fmt: skip
 
 # May be imported by anything; imports nothing of the package.

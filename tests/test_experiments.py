@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from hypothesis import given, strategies as st
 
+from benchmarks import cost
 from layerscope import analyses, data, experiments, models, reproduce, testing
 from layerscope.base import notebooks
 from layerscope.cli._options import assignments
@@ -257,16 +258,16 @@ def test_scale_paper_builds_trains_a_step_and_sweeps_a_cell(name, tmp_path):
 
 
 def test_cost_counts_what_torch_would_do_and_allocates_nothing():
-    found = experiments.cost("fcn-3x256", "mnist", epochs=2, cells=10, seeds=3)
+    found = cost.cost("fcn-3x256", "mnist", epochs=2, cells=10, seeds=3)
     weights = 784 * 256 + 2 * 256 * 256 + 256 * 10
     assert found.parameters == weights + 3 * 256 + 10
     assert found.training_flops == 3 * 2 * weights * 60_000 * 2 * 3
     assert found.sweep_flops == 2 * weights * 10_000 * 10 * 3
     assert "estimated, not measured" in str(found)
-    huge = experiments.cost("vit-768x12-p16", "imagenet", epochs=1, cells=1, inputs=(3, 224, 224))
+    huge = cost.cost("vit-768x12-p16", "imagenet", epochs=1, cells=1, inputs=(3, 224, 224))
     assert 80e6 < huge.parameters < 90e6
     with pytest.raises(OptionError, match="no GPU 'A10'"):
-        experiments.cost("fcn-3x256", "mnist", epochs=1, cells=1, gpu="A10")
+        cost.cost("fcn-3x256", "mnist", epochs=1, cells=1, gpu="A10")
 
 
 def test_trained_series_are_shared_and_sweeps_go_on_from_what_is_there(

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 import layerscope
+from benchmarks import smoke
 from layerscope import data, layers, models, perturb, results
 from layerscope.cli import main
 from layerscope.core import sweep as engine
@@ -25,7 +26,6 @@ from layerscope.errors import (
     LayerError,
     OptionError,
 )
-from layerscope.paper import smoke
 from layerscope.zoo import training
 from layerscope.zoo.recorders import CheckpointRecorder
 from layerscope.zoo.training import Recipe
@@ -87,7 +87,7 @@ def test_a_pair_is_trained_killed_resumed_and_swept_to_the_last_bit():
 
 def test_smoke_sees_what_is_not_the_same(monkeypatch, capsys):
     """The optimiser forgets when going on, and one cell of the sweep is off by the last bit."""
-    pair = dataclasses.replace(smoke.chosen(["fcn"])[0], data="mnist-5k+size=60@0+test_size=50@0")
+    pair = dataclasses.replace(smoke.select(["fcn"])[0], data="mnist-5k+size=60@0+test_size=50@0")
     monkeypatch.setattr(smoke, "PAIRS", [pair])
     restore, swept = training._loop.state.restore, engine.sweep
 
@@ -104,20 +104,20 @@ def test_smoke_sees_what_is_not_the_same(monkeypatch, capsys):
 
     monkeypatch.setattr(training._loop.state, "restore", forgetting)
     monkeypatch.setattr(smoke.engine, "sweep", inexact)
-    assert main(["smoke", "--device", "cpu"]) == 1
-    shown = capsys.readouterr()
-    assert "not the same to the last bit: fcn-2x64 on mnist-5k" in shown.err
-    assert "OTHER" in shown.out
-    assert "NOT" in shown.out
+    with pytest.raises(SystemExit, match="not the same to the last bit: fcn-2x64 on mnist-5k"):
+        smoke.main(["--device", "cpu"])
+    shown = capsys.readouterr().out
+    assert "OTHER" in shown
+    assert "NOT" in shown
 
 
 def test_names_to_try_are_checked():
-    assert len(smoke.chosen()) == len(smoke.PAIRS)
+    assert len(smoke.select()) == len(smoke.PAIRS)
     assert {pair.network.split("-")[0] for pair in smoke.PAIRS} >= {
         family.example.split("-")[0].removesuffix("16") for family in models.FAMILIES.values()
     } - {"vgg"}
     with pytest.raises(OptionError, match="there is no network to try 'vgg99'"):
-        smoke.chosen(["vgg99"])
+        smoke.select(["vgg99"])
 
 
 @pytest.mark.slow

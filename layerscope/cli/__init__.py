@@ -26,7 +26,6 @@ _COMMANDS = (
     sweeping.add_explore,
     reproducing.add_reproduce,
     reproducing.add_gallery,
-    reproducing.add_smoke,
 )
 
 

@@ -1,4 +1,4 @@
-"""Commands that run the paper's experiments, and try what there is."""
+"""Commands that run the paper's experiments."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from layerscope.base import validate
 from layerscope.cli._options import assignments
 from layerscope.cli._shared import add_row, data_root, device, make_table, show
-from layerscope.errors import LayerscopeError, OptionError, ResultError
+from layerscope.errors import OptionError, ResultError
 
-__all__ = ["add_gallery", "add_reproduce", "add_smoke"]
+__all__ = ["add_gallery", "add_reproduce"]
 
 
 def add_reproduce(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("reproduce", help="run the paper's experiments, one or all")
-    parser.add_argument("name", nargs="?", help="as layerscope experiments lists it")
+    parser.add_argument("name", nargs="?", help="as layerscope experiments lists it, or a notebook")
     parser.add_argument("--all", action="store_true", help="every experiment, by a plan")
     parser.add_argument("--jobs", type=int, default=1, help="with --all: how many at once")
     parser.add_argument(
@@ -141,30 +141,3 @@ def _run_gallery(options: argparse.Namespace) -> None:
     runs = Path(options.runs)
     for path in options.out or (runs / "gallery.html", runs / "GALLERY.md"):
         print(gallery.write(runs, path))
-
-
-def add_smoke(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser("smoke", help="try every network with its data, seconds each")
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="such as vgg (default: all)")
-    data_root(parser)
-    device(parser)
-    parser.set_defaults(run=_run_smoke)
-
-
-def _run_smoke(options: argparse.Namespace) -> None:
-    from layerscope.base import progress
-    from layerscope.paper import smoke
-
-    table = make_table("Trained, killed and resumed, swept", *smoke.COLUMNS)
-    wrong = []
-    pairs = smoke.chosen(options.networks)
-    with progress.bar(len(pairs), "smoke", "network") as advance:
-        for row in smoke.run(options.networks, root=options.data_root, device=options.device):
-            add_row(table, *row.cells_of_table())
-            advance(1)
-            if not (row.resumed and row.exact):
-                wrong.append(f"{row.network} on {row.data}")
-    show(table)
-    if wrong:
-        raise LayerscopeError(f"not the same to the last bit: {'; '.join(wrong)}.")

@@ -13,7 +13,6 @@ cores; ``paper`` has the paper's networks, data and epochs, for a GPU.
 from __future__ import annotations
 
 from layerscope.paper.experiments._catalogue import EXPERIMENTS, SCALES, Experiment, Scale, find
-from layerscope.paper.experiments._cost import EXAMPLES, GPU, Cost, GPUs, cost
 from layerscope.paper.experiments._generalising import generalisation
 from layerscope.paper.experiments._keeping import (
     SUMMARY,
@@ -37,22 +36,17 @@ from layerscope.paper.experiments._recipes import RECIPES, augmentation, fitted,
 from layerscope.paper.experiments._retraining import removable, retrain
 
 __all__ = [
-    "EXAMPLES",
     "EXPERIMENTS",
-    "GPU",
     "RECIPES",
     "SCALES",
     "SERIES_VARIABLE",
     "SUMMARY",
-    "Cost",
     "Experiment",
-    "GPUs",
     "Scale",
     "augmentation",
     "caption",
     "command",
     "compared",
-    "cost",
     "find",
     "fitted",
     "folder_name",
