@@ -21,37 +21,19 @@ True
 
 from __future__ import annotations
 
-from layerscope.core.perturb._exchanging import exchange
+from layerscope.core.perturb import _named
 from layerscope.core.perturb._fresh import Redraw
-from layerscope.core.perturb._kinds import (
-    interpolate,
-    noise,
-    reinitialize,
-    rerandomize,
-    rerandomize_matched,
-    skip,
-    zero,
-)
-from layerscope.core.perturb._naming import KINDS, PERTURBATIONS, PerturbationLike, parse, together
-from layerscope.core.perturb._permuting import permute
+from layerscope.core.perturb._named import *  # noqa: F403 - so that one more is named in one file
+from layerscope.core.perturb._parsing import PERTURBATIONS, PerturbationLike, parse, together
 from layerscope.core.perturb._protocol import Perturbation, Site
 
 __all__ = [
-    "KINDS",
     "PERTURBATIONS",
     "Perturbation",
     "PerturbationLike",
     "Redraw",
     "Site",
-    "exchange",
-    "interpolate",
-    "noise",
     "parse",
-    "permute",
-    "reinitialize",
-    "rerandomize",
-    "rerandomize_matched",
-    "skip",
     "together",
-    "zero",
 ]
+__all__ += _named.__all__

@@ -155,7 +155,7 @@ class Session:
             outputs = self.plan.output.classes_last(outputs)
             metrics_.check_in_place(self.plan.metrics, outputs, targets)
             # From the last, since they cost the least memory and save the most time.
-            zero = perturb.parse("zero")[0]
+            zero = perturb.zero()
             leaves = [row for row in self.rows() if row.name != FULL_MODEL]
             cells = [Cell(row, zero, NO_EPOCH, 0) for row in reversed(leaves)]
             self._groups = list(dict.fromkeys(self.plan.group([cell]) for cell in cells))
@@ -240,7 +240,7 @@ class Session:
     def obstacle(self, row: str, view: str = "leaf") -> str:
         """Say why a row can't be skipped; empty if it can."""
         layer = self._row(row, view)
-        skip = perturb.parse("skip")[0]
+        skip = perturb.skip()
         assert skip.skips is not None
         try:
             names = list(skip.skips(layer))

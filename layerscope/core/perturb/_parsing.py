@@ -12,22 +12,11 @@ from torch import Tensor, nn
 
 from layerscope.base.validate import describe
 from layerscope.core.layers import Layer
-from layerscope.core.perturb import _handed as handed, _protocol as protocol
-from layerscope.core.perturb._exchanging import exchange
-from layerscope.core.perturb._kinds import (
-    interpolate,
-    noise,
-    reinitialize,
-    rerandomize,
-    rerandomize_matched,
-    skip,
-    zero,
-)
-from layerscope.core.perturb._permuting import permute
+from layerscope.core.perturb import _handed as handed, _named as named, _protocol as protocol
 from layerscope.core.perturb._protocol import ROOT, Perturbation, Site
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 
-__all__ = ["KINDS", "PERTURBATIONS", "parse", "together"]
+__all__ = ["PERTURBATIONS", "PerturbationLike", "parse", "together"]
 
 
 PerturbationLike = str | Perturbation | Callable[[Site], Mapping[str, Tensor]]
@@ -83,7 +72,7 @@ def _one(given: object) -> Perturbation:
     name = getattr(given, "__name__", "")
     if not callable(given) or isinstance(given, (type, nn.Module)) or not name.isidentifier():
         raise OptionError(f"a perturbation came as {describe(given)}; {_HOW}")
-    if KINDS.get(name) is given:
+    if PERTURBATIONS.get(name) is given:
         return _called(name, [], {})
     return Perturbation(name, given)
 
@@ -108,7 +97,7 @@ def together(parts: Mapping[str, PerturbationLike], name: str | None = None) -> 
 
     Examples
     --------
-    >>> together({"conv*": "noise(0.1)", "fc": zero()}).name
+    >>> together({"conv*": "noise(0.1)", "fc": "zero"}).name
     "together({'conv*': 'noise(0.1)', 'fc': 'zero'})"
     """
     if not isinstance(parts, Mapping) or not parts:
@@ -131,34 +120,17 @@ def together(parts: Mapping[str, PerturbationLike], name: str | None = None) -> 
     )
 
 
-KINDS: Mapping[str, Callable[..., Perturbation]] = {
-    kind.__name__: kind
-    for kind in (
-        reinitialize,
-        rerandomize,
-        rerandomize_matched,
-        zero,
-        skip,
-        permute,
-        noise,
-        interpolate,
-        exchange,
-        together,
-    )
+PERTURBATIONS: Mapping[str, Callable[..., Perturbation]] = {
+    kind.__name__: kind for kind in (*(getattr(named, each) for each in named.__all__), together)
 }
 """What makes a perturbation, by name."""
-
-PERTURBATIONS: Mapping[str, Perturbation] = {
-    name: kind() for name, kind in KINDS.items() if not inspect.signature(kind).parameters
-}
-"""Those that need no arguments, by name."""
 
 
 def _parsed(name: str) -> Perturbation:
     try:
         tree = ast.parse(name.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError):
-        choose(name, KINDS, "perturbation")  # raises, with what comes nearest
+        choose(name, PERTURBATIONS, "perturbation")  # raises, with what comes nearest
         raise
     return _made(tree, name)
 
@@ -167,11 +139,11 @@ def _made(tree: ast.expr, name: str) -> Perturbation:
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
         return _made(tree.left, name).then(_made(tree.right, name))
     if isinstance(tree, ast.Name):
-        return _called(choose(tree.id, KINDS, "perturbation"), [], {})
+        return _called(choose(tree.id, PERTURBATIONS, "perturbation"), [], {})
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
-        choose(name, KINDS, "perturbation")
+        choose(name, PERTURBATIONS, "perturbation")
         raise AssertionError(name)
-    kind = choose(tree.func.id, KINDS, "perturbation")
+    kind = choose(tree.func.id, PERTURBATIONS, "perturbation")
     try:
         given = [ast.literal_eval(argument) for argument in tree.args]
         named = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords}
@@ -184,7 +156,7 @@ def _made(tree: ast.expr, name: str) -> Perturbation:
 
 
 def _called(kind: str, given: Sequence[object], named: Mapping[str, object]) -> Perturbation:
-    signature = inspect.signature(KINDS[kind])
+    signature = inspect.signature(PERTURBATIONS[kind])
     try:
         signature.bind(*given, **named)
     except TypeError as error:
@@ -195,7 +167,7 @@ def _called(kind: str, given: Sequence[object], named: Mapping[str, object]) -> 
         how = f"{kind}({wanted})" if wanted else kind
         raise OptionError(f"{kind} can't be called like that ({error}); it is: {how}.") from None
     try:
-        return KINDS[kind](*given, **named)
+        return PERTURBATIONS[kind](*given, **named)
     except LayerscopeError:
         raise
     except (TypeError, ValueError, AttributeError) as error:

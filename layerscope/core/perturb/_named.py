@@ -1,4 +1,8 @@
-"""Perturbations that look at one tensor after the other."""
+"""Perturbations that go by name: one more takes a function here, and its name in `__all__`.
+
+All that is known of it stands in the `Perturbation` that it returns: how it is called in words, in
+figures and in the explorer, whether it draws, redraws, or takes a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,17 @@ import torch
 from torch import Tensor
 
 from layerscope.core.perturb import _handed as handed
+from layerscope.core.perturb._exchanging import exchange
+from layerscope.core.perturb._permuting import permute
 from layerscope.core.perturb._protocol import Perturbation, Site, modules_of
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import RAND
 
 __all__ = [
+    "exchange",
     "interpolate",
     "noise",
+    "permute",
     "reinitialize",
     "rerandomize",
     "rerandomize_matched",
