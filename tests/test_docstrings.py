@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
+
+from numpydoc.docscrape import NumpyDocString
+
+import layerscope
 
 PACKAGE = Path(__file__).resolve().parents[1] / "layerscope"
 
@@ -13,6 +18,10 @@ OPENING = re.compile(r"(What|Whether|Of|The same)\b")
 
 # How many there are still. Only ever less.
 LEFT = 36
+
+
+# Public things that do not document all of their arguments.
+UNSAID = 31
 
 
 def openings() -> list[tuple[Path, str]]:
@@ -30,3 +39,40 @@ def openings() -> list[tuple[Path, str]]:
 def test_docstrings_begin_with_what_a_thing_is_or_does():
     found = [f"{path.relative_to(PACKAGE)}: {line}" for path, line in openings()]
     assert len(found) <= LEFT, found
+
+
+def _public() -> dict[str, object]:
+    """Functions and classes that users may import, by the names that lead to them."""
+    found: dict[str, object] = {}
+    for name in layerscope.__all__:
+        thing = getattr(layerscope, name)
+        inside = getattr(thing, "__all__", ()) if inspect.ismodule(thing) else ()
+        things = [getattr(thing, each) for each in inside] or [thing]
+        for each in filter(callable, things):
+            if getattr(each, "__module__", "").startswith("layerscope"):
+                found[f"{each.__module__}.{each.__qualname__}"] = each
+    return found
+
+
+def _arguments(thing: object) -> set[str]:
+    try:
+        return {name for name in inspect.signature(thing).parameters if not name.startswith("_")}
+    except ValueError:  # a subclass of dict has none
+        return set()
+
+
+def _unsaid(thing: object) -> set[str]:
+    """Arguments that neither Parameters nor, of a class of values, Attributes names."""
+    said = NumpyDocString(inspect.getdoc(thing) or "")
+    names = ", ".join(each.name for part in ("Parameters", "Attributes") for each in said[part])
+    return _arguments(thing) - {name.strip().lstrip("*") for name in names.split(",")}
+
+
+def test_public_things_document_all_their_arguments():
+    """Of a single argument the summary may say what there is to say."""
+    found = {
+        name: sorted(_unsaid(thing))
+        for name, thing in sorted(_public().items())
+        if len(_arguments(thing)) > 1 and _unsaid(thing)
+    }
+    assert len(found) <= UNSAID, found
