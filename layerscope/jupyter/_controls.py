@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import ipywidgets as widgets
 
 from layerscope.base import devices
+from layerscope.core import perturb
 from layerscope.core.layers import VIEWS
 from layerscope.jupyter._strip import Grid, Strip
 
-__all__ = ["KINDS", "Controls"]
+__all__ = ["OFFERED", "Controls"]
 
-KINDS = {
-    "checkpoint": "reinitialize",
-    "re-randomised": "rerandomize",
-    "zero": "zero",
-    "skipped": "skip",
-}
-"""What a click can do to a layer, as the button says it, to the perturbation that does it."""
+_PLAIN = [kind().info for kind in perturb.PERTURBATIONS.values() if not signature(kind).parameters]
+OFFERED = [info for info in _PLAIN if info.resets or info.sign]
+"""What a click can do to a layer: what needs no arguments and has a mark, or resets the layer."""
 
 
 class Controls:
@@ -39,7 +37,9 @@ class Controls:
         self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
         self.strip, self.grid = Strip(label="Layers"), Grid(label="Heat map")
         self.kind = widgets.ToggleButtons(
-            options=list(KINDS), style={"button_width": "auto"}, layout=widgets.Layout(width="auto")
+            options=[(info.label.replace(" {epoch}", ""), info.name) for info in OFFERED],
+            style={"button_width": "auto"},
+            layout=widgets.Layout(width="auto"),
         )
         self.epoch = widgets.SelectionSlider(
             options=[(str(epoch), epoch) for epoch in epochs],
@@ -100,7 +100,7 @@ class Controls:
         return [
             widgets.HBox([self.title, widgets.HBox([self.view, self.device])], layout=spread),
             self.strip,
-            widgets.HBox([widgets.Label("a click sets"), self.kind, self.epoch], layout=row),
+            widgets.HBox([widgets.Label("a clicked layer is"), self.kind, self.epoch], layout=row),
             widgets.HBox([self.preset, self.undo, self.redo], layout=row),
             self.status,
             widgets.HBox([left, right], layout=columns),

@@ -22,7 +22,7 @@ from layerscope.jupyter import (
     _rows as rows,
     _words as words,
 )
-from layerscope.jupyter._controls import KINDS, Controls
+from layerscope.jupyter._controls import OFFERED, Controls
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._source import metric_of, resolve
 from layerscope.jupyter._still import bundle
@@ -269,7 +269,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self.controls.preset.value = "–"
         found = drawing.verdicts(self._swept.get(self._history.now.view), self._metric)
         chosen = drawing.preset_rows(preset, self._layers(), found)
-        first = Change(KINDS["checkpoint"], self.controls.epoch.options[0][1])
+        reset = next(info.name for info in OFFERED if info.resets)
+        first = Change(reset, self.controls.epoch.options[0][1])
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
 
     def _on_view(self) -> None:
@@ -448,5 +449,5 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         return [layer.name for layer in self._layers()]
 
     def _tool(self) -> Change:
-        change, epoch = Change(KINDS[self.controls.kind.value]), int(self.controls.epoch.value)
+        change, epoch = Change(self.controls.kind.value), int(self.controls.epoch.value)
         return Change(change.perturbation, epoch) if change.about.uses_checkpoint else change
