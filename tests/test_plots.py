@@ -165,22 +165,6 @@ def test_columns_choose_and_order(ds):
         plots.heatmap(ds, columns=[])
 
 
-def test_ink_is_legible_on_every_colour():
-    from matplotlib.colors import to_rgb
-
-    def luminance(colour):
-        srgb = np.array(to_rgb(colour))
-        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-        return np.dot([0.2126, 0.7152, 0.0722], linear)
-
-    colours = scales.shades(reverse=False)
-    ground = np.array([luminance(colour) for colour in colours])
-    ink = np.array([luminance(scales.ink(colour)) for colour in colours])
-    contrast = (np.maximum(ground, ink) + 0.05) / (np.minimum(ground, ink) + 0.05)
-    assert contrast.min() >= 4.5  # WCAG 2.2, level AA
-    assert (np.diff(ground) <= 0).all()  # so that grey printing keeps the order
-
-
 def test_loss_has_a_range_of_its_own_logarithmic_if_wide(ds):
     from matplotlib.colors import LogNorm
 

@@ -13,7 +13,7 @@ from layerscope import results, stats
 from layerscope.core.layers import Layer
 from layerscope.core.session import Change
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.plots._scales import ink, scale_of
+from layerscope.plots import ink, scale_of
 from layerscope.results import FULL_MODEL, NO_EPOCH
 
 __all__ = [

@@ -20,8 +20,7 @@ from layerscope.core.session import Estimate
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _words as words
 from layerscope.jupyter._history import Scene
 from layerscope.jupyter._words import Reading
-from layerscope.plots._backends import literal
-from layerscope.plots._names import shortened
+from layerscope.plots import literal, shortened
 
 __all__ = ["draw", "of_state"]
 

@@ -13,9 +13,10 @@ import xarray as xr
 from layerscope import results, stats
 from layerscope.errors import OptionError, ResultError
 from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots._colours import LINES, ColourMap
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
 from layerscope.plots._panels import Size, panel, row_names
-from layerscope.plots._scales import COLOURS, label_of, scale_of
+from layerscope.plots._scales import label_of, scale_of
 
 __all__ = ["compare"]
 
@@ -27,6 +28,7 @@ def compare(
     metric: str | None = None,
     column: int | str | None = None,
     title: str | None = None,
+    cmap: ColourMap | None = None,
 ) -> hv.Layout:
     """Draw two or more runs side by side: architectures, seeds, recipes.
 
@@ -47,6 +49,8 @@ def compare(
         the first checkpoint that all have, if not given.
     title : str, optional
         Of the first panel.
+    cmap : str, sequence of str or Colormap, optional
+        As for `heatmap`.
 
     Returns
     -------
@@ -55,7 +59,8 @@ def compare(
     Raises
     ------
     OptionError
-        If fewer than two runs came, one has no such metric, or not all have the column.
+        If fewer than two runs came, one has no such metric, not all have the column, or there is
+        no such map of colours.
     ResultError
         If a Dataset lacks a dimension or variable, or nothing in it was computed.
 
@@ -77,7 +82,7 @@ def compare(
     tables = {str(name): _placed(ds, metric) for name, ds in runs.items()}
     chosen = _column(tables, column)
     info = results.metric(next(iter(runs.values())), metric)
-    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), info)
+    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), info, cmap)
     most = max(len(table["layer"].unique()) for table in tables.values())
     size = Size(float(np.clip(0.3 * most, 2.4, 7.0)), int(np.clip(26 * most, 280, 900)))
     said = _said(runs, tables, chosen)
@@ -166,7 +171,7 @@ def _profile(
     parts: list[Any] = []
     for index, ((name, table), ds) in enumerate(zip(tables.items(), runs.values(), strict=True)):
         cells = table[table["column"] == column].sort_values("depth", ascending=False)
-        colour, dash = COLOURS[index % len(COLOURS)], _DASHES[index % len(_DASHES)]
+        colour, dash = LINES[index % len(LINES)], _DASHES[index % len(_DASHES)]
         parts += _curve(cells, name, colour, dash, scale.beyond)
         parts += _baseline(ds, metric.name, colour)
     shared: dict[str, Any] = {

@@ -12,8 +12,8 @@ from bokeh.models import ColumnDataSource, NoOverlap
 from bokeh.transform import dodge
 
 from layerscope.plots._backends import FONT_SIZES, literal, quieten
+from layerscope.plots._colours import NO_NUMBER
 from layerscope.plots._names import shortened
-from layerscope.plots._scales import NO_NUMBER
 
 _MOST_PRINTED = 400
 _MOST_COLUMN_NAMES = 24

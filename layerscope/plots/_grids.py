@@ -14,6 +14,7 @@ import xarray as xr
 from layerscope import results, stats
 from layerscope.errors import OptionError
 from layerscope.plots._backends import FONT_SIZES, both, unformatted
+from layerscope.plots._colours import ColourMap, ink
 from layerscope.plots._finishing import (
     BLANK,
     CROSSED,
@@ -24,7 +25,7 @@ from layerscope.plots._finishing import (
     name_size,
 )
 from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, tooltips, with_hover
-from layerscope.plots._scales import Scale, ink, label_of, scale_of
+from layerscope.plots._scales import Scale, label_of, scale_of
 
 FORMULAS = {
     "l2": "‖Δ‖₂",
@@ -45,6 +46,7 @@ def heatmap(
     metric: str | None = None,
     columns: Sequence[int | str] | None = None,
     title: str | None = None,
+    cmap: ColourMap | None = None,
 ) -> hv.HeatMap:
     """Draw the paper's Figure 1: layers by checkpoint, coloured by the metric.
 
@@ -64,6 +66,10 @@ def heatmap(
     columns : sequence of int or str, optional
         Epochs, "rand" or both, in the order wanted; all that were computed if not given.
     title : str, optional
+    cmap : str, sequence of str or Colormap, optional
+        The colours from the best value to the worst: a name that matplotlib, Bokeh or colorcet
+        knows, such as "viridis" (any with "_r" is reversed), or two or more colours to go between.
+        What is written in a cell is black or white, whichever can be read on its colour.
 
     Returns
     -------
@@ -76,7 +82,7 @@ def heatmap(
     ResultError
         If the Dataset lacks a dimension or variable.
     OptionError
-        If there is no such metric or column.
+        If there is no such metric, column or map of colours.
 
     Examples
     --------
@@ -90,7 +96,7 @@ def heatmap(
     heading = f"Test {metric} with one layer reset" if title is None else title
     rows = stats.layer_order(ds)
     info = results.metric(ds, metric)
-    scale = scale_of(table["value"], info)
+    scale = scale_of(table["value"], info, cmap)
     return _grid(table, rows, columns, scale, heading, label_of(info), results.refusals(ds))
 
 
@@ -99,6 +105,7 @@ def distances(
     norm: str = "l2_fan_in",
     columns: Sequence[int | str] | None = None,
     title: str | None = None,
+    cmap: ColourMap | None = None,
 ) -> hv.HeatMap:
     """Draw how far each layer lies from its initial value, laid out as in `heatmap`.
 
@@ -115,6 +122,8 @@ def distances(
         As in `heatmap`.
     title : str, optional
         The norm's formula if not given.
+    cmap : str, sequence of str or Colormap, optional
+        As for `heatmap`, from 0 on.
 
     Returns
     -------
@@ -125,7 +134,7 @@ def distances(
     ResultError
         If the Dataset lacks a dimension or variable.
     OptionError
-        If there is no such norm or column.
+        If there is no such norm, column or map of colours.
 
     Examples
     --------
@@ -135,13 +144,13 @@ def distances(
     """
     table = with_hover(ds, stats.distances(ds, norm), DISTANCE_HOVER)
     single = table["layer"].isin(stats.layer_order(ds, network=False))
-    scale = scale_of(table.loc[single, "value"], None)
+    scale = scale_of(table.loc[single, "value"], None, cmap)
     formula = FORMULAS.get(norm, norm)
     heading = f"Distance from initial value, {formula}" if title is None else title
     return _grid(table, stats.layer_order(ds), columns, scale, heading, "distance")
 
 
-def overview(ds: xr.Dataset, metric: str | None = None) -> hv.Layout:
+def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None = None) -> hv.Layout:
     """Draw the heat map beside two maps of distances, as in the paper's figure.
 
     Parameters
@@ -150,6 +159,8 @@ def overview(ds: xr.Dataset, metric: str | None = None) -> hv.Layout:
         As for `heatmap` and `distances`, with the norms "l2_fan_in" and "linf".
     metric : str, optional
         One of ``ds.metric``; by default the error, or the first where that was not measured.
+    cmap : str, sequence of str or Colormap, optional
+        As for `heatmap`, of all three.
 
     Returns
     -------
@@ -161,7 +172,7 @@ def overview(ds: xr.Dataset, metric: str | None = None) -> hv.Layout:
     ResultError
         If the Dataset lacks a dimension or variable.
     OptionError
-        If there is no such metric or norm.
+        If there is no such metric, norm or map of colours.
 
     Examples
     --------
@@ -172,8 +183,9 @@ def overview(ds: xr.Dataset, metric: str | None = None) -> hv.Layout:
     metric = results.metric_name(ds, metric)
     # Short titles, and panels wide and high enough for them and for the rows' names, since the
     # panels of a layout share what room there is.
-    parts = [heatmap(ds, metric, title=f"Test {metric}")] + [
-        distances(ds, norm, title=f"Distance {FORMULAS[norm]}") for norm in ("l2_fan_in", "linf")
+    parts = [heatmap(ds, metric, title=f"Test {metric}", cmap=cmap)] + [
+        distances(ds, norm, title=f"Distance {FORMULAS[norm]}", cmap=cmap)
+        for norm in ("l2_fan_in", "linf")
     ]
     rows = len(parts[0].dimension_values("layer", False))
     width, height = grid_size(parts[0]).inches

@@ -12,9 +12,10 @@ import xarray as xr
 from layerscope import results, stats
 from layerscope.errors import ResultError
 from layerscope.plots._backends import both, framed
+from layerscope.plots._colours import LINES, shades
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
 from layerscope.plots._names import shortened
-from layerscope.plots._scales import COLOURS, Scale, label_of, scale_of, shades
+from layerscope.plots._scales import Scale, label_of, scale_of
 
 _MANY_LAYERS = 12
 # Curves differ without colour, too. Each pair holds Bokeh's name and matplotlib's.
@@ -99,14 +100,14 @@ def _looks(layers: list[str]) -> dict[str, _Look]:
     if len(layers) <= _MANY_LAYERS:
         return {
             name: _Look(
-                COLOURS[index % len(COLOURS)],
-                _DASHES[(index + index // len(COLOURS)) % len(_DASHES)],
+                LINES[index % len(LINES)],
+                _DASHES[(index + index // len(LINES)) % len(_DASHES)],
                 _MARKERS[index % len(_MARKERS)],
             )
             for index, name in enumerate(layers)
         }
     # The palest third does not show as a thin line on white.
-    colours = shades(reverse=False)[80:]
+    colours = shades()[80:]
     ends = (0, len(layers) - 1)
     return {
         name: _Look(

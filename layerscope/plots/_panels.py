@@ -13,6 +13,7 @@ from bokeh.models import ColumnDataSource, NoOverlap
 
 from layerscope import stats
 from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots._colours import ink
 from layerscope.plots._finishing import (
     CROSSED,
     CROSSING,
@@ -23,7 +24,7 @@ from layerscope.plots._finishing import (
 )
 from layerscope.plots._hover import tooltips
 from layerscope.plots._names import shortened
-from layerscope.plots._scales import Scale, ink
+from layerscope.plots._scales import Scale
 
 __all__ = ["Size", "panel", "row_names"]
 

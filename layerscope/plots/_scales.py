@@ -7,15 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from layerscope.plots._colours import NO_NUMBER, ColourMap, shades
 from layerscope.results import MetricInfo
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe & Ito's palette without black, which is the whole network's, and without its yellow,
-which is too pale for a thin line on white."""
-
-
-NO_NUMBER = "#f4c5ad"
-"""The ground of a cell whose value is NaN: none of the colours that stand for values."""
+__all__ = ["Scale", "label_of", "scale_of"]
 
 
 class Scale(NamedTuple):
@@ -35,7 +30,8 @@ class Scale(NamedTuple):
         if self.log:
             low, high, at = np.log([low, high, max(at, low)])
         share = float(np.clip((at - low) / (high - low), 0, 1))
-        return self.colours[round(share * (len(self.colours) - 1))]
+        # In equal parts, as Bokeh and matplotlib do, so that the ink suits what they draw.
+        return self.colours[min(int(share * len(self.colours)), len(self.colours) - 1)]
 
     @property
     def beyond(self) -> float:
@@ -54,9 +50,18 @@ class Scale(NamedTuple):
         return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
-def scale_of(values: pd.Series, metric: MetricInfo | None) -> Scale:
-    """Choose the range of the colours, and the decimals that fit it; of distances without one."""
-    colours = shades(reverse=metric is not None and metric.higher_is_better)
+def scale_of(values: pd.Series, metric: MetricInfo | None, cmap: ColourMap | None = None) -> Scale:
+    """Choose the range of the colours, and the decimals that fit it.
+
+    Parameters
+    ----------
+    values : Series
+    metric : MetricInfo or None
+        Which way is better; None of distances, which start at 0.
+    cmap : str, sequence of str or Colormap, optional
+        From the best value to the worst, or from 0 on.
+    """
+    colours = shades(cmap, reverse=metric is not None and metric.higher_is_better)
     if metric is not None and metric.fraction_of:
         return Scale(0.0, 1.0, False, 2, colours)
     finite = values[np.isfinite(values)]
@@ -87,25 +92,6 @@ def _brief(value: float) -> str:
     if abs(value) >= 99.5:
         return f"{value:.0f}"
     return f"{value:.2g}".replace("0.", ".", 1)
-
-
-def shades(reverse: bool) -> list[str]:
-    """Give 256 colours from light to dark that keep their order in grey."""
-    import matplotlib as mpl
-    from matplotlib.colors import to_hex
-
-    # From a little way in: the palest of the map can't be told from blank paper.
-    colours = [to_hex(each) for each in mpl.colormaps["YlGnBu"](np.linspace(0.04, 1, 256))]
-    return colours[::-1] if reverse else colours
-
-
-def ink(colour: str) -> str:
-    """Black or white, whichever has the higher contrast on `colour` (WCAG 2.2)."""
-    from matplotlib.colors import to_rgb
-
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    luminance = float(np.dot([0.2126, 0.7152, 0.0722], linear))
-    return "#000000" if luminance > 0.179 else "#ffffff"
 
 
 def label_of(metric: MetricInfo) -> str:
