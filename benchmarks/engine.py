@@ -61,6 +61,7 @@ from torchvision import transforms
 import layerscope
 from layerscope import layers, models
 from layerscope.base import devices
+from layerscope.base.tensors import owner_name
 from layerscope.core.checkpoints import Series
 from layerscope.core.lending import Swapper
 from layerscope.core.reuse import Recorder
@@ -375,7 +376,7 @@ def decide(network: str, *, quick: bool) -> dict[str, object]:
         first, total = starts(model, lambda: model(inputs), 7)
     rows = {row.name: row for row in layers.rows(model, None, "leaf", layers.Norms.of("with"))}
     shares = [
-        1 - start(first, frozenset(map(layers.owner_name, rows[str(name)].tensors))) / total
+        1 - start(first, frozenset(map(owner_name, rows[str(name)].tensors))) / total
         for name in ds.layer.values
     ]
     cells = int(computed.sum())

@@ -19,10 +19,10 @@ WINGS = ["errors", "base", "results", "stats", "plots", "report", "core", "testi
          "jupyter", "paper", "cli"]  # fmt: skip
 
 ROOMS = {
-    "base": ["extras", "memory", "notebooks", "templates", "validate", "undoing", "writing",
-             "seeds", "progress", "devices"],
-    "core": ["batches", "layers", "checkpoints", "metrics", "perturb", "plain", "lending",
-             "reuse", "stopping", "sweep", "session"],
+    "base": ["tensors", "fingerprints", "copies", "extras", "memory", "notebooks", "templates",
+             "validate", "undoing", "writing", "seeds", "progress", "devices"],
+    "core": ["batches", "layers", "checkpoints", "running", "metrics", "perturb", "plain",
+             "lending", "reuse", "stopping", "sweep", "session"],
     "zoo": ["models", "data", "recorders", "training"],
     "paper": ["analyses", "reference", "experiments", "reproduce", "batch", "gallery"],
 }  # fmt: skip

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from layerscope import layers
 from layerscope.base import devices
+from layerscope.base.tensors import storage_id, tied_names
 from layerscope.core.lending import Swapper, borrowed, like, swapped
 from layerscope.errors import LayerError
 
@@ -211,7 +211,7 @@ def test_what_is_tied_by_memory_changes_together(name):
         with borrowed(model, CPU) as lent, swapped(lent, {name: value}):
             assert torch.equal(lent(tokens), expected)
             assert lent.head.weight.stride() == before["head.weight"][2]
-            assert len({layers.storage_id(t) for t in (*lent.table.parameters(), lent.row)}) == 1
+            assert len({storage_id(t) for t in (*lent.table.parameters(), lent.row)}) == 1
     assert picture_of_views(model) == before
 
 
@@ -233,11 +233,11 @@ def test_a_change_of_a_part_reaches_the_whole_and_nothing_beside_it():
 def test_ties_hold_in_what_is_lent():
     device = devices.resolve("auto")
     model = Views()
-    before, ties = picture_of_views(model), layers.tied_names(model)
+    before, ties = picture_of_views(model), tied_names(model)
     assert ties == {"table.weight": ("row", "head.weight", "out.weight")}
     with borrowed(model, device) as lent:
         assert {t.device.type for t in (*lent.parameters(), *lent.buffers())} == {device.type}
-        assert layers.tied_names(lent) == ties
+        assert tied_names(lent) == ties
         # A buffer is lent as a copy, and takes along what it is tied to.
         assert lent.table.weight.data_ptr() != before["table.weight"][1]
         assert {n: (t.stride(), t.tolist()) for n, t in lent.state_dict().items()} == {
@@ -296,7 +296,7 @@ def test_given_values_are_copied_where_their_memory_does_not_fit():
     with swapped(model, values, owned=True):
         state = model.state_dict()
         assert all(torch.equal(state[name], value) for name, value in expected.items())
-        assert len({layers.storage_id(t) for t in state.values()}) == 6
+        assert len({storage_id(t) for t in state.values()}) == 6
         assert all(t.data_ptr() % 64 == 0 for t in state.values())
         assert all(t.is_contiguous() for t in state.values())
         assert state["1.weight"].data_ptr() == one.data_ptr()
@@ -318,10 +318,10 @@ def test_one_swapper_does_what_swaps_that_look_anew_do(outer):
         for name, value in values.items():
             with swapped(model, {name: value}):
                 expected = {n: t.clone() for n, t in model.state_dict().items()}
-                ties = layers.tied_names(model)
+                ties = tied_names(model)
             with swapper.swapped({name: value}):
                 assert all(torch.equal(t, expected[n]) for n, t in model.state_dict().items())
-                assert layers.tied_names(model) == ties
+                assert tied_names(model) == ties
             assert picture_of_views(model) == around
     assert picture_of_views(model) == before
 

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from layerscope import data
+from layerscope.base.tensors import update_digest
 from layerscope.errors import DataError, OptionError
 
 CPU = torch.device("cpu")
@@ -504,7 +505,7 @@ def test_digest_takes_every_type_and_sees_one_bit(dtype):
 
     def digest(tensor):
         seen = hashlib.sha256()
-        data.update_digest(seen, tensor)
+        update_digest(seen, tensor)
         return seen.hexdigest()
 
     one = torch.tensor([[0, 1], [1, 1]]).to(dtype)

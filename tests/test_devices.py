@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from layerscope import data, metrics, models
 from layerscope.base import devices
 from layerscope.core import lending as borrow
+from layerscope.core.running import run_network
 from layerscope.core.sweep._weights import Weights
 from layerscope.errors import OptionError
 
@@ -131,7 +132,7 @@ def test_batches_and_metrics_stay_where_the_network_is(network, order):
     sizes = []
     for inputs, targets in there.batches(4, shuffle):
         assert inputs.device == targets.device == CUDA
-        outputs = metrics.run_network(network, inputs)
+        outputs = run_network(network, inputs)
         assert outputs.device == CUDA
         for metric in OF_CLASSES:
             given = (outputs, targets, outputs)[: 2 + metric.uses_reference]

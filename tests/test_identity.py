@@ -21,9 +21,9 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 import layerscope
+from layerscope.base.fingerprints import Fingerprint, fingerprint
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Perturbation
-from layerscope.core.perturb._code import Fingerprint, fingerprint
 from layerscope.errors import ResultError
 
 helpers = types.ModuleType("helpers")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import layerscope
 from layerscope import data, metrics, models
+from layerscope.core.running import infer_reader, run_network
 from layerscope.core.session import Session
 from layerscope.errors import DataError
 
@@ -376,7 +377,7 @@ def test_texts_of_our_own_stay():
 
 
 def read_for(net):
-    return lambda i, t: metrics.infer_reader(net, metrics.run_network, i, t, metrics.parse("error"))
+    return lambda i, t: infer_reader(net, run_network, i, t, metrics.parse("error"))
 
 
 @pytest.mark.filterwarnings("ignore:targets equal the tokens")

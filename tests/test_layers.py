@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from layerscope import layers, models
+from layerscope.base.tensors import owner_name, shared_groups, tied_names
 from layerscope.errors import LayerError
 
 
@@ -334,14 +335,14 @@ def test_every_view_of_every_network_holds_every_tensor_once(tree, view, paramet
     assert len(named) == len(set(named))
     assert len({row.name for row in rows}) == len(rows)
     norms = {n for n, m in model.named_modules() if isinstance(m, (nn.LayerNorm, NORM))}
-    scaled = {n for n, _ in model.named_parameters() if layers.owner_name(n) in norms}
+    scaled = {n for n, _ in model.named_parameters() if owner_name(n) in norms}
     kept = scaled if parameters == "kept" else set()
     found = {name for row in rows for name in row.parameters}
     assert found == dict(model.named_parameters()).keys() - kept
     everything = layers.whole_network(model, "all", rule)
     assert set(named) <= set(everything.tensors)
     assert set(everything.parameters) == found
-    ran = {n for n, _ in model.named_buffers() if layers.owner_name(n) in norms}
+    ran = {n for n, _ in model.named_buffers() if owner_name(n) in norms}
     assert set(everything.buffers) == (set() if statistics == "kept" else ran)
     leaves = {row.name: row for row in layers.find(model)}
     for row in rows:
@@ -579,7 +580,7 @@ def test_tensors_are_tied_exactly_where_an_element_is_shared(forms):
             if elements[i] & elements[j]:
                 joined = next(g for g in expected if i in g) | next(g for g in expected if j in g)
                 expected = [g for g in expected if not g & joined] + [joined]
-    assert {frozenset(c) for c in layers.shared_groups(values)} == {frozenset(g) for g in expected}
+    assert {frozenset(c) for c in shared_groups(values)} == {frozenset(g) for g in expected}
 
 
 class Shared(nn.Module):
@@ -600,23 +601,23 @@ class Shared(nn.Module):
 
 def test_views_of_one_memory_are_one_row_and_slices_beside_each_other_are_not():
     model = Shared()
-    assert layers.tied_names(model) == {"table.weight": ("part.weight", "head.weight")}
+    assert tied_names(model) == {"table.weight": ("part.weight", "head.weight")}
     rows = layers.find(model)
     assert [row.name for row in rows] == ["table", "left", "right"]
     assert rows[0].aliases == ("part.weight", "head.weight")
-    assert layers.tied_names(nn.LSTM(2, 3, num_layers=2)) == {}
+    assert tied_names(nn.LSTM(2, 3, num_layers=2)) == {}
 
 
 def test_a_module_in_two_places_has_aliases():
     once = nn.Linear(2, 2)
-    assert layers.tied_names(nn.Sequential(once, once)) == {
+    assert tied_names(nn.Sequential(once, once)) == {
         "0.weight": ("1.weight",),
         "0.bias": ("1.bias",),
     }
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model.register_buffer("seen", model[1].running_mean)
     # A buffer counts where the parameters beside it are, though it is named elsewhere first.
-    assert layers.tied_names(model) == {"1.running_mean": ("seen",)}
+    assert tied_names(model) == {"1.running_mean": ("seen",)}
 
 
 # Parametrised modules

@@ -18,6 +18,7 @@ from torch import nn
 
 from layerscope import metrics, models
 from layerscope.core.metrics import Metric, Tally
+from layerscope.core.running import find_logits, run_network
 from layerscope.errors import DataError, OptionError
 
 
@@ -526,7 +527,7 @@ class Outputs(dict):
 )
 def test_logits_are_found(wrap):
     z = torch.randn(3, 2)
-    assert metrics.find_logits(wrap(z)) is z
+    assert find_logits(wrap(z)) is z
 
 
 @pytest.mark.parametrize(
@@ -534,13 +535,13 @@ def test_logits_are_found(wrap):
 )
 def test_outputs_without_logits_are_refused(outputs):
     with pytest.raises(DataError, match=f"returned a {type(outputs).__name__}.* no logits"):
-        metrics.find_logits(outputs)
+        find_logits(outputs)
 
 
 @pytest.mark.parametrize("wrap", [lambda z: z.mean(), lambda z: (z.mean(), z)])
 def test_a_loss_in_place_of_logits_is_refused(wrap):
     with pytest.raises(DataError, match=r"returned a (single number|tuple of 2), and no logits"):
-        metrics.find_logits(wrap(torch.randn(3, 2)))
+        find_logits(wrap(torch.randn(3, 2)))
 
 
 def test_inputs_may_be_arguments_and_keywords():
@@ -550,7 +551,7 @@ def test_inputs_may_be_arguments_and_keywords():
 
     a, b, y = torch.eye(3), torch.zeros(3, 3), torch.arange(3)
     for inputs in ((a, b), [a, b], {"b": b, "a": a}):
-        assert torch.equal(metrics.run_network(Two(), inputs), a)
+        assert torch.equal(run_network(Two(), inputs), a)
         tallies = metrics.evaluate(Two(), [(inputs, y), (inputs, y)], ["error"], device="cpu")
         assert (tallies["error"].mean, tallies["error"].count) == (0.0, 6)
 

@@ -261,13 +261,13 @@ def test_both_perturbations_do_what_they_say():
         source.draw,
         seeds.generator(1),
     )
-    back = perturb.PERTURBATIONS["reinitialize"].apply(site)
+    back = perturb.reinitialize().apply(site)
     assert torch.equal(back["first.weight"], series.read(0)["first.weight"])
-    drawn = perturb.PERTURBATIONS["rerandomize"].apply(site)
+    drawn = perturb.rerandomize().apply(site)
     expected = source.draw(layer, seeds.generator(1))
     assert all(torch.equal(drawn[name], expected[name]) for name in expected)
     with pytest.raises(LayerError, match="needs the checkpoint of an epoch"):
-        perturb.PERTURBATIONS["reinitialize"].apply(
+        perturb.reinitialize().apply(
             Site(layer, site.trained, None, source.draw, seeds.generator(1))
         )
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from layerscope import layers, perturb
 from layerscope.base import seeds
+from layerscope.base.tensors import owner_name
 from layerscope.core.checkpoints import open_series
 from layerscope.core.layers import Norms
 from layerscope.core.perturb import Perturbation, Redraw, Site
@@ -64,9 +65,7 @@ def site_of(make, *names, seed=7):
         checkpoint=series.read(0, layer.tensors),
         fresh=Redraw(model, series).draw,
         generator=seeds.generator("test", seed),
-        modules={
-            owner: model.get_submodule(owner) for owner in map(layers.owner_name, layer.tensors)
-        },
+        modules={owner: model.get_submodule(owner) for owner in map(owner_name, layer.tensors)},
     )
 
 

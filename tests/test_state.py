@@ -10,6 +10,7 @@ from torch import nn
 
 import layerscope
 from layerscope import metrics
+from layerscope.core.running import find_logits
 from layerscope.core.session import Session
 from layerscope.errors import LayerscopeError
 
@@ -234,7 +235,7 @@ def test_networks_of_others_are_no_false_alarm(made, name):
     torch.manual_seed(0)
     model, inputs = made(name)
     with torch.no_grad():
-        shape = metrics.find_logits(model.eval()(inputs)).shape[:-1]
+        shape = find_logits(model.eval()(inputs)).shape[:-1]
     targets = inputs.roll(-1, 1) if made is texts else torch.zeros(shape, dtype=torch.long)
     batches = list(zip(inputs.split(2), targets.split(2), strict=True))
     states = {0: copy.deepcopy(model.state_dict()), 1: copy.deepcopy(model.state_dict())}

@@ -17,6 +17,7 @@ from torch import nn
 import layerscope
 from benchmarks import smoke
 from layerscope import data, layers, models, perturb, results
+from layerscope.base.tensors import tied_names
 from layerscope.cli import main
 from layerscope.core import sweep as engine
 from layerscope.core.checkpoints import open_series
@@ -276,7 +277,7 @@ def test_tied_weights_are_recorded_resumed_and_read(docs, tmp_path, monkeypatch)
     assert run(tmp_path / "cut").digests() == whole.digests()
     assert ran == [2]
     model = models.rebuild(whole)
-    tied = layers.tied_names(model)
+    tied = tied_names(model)
     assert tied
     state = whole.read(2)
     assert all(torch.equal(state[name], t) for name, t in model.state_dict().items())

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from layerscope.base.tensors import byte_range, named_tensors, shared_groups, storage_id
 from layerscope.base.undoing import Undo
-from layerscope.core import layers
 from layerscope.errors import LayerError, LayerscopeError
 
 __all__ = ["Swapper", "borrowed", "like", "swapped"]
@@ -145,12 +145,12 @@ class Swapper:
 
     def _index(self) -> None:
         """Find all tensors by name, where each is held, and which are tied."""
-        self._named = layers.named_tensors(self._model)
+        self._named = named_tensors(self._model)
         self._places = dict(_places(self._model))
         held = list({id(t): t for t in (*_held(self._model), *self._named.values())}.values())
-        self._storages = set(map(layers.storage_id, held))
+        self._storages = set(map(storage_id, held))
         self._tied: dict[int, list[Tensor]] = {}
-        for cluster in layers.shared_groups(held):
+        for cluster in shared_groups(held):
             together = [held[index] for index in cluster]
             self._tied |= {id(tensor): together for tensor in together}
 
@@ -209,7 +209,7 @@ class _Swapped(Undo):
         pairs = list(swapper._changed(self._values, owned=self._owned))
         self._values = {}  # so that those which were copied, or left aside as equal, take no memory
         changed = [(tensor, tensor.data, new) for tensor, new in pairs]
-        storages = {layers.storage_id(new) for _, new in pairs}
+        storages = {storage_id(new) for _, new in pairs}
 
         def restore() -> None:
             for tensor, data, _ in changed:
@@ -246,7 +246,7 @@ def _lent(model: nn.Module, device: torch.device) -> dict[int, Tensor]:
     """Make what stands for each parameter and buffer on `device`, by id."""
     held = _held(model)
     lent: dict[int, Tensor] = {}
-    for cluster in layers.shared_groups(held):
+    for cluster in shared_groups(held):
         together = [held[index] for index in cluster]
         kept = all(isinstance(t, nn.Parameter) and t.device == device for t in together)
         if len(together) > 1 and not kept:
@@ -276,18 +276,18 @@ def _taken_over(data: Tensor, value: Tensor, taken: set[int] | None) -> Tensor:
         and not (value.is_conj() or value.is_neg() or value.is_meta)
         # Kernels may sum in another order where memory begins at an odd place.
         and value.data_ptr() % _ALIGNMENT == 0
-        and layers.storage_id(value) not in taken
+        and storage_id(value) not in taken
     )
     if not fits:
         return like(data, value)
     assert taken is not None
-    taken.add(layers.storage_id(value))
+    taken.add(storage_id(value))
     return value
 
 
 def _laid_out(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Lay tensors that share memory out on new memory of `device` just as they lie."""
-    start, stop = layers.byte_range(tensors)
+    start, stop = byte_range(tensors)
     start -= start % _ALIGNMENT
     memory = torch.empty(stop - start, dtype=torch.uint8, device=device).untyped_storage()
     made = []

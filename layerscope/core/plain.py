@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base import seeds
-from layerscope.core import layers, metrics
+from layerscope.base.tensors import named_tensors, owner_name
+from layerscope.core import metrics
 from layerscope.core.batches import Batch
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer
 from layerscope.core.metrics import Metric, Tally
 from layerscope.core.perturb import Perturbation, Redraw, Site
+from layerscope.core.running import call_and_restore
 from layerscope.results import NO_EPOCH
 
 __all__ = ["cell", "copy_with", "evaluate"]
@@ -35,7 +37,7 @@ def copy_with(
     deep copy makes separate ones, so each of them must be named in `values`.
     """
     network = copy.deepcopy(model).eval()
-    held = layers.named_tensors(network)  # parameters and saved buffers, by name
+    held = named_tensors(network)  # parameters and saved buffers, by name
     with torch.no_grad():
         for name, value in values.items():
             held[name].copy_(value)
@@ -60,8 +62,8 @@ def evaluate(
     tallies = {metric.name: Tally() for metric in metrics.parse(wanted)}
     with torch.no_grad():
         for inputs, targets in batches:
-            outputs = metrics.call_and_restore(network, inputs)
-            against = None if reference is None else metrics.call_and_restore(reference, inputs)
+            outputs = call_and_restore(network, inputs)
+            against = None if reference is None else call_and_restore(reference, inputs)
             found = metrics.measure(metrics.parse(wanted), outputs, targets, against)
             for name, outcome in found.items():
                 tallies[name] += Tally.of(outcome)
@@ -81,16 +83,14 @@ def cell(
     wanted: Sequence[str | Metric] = ("error", "loss"),
 ) -> dict[str, Tally]:
     """Compute one cell of the sweep over `model` with the checkpoints `series` and this seed."""
-    trained = copy_with(model, series.read(series.last, layers.named_tensors(model)))
+    trained = copy_with(model, series.read(series.last, named_tensors(model)))
     site = Site(
         layer=layer,
         trained=series.read(series.last, layer.tensors),
         checkpoint=series.read(epoch, layer.tensors) if perturbation.uses_checkpoint else None,
         fresh=Redraw(model, series).draw,
         generator=seeds.generator(seed, layer.name, perturbation.name, epoch, draw),
-        modules={
-            owner: trained.get_submodule(owner) for owner in map(layers.owner_name, layer.tensors)
-        },
+        modules={owner: trained.get_submodule(owner) for owner in map(owner_name, layer.tensors)},
     )
     skipped = perturbation.skips(layer) if perturbation.skips else ()
     perturbed = copy_with(trained, perturbation.apply(site), skipped)

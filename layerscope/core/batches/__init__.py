@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from layerscope.core.batches._examples import Batch, Examples, label_range, update_digest
+from layerscope.core.batches._examples import (
+    NO_TARGET,
+    Batch,
+    Examples,
+    by_batch,
+    label_range,
+    normalise,
+)
+from layerscope.core.batches._fixed import FixedBatches
 from layerscope.core.batches._forms import Cuttable, batches, move
-from layerscope.core.batches._held import FixedBatches
 from layerscope.core.batches._reading import (
     FOLLOWING,
     SAME,
@@ -16,6 +23,7 @@ from layerscope.core.batches._reading import (
 
 __all__ = [
     "FOLLOWING",
+    "NO_TARGET",
     "SAME",
     "Arguments",
     "Batch",
@@ -25,8 +33,9 @@ __all__ = [
     "FixedBatches",
     "alignments",
     "batches",
+    "by_batch",
     "label_range",
     "move",
+    "normalise",
     "tokens",
-    "update_digest",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -13,18 +12,27 @@ import torch
 from torch import Tensor
 
 from layerscope.base import seeds
+from layerscope.base.tensors import update_digest
 from layerscope.base.validate import describe
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Batch", "Examples", "by_batch", "label_range", "require_values", "update_digest"]
+__all__ = [
+    "NO_TARGET",
+    "Batch",
+    "Examples",
+    "by_batch",
+    "label_range",
+    "normalise",
+    "require_values",
+]
 
 Batch: TypeAlias = tuple[Any, Any]
 """Inputs (a tensor, or a tuple or mapping of them), and targets: a tensor of shape ``(n, …)``, or
 None where the inputs have no labels."""
 
-# What the last part of a packed text, which has no next token, holds: torch's cross-entropy
-# leaves it out.
 NO_TARGET = -100
+"""The target of a position that nothing counts, as torch's losses have it: such as the last of a
+packed text, which has no next token."""
 
 
 def require_values(tensor: Tensor, what: str) -> None:
@@ -189,37 +197,3 @@ def _by_channel(value: float | tuple[float, ...], inputs: Tensor) -> Any:
         return value
     shape = (-1, *(1 for _ in inputs.shape[2:]))
     return torch.tensor(value, dtype=torch.float32, device=inputs.device).reshape(shape)
-
-
-def as_bytes(tensor: Tensor) -> Tensor:
-    """The elements as bytes where they are, which types that NumPy lacks (bfloat16) have too.
-
-    >>> as_bytes(torch.zeros(1, 3)[:, 1]).tolist()
-    [0, 0, 0, 0]
-    """
-    plain = tensor.detach().contiguous()
-    # A single element may have any stride, which no view as bytes takes.
-    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
-
-
-def update_digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None:
-    """Feed every tensor of `inputs`, with its shape and type, into a ``hashlib`` object.
-
-    Of objects, such as graphs, those in their attributes; `within` names those that it is in.
-    """
-    if torch.is_tensor(inputs):
-        plain = inputs.detach().cpu().contiguous()
-        seen.update(repr((tuple(plain.shape), str(plain.dtype))).encode())
-        seen.update(as_bytes(plain).numpy().data)
-    elif isinstance(inputs, Mapping):
-        for key in sorted(inputs, key=str):
-            seen.update(str(key).encode())
-            update_digest(seen, inputs[key], within)
-    elif isinstance(inputs, (tuple, list)):
-        for value in inputs:
-            update_digest(seen, value, within)
-    elif hasattr(inputs, "__dict__") and not callable(inputs) and id(inputs) not in within:
-        update_digest(seen, vars(inputs), within | {id(inputs)})
-    else:
-        # Without addresses, which differ from process to process.
-        seen.update(re.sub(r" at 0x[0-9a-f]+", "", repr(inputs)).encode())

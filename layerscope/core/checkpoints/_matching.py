@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from layerscope.core import layers
+from layerscope.base.tensors import plain_name
 from layerscope.core.checkpoints import _source as files
 from layerscope.errors import CheckpointError
 
@@ -30,7 +30,7 @@ Form = tuple[tuple[int, ...], torch.dtype]
 
 def _plain(name: str) -> str:
     """Take off what DataParallel and torch.compile put into names."""
-    return layers.plain_name(name).removeprefix("module.")
+    return plain_name(name).removeprefix("module.")
 
 
 def _renamed(there: Iterable[str], wanted: Iterable[str], base: str) -> Iterator[dict[str, str]]:

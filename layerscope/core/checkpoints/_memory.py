@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from layerscope.core import batches as data
+from layerscope.base.tensors import update_digest
 from layerscope.errors import CheckpointError
 
 __all__ = ["Checkpoint", "InMemory", "Signature", "unwrap"]
@@ -67,7 +67,7 @@ class InMemory:
     def digest(self) -> str:
         """SHA-256 over names and tensors."""
         seen = hashlib.sha256()
-        data.update_digest(seen, self._state)
+        update_digest(seen, self._state)
         return seen.hexdigest()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from layerscope.base import devices
+from layerscope.base.tensors import named_tensors
 from layerscope.core import layers
 from layerscope.core.checkpoints import _source as files
 from layerscope.core.checkpoints._converting import convert
@@ -139,7 +140,7 @@ class Series:
             If the network can't be examined, see `layers.require_network`.
         """
         layers.require_network(model)
-        wanted = layers.named_tensors(model)
+        wanted = named_tensors(model)
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
         for epoch in self._sources:
             self._names[epoch] = self._matched(epoch, model, wanted)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from layerscope.core import layers
+from layerscope.base.tensors import named_tensors, shared_groups
 from layerscope.core.checkpoints import _source as files
 from layerscope.errors import CheckpointError
 
@@ -57,13 +57,13 @@ def require_copies(
         Names the first such tensor.
     """
     last = max(sources)
-    own = layers.named_tensors(model)
+    own = named_tensors(model)
     # None stands for the network.
     held: list[tuple[int | None, str, Tensor]] = [(None, name, own[name]) for name in _moving(own)]
     for epoch, source in sources.items():
         if isinstance(source, files.InMemory):
             held += [(epoch, n, source.tensor(names[epoch][n])) for n in _moving(own)]
-    for cluster in layers.shared_groups([tensor for _, _, tensor in held]):
+    for cluster in shared_groups([tensor for _, _, tensor in held]):
         holders = {held[index][0] for index in cluster}
         if len(holders) > 1 and holders != {None, last}:
             first = min(epoch for epoch in holders if epoch is not None)

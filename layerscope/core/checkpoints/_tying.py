@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layerscope.core import layers
+from layerscope.base.tensors import byte_range, shared_groups
 from layerscope.core.checkpoints import _source as files
 from layerscope.errors import CheckpointError
 
@@ -33,7 +33,7 @@ def require_one_value(
         Names the first such tensors.
     """
     own = list(wanted)
-    for cluster in layers.shared_groups(list(wanted.values())):
+    for cluster in shared_groups(list(wanted.values())):
         stored = {own[index]: names[own[index]] for index in cluster}
         if len(set(stored.values())) == 1:
             continue
@@ -51,7 +51,7 @@ def _agree(pairs: list[tuple[Tensor, Tensor]]) -> bool:
     tensors = [tensor for tensor, _ in pairs]
     if any(t.dtype != tensors[0].dtype or 0 in t.stride() for t in tensors):
         return True  # several types in one memory, or an element that stands for many
-    start, stop = layers.byte_range(tensors)
+    start, stop = byte_range(tensors)
     size = tensors[0].element_size()
     memory = torch.zeros((stop - start) // size, dtype=tensors[0].dtype)
     views = [

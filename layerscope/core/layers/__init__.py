@@ -11,12 +11,11 @@ share memory are one.
 """
 
 from layerscope.core.layers._fans import fan_ins
-from layerscope.core.layers._layer import ROOT, Layer, merge, named_tensors, owner_name, plain_name
+from layerscope.core.layers._layer import ROOT, Layer, merge
 from layerscope.core.layers._network import require_network
 from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._order import execution_order
 from layerscope.core.layers._selecting import LayerSelection, rows, select
-from layerscope.core.layers._ties import byte_range, shared_groups, storage_id, tied_names
 from layerscope.core.layers._views import VIEWS, find, whole_network
 
 __all__ = [
@@ -25,19 +24,12 @@ __all__ = [
     "Layer",
     "LayerSelection",
     "Norms",
-    "byte_range",
     "execution_order",
     "fan_ins",
     "find",
     "merge",
-    "named_tensors",
-    "owner_name",
-    "plain_name",
     "require_network",
     "rows",
     "select",
-    "shared_groups",
-    "storage_id",
-    "tied_names",
     "whole_network",
 ]

@@ -1,16 +1,13 @@
-"""Facts of one layer, and the tensors that a network holds."""
+"""One layer, or several that are perturbed as one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from layerscope.errors import LayerError
 
-__all__ = ["ROOT", "Layer", "merge", "named_tensors", "owner_name", "plain_name"]
+__all__ = ["ROOT", "Layer", "merge"]
 
 ROOT = "(root)"
 """Name of the layer that holds parameters of the network itself."""
@@ -89,24 +86,3 @@ def merge(name: str, members: Sequence[Layer], module_type: str = "group") -> La
 def common(names: Sequence[str]) -> str:
     """Return the name that all share, or nothing."""
     return names[0] if len(set(names)) == 1 else ""
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and saved buffer by the name that it has in the state dict."""
-    return {name: t for name, t in model.state_dict(keep_vars=True).items() if torch.is_tensor(t)}
-
-
-def owner_name(name: str) -> str:
-    """Name of the module that holds the tensor `name`."""
-    return name.rpartition(".")[0]
-
-
-def plain_name(name: str) -> str:
-    """Take off what ``torch.compile`` puts into names.
-
-    Examples
-    --------
-    >>> plain_name("_orig_mod.layer1"), plain_name("blocks.0._orig_mod"), plain_name("_orig_mod")
-    ('layer1', 'blocks.0', '')
-    """
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from layerscope.base.tensors import owner_name
 from layerscope.base.undoing import Undo
-from layerscope.core.layers._layer import ROOT, Layer, owner_name
+from layerscope.core.layers._layer import ROOT, Layer
 
 __all__ = ["execution_order"]
 

@@ -31,7 +31,8 @@ from typing import Any
 
 from torch import nn
 
-from layerscope.core.layers._layer import ROOT, owner_name, plain_name
+from layerscope.base.tensors import owner_name, plain_name
+from layerscope.core.layers._layer import ROOT
 from layerscope.core.layers._tree import Tree, conv_like, lineage, pooling
 from layerscope.errors import LayerError
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
-from layerscope.core.layers._layer import ROOT, named_tensors, owner_name
+from layerscope.base.tensors import canonical_names, named_tensors, owner_name
+from layerscope.core.layers._layer import ROOT
 from layerscope.core.layers._norms import is_norm
-from layerscope.core.layers._ties import canonical_names
 from layerscope.errors import LayerError
 
 __all__ = ["Leaf", "Tree", "conv_like", "pooling"]

@@ -15,49 +15,29 @@ tensor([2., 3.], dtype=torch.float64)
 
 from __future__ import annotations
 
-from layerscope.core.metrics._convention import infer_reader
+from layerscope.core.metrics._evaluating import evaluate
 from layerscope.core.metrics._named import (
     METRICS,
-    NO_TARGET,
     NOT_FINITE,
     Metric,
     default_names,
     parse,
     predicted_class,
 )
-from layerscope.core.metrics._outputs import OutputFinder, OutputSpec, find_logits
 from layerscope.core.metrics._per_example import Outcome, check_in_place, check_labels, measure
-from layerscope.core.metrics._running import (
-    add_batch,
-    call_and_restore,
-    evaluate,
-    evaluation_mode,
-    explain_mismatch,
-    run_network,
-)
 from layerscope.core.metrics._tally import Tally
 
 __all__ = [
     "METRICS",
     "NOT_FINITE",
-    "NO_TARGET",
     "Metric",
     "Outcome",
-    "OutputFinder",
-    "OutputSpec",
     "Tally",
-    "add_batch",
-    "call_and_restore",
     "check_in_place",
     "check_labels",
     "default_names",
     "evaluate",
-    "evaluation_mode",
-    "explain_mismatch",
-    "find_logits",
-    "infer_reader",
     "measure",
     "parse",
     "predicted_class",
-    "run_network",
 ]

@@ -13,21 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base.validate import describe, function
+from layerscope.core.batches import NO_TARGET
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.results import MetricInfo
 
 __all__ = [
     "METRICS",
     "NOT_FINITE",
-    "NO_TARGET",
     "Metric",
     "default_names",
     "parse",
     "predicted_class",
 ]
-
-NO_TARGET = -100
-"""The target of a position that no metric counts, as torch's losses have it."""
 
 
 @dataclass(frozen=True)

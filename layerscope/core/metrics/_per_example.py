@@ -10,8 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from layerscope.core.metrics._named import METRICS, NO_TARGET, Metric
-from layerscope.core.metrics._outputs import find_logits, tensor_version
+from layerscope.core.batches import NO_TARGET
+from layerscope.core.metrics._named import METRICS, Metric
+from layerscope.core.running import find_logits, tensor_version
 from layerscope.errors import DataError, OptionError
 
 __all__ = ["Outcome", "check_in_place", "check_labels", "measure"]

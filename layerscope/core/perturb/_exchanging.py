@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from layerscope.core import layers as layers_
+from layerscope.base.copies import uncopied
+from layerscope.base.tensors import owner_name
 from layerscope.core.checkpoints import _source as files
-from layerscope.core.perturb import _handed as handed
-from layerscope.core.perturb._protocol import ROOT, Perturbation, Site
+from layerscope.core.layers import ROOT
+from layerscope.core.perturb._protocol import Perturbation, Site
 from layerscope.errors import LayerError
 
 __all__ = ["exchange"]
@@ -64,7 +65,7 @@ def exchange(
 
 
 def _taken(source: files.Checkpoint, names: Mapping[str, str], site: Site) -> dict[str, Tensor]:
-    there, own = source.signature(), handed.uncopied(site.trained)
+    there, own = source.signature(), uncopied(site.trained)
     wanted = {name: _renamed(name, names) for name in own}
     for name, its in wanted.items():
         shape = tuple(own[name].shape)
@@ -84,7 +85,7 @@ def _taken(source: files.Checkpoint, names: Mapping[str, str], site: Site) -> di
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
     """Say what a tensor is called in the other network."""
-    path = layers_.owner_name(name)
+    path = owner_name(name)
     # A module's name stands for what is inside it too; the longest that fits says most.
     above = [p for p in (path, *_ancestors(path), ROOT) if p in names and (p != ROOT or not path)]
     if not above:

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from layerscope.base import seeds
+from layerscope.base.tensors import named_tensors, owner_name, plain_name
 from layerscope.base.validate import describe
 from layerscope.core import layers as layers_module
 from layerscope.core.checkpoints import Series
@@ -137,7 +138,7 @@ class Redraw:
             return "fresh network"
         declared = getattr(self._model, "initializers", None)
         if isinstance(declared, Mapping) and all(
-            layers_module.plain_name(name) in declared for name in leaf.parameters
+            plain_name(name) in declared for name in leaf.parameters
         ):
             return "declared"
         if leaf.parameters and len(self._frozen(leaf)) == len(leaf.parameters):
@@ -160,7 +161,7 @@ class Redraw:
         inside = set(module._parameters)
         # It knows nothing of the tensors that a parametrisation keeps elsewhere …
         if not callable(getattr(module, "reset_parameters", None)) or not all(
-            name.rpartition(".")[2] in inside and layers_module.owner_name(name) == _path(leaf)
+            name.rpartition(".")[2] in inside and owner_name(name) == _path(leaf)
             for name in leaf.parameters
         ):
             return False
@@ -212,7 +213,7 @@ class Redraw:
             module.__dict__.pop("_is_hf_initialized", None)
         with _seeded(generator), torch.no_grad():
             blank.init_weights()  # type: ignore[operator]
-        state = layers_module.named_tensors(blank)
+        state = named_tensors(blank)
         return {name: state[_below(name, top)].detach() for name in names}
 
     def _looks_alike(self, leaf: Layer, way: str) -> bool:
@@ -237,11 +238,11 @@ class Redraw:
         return self._stayed[leaf.name]
 
     def _declared(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
-        current = layers_module.named_tensors(self._model)
+        current = named_tensors(self._model)
         drawn = {}
         for name in leaf.parameters:
             drawn[name] = torch.empty(current[name].shape, dtype=current[name].dtype)
-            initializer = self._model.initializers[layers_module.plain_name(name)]  # type: ignore[index]
+            initializer = self._model.initializers[plain_name(name)]  # type: ignore[index]
             initializer(drawn[name], generator)  # type: ignore[operator]
         return drawn | self._buffers(leaf)
 
@@ -317,7 +318,7 @@ class Redraw:
 
     def _statistic(self, name: str) -> Tensor | None:
         """A running statistic as its module resets it; None of other buffers."""
-        module = self._model.get_submodule(layers_module.owner_name(name))
+        module = self._model.get_submodule(owner_name(name))
         reset = getattr(module, "reset_running_stats", None)
         own = name.rpartition(".")[2]
         if not callable(reset) or own not in ("running_mean", "running_var", "num_batches_tracked"):
@@ -330,7 +331,7 @@ class Redraw:
         module = copy.deepcopy(_module(self._model, leaf)).cpu()
         with _seeded(generator), torch.no_grad():
             module.reset_parameters()  # type: ignore[operator]
-        state = {n: t.detach() for n, t in layers_module.named_tensors(module).items()}
+        state = {n: t.detach() for n, t in named_tensors(module).items()}
         return {name: state[name.rpartition(".")[2]] for name in leaf.tensors}
 
     def _check_varies(self) -> None:
@@ -355,14 +356,14 @@ class Redraw:
             raise LayerError(
                 f"fresh= returned {describe(built)}; it must return a freshly initialised network."
             )
-        state = layers_module.named_tensors(built)
+        state = named_tensors(built)
         lacking = [name for name in names if name not in state]
         if lacking:
             raise LayerError(
                 f"the network that fresh= returned has no {lacking[0]}; it must return one of the "
                 "same architecture."
             )
-        current = layers_module.named_tensors(self._model)
+        current = named_tensors(self._model)
         for name in names:
             if state[name].shape != current[name].shape:
                 raise LayerError(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from layerscope.core.perturb import _handed as handed
+from layerscope.base.copies import uncopied
 from layerscope.core.perturb._exchanging import exchange
 from layerscope.core.perturb._permuting import permute
 from layerscope.core.perturb._protocol import Perturbation, Site, modules_of
@@ -156,7 +156,7 @@ def interpolate(alpha: float) -> Perturbation:
         there = _checkpoint(site)
         return {
             name: _between(here, there[name].to(here.dtype), alpha)
-            for name, here in handed.uncopied(site.trained).items()
+            for name, here in uncopied(site.trained).items()
             if here.is_floating_point() or here.is_complex()
         }
 
@@ -175,11 +175,11 @@ def _between(here: Tensor, there: Tensor, alpha: float) -> Tensor:
 def _checkpoint(site: Site) -> Mapping[str, Tensor]:
     if site.checkpoint is None:
         raise LayerError("re-initialisation needs the checkpoint of an epoch; none was given.")
-    return handed.uncopied(site.checkpoint)
+    return uncopied(site.checkpoint)
 
 
 def _parameters(site: Site) -> dict[str, Tensor]:
-    own = handed.uncopied(site.trained)
+    own = uncopied(site.trained)
     return {name: own[name] for name in site.layer.parameters}
 
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from layerscope.base.copies import uncopied
 from layerscope.base.validate import describe
-from layerscope.core.layers import Layer
-from layerscope.core.perturb import _handed as handed, _named as named, _protocol as protocol
-from layerscope.core.perturb._protocol import ROOT, Perturbation, Site
+from layerscope.core.layers import ROOT, Layer
+from layerscope.core.perturb import _named as named, _protocol as protocol
+from layerscope.core.perturb._protocol import Perturbation, Site
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 
 __all__ = ["PERTURBATIONS", "PerturbationLike", "parse", "together"]
@@ -202,8 +203,8 @@ def _together(made: Mapping[str, Perturbation], site: Site) -> dict[str, Tensor]
 
 def _member_site(site: Site, member: str) -> Site:
     """Show one member of the row alone."""
-    layer, seen = protocol.member_of(site.layer, member), handed.uncopied(site.trained)
-    module = handed.uncopied(site.modules).get("" if member == ROOT else member)
+    layer, seen = protocol.member_of(site.layer, member), uncopied(site.trained)
+    module = uncopied(site.modules).get("" if member == ROOT else member)
     layer = replace(
         layer,
         module_type=type(module).__name__ if module is not None else "",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from layerscope.core import layers as layers_
-from layerscope.core.perturb import _handed as handed
+from layerscope.base.copies import uncopied
+from layerscope.base.tensors import owner_name
 from layerscope.core.perturb._protocol import Perturbation, Site
 from layerscope.errors import LayerError
 
@@ -40,11 +40,11 @@ def permute() -> Perturbation:
 def _permuted(site: Site) -> dict[str, Tensor]:
     orders: dict[tuple[str, int], Tensor] = {}
     values = {}
-    for name, tensor in handed.uncopied(site.trained).items():
+    for name, tensor in uncopied(site.trained).items():
         if not tensor.is_floating_point() and not tensor.is_complex():
             continue
         # A parametrised weight is held by a module inside the one that it is the weight of.
-        path = layers_.owner_name(name).partition(".parametrizations.")[0]
+        path = owner_name(name).partition(".parametrizations.")[0]
         values[name] = _reordered(tensor, name, path, site, orders)
     return values
 
@@ -52,7 +52,7 @@ def _permuted(site: Site) -> dict[str, Tensor]:
 def _reordered(
     tensor: Tensor, name: str, path: str, site: Site, orders: dict[tuple[str, int], Tensor]
 ) -> Tensor:
-    module = handed.uncopied(site.modules).get(layers_.owner_name(name))
+    module = uncopied(site.modules).get(owner_name(name))
     if module is None:
         raise LayerError(
             f"permuting {name} needs to know the module that holds it; give the site its modules."

@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from layerscope.base import seeds
-from layerscope.core import layers as layers_
+from layerscope.base.copies import copy_modules, copy_tensors, uncopied
+from layerscope.base.fingerprints import fingerprint
+from layerscope.base.tensors import owner_name
 from layerscope.core.layers import Layer
-from layerscope.core.perturb import _handed as handed
-from layerscope.core.perturb._code import fingerprint
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import PerturbationInfo
 
@@ -180,9 +180,9 @@ def part_site(perturbation: Perturbation, site: Site, base: int, *purpose: str |
     return replace(
         site,
         # What one part does in place must not be seen by another.
-        trained=handed.copy_tensors(site.trained),
-        checkpoint=None if there is None else handed.copy_tensors(there),
-        modules=handed.copy_modules(site.modules),
+        trained=copy_tensors(site.trained),
+        checkpoint=None if there is None else copy_tensors(there),
+        modules=copy_modules(site.modules),
         generator=seeds.generator(base, perturbation.name, *purpose),
     )
 
@@ -199,7 +199,7 @@ def _in_turn(parts: Sequence[Perturbation], site: Site) -> dict[str, Tensor]:
     for part in parts:
         # By name and how often it came before, so that a part more shifts no other.
         met[part.name] = met.get(part.name, 0) + 1
-        now = replace(site, trained=ChainMap(dict(values), handed.uncopied(site.trained)))  # type: ignore[arg-type]
+        now = replace(site, trained=ChainMap(dict(values), uncopied(site.trained)))  # type: ignore[arg-type]
         values |= part.apply(part_site(part, now, base, met[part.name]))
     return values
 
@@ -208,7 +208,7 @@ def member_of(layer: Layer, name: str) -> Layer:
     """Make a layer of one member of a group; its size and type are not known from the group."""
     path = "" if name == ROOT else name
     parameters, buffers = (
-        tuple(tensor for tensor in tensors if layers_.owner_name(tensor) == path)
+        tuple(tensor for tensor in tensors if owner_name(tensor) == path)
         for tensors in (layer.parameters, layer.buffers)
     )
     return replace(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from layerscope.base.tensors import as_bytes
 from layerscope.base.undoing import Undo
-from layerscope.core.batches._examples import as_bytes
 from layerscope.core.reuse._forms import Form, form_of, tensors_in
 from layerscope.core.reuse._log import Log
 from layerscope.core.reuse._state import State, is_opaque

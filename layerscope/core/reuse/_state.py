@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from layerscope.core.batches._examples import as_bytes
+from layerscope.base.tensors import as_bytes
 from layerscope.core.reuse._forms import CONSTANT, CONTAINER, tensors_in
 
 T = TypeVar("T")

@@ -24,9 +24,10 @@ from layerscope.core import (
 )
 from layerscope.core.checkpoints import Series, require_finite
 from layerscope.core.layers import Layer, Norms, require_network
-from layerscope.core.metrics import Metric, OutputSpec
+from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Redraw
 from layerscope.core.reuse import Group
+from layerscope.core.running import OutputFinder, OutputSpec
 from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._states import changes
 from layerscope.core.session._sums import Said, Seen, Sums, said
@@ -126,7 +127,7 @@ class Session:
             device=self.device,
             dtype=precision,
             norms=Norms.of(norms),
-            output=metrics_.OutputFinder(output),
+            output=OutputFinder(output),
         )
         self.epochs, self.data = tuple(self.plan.epochs), self.plan.data
         if self.data.reading.guessed:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from layerscope.core import metrics as metrics_
+from layerscope.core.batches import NO_TARGET
 from layerscope.core.metrics import Metric, Outcome, Tally
+from layerscope.core.running import find_logits
 from layerscope.core.session._estimate import Estimate
 
 __all__ = ["Said", "Seen", "Sums", "said"]
@@ -77,7 +79,7 @@ def _together(batches: Sequence[Tensor]) -> Tensor:
     """Put batches together, filled up to the longest sequence with what counts nowhere."""
     shapes = [each.shape[1:] for each in batches]
     longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
-    whole = batches[0].new_full((sum(map(len, batches)), *longest), metrics_.NO_TARGET)
+    whole = batches[0].new_full((sum(map(len, batches)), *longest), NO_TARGET)
     start = 0
     for batch in batches:
         places = (slice(start, start + len(batch)), *(slice(size) for size in batch.shape[1:]))
@@ -88,7 +90,7 @@ def _together(batches: Sequence[Tensor]) -> Tensor:
 
 def said(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any) -> Said:
     """Measure what a network returned for a batch."""
-    found = metrics_.find_logits(outputs)
+    found = find_logits(outputs)
     # One number for each example names nothing, and is a single class.
     named = metrics_.predicted_class(found if found.ndim > 1 else found.unsqueeze(1)).cpu()
     measured = metrics_.measure(wanted, outputs, targets, reference)

@@ -32,8 +32,9 @@ from layerscope.core import (
 )
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import LayerSelection, Norms, require_network
-from layerscope.core.metrics import Metric, OutputSpec
+from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Redraw
+from layerscope.core.running import OutputFinder, OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._call import batches_of, called
 from layerscope.core.sweep._identity import identify
@@ -229,7 +230,7 @@ def sweep(
     if metrics is not None:
         # Before the data are read, which may take long.
         judged(metrics_.parse(metrics), rule)
-    precision, find = devices.precision(dtype), metrics_.OutputFinder(output)
+    precision, find = devices.precision(dtype), OutputFinder(output)
     known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
     read = reader(model, known, place, precision)
     held = data_.FixedBatches(

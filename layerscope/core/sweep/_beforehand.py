@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import torch
 
 from layerscope.base import devices
+from layerscope.base.tensors import owner_name
 from layerscope.base.undoing import Undo
-from layerscope.core import layers, metrics
+from layerscope.core import layers
 from layerscope.core.layers import Layer
 from layerscope.core.lending import Swapper, borrowed
 from layerscope.core.reuse import Recorder
+from layerscope.core.running import explain_mismatch
 from layerscope.core.sweep._plan import Cell, Plan
 from layerscope.errors import LayerError, LayerscopeError
 from layerscope.results import FULL_MODEL, NOTHING_LEFT
@@ -65,7 +67,7 @@ def repeated(recorder: Recorder, call: Callable[[], torch.Tensor], inputs: Any) 
         If the network can't take the batch.
     LayerscopeError
     """
-    with metrics.explain_mismatch(inputs):
+    with explain_mismatch(inputs):
         once, again = recorder.plain(call), recorder.plain(call)
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise LayerscopeError(
@@ -90,7 +92,7 @@ def steady(plan: Plan, recorder: Recorder) -> None:
     before = marks(own)
     few = [plan.few(inputs) for inputs, _ in itertools.islice(plan.data, 2)]
     try:
-        with metrics.explain_mismatch(few[0]):
+        with explain_mismatch(few[0]):
             differs = _carries(plan, recorder, few)
         changed = [name for name, mark in marks(own).items() if mark != before[name]]
     finally:
@@ -113,7 +115,7 @@ def written_by(
     Modules that do so unchanged as well are left out: they are put back after every pass.
     """
     model, restless = recorder.model, recorder.restless
-    lasting = [n for n in names if model.get_submodule(layers.owner_name(n)) not in restless]
+    lasting = [n for n in names if model.get_submodule(owner_name(n)) not in restless]
     before = marks(swapper.current(lasting))
     outputs = replay()
     return outputs, marks(swapper.current(lasting)) != before

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from layerscope.base.fingerprints import fingerprint
 from layerscope.core import metrics, perturb
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Perturbation
-from layerscope.core.perturb._code import fingerprint
 from layerscope.errors import LayerscopeError
 from layerscope.results import YOURS
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from layerscope.base.tensors import owner_name
 from layerscope.core import layers
 
 __all__ = ["NORMS", "Moved", "moved"]
@@ -104,7 +105,7 @@ def moved(
     """
     by_owner: dict[str, dict[str, Tensor]] = {}
     for name, tensor in start.items():
-        by_owner.setdefault(layers.owner_name(name), {})[name.rpartition(".")[2]] = tensor
+        by_owner.setdefault(owner_name(name), {})[name.rpartition(".")[2]] = tensor
     total = Moved()
     for owner, tensors in by_owner.items():
         fans = layers.fan_ins(tensors, (modules or {}).get(owner))

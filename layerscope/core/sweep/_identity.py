@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base import devices
+from layerscope.base.fingerprints import Fingerprint, is_library
+from layerscope.base.tensors import update_digest as data_digest
 from layerscope.base.undoing import Undo
 from layerscope.core import metrics
-from layerscope.core.batches import update_digest as data_digest
 from layerscope.core.perturb import Perturbation
-from layerscope.core.perturb._code import Fingerprint, is_library
 from layerscope.core.reuse import moved_by
 from layerscope.core.sweep._beforehand import lent, steady
 from layerscope.core.sweep._plan import Plan

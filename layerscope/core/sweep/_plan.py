@@ -17,16 +17,19 @@ from torch.utils._pytree import tree_map
 
 from layerscope._version import __version__
 from layerscope.base import devices, progress, seeds
+from layerscope.base.copies import changed_names, copy_modules, copy_tensors
+from layerscope.base.fingerprints import fingerprint
+from layerscope.base.tensors import named_tensors, owner_name, plain_name, tied_names
 from layerscope.base.undoing import Undo
 from layerscope.base.validate import describe, integers
-from layerscope.core import batches as data, layers, metrics
+from layerscope.core import batches as data, layers, metrics, running
 from layerscope.core.checkpoints import Series, require_finite
 from layerscope.core.layers import Layer, LayerSelection, Norms
 from layerscope.core.lending import borrowed
-from layerscope.core.metrics import Metric, OutputFinder, OutputSpec
-from layerscope.core.perturb import Perturbation, Redraw, Site, _handed as handed
-from layerscope.core.perturb._code import fingerprint
+from layerscope.core.metrics import Metric
+from layerscope.core.perturb import Perturbation, Redraw, Site
 from layerscope.core.reuse import Group
+from layerscope.core.running import OutputFinder, OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep import _distances as distances
 from layerscope.core.sweep._sums import judged
@@ -116,7 +119,7 @@ class Plan:
             },
             "view": self.view,
             "norms": self.norms.describe(),
-            "tied": {name: list(others) for name, others in layers.tied_names(self.model).items()},
+            "tied": {name: list(others) for name, others in tied_names(self.model).items()},
             "epochs": self.epochs,
             "perturbations": [p.name for p in self.perturbations],
             "perturbation_settings": {
@@ -201,7 +204,7 @@ class Plan:
         """
         trained = self.series.read(self.series.last, cell.layer.tensors)
         # Compared with the trained values below, so these themselves are handed to nobody.
-        values = self._perturbed(cell, handed.copy_tensors(trained))
+        values = self._perturbed(cell, copy_tensors(trained))
         _fit(cell, values, trained)
         values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
         return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
@@ -216,7 +219,7 @@ class Plan:
         # A module that stands in several places goes by the first of its names.
         names, find = self._names, self.model.get_submodule
         known = list(cells)
-        owners = {layers.owner_name(tensor) for cell in known for tensor in cell.layer.tensors}
+        owners = {owner_name(tensor) for cell in known for tensor in cell.layer.tensors}
         skipped = {name for cell in known for name in self.skips(cell)}
         changed = frozenset(names[find(name)] for name in owners)
         if not skipped:
@@ -253,7 +256,7 @@ class Plan:
         # Module by module, so that little of the first checkpoint is held at a time.
         by_module: dict[str, list[str]] = {}
         for name in cell.layer.parameters:
-            by_module.setdefault(layers.owner_name(name), []).append(name)
+            by_module.setdefault(owner_name(name), []).append(name)
         for names in by_module.values():
             start = self.series.read(self.series.epochs[0], names)
             total += distances.moved(drawn, start, self._holders(names))
@@ -318,7 +321,7 @@ class Plan:
         """Cut the names of all the network's tensors into those that are read together."""
         held = {leaf.name: leaf.tensors for leaf in layers.find(self.model)}
         known = {name for names in held.values() for name in names}
-        rest = tuple(name for name in layers.named_tensors(self.model) if name not in known)
+        rest = tuple(name for name in named_tensors(self.model) if name not in known)
         return [*held.values(), rest]
 
     def origins(self) -> dict[str, str]:
@@ -327,7 +330,7 @@ class Plan:
 
     def _holders(self, names: Iterable[str]) -> dict[str, nn.Module]:
         """The modules that hold tensors, by name."""
-        owners = dict.fromkeys(layers.owner_name(name) for name in names)
+        owners = dict.fromkeys(owner_name(name) for name in names)
         return {owner: self.model.get_submodule(owner) for owner in owners}
 
     def _perturbed(self, cell: Cell, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -340,12 +343,12 @@ class Plan:
             # The same whether the network is compiled or not.
             generator=seeds.generator(
                 self.seed,
-                layers.plain_name(cell.layer.name) or layers.ROOT,
+                plain_name(cell.layer.name) or layers.ROOT,
                 cell.perturbation.name,
                 cell.epoch,
                 cell.draw,
             ),
-            modules=handed.copy_modules(self._holders(trained)),
+            modules=copy_modules(self._holders(trained)),
         )
         # As in the sweep, where an operation in place on a parameter needs no thought of gradients.
         with torch.no_grad():
@@ -358,7 +361,7 @@ class Plan:
         if (
             not values
             and not cell.perturbation.skips
-            and (changed := handed.changed_names(trained, site.modules))
+            and (changed := changed_names(trained, site.modules))
         ):
             raise OptionError(
                 f"the perturbation {cell.perturbation.name!r} changed {changed[0]} in place and "
@@ -403,7 +406,7 @@ def ran(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype 
     """Run a network on one batch in a precision."""
     # Entered anew each time, since autocast remembers cast weights until it ends.
     with devices.autocast(device, dtype):
-        return metrics.run_network(model, inputs)
+        return running.run_network(model, inputs)
 
 
 def reader(
@@ -416,10 +419,10 @@ def reader(
         with Undo() as undo, undo:
             undo.enter(devices.NoGradients())
             undo.enter(borrowed(model, device, "a sweep or a Session"))
-            with metrics.explain_mismatch(inputs):
+            with running.explain_mismatch(inputs):
                 return ran(within, inputs, device, dtype)
 
-    return lambda inputs, targets: metrics.infer_reader(model, run, inputs, targets, wanted)
+    return lambda inputs, targets: running.infer_reader(model, run, inputs, targets, wanted)
 
 
 def _described(where: OutputSpec) -> str:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from layerscope.core.batches import NO_TARGET
 from layerscope.core.metrics import NOT_FINITE, Metric, Outcome, Tally, measure
-from layerscope.core.metrics._named import NO_TARGET
 from layerscope.core.stopping import Decision, Settler, Tolerance
 from layerscope.errors import OptionError, choose
 

@@ -109,10 +109,10 @@ def retrain(
 
 
 def _trained_parameters(sizes: Mapping[str, Any], model: nn.Module, frozen: Sequence[str]) -> int:
-    from layerscope.core import layers
+    from layerscope.base.tensors import owner_name
 
     return sum(
         sizes[name].numel()
         for name, _ in model.named_parameters()
-        if layers.owner_name(name) not in frozen
+        if owner_name(name) not in frozen
     )

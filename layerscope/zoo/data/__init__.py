@@ -10,9 +10,10 @@ Images stay ``uint8`` in memory; each batch is normalised on the device it is us
 
 from __future__ import annotations
 
-from layerscope.core.batches._examples import Batch, Examples, label_range, update_digest
+from layerscope.base.tensors import update_digest
+from layerscope.core.batches import Batch, Examples, label_range
+from layerscope.core.batches._fixed import FixedBatches
 from layerscope.core.batches._forms import batches, move
-from layerscope.core.batches._held import FixedBatches
 from layerscope.core.batches._reading import (
     FOLLOWING,
     SAME,

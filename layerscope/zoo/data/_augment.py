@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base import devices
-from layerscope.core.batches._examples import Examples, by_batch
+from layerscope.core.batches import Examples, by_batch
 from layerscope.errors import DataError, OptionError
 from layerscope.zoo.data._pictures import Pictures, RandomResizedCrop, by_picture
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layerscope.base import memory
 from layerscope.base.extras import extra
-from layerscope.core.batches._examples import Examples
+from layerscope.core.batches import Examples
 from layerscope.errors import DataError
 from layerscope.zoo.data._depth import eight_bits
 

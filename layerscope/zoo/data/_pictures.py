@@ -22,7 +22,7 @@ from torch import Tensor
 
 from layerscope.base import memory, seeds
 from layerscope.base.extras import extra
-from layerscope.core.batches._examples import Batch, Examples, normalise
+from layerscope.core.batches import Batch, Examples, normalise
 from layerscope.errors import DataError, OptionError
 from layerscope.zoo.data._depth import eight_bits
 from layerscope.zoo.data._modify import Modifiers

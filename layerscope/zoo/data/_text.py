@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from layerscope.core.batches._examples import NO_TARGET, Examples
+from layerscope.core.batches import NO_TARGET, Examples
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.zoo.data._modify import Modifiers
 from layerscope.zoo.data._tokens import Tokenizer

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from layerscope.base import devices, validate
+from layerscope.base.tensors import update_digest
 from layerscope.base.validate import integers
 from layerscope.base.writing import write_bytes
 from layerscope.core.checkpoints import MANIFEST, Series, SeriesWriter, open_series
@@ -198,7 +199,7 @@ def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, 
         return model, {"network": model.config.plain()}
     require_network(network, "network")
     seen = hashlib.sha256(repr(network).encode())
-    data_module.update_digest(seen, network.state_dict())
+    update_digest(seen, network.state_dict())
     seen.update(repr([p.requires_grad for p in network.parameters()]).encode())
     kind = f"{type(network).__module__}.{type(network).__qualname__}"
     return copy.deepcopy(network), {"module": {"class": kind, "sha256": seen.hexdigest()}}

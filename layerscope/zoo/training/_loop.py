@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base import devices, progress, seeds
+from layerscope.base.tensors import owner_name
 from layerscope.core import layers, metrics
 from layerscope.core.batches import Batch, BatchReader, Examples, batches, label_range, move
 from layerscope.core.checkpoints import SeriesWriter
+from layerscope.core.running import evaluation_mode, find_logits, infer_reader, run_network
 from layerscope.errors import OptionError, SweepWarning, TrainingError
 from layerscope.zoo.data import Pictures, changes
 from layerscope.zoo.training import _state as state
@@ -158,9 +160,9 @@ class Loop:
         ((inputs, targets),) = batches([batch], 1)
         if self.reading is None:
             moved, known = move((inputs, targets), self.device)
-            with metrics.evaluation_mode(self.model):
+            with evaluation_mode(self.model):
                 loss = metrics.parse("loss")
-                found = metrics.infer_reader(self.model, metrics.run_network, moved, known, loss)
+                found = infer_reader(self.model, run_network, moved, known, loss)
             if found.guessed:
                 warnings.warn(str(found), SweepWarning, stacklevel=2)
             # Compared once, since the host waits for it.
@@ -181,7 +183,7 @@ class Loop:
         low = torch.bfloat16 if self.recipe.autocast == "bfloat16" else None
         brief = low if few_tokens(inputs) else None
         with devices.autocast(self.device, low), devices.short_attention(self.device, brief):
-            outputs = metrics.find_logits(metrics.run_network(self.model, inputs))
+            outputs = find_logits(run_network(self.model, inputs))
         metrics.check_labels(metrics.parse("loss"), outputs, labels)
         loss = loss_of(outputs, targets, self.recipe.label_smoothing)
         self.optimizer.zero_grad()
@@ -350,5 +352,5 @@ def freeze(model: nn.Module, patterns: Collection[str]) -> list[nn.Module]:
         raise OptionError(
             f"frozen={tuple(patterns)} matches every layer; leave at least one to be trained."
         )
-    owners = {layers.owner_name(name) for layer in frozen for name in layer.buffers}
+    owners = {owner_name(name) for layer in frozen for name in layer.buffers}
     return [model.get_submodule(name) for name in sorted(owners)]

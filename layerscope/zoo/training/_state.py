@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from layerscope.base.tensors import update_digest
 from layerscope.base.writing import write_bytes
 from layerscope.core.checkpoints import separate_tensors
 from layerscope.errors import CheckpointError
-from layerscope.zoo import data
 
 __all__ = ["RESUME", "Position", "restore", "save"]
 
@@ -120,5 +120,5 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _digest(state: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     """SHA-256 of where a training stands, and of everything that goes on from there."""
     seen = hashlib.sha256(repr(sorted(about.items())).encode())
-    data.update_digest(seen, {name: state[name] for name in sorted(state)})
+    update_digest(seen, {name: state[name] for name in sorted(state)})
     return seen.hexdigest()

@@ -1,4 +1,4 @@
-"""Tensors that share memory.
+"""Tensors: their names in a network, the memory that they share, and their content.
 
 Two tensors are tied if an element of one lies where an element of the other lies: the same
 parameter under two names, or two views of one memory. Slices beside each other in one memory, as
@@ -7,15 +7,46 @@ the flattened weights of a recurrent network, are not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from layerscope.core.layers._layer import named_tensors, owner_name
+__all__ = [
+    "as_bytes",
+    "byte_range",
+    "canonical_names",
+    "named_tensors",
+    "owner_name",
+    "plain_name",
+    "shared_groups",
+    "storage_id",
+    "tied_names",
+    "update_digest",
+]
 
-__all__ = ["canonical_names", "shared_groups", "storage_id", "tied_names"]
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and saved buffer by the name that it has in the state dict."""
+    return {name: t for name, t in model.state_dict(keep_vars=True).items() if torch.is_tensor(t)}
+
+
+def owner_name(name: str) -> str:
+    """Name of the module that holds the tensor `name`."""
+    return name.rpartition(".")[0]
+
+
+def plain_name(name: str) -> str:
+    """Take off what ``torch.compile`` puts into names.
+
+    Examples
+    --------
+    >>> plain_name("_orig_mod.layer1"), plain_name("blocks.0._orig_mod"), plain_name("_orig_mod")
+    ('layer1', 'blocks.0', '')
+    """
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 class _Extent(NamedTuple):
@@ -168,3 +199,37 @@ def _taken(tensor: Tensor, start: int, stop: int) -> Tensor:
     if first < last:
         inside[first - start : last - start] = mask[first - low : last - low]
     return inside
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The elements as bytes where they are, which types that NumPy lacks (bfloat16) have too.
+
+    >>> as_bytes(torch.zeros(1, 3)[:, 1]).tolist()
+    [0, 0, 0, 0]
+    """
+    plain = tensor.detach().contiguous()
+    # A single element may have any stride, which no view as bytes takes.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
+
+
+def update_digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None:
+    """Feed every tensor of `inputs`, with its shape and type, into a ``hashlib`` object.
+
+    Of objects, such as graphs, those in their attributes; `within` names those that it is in.
+    """
+    if torch.is_tensor(inputs):
+        plain = inputs.detach().cpu().contiguous()
+        seen.update(repr((tuple(plain.shape), str(plain.dtype))).encode())
+        seen.update(as_bytes(plain).numpy().data)
+    elif isinstance(inputs, Mapping):
+        for key in sorted(inputs, key=str):
+            seen.update(str(key).encode())
+            update_digest(seen, inputs[key], within)
+    elif isinstance(inputs, (tuple, list)):
+        for value in inputs:
+            update_digest(seen, value, within)
+    elif hasattr(inputs, "__dict__") and not callable(inputs) and id(inputs) not in within:
+        update_digest(seen, vars(inputs), within | {id(inputs)})
+    else:
+        # Without addresses, which differ from process to process.
+        seen.update(re.sub(r" at 0x[0-9a-f]+", "", repr(inputs)).encode())

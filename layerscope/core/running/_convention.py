@@ -5,14 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from layerscope.core.batches import FOLLOWING, SAME, Arguments, BatchReader, alignments, tokens
-from layerscope.core.metrics._named import NO_TARGET, Metric
-from layerscope.core.metrics._outputs import find_logits
+from layerscope.core.batches import (
+    FOLLOWING,
+    NO_TARGET,
+    SAME,
+    Arguments,
+    BatchReader,
+    alignments,
+    tokens,
+)
+from layerscope.core.running._outputs import find_logits
 from layerscope.errors import DataError
 
 __all__ = ["infer_reader"]
@@ -33,6 +40,14 @@ _SOMETHING_ELSE = (
     "is to predict it, wrap the network in a module that returns its logits alone."
 )
 
+
+class _Metric(Protocol):
+    """What is asked of a metric here: the rooms of those stand above this one."""
+
+    @property
+    def classes(self) -> bool: ...
+
+
 _Run = Callable[[Any], Any]
 
 
@@ -41,7 +56,7 @@ def infer_reader(
     run: Callable[[nn.Module, Any], Any],
     inputs: Any,
     targets: Any,
-    wanted: Sequence[Metric],
+    wanted: Sequence[_Metric],
 ) -> BatchReader:
     """Find out how batches are to be read for a network, from the first of them.
 

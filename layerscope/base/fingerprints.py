@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerscope.core.batches._examples import as_bytes
+from layerscope.base.tensors import as_bytes
 
 __all__ = ["Fingerprint", "fingerprint", "is_library"]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from layerscope.base import seeds
-from layerscope.core.batches._examples import NO_TARGET, Batch, label_range, update_digest
+from layerscope.base.tensors import update_digest
+from layerscope.core.batches._examples import NO_TARGET, Batch, label_range
 from layerscope.core.batches._forms import (
     Cuttable,
     as_cuttable,
