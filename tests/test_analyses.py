@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from layerscope import analyses, checkpoints, models, testing
 from layerscope.core import sweep as engine
 from layerscope.errors import LayerError, OptionError, ResultError
+from layerscope.paper.analyses import _criticality, _per_run
 
 ROWS = st.lists(st.text("abc.1", min_size=1, max_size=4), min_size=1, max_size=7, unique=True)
 
@@ -102,7 +103,7 @@ def test_criticality_is_the_least_over_the_allowed_points():
     error = rng.random((5, 3, 2))
     error[4] = 1.0
     distance = rng.random(5) + 1
-    value, place = analyses.module_criticality(error, distance, alphas, sigmas, 0.4)
+    value, place = _criticality.module_criticality(error, distance, alphas, sigmas, 0.4)
     for row in range(5):
         points = [
             (alphas[a] ** 2 * distance[row] / sigmas[s] ** 2, (a, s))
@@ -213,21 +214,21 @@ def test_damage_is_a_share_of_what_was_learnt_and_unknown_where_nothing_was():
     expected = (cell - base) / (float(ds.chance) - base)
     np.testing.assert_allclose(shares.values[0], expected.values[:-1], rtol=1e-14)
     loss = analyses.damage(ds, metric="loss")
-    assert float(analyses.untrained(ds, "loss")) == float(
+    assert float(_per_run.untrained(ds, "loss")) == float(
         ds.value.sel(metric="loss", layer="fullmodel", epoch=0, perturbation="reinitialize", draw=0)
     )
     assert bool((loss <= 1).all())
     poor = ds.assign(baseline=ds.baseline * 0 + 0.85)
     assert bool(analyses.damage(poor).isnull().all())
-    assert np.isnan(analyses.depth_correlation(poor)).all()
+    assert np.isnan(_per_run.depth_correlation(poor)).all()
     with pytest.raises(ResultError, match="whole=True"):
-        analyses.untrained(ds.drop_sel(layer="fullmodel"), "loss")
+        _per_run.untrained(ds.drop_sel(layer="fullmodel"), "loss")
 
 
 def test_counts_of_verdicts_add_up_run_by_run():
     table = analyses.tables_of({8: testing.dataset(), 16: testing.dataset(layers=6)}, "width")
     assert list(table.width) == [8, 16]
-    assert list(table[list(analyses.VERDICTS)].sum(axis=1)) == list(table.layers) == [4, 6]
+    assert list(table[list(_per_run.VERDICTS)].sum(axis=1)) == list(table.layers) == [4, 6]
 
 
 def test_rank_correlations_need_variation():

@@ -22,6 +22,8 @@ from layerscope.cli._options import assignments
 from layerscope.core.sweep import sweep
 from layerscope.errors import OptionError
 from layerscope.paper.experiments import EXPERIMENTS
+from layerscope.paper.experiments._recipes import RECIPES
+from layerscope.paper.reproduce._naming import command, folder_name
 from layerscope.zoo import training
 
 PAPER = [name for name in EXPERIMENTS if name != "fcn-mnist-recipe"]
@@ -102,15 +104,15 @@ def test_a_folder_with_many_parameters_has_a_short_name_of_its_own():
         "record": [0, 1, 2, 3, 8, 40],
     }
     names = {
-        experiments.folder_name("small", {**many, "options": options})
+        folder_name("small", {**many, "options": options})
         for options in ({}, {"clip": 1.0}, {"clip": 2.0})
     }
     assert len(names) == 3
     for name in names:
         assert re.fullmatch(r"small\+network=fcn-5x256\+[0-9a-f]{8}", name)
     backwards = dict(reversed(many.items()))
-    assert experiments.folder_name("small", backwards) in names
-    assert experiments.folder_name("paper", {}) == "paper"
+    assert folder_name("small", backwards) in names
+    assert folder_name("paper", {}) == "paper"
 
 
 def test_what_came_out_can_be_said_in_a_sentence_of_ones_own(tmp_path):
@@ -141,7 +143,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_the_command_of_a_run_gives_its_parameters_back(value):
-    line = experiments.command("fcn-mnist", "small", {"seeds": 2, "value": value})
+    line = command("fcn-mnist", "small", {"seeds": 2, "value": value})
     words = shlex.split(line)
     assert words[:5] == ["layerscope", "reproduce", "fcn-mnist", "--scale", "small"]
     assert words[5:8] == ["--seeds", "2", "-p"]
@@ -316,7 +318,7 @@ def test_frozen_layers_stay_and_removed_ones_are_gone(few_digits, tmp_path, monk
 
 def test_recipes_that_a_network_cant_have_are_left_out():
     found = experiments.variants("resnet18-nonorm-w0.125", training.Recipe())
-    assert set(experiments.RECIPES) - set(found) == {"dropout"}
+    assert set(RECIPES) - set(found) == {"dropout"}
     config, recipe, augment = found["BatchNorm, weight decay"]
     assert (config.norm, recipe.weight_decay, augment) == ("batch", 5e-4, None)
     with pytest.raises(OptionError, match=r"no change of a recipe 'Adm'.*'Adam'"):

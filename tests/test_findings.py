@@ -13,6 +13,7 @@ from scipy.stats import ttest_1samp
 
 from layerscope import analyses, testing
 from layerscope.errors import OptionError, ResultError
+from layerscope.paper.analyses import _per_run
 
 SAMPLES = st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=0, max_size=8)
 
@@ -150,7 +151,7 @@ def test_what_was_not_swept_is_refused_in_words():
     with pytest.raises(ResultError, match=r"was not computed at epoch 7; sweep it. There is 0, 1"):
         analyses.damage(ds, epoch=7)
     with pytest.raises(ResultError, match="what loss is without training is not known"):
-        analyses.untrained(ds.sel(perturbation=["rerandomize"]), "loss")
+        _per_run.untrained(ds.sel(perturbation=["rerandomize"]), "loss")
     ds["value"].loc[{"layer": "fullmodel", "seed": 2}] = np.nan
     with pytest.raises(ResultError, match="what loss is without training is not known"):
         analyses.damage(ds, metric="loss")
@@ -160,7 +161,7 @@ def test_limits_are_above_0_for_metrics_that_fall_too():
     ds = testing.dataset()
     falling = ds.sel(metric=["loss"]).assign_coords(metric=["cosine"])
     # From 1, as trained, down to 0 for the untrained network.
-    least, most = falling["baseline"].item(), float(analyses.untrained(ds, "loss"))
+    least, most = falling["baseline"].item(), float(_per_run.untrained(ds, "loss"))
     falling = falling.assign(
         value=(most - falling["value"]) / (most - least), baseline=falling["baseline"] * 0 + 1
     )

@@ -54,7 +54,7 @@ def test_numbers_that_are_off_by_more_than_the_reading_error_do_not():
 
 def test_the_prediction_interval_is_students_for_one_more_run():
     values = np.array([0.1, 0.2, 0.3])
-    seen = reference._comparing._predicted(values)
+    seen = reference._comparing._predict(values)
     half = 4.302652729749462 * 0.1 * np.sqrt(4 / 3)
     assert seen.mean == pytest.approx(0.2)
     assert seen.upper - seen.mean == pytest.approx(half)

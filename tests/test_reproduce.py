@@ -18,6 +18,7 @@ from layerscope.cli import main
 from layerscope.cli._options import assignments
 from layerscope.errors import DataError, OptionError, ResultError
 from layerscope.paper.experiments import EXPERIMENTS
+from layerscope.paper.reproduce import _about, _folder
 
 BOOK = """
 dataset = "mnist-5k"
@@ -131,7 +132,7 @@ def test_every_committed_run_is_of_the_notebook_that_is_there(repository):
             "notebook_sha256": notebooks.digest(experiment.notebook),
             "layerscope": layerscope.__version__,
         }
-        assert reproduce._finished(path.parent, identity, experiment.same_as), path.parent
+        assert _folder.finished(path.parent, identity, experiment.same_as), path.parent
 
 
 def _usual(experiment, scale):
@@ -159,8 +160,8 @@ def test_a_scale_is_run_again_only_where_its_own_parameters_change(
     tiny, tmp_path, monkeypatch, declare, count
 ):
     ran = []
-    execute = reproduce._execute
-    monkeypatch.setattr(reproduce, "_execute", lambda *all_: (ran.append(1), execute(*all_)))
+    execute = reproduce.execute
+    monkeypatch.setattr(reproduce, "execute", lambda *all_: (ran.append(1), execute(*all_)))
     run(tmp_path)
     _put(tiny, 1, f'title = "Tiny"\nscales = {declare}')
     run(tmp_path)
@@ -232,7 +233,7 @@ def test_a_training_that_was_swept_twice_is_counted_once(tmp_path):
         runs = [{"training": {"seed": seed, "seconds": 60.0}} for seed in seeds]
         ds.attrs["runs"] = json.dumps(runs)
         results.save(ds, tmp_path / f"{name}.nc")
-    assert reproduce._training_seconds(tmp_path) == [60.0, 60.0, 60.0]
+    assert _about.training_seconds(tmp_path) == [60.0, 60.0, 60.0]
 
 
 def test_experiment_1_at_scale_smoke(tmp_path):
@@ -281,10 +282,10 @@ def test_a_new_run_keeps_what_the_user_put_beside_the_old_one(tmp_path):
     real.mkdir()
 
     def run(table):
-        with reproduce._draft(link) as draft:
+        with _folder.draft(link) as draft:
             for name, text in {"book.ipynb": "{}", "table.csv": table}.items():
                 (draft / name).write_text(text)
-            about = {"files": reproduce._files(draft, "book.ipynb")}
+            about = {"files": _folder.list_files(draft, "book.ipynb")}
             (draft / "manifest.json").write_text(json.dumps(about))
 
     run("1")
@@ -310,7 +311,7 @@ def test_a_folder_that_is_no_run_is_kept_as_it_is(tmp_path):
     folder.mkdir()
     for name in ("manifest.json", "table.csv"):
         (folder / name).write_text("mine")
-    with reproduce._draft(folder) as draft:
+    with _folder.draft(folder) as draft:
         for name in ("manifest.json", "table.csv"):
             (draft / name).write_text("{}")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {

@@ -1,7 +1,7 @@
 """Run many experiments, one after the other or several at once.
 
 >>> from layerscope.paper import batch
->>> [planned.name for planned in batch.plan("smoke")][:3]
+>>> [task.name for task in batch.plan("smoke")][:3]
 ['fcn-mnist', 'fcn-mnist-recipe', 'fcn-cifar10']
 >>> batch.run_all("smoke", out="runs")                                      # doctest: +SKIP
 
@@ -25,13 +25,13 @@ from pathlib import Path
 from layerscope.errors import OptionError, choose
 from layerscope.paper import experiments, reproduce
 
-__all__ = ["Outcome", "Planned", "plan", "run_all"]
+__all__ = ["Outcome", "Task", "plan", "run_all"]
 
 _COMMAND = (sys.executable, "-m", "layerscope.cli", "reproduce")
 
 
 @dataclass(frozen=True)
-class Planned:
+class Task:
     """An experiment that is to be run.
 
     Attributes
@@ -77,7 +77,7 @@ def plan(
     *,
     names: Sequence[str] | None = None,
     out: str | os.PathLike[str] = "papermill_runs",
-) -> list[Planned]:
+) -> list[Task]:
     """Say what is to be run, in the order of the catalogue.
 
     Parameters
@@ -101,7 +101,7 @@ def plan(
         known = experiments.find(name)
         size = known.scales[choose(scale, known.scales, f"scale of {name} called")]
         there = (Path(out) / known.name / scale / reproduce.MANIFEST).is_file()
-        found.append(Planned(name, size.minutes, size.expected, there))
+        found.append(Task(name, size.minutes, size.expected, there))
     return found
 
 
@@ -148,19 +148,19 @@ def run_all(
     options = ["--scale", scale, "--out", os.fspath(out), "--device", device]
     options += [] if data_root is None else ["--data-root", os.fspath(data_root)]
     options += [] if resume else ["--no-resume"]
-    running = _Running(options, _environment(jobs), started, ended)
-    chosen = [planned.name for planned in plan(scale, names=names, out=out)]
+    processes = _Processes(options, _environment(jobs), started, ended)
+    names = [task.name for task in plan(scale, names=names, out=out)]
     with ThreadPoolExecutor(jobs) as pool:
-        tasks = [pool.submit(running.run, name) for name in chosen]
+        futures = [pool.submit(processes.run, name) for name in names]
         try:
-            return [task.result() for task in tasks]
+            return [future.result() for future in futures]
         except BaseException:
-            running.stop()
+            processes.stop()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-class _Running:
+class _Processes:
     """The processes that are running."""
 
     def __init__(

@@ -34,7 +34,7 @@ __all__ = [
     "upper_robust",
 ]
 
-TOLD = 0.8
+DISTANCE_TELLS = 0.8
 """Rank correlation from which on distance would tell robust layers from critical ones."""
 
 ROBUST, CRITICAL = 0.05, 0.25
@@ -118,7 +118,7 @@ def distance_tells_little(
         claim,
         f"rank correlation of distance ({norm}) and damage, without its sign",
         abs(np.atleast_1d(found["correlation"].values)),
-        below=TOLD,
+        below=DISTANCE_TELLS,
         step=rank_step(int(found["n_layers"])),
         span=(0, 1),
     )

@@ -150,8 +150,8 @@ def criticality_grid(
         names = dict.fromkeys(key[0] for key in left)
         rows = {n: wanted[n] for n in names} if isinstance(wanted, Mapping) else list(names)
         points = list(dict.fromkeys(key[1:] for key in left))
-    distance = _squared(model, series, {**sweep, "layers": wanted})
-    return _gathered(found, distance, alphas, sigmas).assign_attrs(within=within, baseline=base)
+    distance = _squared_distance(model, series, {**sweep, "layers": wanted})
+    return _as_dataset(found, distance, alphas, sigmas).assign_attrs(within=within, baseline=base)
 
 
 def criticality(grid: xr.Dataset, epsilon: float | None = None) -> xr.Dataset:
@@ -213,7 +213,9 @@ def _add(
                 known.extend(cell.values.ravel().tolist())
 
 
-def _squared(model: nn.Module, series: Series, sweep: Mapping[str, Any]) -> dict[str, float]:
+def _squared_distance(
+    model: nn.Module, series: Series, sweep: Mapping[str, Any]
+) -> dict[str, float]:
     """‖θᵀ − θ⁰‖²_F of the rows that were swept."""
     options = {name: sweep[name] for name in ("view", "norms") if name in sweep}
     rows = layers_.rows(model, sweep["layers"], **options)
@@ -227,7 +229,7 @@ def _squared(model: nn.Module, series: Series, sweep: Mapping[str, Any]) -> dict
     }
 
 
-def _gathered(
+def _as_dataset(
     found: Mapping[_Key, Sequence[float]],
     distance: Mapping[str, float],
     alphas: Sequence[float],

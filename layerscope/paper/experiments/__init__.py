@@ -14,30 +14,20 @@ from __future__ import annotations
 
 from layerscope.paper.experiments._catalogue import EXPERIMENTS, SCALES, Experiment, Scale, find
 from layerscope.paper.experiments._generalising import generalisation
-from layerscope.paper.experiments._keeping import (
-    SUMMARY,
-    command,
-    compared,
-    folder_name,
-    hand_on,
-    keep,
-    told,
-)
+from layerscope.paper.experiments._keeping import SUMMARY, keep, told
 from layerscope.paper.experiments._probing import (
     SERIES_VARIABLE,
     caption,
     probe,
-    series_folder,
     sweep_series,
     trained,
     trainings,
 )
-from layerscope.paper.experiments._recipes import RECIPES, augmentation, fitted, variants
-from layerscope.paper.experiments._retraining import removable, retrain
+from layerscope.paper.experiments._recipes import augmentation, fitted, variants
+from layerscope.paper.experiments._retraining import retrain
 
 __all__ = [
     "EXPERIMENTS",
-    "RECIPES",
     "SCALES",
     "SERIES_VARIABLE",
     "SUMMARY",
@@ -45,18 +35,12 @@ __all__ = [
     "Scale",
     "augmentation",
     "caption",
-    "command",
-    "compared",
     "find",
     "fitted",
-    "folder_name",
     "generalisation",
-    "hand_on",
     "keep",
     "probe",
-    "removable",
     "retrain",
-    "series_folder",
     "sweep_series",
     "told",
     "trained",

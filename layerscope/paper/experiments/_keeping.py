@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import json
 import os
-import shlex
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +16,11 @@ if TYPE_CHECKING:
 
     from layerscope.paper.analyses import Finding
 
-__all__ = ["SUMMARY", "command", "compared", "folder_name", "hand_on", "keep", "told"]
+__all__ = ["SUMMARY", "keep", "told"]
 
 SUMMARY = "summary.json"
 _WORST_FIRST = ("critical", "not finite", "intermediate", "robust", "not moved", "undecided")
 _MOST_TOLD = 4
-_LONGEST = 60  # characters of what a folder's name says of parameters
 
 
 def keep(
@@ -52,7 +47,7 @@ def keep(
     findings : iterable of Finding
     comparisons : mapping, optional
         Tables of printed numbers beside ours, as `reference.errors` makes them, by what they are
-        of; each is told as one more statement, see `compared`.
+        of; each is one more statement.
     datasets, figures, tables : mapping, optional
         By name of the file without its suffix: written as ``.nc``, ``.png`` with ``.svg``, and
         ``.csv``.
@@ -79,7 +74,7 @@ def keep(
         written.append(write_bytes(folder / f"{name}.csv", text))
     found, drawn = list(findings), [path.name for path in written if path.suffix == ".png"]
     claims = [_claim(each) for each in found]
-    claims += [compared(*each) for each in (comparisons or {}).items() if len(each[1])]
+    claims += [_claim_of_table(*each) for each in (comparisons or {}).items() if len(each[1])]
     about = {
         "title": title,
         "finding": finding or _sentence(title, claims),
@@ -91,44 +86,6 @@ def keep(
     }
     content = json.dumps(about, indent=1, ensure_ascii=False).encode()
     return [write_bytes(folder / SUMMARY, content), *written]
-
-
-def hand_on(old: Path, folder: Path, manifest: str) -> None:
-    """Move into a new run's folder what the run before it did not leave, and remove the rest.
-
-    Files of the user's are that, and files of the run that were edited since; one whose name is
-    taken gets the suffix ``.kept``.
-
-    Parameters
-    ----------
-    old, folder : Path
-    manifest : str
-        Name of the file that lists a run's files with their SHA-256.
-    """
-    left = _left(old / manifest)
-    for path in [each for each in old.rglob("*") if each.is_symlink() or not each.is_dir()]:
-        name = path.relative_to(old)
-        # Nothing else is opened: a pipe would never end.
-        plain = path.is_file() and not path.is_symlink()
-        if name.as_posix() == manifest and left:
-            continue
-        if plain and hashlib.sha256(path.read_bytes()).hexdigest() == left.get(name.as_posix()):
-            continue
-        target = folder / name
-        while os.path.lexists(target):
-            target = target.with_name(f"{target.name}.kept")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _left(manifest: Path) -> dict[str, str]:
-    """SHA-256 of the files that a run left, by name; empty where nothing says."""
-    try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        return {str(name): str(each["sha256"]) for name, each in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def told(title: str, runs: Mapping[str, xr.Dataset], metric: str = "error") -> str:
@@ -171,68 +128,7 @@ def told(title: str, runs: Mapping[str, xr.Dataset], metric: str = "error") -> s
     return f"{'. '.join(parts)}."
 
 
-def folder_name(scale: str, changed: Mapping[str, Any]) -> str:
-    """Name the folder of a run after its scale and the parameters that are not the scale's.
-
-    Parameters
-    ----------
-    scale : str
-    changed : mapping
-        By name. Where they would make a long name the network stays readable, and a hash stands
-        for all of them; the run's manifest has them in full.
-
-    Examples
-    --------
-    >>> folder_name("small", {"seeds": 1, "network": "fcn-5x256"})
-    'small+network=fcn-5x256+seeds=1'
-    """
-
-    def part(key: str) -> str:
-        value = changed[key]
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        return f"{key}=" + "".join(c if c.isalnum() or c in "-.," else "_" for c in text)
-
-    parts = list(map(part, sorted(changed)))
-    if len("+".join(parts)) <= _LONGEST:
-        return "+".join([scale, *parts])
-    whole = json.dumps(dict(changed), sort_keys=True, default=str)
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
-    network = [each for each in parts if each.startswith("network") and len(each) <= _LONGEST]
-    return "+".join([scale, *network, digest])
-
-
-def command(name: str, scale: str, changed: Mapping[str, Any]) -> str:
-    """Write the command that makes a run, for a POSIX shell.
-
-    Parameters
-    ----------
-    name, scale : str
-    changed : mapping
-        Parameters that are not the scale's.
-
-    Examples
-    --------
-    >>> command("joint", "small", {"seeds": 1, "network": "vgg11", "record": [0, 1]})
-    "layerscope reproduce joint --scale small -p network=vgg11 -p 'record=[0, 1]' --seeds 1"
-    """
-    given = "".join(
-        f" --seeds {value}" if key == "seeds" else f" -p {shlex.quote(f'{key}={_text(value)}')}"
-        for key, value in sorted(changed.items())
-    )
-    return f"layerscope reproduce {shlex.quote(name)} --scale {scale}{given}"
-
-
-def _text(value: Any) -> str:
-    """Write a value so that ``-p`` reads it; a text that reads as itself needs no marks."""
-    if isinstance(value, str):
-        try:
-            ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return value
-    return repr(value)
-
-
-def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
+def _claim_of_table(what: str, table: pd.DataFrame) -> dict[str, Any]:
     """Tell a table of printed numbers beside ours as one statement.
 
     Parameters
@@ -254,7 +150,7 @@ def compared(what: str, table: pd.DataFrame) -> dict[str, Any]:
     >>> import pandas as pd
     >>> table = pd.DataFrame({"agrees": [True] * 9, "difference": 0.0})
     >>> table = table.assign(column="0", lower=0.1, upper=0.2)
-    >>> compared("test errors", table)["measured"]
+    >>> _claim_of_table("test errors", table)["measured"]
     '9 of 9 cells agree; root mean square difference 0.000.'
     """
     from scipy.stats import binom

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +71,13 @@ def trained(
     from layerscope.zoo import training
 
     place = series_folder(folder)
-    found = []
-    for seed in seeds:
-        with _alone(place, f"{network!r} {data.name} {recipe!r} {seed}"):
-            found.append(
-                training.train(
-                    network, data, recipe, seed=seed, out=place, device=device, **options
-                )
-            )
-    return found
+    with warnings.catch_warnings():
+        # Several notebooks that run at once wait for each other; that is no part of what they find.
+        warnings.filterwarnings("ignore", "another process trains")
+        return [
+            training.train(network, data, recipe, seed=seed, out=place, device=device, **options)
+            for seed in seeds
+        ]
 
 
 def probe(
@@ -195,10 +193,10 @@ def trainings(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     for name, ds in runs.items():
         for number, run in enumerate(results.settings(ds)["runs"]):
             base = ds["baseline"].isel(seed=number)
-            told = {str(m): float(base.sel(metric=m)) for m in ds["metric"].values}
+            scores = {str(m): float(base.sel(metric=m)) for m in ds["metric"].values}
             how = run["training"]
             rows.append(
-                {"network": name, "seed": how["seed"], **told}
+                {"network": name, "seed": how["seed"], **scores}
                 | {"seconds": how["seconds"], "device": how["device"]}
             )
     return pd.DataFrame(rows)
@@ -226,25 +224,6 @@ def caption(network: str, data: Any, meant: str) -> str:
     """
     plain = f"{network} on {data.name.partition('+')[0]}"
     return plain if data.name == meant else f"{plain} (reduced; the paper: {meant})"
-
-
-@contextmanager
-def _alone(place: Path, what: str) -> Iterator[None]:
-    """Wait while another process trains the same, so that it is found afterwards.
-
-    Without file locks, as on Windows, both would train; the result is the same.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    locks = place / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    # The system lets go of it when the process ends, however it ends.
-    with open(locks / hashlib.sha256(what.encode()).hexdigest()[:16], "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _metrics(data: Any) -> tuple[str, ...]:

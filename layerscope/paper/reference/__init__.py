@@ -21,20 +21,16 @@ from layerscope.paper.reference._comparing import (
 )
 from layerscope.paper.reference._patterns import pattern, same_layers_matter
 from layerscope.paper.reference._printed import (
-    COLOUR_ERROR,
     DISTANCE,
     ERROR,
     FINAL,
-    READING_ERROR,
     norms,
 )
 
 __all__ = [
-    "COLOUR_ERROR",
     "DISTANCE",
     "ERROR",
     "FINAL",
-    "READING_ERROR",
     "closeness",
     "distances",
     "errors",

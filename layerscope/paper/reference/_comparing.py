@@ -28,7 +28,7 @@ __all__ = ["cell_of", "closeness", "distances", "errors", "papers_own", "tables"
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Prediction:
     """Prediction of new runs of ours: the mean, and a 95 % prediction interval."""
 
     mean: float
@@ -75,8 +75,8 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
             cell = cell_of(values.sel(layer=layer), column)
             if cell is None:
                 continue
-            seen = _predicted(cell.values.ravel())
-            over = _predicted((cell - base).values.ravel())
+            seen = _predict(cell.values.ravel())
+            over = _predict((cell - base).values.ravel())
             rows.append(_row(layer, column, paper, seen, over, 1.0, slack))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -103,7 +103,7 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
             found = _distance(ds, layer, column, norm)
             if found is None:
                 continue
-            seen = _predicted(found * factor)
+            seen = _predict(found * factor)
             rows.append(_row(layer, column, paper, seen, seen, top=math.inf, slack=READING_ERROR))
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table.attrs["factor"] = factor
@@ -207,7 +207,13 @@ _COLUMNS = ["layer", "column", "paper", "measured", "lower", "upper", "differenc
 
 
 def _row(
-    layer: str, column: str, paper: float | str, seen: _Seen, over: _Seen, top: float, slack: float
+    layer: str,
+    column: str,
+    paper: float | str,
+    seen: _Prediction,
+    over: _Prediction,
+    top: float,
+    slack: float,
 ) -> tuple[Any, ...]:
     """Compare one cell: `seen` with the paper's number, `over` (over the baseline) with base."""
     return (
@@ -264,7 +270,7 @@ def _factor(ds: xr.Dataset, printed: Printed) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def _predicted(runs: np.ndarray) -> _Seen:
+def _predict(runs: np.ndarray) -> _Prediction:
     """Where one more run would lie with probability 0.95 (Student's t, normal runs)."""
     from scipy.stats import t
 
@@ -272,13 +278,13 @@ def _predicted(runs: np.ndarray) -> _Seen:
     mean = float(known.mean())
     if len(known) < 2:
         # One run says nothing about the next: only the number itself is known.
-        return _Seen(mean, mean, mean)
+        return _Prediction(mean, mean, mean)
     spread = float(known.std(ddof=1)) * math.sqrt(1 + 1 / len(known))
     half = float(t.ppf(0.975, len(known) - 1)) * spread
-    return _Seen(mean, mean - half, mean + half)
+    return _Prediction(mean, mean - half, mean + half)
 
 
-def _agrees(paper: float | str, seen: _Seen, over: _Seen, slack: float) -> bool:
+def _agrees(paper: float | str, seen: _Prediction, over: _Prediction, slack: float) -> bool:
     if paper == BASE:
         return over.lower <= slack
     if isinstance(paper, str):

@@ -1,0 +1,194 @@
+"""Run an experiment's notebook in batch, and keep what it leaves with a manifest.
+
+>>> from layerscope import reproduce
+>>> found = reproduce.run("fcn-mnist", "small")                              # doctest: +SKIP
+>>> found.folder                                                            # doctest: +SKIP
+PosixPath('papermill_runs/fcn-mnist/small')
+
+The folder holds the executed notebook, the Dataset, the figures and ``manifest.json``. A run that
+is there already, of the same notebook and parameters, is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from layerscope._version import __version__
+from layerscope.base import devices, notebooks, validate
+from layerscope.base.extras import require
+from layerscope.base.writing import write_bytes
+from layerscope.errors import OptionError, choose
+from layerscope.paper import experiments
+from layerscope.paper.reproduce import _about as about
+from layerscope.paper.reproduce._executing import (
+    PURPOSE,
+    NotebookError,
+    environment,
+    execute,
+    failed,
+    reporting,
+)
+from layerscope.paper.reproduce._folder import HASH, MANIFEST, draft, finished, list_files
+from layerscope.paper.reproduce._naming import command, folder_name
+from layerscope.zoo import data
+
+__all__ = ["MANIFEST", "NotebookError", "RunResult", "run"]
+
+# Set by the runner, not by the user: they hold places of this machine or of the run itself.
+_OURS = ("out", "device")
+_OF_THE_DATA = ("size", "test_size", "vocab", "length", "lines")  # what `data.load` is given
+_ALL_OF = ("size", "test_size", "lines")  # where None means all
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : Path
+        With everything that the run left.
+    reused : bool
+        True where it was there already.
+    manifest : dict
+    """
+
+    folder: Path
+    reused: bool
+    manifest: dict[str, Any]
+
+    @property
+    def files(self) -> list[Path]:
+        """Files of the run, the executed notebook first."""
+        return [self.folder / name for name in self.manifest["files"]]
+
+
+def run(
+    name: str | os.PathLike[str],
+    scale: str = "small",
+    *,
+    seeds: int | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    out: str | os.PathLike[str] = "papermill_runs",
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    show_progress: bool = True,
+) -> RunResult:
+    """Run one experiment of the paper and keep what it leaves.
+
+    Parameters
+    ----------
+    name : str or path
+        One of `experiments.EXPERIMENTS`, or the path of a notebook that is one.
+    scale : str
+        One of the experiment's scales.
+    seeds : int, optional
+        Number of training runs; the scale's own number by default.
+    data_root : path, optional
+        Folder that holds the data sets, for those that are not embedded.
+    device : str
+    out : path
+        The run goes to ``out/NAME/SCALE``; where parameters differ from the scale's, they are
+        part of the folder's name. Trained series go to ``out/series`` and are shared.
+    overrides : mapping, optional
+        Parameters of the notebook.
+    resume : bool
+        Take a finished run as it is; else run again, with the trained series that are there.
+    show_progress : bool
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    OptionError
+        If there is no such experiment, scale or parameter, or a value has the wrong type.
+    DataError
+        If the data set is not there.
+    NotebookError
+        If a cell fails; the notebook up to there is kept beside the run's folder.
+    """
+    experiment = experiments.find(name)
+    chosen = dict(experiment.scales[choose(scale, experiment.scales, "scale")].parameters)
+    root = validate.path(out, "out", "papermill_runs")
+    if not isinstance(overrides or {}, Mapping):
+        raise OptionError(
+            f"overrides is {validate.describe(overrides)}; give a mapping, such as {{'epochs': 5}}."
+        )
+    changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
+    require("papermill", "paper", PURPOSE)  # before the data are read
+    source = experiment.notebook
+    declared = notebooks.parameters(source)
+    _check(changed, declared, source.name)
+    usual = {**declared, **chosen}
+    values = {**usual, **changed}
+    devices.resolve(device)
+    fingerprints = _fingerprints(values, data_root)
+    changed = {key: value for key, value in changed.items() if usual[key] != value}
+    folder = root / experiment.name / folder_name(scale, changed)
+    identity = {
+        "experiment": experiment.name,
+        "scale": scale,
+        "parameters": values,
+        "data": fingerprints,
+        HASH: notebooks.digest(source),
+        "layerscope": __version__,
+    }
+    found = finished(folder, identity, experiment.same_as) if resume else None
+    if found is not None:
+        return RunResult(folder, True, found)
+    line = command(os.fspath(name), scale, changed)
+    with environment(root, data_root), draft(folder) as place:
+        began, started = time.monotonic(), datetime.now(UTC)
+        given = {**chosen, **changed, "out": ".", "device": device}
+        with reporting(f"{experiment.name} ({scale})", place, show_progress):
+            execute(source, place, given, declared, folder)
+        manifest = identity | {
+            "command": line,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 1),
+            "training_seconds": about.training_seconds(place),
+            "software": about.software(),
+            "machine": about.machine(device),
+            "summary": about.summary(place),
+            "files": list_files(place, source.name),
+        }
+        write_bytes(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    failed(folder).unlink(missing_ok=True)
+    return RunResult(folder, False, manifest)
+
+
+def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) -> None:
+    allowed = [key for key in declared if key not in _OURS]
+    for key, value in changed.items():
+        default = declared[choose(key, allowed, f"parameter of {where} called")]
+        fits = default is None or isinstance(value, type(default))
+        fits |= value is None and key in _ALL_OF
+        # A whole number is fine where a fraction is expected; True is no number.
+        fits |= isinstance(default, float) and isinstance(value, int)
+        if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise OptionError(
+                f"parameter {key} is {value!r}, of type {type(value).__name__}; "
+                f"expected {type(default).__name__}, such as {default!r}."
+            )
+        if key == "seeds" and value < 1:
+            raise OptionError(f"seeds is {value}; at least one training run is needed.")
+
+
+def _fingerprints(values: Mapping[str, Any], root: str | os.PathLike[str] | None) -> dict[str, str]:
+    # Before the kernel starts: the user waits for the answer where the data are not there.
+    options = {name: values[name] for name in _OF_THE_DATA if name in values}
+    name = values.get("dataset")
+    if name is None:
+        return {}
+    found = data.load(name, root, **options)
+    return {"name": name, "train": found.train.fingerprint, "test": found.test.fingerprint}

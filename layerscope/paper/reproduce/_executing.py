@@ -1,0 +1,136 @@
+"""A notebook executed, with its own progress shown while it runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from layerscope.base import progress
+from layerscope.base.extras import extra
+from layerscope.errors import LayerscopeError
+from layerscope.paper import experiments
+from layerscope.zoo import data
+
+__all__ = ["PURPOSE", "NotebookError", "environment", "execute", "failed", "reporting"]
+
+PURPOSE = "running the paper's experiments"
+
+
+class NotebookError(LayerscopeError):
+    """A cell of a notebook failed."""
+
+
+@contextmanager
+def environment(root: Path, data_root: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Tell the kernel where things are on this machine without writing it into the notebook."""
+    values = {
+        experiments.SERIES_VARIABLE: str((root / "series").resolve()),
+        "LAYERSCOPE_STILL": "1",
+        # Kernels of Jupyter warn about it at every start, on standard error.
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    if data_root is not None:
+        values[data.ROOT_VARIABLE] = str(Path(data_root).expanduser().resolve())
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def execute(
+    source: Path,
+    draft: Path,
+    values: Mapping[str, Any],
+    declared: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    with extra("paper", PURPOSE):
+        import papermill
+
+    given = {key: value for key, value in values.items() if key in declared}
+    target = draft / source.name
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            given,
+            cwd=str(draft),
+            progress_bar=False,
+            # Kernels of recent versions warn at every start that loopback is not encrypted.
+            extra_arguments=["--Application.log_level=40"],
+            kernel_name="python3",
+        )
+    except papermill.PapermillExecutionError as error:
+        kept = failed(folder)
+        target.replace(kept)
+        last = error.evalue.splitlines()[0] if error.evalue else ""
+        raise NotebookError(
+            f"cell {error.exec_count} of {source.name} failed: {error.ename}: {last} "
+            f"(the notebook up to there is {kept})"
+        ) from None
+    _clean(target)
+
+
+def failed(folder: Path) -> Path:
+    """Name the notebook that is kept where a cell of it fails."""
+    return folder.with_name(f"{folder.name}.failed.ipynb")
+
+
+def _clean(path: Path) -> None:
+    """Take out of an executed notebook what tells of this machine or this minute."""
+    with extra("paper", PURPOSE):
+        import nbformat
+
+    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    book.metadata.pop("papermill", None)
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+    nbformat.write(book, path)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def reporting(what: str, draft: Path, show: bool) -> Iterator[None]:
+    """Show what the notebook's own progress bars say while it runs."""
+    relay = draft / "progress.tmp.json"
+    os.environ[progress.RELAY] = str(relay.resolve())
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(what, relay, over), daemon=True)
+    try:
+        if show:
+            watcher.start()
+        yield
+    finally:
+        over.set()
+        if show:
+            watcher.join()
+        os.environ.pop(progress.RELAY, None)
+        relay.unlink(missing_ok=True)
+
+
+def _watch(what: str, relay: Path, over: threading.Event) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    began, said, told = time.monotonic(), "", 0.0
+    with console.status(f"{what}: starting") as status:
+        while not over.wait(0.25):
+            line = progress.read_relay(relay)
+            spent = time.monotonic() - began
+            status.update(f"{what}, {spent:.0f} s: {line or 'starting'}")
+            # Where there is no terminal to redraw a line in, a line now and then.
+            if not console.is_terminal and line != said and spent - told > 20:
+                console.print(f"{what}, {spent:.0f} s: {line}", highlight=False)
+                said, told = line, spent
