@@ -624,12 +624,13 @@ def test_the_bootstrap_is_scipys():
         perplexities,
         paired=True,
         vectorized=True,
-        n_resamples=20_000,
-        rng=np.random.default_rng(3),
+        n_resamples=2000,
+        rng=np.random.default_rng(0),
     ).confidence_interval
-    found = stats.bootstrap(values, base, weights, "perplexity", repeats=20_000)
+    found = stats.bootstrap(values, base, weights, "perplexity", repeats=2000, seed=0)
     assert found[0] == pytest.approx(perplexities(values, base, weights), rel=1e-12)
-    np.testing.assert_allclose(found[1:], expected, atol=0.03 * (expected[1] - expected[0]))
+    # The same draws, too.
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-9)
 
 
 def test_the_bootstrap_of_calibration_errors():

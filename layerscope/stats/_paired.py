@@ -140,14 +140,13 @@ def mcnemar(worse: npt.ArrayLike, better: npt.ArrayLike) -> Array:
     >>> float(mcnemar(5, 0))
     0.0625
     """
-    from scipy.special import betainc
+    from scipy.stats import binom
 
     first, second = arrays(worse=worse, better=better)
     _check_counts(first, second)
-    fewer, more = np.minimum(first, second), np.maximum(first, second)
-    # The binomial distribution at `fewer`, of fewer + more at one half each; of none it is 1.
-    tail = betainc(np.maximum(more, 1), fewer + 1, 0.5)
-    return np.where(more == 0, 1.0, np.minimum(1.0, 2 * tail))
+    # As `scipy.stats.binomtest`, which takes one pair at a time, a thousand in more than a second.
+    tail = binom.cdf(np.minimum(first, second), first + second, 0.5)
+    return np.asarray(np.minimum(1.0, 2 * tail))
 
 
 def bootstrap(
@@ -214,6 +213,8 @@ def bootstrap(
             first, second = (compute(part, sums[..., :1]) for part in parts)
             return np.asarray(first - second)
 
+    # `scipy.stats.bootstrap` gives the same numbers, but takes each example out of the sums of all:
+    # n² operations, 5.6 s in place of 0.6 s for 10,000 examples; and NaN where none differs.
     drawn = differences(_resampled(columns, repeats, seed))
     found = float(differences(total))
     levels = _bca_levels(drawn, found, differences(total - columns), confidence)

@@ -338,10 +338,10 @@ def _verdicts(
 
 
 def _spearman(first: Array, second: Array) -> float:
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     both = ~(np.isnan(first) | np.isnan(second))
-    ranks = [rankdata(values[both]) for values in (first, second)]
-    if both.sum() < 3 or any(np.ptp(rank) == 0 for rank in ranks):
+    first, second = first[both], second[both]
+    if len(first) < 3 or any(np.all(values == values[0]) for values in (first, second)):
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(first, second).statistic)
