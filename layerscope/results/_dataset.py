@@ -19,7 +19,7 @@ FULL_MODEL = "fullmodel"
 """The row of ``layer`` in which every layer is perturbed at once."""
 
 NOT_FINITE = "not finite"
-"""What `stats.classify` says of a layer whose degradation is no number."""
+"""The verdict of a layer whose degradation is no number."""
 
 NOT_MOVED = "not moved"
 """The verdict of a layer that holds the same values at the first checkpoint and at the last."""
@@ -145,14 +145,14 @@ def require(ds: xr.Dataset, *dims: str, variable: str = "value") -> xr.DataArray
         raise ResultError(f"expected an xarray Dataset, got a {type(ds).__name__}.")
     if variable not in ds:
         raise ResultError(
-            f"the Dataset has no variable {variable!r}; it has {listed(ds.data_vars)}. "
+            f"the Dataset has no variable {variable!r}; it has {listing(ds.data_vars)}. "
             "layerscope.sweep makes one that has."
         )
     missing = [dim for dim in dims if dim not in ds[variable].dims]
     if missing:
         raise ResultError(
-            f"{variable!r} has dimensions {listed(ds[variable].dims)}, but not "
-            f"{listed(missing)}. If one was selected away, keep it: .sel(name=[…])."
+            f"{variable!r} has dimensions {listing(ds[variable].dims)}, but not "
+            f"{listing(missing)}. If one was selected away, keep it: .sel(name=[…])."
         )
     return ds[variable]
 
@@ -205,5 +205,5 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def listed(names: Iterable[object]) -> str:
+def listing(names: Iterable[object]) -> str:
     return ", ".join(map(str, names)) or "none"

@@ -1,4 +1,4 @@
-"""Which values are no numbers, though they were computed."""
+"""Values that are no numbers, though they were computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layerscope.results._dataset import require
 
 
 def not_finite(ds: xr.Dataset) -> xr.DataArray:
-    """Which values were computed, and are NaN or infinite, or come from outputs that were.
+    """Mark values that were computed, and are NaN or infinite, or come from outputs that were.
 
     What is NaN in ``value`` and not marked here was not computed.
 
@@ -47,7 +47,7 @@ def not_finite(ds: xr.Dataset) -> xr.DataArray:
 
 
 def _computed(ds: xr.Dataset, value: xr.DataArray) -> xr.DataArray:
-    """Which cells were computed, as far as it can be told where the value is NaN."""
+    """Mark the cells that were computed, as far as it can be told where the value is NaN."""
     n = ds["n_examples"] if "n_examples" in ds else xr.DataArray(0)
     if "not_finite" in ds:
         return ds["not_finite"].notnull() & (n > 0)

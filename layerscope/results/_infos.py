@@ -14,7 +14,7 @@ RAND = "rand"
 """The column of the paper's figure in which layers are re-randomised."""
 
 RESET, REDRAWN = "reinitialize", "rerandomize"
-"""What distances of checkpoints, and of fresh values where nothing else is said, belong to."""
+"""The perturbations that distances of checkpoints, and of fresh values, belong to."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _at(text: str, before: str, epoch: int) -> str:
 
 _SHARE: Mapping[str, Any] = {"lower_bound": 0.0, "upper_bound": 1.0}
 
-_UNSAID_METRICS: Mapping[str, MetricInfo] = {
+_METRICS: Mapping[str, MetricInfo] = {
     info.name: info
     for info in (
         MetricInfo("error", "0–1 error, fraction in [0, 1]", fraction_of="errors", **_SHARE),
@@ -149,7 +149,7 @@ _UNSAID_METRICS: Mapping[str, MetricInfo] = {
     )
 }
 
-UNSAID_PERTURBATIONS: Mapping[str, PerturbationInfo] = {
+KNOWN_PERTURBATIONS: Mapping[str, PerturbationInfo] = {
     info.name: info
     for info in (
         PerturbationInfo(RESET, "reset to checkpoint {epoch}", "{epoch}", uses_checkpoint=True),
@@ -160,12 +160,12 @@ UNSAID_PERTURBATIONS: Mapping[str, PerturbationInfo] = {
         PerturbationInfo("skip", "skipped", sign="–"),
     )
 }
-"""Of the names that Datasets without these coordinates have: those of earlier versions, which kept
-this in lists of names, and those made by hand. Whatever is not here is written by the sweep."""
+"""Names in Datasets without these coordinates: those of earlier versions, and those made by hand.
+Whatever is not here is written by the sweep."""
 
 
-def unsaid_metric(name: str) -> MetricInfo | None:
+def known_metric(name: str) -> MetricInfo | None:
     if found := re.fullmatch(r"top([0-9]+)_error", name):
         long_name = f"fraction whose target is not among the {found[1]} largest logits, in [0, 1]"
         return MetricInfo(name, long_name, fraction_of="examples", **_SHARE)
-    return _UNSAID_METRICS.get(name)
+    return _METRICS.get(name)

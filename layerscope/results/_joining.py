@@ -10,7 +10,7 @@ import xarray as xr
 
 from layerscope.base import validate
 from layerscope.errors import ResultError
-from layerscope.results._dataset import SEED, listed, settings
+from layerscope.results._dataset import SEED, listing, settings
 
 _LATER = ("component", "block", "stage", "moved")
 """Coordinates that Datasets of earlier sweeps don't have."""
@@ -53,7 +53,7 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     everything = {name for names in held for name in names}
     if partial := sorted(n for n in everything if not all(n in names for names in held)):
         raise ResultError(
-            f"these runs can't be joined along seed: not all of them have {listed(partial)}."
+            f"these runs can't be joined along seed: not all of them have {listing(partial)}."
         )
     try:
         joined: xr.Dataset = xr.concat(

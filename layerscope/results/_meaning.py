@@ -16,12 +16,12 @@ from layerscope.base.validate import describe
 from layerscope.errors import OptionError, choose
 from layerscope.results._dataset import NO_EPOCH, require, stamp
 from layerscope.results._infos import (
+    KNOWN_PERTURBATIONS,
     RAND,
     REDRAWN,
-    UNSAID_PERTURBATIONS,
     MetricInfo,
     PerturbationInfo,
-    unsaid_metric,
+    known_metric,
 )
 
 _Info = TypeVar("_Info", MetricInfo, PerturbationInfo)
@@ -75,8 +75,8 @@ def fill_in(ds: xr.Dataset) -> xr.Dataset:
     """
     if "value" not in ds:
         return ds
-    metrics = [unsaid_metric(name) for name in _along(ds, "metric")]
-    perturbations = [UNSAID_PERTURBATIONS.get(name) for name in _along(ds, "perturbation")]
+    metrics = [known_metric(name) for name in _along(ds, "metric")]
+    perturbations = [KNOWN_PERTURBATIONS.get(name) for name in _along(ds, "perturbation")]
     known = coordinates(_all_known(metrics), _all_known(perturbations))
     new = {name: coordinate for name, coordinate in known.items() if name not in ds.coords}
     ds = ds.assign_coords(new)
@@ -149,7 +149,7 @@ def metric(ds: xr.Dataset | None, name: str) -> MetricInfo:
     >>> metric(ds, "error").worse
     -1
     """
-    return _read(ds, "metric", unsaid_metric(name) or MetricInfo(name), _METRIC)
+    return _read(ds, "metric", known_metric(name) or MetricInfo(name), _METRIC)
 
 
 def perturbation(ds: xr.Dataset | None, name: str) -> PerturbationInfo:
@@ -161,8 +161,8 @@ def perturbation(ds: xr.Dataset | None, name: str) -> PerturbationInfo:
     >>> perturbation(testing.dataset(), "rerandomize").label
     're-randomised'
     """
-    unsaid = UNSAID_PERTURBATIONS.get(name, PerturbationInfo(name))
-    return _read(ds, "perturbation", unsaid, _PERTURBATION)
+    info = KNOWN_PERTURBATIONS.get(name, PerturbationInfo(name))
+    return _read(ds, "perturbation", info, _PERTURBATION)
 
 
 def perturbation_name(ds: xr.Dataset, wanted: str | None = None) -> str:
@@ -217,11 +217,11 @@ def _read(ds: xr.Dataset | None, dim: str, info: _Info, names: Mapping[str, str]
         for held, each in said.items()
     }
     if isinstance(info, PerturbationInfo) and not said:
-        found = _seen(ds, info.name)
+        found = _infer(ds, info.name)
     return replace(info, **found)
 
 
-def _seen(ds: xr.Dataset, name: str) -> dict[str, bool]:
+def _infer(ds: xr.Dataset, name: str) -> dict[str, bool]:
     """Tell from where there are values whether a perturbation draws, and uses checkpoints."""
     if not {"perturbation", "epoch", "draw"} <= set(ds.get("value", ds).dims):
         return {}

@@ -95,7 +95,7 @@ def interval(ds: xr.Dataset, confidence: float = 0.95) -> xr.Dataset:
     return bounds.assign_attrs(confidence=confidence)
 
 
-def stopped_early(
+def early_bounds(
     ds: xr.Dataset, metric: str, like: xr.DataArray, confidence: float
 ) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """Bounds of cells that a tolerance stopped, or that go on, and which cells these are.
@@ -204,7 +204,7 @@ def samples_of(ds: xr.Dataset, metric: str) -> xr.DataArray:
 
 
 def marked_of(ds: xr.Dataset, metric: str, samples: xr.DataArray) -> xr.DataArray:
-    """Which of `samples` were computed and are not finite, or come from outputs that were not."""
+    """Mark `samples` that were computed and are not finite, or come from outputs that were not."""
     marked = with_seed(results.not_finite(ds).sel(metric=metric)).transpose(*samples.dims)
     return marked.sel(layer=samples["layer"].values)
 
@@ -217,7 +217,7 @@ def with_seed(array: xr.DataArray) -> xr.DataArray:
 
 
 def is_network(ds: xr.Dataset | xr.DataArray) -> npt.NDArray[np.bool_]:
-    """Which rows have every layer perturbed at once."""
+    """Mark the rows that have every layer perturbed at once."""
     if "kind" in ds.coords:
         return np.asarray(ds["kind"].values == "network")
     return np.asarray(ds["layer"].values == results.FULL_MODEL)

@@ -108,7 +108,7 @@ def discordant(
 
 
 def is_whole(counts: Array) -> npt.NDArray[np.bool_]:
-    """Which counts are whole numbers up to rounding; not those that are NaN."""
+    """Mark the counts that are whole numbers up to rounding; not those that are NaN."""
     return np.asarray(np.abs(counts - np.round(counts)) < 1e-4)
 
 
@@ -266,7 +266,7 @@ def _resampled(columns: Array, repeats: int, seed: int) -> Array:
 
 
 def _bca_levels(drawn: Array, found: float, without: Array, confidence: float) -> Array:
-    """Which quantiles of `drawn` the bounds are, from `without` each of the examples."""
+    """Find the quantiles of `drawn` that the bounds are, from `without` each of the examples."""
     normal = NormalDist()
     # Half of those that equal the estimate count as below it: all, where nothing differs.
     below = (np.mean(drawn < found) + np.mean(drawn <= found)) / 2

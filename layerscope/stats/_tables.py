@@ -16,6 +16,7 @@ from layerscope.errors import OptionError, choose
 from layerscope.stats._arrays import Array, estimate, moments
 from layerscope.stats._labelled import (
     difference_of,
+    early_bounds,
     estimate_of,
     examples_of,
     interval,
@@ -23,7 +24,6 @@ from layerscope.stats._labelled import (
     marked_of,
     part_of,
     samples_of,
-    stopped_early,
     with_seed,
 )
 
@@ -99,7 +99,7 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
         with_seed(bounds[name]).transpose(*samples.dims).sel(layer=samples["layer"].values)
         for name in bounds.data_vars
     )
-    least, most, early = stopped_early(ds, metric, samples, confidence)
+    least, most, early = early_bounds(ds, metric, samples, confidence)
     lower, upper = least.where(early, lower), most.where(early, upper)
     marked = marked_of(ds, metric, samples)
     broken = (marked & samples.isnull()).values
@@ -115,7 +115,7 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
         stopped = part_of(ds, "stopped_early", metric, samples).astype(bool)
         cells["stopped_early"] = (stopped & samples.notnull()).any(("seed", "draw")).values
     if "verdict" in ds:
-        cells["verdict"] = _settled(ds, samples)
+        cells["verdict"] = _verdict_of_all(ds, samples)
     frame = _long(ds, samples, cells)
     counts = frame.pop("n_examples")
     counts = counts if counts.isna().any() else counts.astype(int)
@@ -191,7 +191,7 @@ def _fewest(ds: xr.Dataset, samples: xr.DataArray) -> Array:
     return np.asarray(n.min(("seed", "draw")).values)
 
 
-def _settled(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:
+def _verdict_of_all(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:
     """Verdict that all computed draws and seeds agree on, (layer, epoch, perturbation)."""
     verdict = with_seed(ds["verdict"]).sel(layer=samples["layer"].values)
     verdict, computed = xr.broadcast(verdict, samples.notnull())

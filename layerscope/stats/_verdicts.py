@@ -1,4 +1,4 @@
-"""Which layers are robust or critical, and whether those that moved furthest are."""
+"""Verdicts: robust or critical layers, and whether they are those that moved furthest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from layerscope.stats._arrays import Array, newcombe, normal_quantile
 from layerscope.stats._labelled import (
     baseline_of,
     difference_of,
+    early_bounds,
     estimate_of,
     examples_of,
     is_network,
@@ -24,7 +25,6 @@ from layerscope.stats._labelled import (
     marked_of,
     part_of,
     samples_of,
-    stopped_early,
     with_seed,
 )
 from layerscope.stats._paired import discordant, paired_proportions
@@ -42,7 +42,7 @@ def classify(
     perturbation: str | None = None,
     include_network: bool = False,
 ) -> pd.DataFrame:
-    """Which layers are robust, which critical.
+    """Judge layers to be robust or critical.
 
     A layer is
 
@@ -271,7 +271,7 @@ def _difference_bounds(
         bounds = [each.fillna(other) for each, other in zip(paired, bounds, strict=True)]
     # What is not computed has no bounds, whatever else stands there.
     lower, upper = (bound.where(cell.notnull()) for bound in bounds)
-    least, most, early = stopped_early(ds, metric, cell, confidence)
+    least, most, early = early_bounds(ds, metric, cell, confidence)
     below, above = _baseline_bounds(ds, metric, confidence)
     return (least - above).where(early, lower), (most - below).where(early, upper), early
 
@@ -316,7 +316,7 @@ def _apply(
 
 
 def _still(cell: xr.DataArray) -> npt.NDArray[np.bool_]:
-    """Which layers never moved, where they were set back to a checkpoint."""
+    """Mark layers that never moved, where they were set back to a checkpoint."""
     if "moved" not in cell.coords or cell["epoch"].item() == results.NO_EPOCH:
         return np.zeros(cell.sizes["layer"], bool)
     return ~cell["moved"].values.astype(bool)

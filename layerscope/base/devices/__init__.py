@@ -10,7 +10,7 @@ from __future__ import annotations
 from layerscope.base.devices._choice import describe, present, resolve
 from layerscope.base.devices._memory import (
     KeepMemory,
-    exhausted,
+    out_of_memory,
     release,
     send,
     spare_bytes,
@@ -39,8 +39,8 @@ __all__ = [
     "arithmetic",
     "autocast",
     "describe",
-    "exhausted",
     "multiplies_bfloat16",
+    "out_of_memory",
     "precision",
     "present",
     "random_states",

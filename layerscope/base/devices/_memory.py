@@ -18,7 +18,7 @@ _SPARE_BYTES = 4 * 2**30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
-def exhausted(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that a device, or the machine, is out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True

@@ -60,7 +60,7 @@ def explain_mismatch(inputs: Any) -> Iterator[None]:
     except LayerscopeError:
         raise
     except Exception as error:
-        if devices.exhausted(error):
+        if devices.out_of_memory(error):
             raise
         scaled = (
             " Bytes reach it as they are: scale pixels, as images / 255, or give tokens.long()."

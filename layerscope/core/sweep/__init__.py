@@ -294,7 +294,7 @@ def sweep(
             assert store is not None
             return _noticed(cast("xr.Dataset", store.finished()))
         except (RuntimeError, MemoryError) as error:
-            if not devices.exhausted(error):
+            if not devices.out_of_memory(error):
                 raise
             plan = plan.halved(error)
         # Out here, where the error no longer holds on to what it ran out of memory with.
