@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from layerscope import errors
 from layerscope.cli import _options as options, _sweeping as sweeping, main
 from layerscope.cli._signature import arguments
 from layerscope.core import sweep as engine
+from layerscope.jupyter._backend import sweep_only
 from layerscope.zoo import training
 
 COMMANDS = {
@@ -140,6 +142,26 @@ def test_a_session_has_the_arguments_of_a_sweep():
     }  # fmt: skip
 
 
+def test_an_explorer_has_the_arguments_of_a_session_and_a_sweep():
+    arguments_of_run = {"data", "checkpoints"}  # which a run has itself
+    mine = shared(layerscope.LayerExplorer)
+    for name in set(mine) - arguments_of_run:
+        assert mine[name][0] == mine[name][1], name
+    assert set(shared(layerscope.Session)) - {"model"} <= set(mine)
+    left = set(inspect.signature(layerscope.sweep).parameters) - set(mine) - {"model"}
+    assert set(sweep_only(dict.fromkeys(left, 1))) == left
+    with pytest.raises(errors.OptionError, match="no argument of sweep"):
+        sweep_only({"model": 1})
+
+
+@pytest.mark.parametrize("function", [layerscope.Session, layerscope.LayerExplorer])
+def test_what_is_shared_is_documented_once(function):
+    words = inspect.getdoc(function)
+    same = re.search(r"^(\w[\w, ]+)\n +As for `layerscope.sweep`", words, re.MULTILINE)
+    said = set(same[1].split(", ")) | set(re.findall(r"^(\w+) : ", words, re.MULTILINE))
+    assert set(shared(function)) <= said
+
+
 WRONG = {
     "checkpoints": 3, "norms": "on", "metrics": ["eror"], "batch_size": 0, "device": "gpu",
     "dtype": "int8", "seed": -1.5, "fresh": "x", "output": 1.5,
@@ -152,7 +174,7 @@ def test_what_a_sweep_refuses_is_refused_in_the_same_words(name, trained, few_di
 
     options = {"device": "cpu", "checkpoints": trained, name: WRONG[name]}
     said = set()
-    for function in (layerscope.sweep, layerscope.Session):
+    for function in (layerscope.sweep, layerscope.Session, layerscope.LayerExplorer):
         with pytest.raises(errors.LayerscopeError) as refused:
             function(models.rebuild(trained), few_digits.test, **options)
         said.add(str(refused.value))

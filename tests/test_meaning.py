@@ -336,7 +336,7 @@ DEFINED = {
     "results/_infos.py",  # what Datasets saved before do not say
     "stats/_paired.py",  # statistics of a bootstrap, by formula
     "report/_again.py",  # what sweeps of earlier versions recorded
-    "jupyter/_explorer.py",  # what it measures unless told otherwise; a kind of message
+    "jupyter/_display.py",  # a kind of message
 }
 """Files that may name a metric or perturbation."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import threading
+from inspect import signature
 
 import pytest
 import torch
 from torch import nn
 
 import layerscope
-from layerscope import models, testing
+from layerscope import metrics, models, perturb, testing
 from layerscope.core.session import Change, Session
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.jupyter import LayerExplorer, _words as words
@@ -105,7 +106,7 @@ def test_presets_need_a_sweep_and_follow_its_verdicts(trained, few_digits):
     explorer.controls.start.click()
     assert status(explorer) == (
         "error",
-        "a Dataset alone can&#x27;t be swept; give the network, too.",
+        "a Dataset alone can&#39;t be swept; give the network, too.",
     )
     explorer.close()
     live = LayerExplorer(trained, few_digits.test, device="cpu")
@@ -155,10 +156,100 @@ def test_the_type_of_number_is_passed_on_and_stands_in_the_code(trained):
     assert losses[None] != losses["bfloat16"]
 
 
+def test_the_code_has_every_option_and_what_only_the_user_has(trained, few_digits):
+    def fresh():
+        return models.rebuild(trained)
+
+    options = {"fresh": fresh, "output": lambda out: -out, "metrics": ["loss", CERTAIN]}
+    options |= {"norms": "kept", "batch_size": 30, "seed": 3, "device": "cpu", "dtype": "bfloat16"}
+    explorer = LayerExplorer(
+        trained, few_digits.test, perturbations=[HALVE, "noise(0.1)"], **options
+    )
+    explorer.state = {"layer1": "halve", "layer2": ("noise(0.1)", 2), "layer3": ("reinitialize", 1)}
+    assert explorer.wait(60)
+    assert f"batch_size=30,\n{' ' * 4}device='cpu'" in explorer.code
+    assert "# halve: your own halve, pass the same" in explorer.code
+    names = {"halve": HALVE, "certain": CERTAIN, "fresh": fresh, "mine": options["output"]}
+    exec(explorer.code, names | {"data": few_digits.test}, names)
+    assert names["estimate"].tallies == explorer.estimate.tallies
+    explorer.state = explorer.state
+    assert explorer.wait(60)
+    assert explorer.estimate.tallies == names["estimate"].tallies
+    explorer.close()
+
+
+# What can be done to a layer.
+
+
+def halve(site):
+    return {name: value / 2 for name, value in site.trained.items()}
+
+
+HALVE = perturb.Perturbation("halve", halve, label="halved", sign="½")
+CERTAIN = metrics.Metric("certain", "largest", lambda logits, _: logits.softmax(-1).amax(-1))
+
+
+def test_whatever_is_registered_or_given_can_be_clicked(trained, few_digits):
+    given = [HALVE, "interpolate(0.5)", "zero"]
+    explorer = LayerExplorer(trained, few_digits.test, perturbations=given, device="cpu")
+    kind = explorer.controls.kind
+    offered = {name: words for words, name in kind.options}
+    assert list(offered)[:3] == ["halve", "interpolate(0.5)", "zero"]
+    simple = {n for n, make in perturb.PERTURBATIONS.items() if not signature(make).parameters}
+    assert simple < set(offered)
+    assert "permute" in simple
+    assert (offered["halve"], offered["zero"]) == ("halved", "set to zero")
+    assert offered["reinitialize"] == "reset to checkpoint"
+    click(explorer, "layer2")
+    assert explorer.state == {"layer2": "halve"}
+    assert explorer.controls.strip.blocks[1]["badge"] == "½"
+    explorer.controls.epoch.value = 1
+    kind.value = "interpolate(0.5)"
+    assert explorer.wait(60)
+    assert explorer.state == {"layer2": ("interpolate(0.5)", 1)}
+    with Session(models.rebuild(trained), few_digits.test, checkpoints=trained) as plain:
+        assert explorer.estimate.tallies == plain.measure(explorer.state).tallies
+    explorer.controls.preset.value = "reset all layers"
+    assert set(explorer.state.values()) == {("reinitialize", 0)}
+    explorer.close()
+
+
+def test_a_dataset_offers_what_it_holds():
+    ds = testing.dataset(layers=2)
+    explorer = LayerExplorer(ds)
+    assert [name for _, name in explorer.controls.kind.options] == list(ds.perturbation.values)
+    explorer.close()
+
+
+def test_the_sweep_takes_whatever_a_sweep_takes(trained, few_digits):
+    seen = []
+    more = {"perturbations": [HALVE, "noise(0.1)"], "draws": 2, "layers": ["layer[12]"]}
+    more |= {"whole": False, "tolerance": 0.2, "epochs": [0, 2], "callback": seen.append}
+    shared = {"device": "cpu", "batch_size": 50, "seed": 4, "metrics": ["accuracy", "error"]}
+    explorer = LayerExplorer(trained, few_digits.test, **shared, **more)
+    explorer.controls.start.click()
+    assert explorer.wait(120)
+    assert explorer.controls.progress.value == 1
+    expected = layerscope.sweep(
+        models.rebuild(trained), few_digits.test, checkpoints=trained, show_progress=False,
+        **shared, **more | {"callback": None},
+    )  # fmt: skip
+    assert explorer.dataset.drop_attrs().identical(expected.drop_attrs())
+    assert seen[-1].drop_attrs().identical(expected.drop_attrs())
+    # A cell of the user's own, clicked.
+    explorer._on_cell({"kind": "cell", "row": "layer2", "column": "halve", "seq": 1})
+    assert explorer.wait(60)
+    assert explorer.state == {"layer2": "halve"}
+    assert explorer.estimate is not None
+    explorer.close()
+    with pytest.raises(OptionError, match="Did you mean 'draws'"):
+        LayerExplorer(trained, few_digits.test, drawz=3)
+
+
 def test_views_carry_what_is_changed(pair_of_networks):
     net, states, pair = pair_of_networks
     explorer = LayerExplorer(net, pair, states, device="cpu", batch_size=8)
-    block = next(row for row in explorer._session.rows("block") if len(row.members) > 1)
+    block = next(row for row in explorer._backend.session.rows("block") if len(row.members) > 1)
     explorer.controls.view.value = "block"
     assert block.name in explorer.layers
     explorer.state = {block.name: "zero"}

@@ -49,11 +49,11 @@ def test_choosing_a_device_moves_the_session(opened):
     assert not explorer.controls.device.disabled
     explorer.state = {"layer1": ("reinitialize", 0)}
     assert explorer.wait(60)
-    before, left = explorer.estimate, explorer._session
+    before, left = explorer.estimate, explorer._backend.session
     explorer.controls.device.value = "cpu:0"
     assert explorer.wait(60)
     assert left.closed
-    assert explorer._session.device == torch.device("cpu:0")
+    assert explorer._backend.session.device == torch.device("cpu:0")
     assert explorer.estimate is not before
     assert explorer.estimate.tallies == before.tallies
     assert explorer.state == {"layer1": ("reinitialize", 0)}

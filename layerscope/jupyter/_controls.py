@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
 from typing import Any
 
 import ipywidgets as widgets
 
 from layerscope.base import devices
-from layerscope.core import perturb
 from layerscope.core.layers import VIEWS
 from layerscope.jupyter._strip import Grid, Strip
 
-__all__ = ["OFFERED", "Controls"]
-
-_PLAIN = [kind().info for kind in perturb.PERTURBATIONS.values() if not signature(kind).parameters]
-OFFERED = [info for info in _PLAIN if info.resets or info.sign]
-"""What a click can do to a layer: what needs no arguments and has a mark, or resets the layer."""
+__all__ = ["Controls"]
 
 
 class Controls:
@@ -28,16 +22,27 @@ class Controls:
     epochs : sequence of int
     unit : str
         What checkpoints are counted in.
+    tools : sequence of (str, str)
+        What a click can do to a layer: in words, and the name of the perturbation.
+    device : str
     live : bool
         Whether there is a network to ask.
     """
 
-    def __init__(self, epochs: Sequence[int], unit: str, device: str, live: bool) -> None:
+    def __init__(
+        self,
+        epochs: Sequence[int],
+        unit: str,
+        tools: Sequence[tuple[str, str]],
+        device: str,
+        live: bool,
+    ) -> None:
         self.title, self.status, self.cards = (widgets.HTML() for _ in range(3))
         self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
         self.strip, self.grid = Strip(label="Layers"), Grid(label="Heat map")
         self.kind = widgets.ToggleButtons(
-            options=[(info.label.replace(" {epoch}", ""), info.name) for info in OFFERED],
+            options=list(tools),
+            tooltips=[name for _, name in tools],
             style={"button_width": "auto"},
             layout=widgets.Layout(width="auto"),
         )
@@ -81,8 +86,8 @@ class Controls:
         """List every widget."""
         return [part for part in vars(self).values() if isinstance(part, widgets.Widget)]
 
-    def laid_out(self) -> list[Any]:
-        """Give the rows of the explorer from top to bottom."""
+    def rows(self) -> list[Any]:
+        """Lay the widgets out, in rows from top to bottom."""
         row = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 8px")
         spread = widgets.Layout(
             flex_flow="row wrap", align_items="center", justify_content="space-between"

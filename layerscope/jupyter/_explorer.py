@@ -7,26 +7,30 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ipywidgets as widgets
+import torch
 import xarray as xr
+from torch import nn
 
-from layerscope import plots, results, stats
-from layerscope.core.layers import Layer
-from layerscope.core.session import Change, Estimate, Session, as_call, changes, with_scenario
-from layerscope.errors import CheckpointError, LayerscopeError, OptionError
-from layerscope.jupyter import (
-    _drawing as drawing,
-    _figure as figure,
-    _rows as rows,
-    _words as words,
-)
-from layerscope.jupyter._controls import OFFERED, Controls
+from layerscope import plots
+from layerscope.core import perturb
+from layerscope.core.layers import Layer, Norms
+from layerscope.core.metrics import Metric
+from layerscope.core.running import OutputSpec
+from layerscope.core.session import Change, Estimate, with_scenario
+from layerscope.errors import LayerscopeError, OptionError
+from layerscope.jupyter import _drawing as drawing, _rows as rows, _tools as tools, _words as words
+from layerscope.jupyter._backend import Backend, sweep_only
+from layerscope.jupyter._controls import Controls
+from layerscope.jupyter._display import Display
+from layerscope.jupyter._figure import of_state
 from layerscope.jupyter._history import History, Scene
-from layerscope.jupyter._source import metric_of, resolve
+from layerscope.jupyter._progress import progress
+from layerscope.jupyter._source import metric_of, resolve, script
 from layerscope.jupyter._still import bundle
-from layerscope.jupyter._sweeping import shown_progress, sweep
 from layerscope.jupyter._worker import Worker
 from layerscope.results import FULL_MODEL
 
@@ -35,7 +39,7 @@ __all__ = ["LayerExplorer"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _told(method: F) -> F:
+def _guard(method: F) -> F:
     """Show what a method raises in the status line; Jupyter would drop it silently."""
 
     @functools.wraps(method)
@@ -43,7 +47,7 @@ def _told(method: F) -> F:
         try:
             return method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - shown to the user
-            self._fail(error)
+            self._display.fail(error)
             return None
 
     return guarded  # type: ignore[return-value]
@@ -63,18 +67,19 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     checkpoints : Series, mapping or folder, optional
     dataset : Dataset or path, optional
         A sweep of this network; colours the strip. Computed on demand otherwise.
-    view : {"leaf", "component", "block", "stage"}
-    metric : str, optional
-        What the strip and the heat map show; by default the error, or the first there is.
-    metrics : sequence of str or Metric
-        What is measured.
-    batch_size : int
-        The first estimate comes after one batch.
-    device, dtype, seed, fresh, output
-        As for `layerscope.sweep`; ``dtype="bfloat16"`` answers faster, and no longer to the last
-        bit, where the device multiplies such numbers.
     data_root : path, optional
         Folder with the data sets.
+    metric : str, optional
+        What the strip and the heat map show; by default the error, or the first there is.
+    view, norms, metrics, batch_size, device, dtype, seed, fresh, output
+        As for `layerscope.sweep`. A smaller batch gives a first estimate sooner;
+        ``dtype="bfloat16"`` answers faster, and no longer to the last bit, where the device
+        multiplies such numbers.
+    perturbations : sequence of str, Perturbation or function
+        As for `layerscope.sweep`. All of them can be clicked, and those that need no arguments.
+    **sweep
+        Whatever else `layerscope.sweep` takes, such as ``draws=10``, ``epochs=[0, 5]`` or
+        ``decide=True``, for the sweep that the button starts.
 
     Attributes
     ----------
@@ -98,7 +103,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     # Jupyter closes also what could not be made.
     _worker: Worker = None  # type: ignore[assignment]
-    _session: Session | None = None
+    _backend: Backend | None = None
     controls: Controls = None  # type: ignore[assignment]
 
     def __init__(
@@ -108,42 +113,54 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         checkpoints: Any = None,
         *,
         dataset: xr.Dataset | str | os.PathLike[str] | None = None,
-        view: str = "leaf",
-        metric: str | None = None,
-        metrics: Sequence[Any] = ("error", "loss"),
-        batch_size: int = 500,
-        device: str = "auto",
-        dtype: str | None = None,
-        seed: int = 0,
-        fresh: Any = None,
-        output: Any = None,
         data_root: str | os.PathLike[str] | None = None,
+        metric: str | None = None,
+        view: str = "leaf",
+        norms: Norms | str | Mapping[str, str] = "own",
+        perturbations: Sequence[perturb.PerturbationLike] = ("reinitialize", "rerandomize"),
+        metrics: Sequence[str | Metric] | None = None,
+        batch_size: int = 1000,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+        seed: int = 0,
+        fresh: Callable[[], nn.Module] | None = None,
+        output: OutputSpec = None,
+        **sweep: Any,
     ) -> None:
-        self._source = resolve(source, data, checkpoints, dataset, data_root)
-        self._metric = metric_of(metric, metrics, self._source.dataset)
-        self._options = dict[str, Any](metrics=metrics, batch_size=batch_size, fresh=fresh)
-        self._options |= {"device": device, "dtype": dtype, "seed": seed, "output": output}
+        options = dict[str, Any](norms=norms, metrics=metrics, batch_size=batch_size, device=device)
+        options |= {"dtype": dtype, "seed": seed, "fresh": fresh, "output": output}
+        more = {"perturbations": perturbations, **sweep_only(sweep)}
+        self._source = source_ = resolve(source, data, checkpoints, dataset, data_root)
+        self._metric = metric_of(metric, metrics, source_.dataset)
         self._scenarios: list[tuple[str, Scene, Estimate]] = []
         self._swept: dict[str, xr.Dataset] = {}
-        self._rows: dict[str, list[Layer]] = {}
-        if self._source.dataset is not None:
-            known = results.settings(self._source.dataset).get("view", "leaf")
-            self._swept[str(known)] = self._source.dataset
-            view = str(known) if self._source.model is None else view
+        if source_.dataset is not None:
+            known = source_.dataset.attrs.get("view", "leaf")
+            self._swept[str(known)] = source_.dataset
+            view = str(known) if source_.model is None else view
         self._answered: tuple[int, Estimate] | None = None
         self._seq = 0
-        if self._source.model is not None:
-            self._session = self._opened()
+        if source_.model is not None:
+            self._backend = Backend(source_, options, more)
+            self._tools = tools.of_network(perturbations)
+        else:
+            self._tools = tools.of_dataset(rows.require(source_.dataset))
         self._history = History(Scene(view))
-        epochs = self._session.epochs if self._session else rows.epochs_of(self._source.dataset)
-        unit = self._source.series.unit if self._source.series else "epoch"
-        place = str(self._session.device) if self._session else ""
-        self.controls = Controls(epochs, unit, place, self._session is not None)
-        self._worker = Worker(self._fail)
-        super().__init__(self.controls.laid_out(), _dom_classes=("ls-explorer",))
+        self.controls = self._make_controls()
+        self._display = Display(self.controls, source_.tokenizer)
+        self._worker = Worker(self._display.fail)
+        super().__init__(self.controls.rows(), _dom_classes=("ls-explorer",))
         self._wire()
-        self._say("Click a layer; arrow keys and Enter do the same.")
+        self._display.say("Click a layer; arrow keys and Enter do the same.")
         self._refresh()
+
+    def _make_controls(self) -> Controls:
+        source, backend = self._source, self._backend
+        epochs = backend.session.epochs if backend else rows.epochs_of(source.dataset)
+        unit = source.series.unit if source.series else "epoch"
+        device = str(backend.session.device) if backend else ""
+        buttons = [(tools.button(tool.about), name) for name, tool in self._tools.items()]
+        return Controls(epochs, unit, buttons, device, backend is not None)
 
     # What others may use.
 
@@ -154,7 +171,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
-        self._set(Scene(self._history.now.view, changes(state)))
+        known = [*self._tools.values(), *self._history.now.state.values()]
+        self._set(Scene(self._history.now.view, tools.parse(state, tools.objects(known))))
 
     @property
     def estimate(self) -> Estimate | None:
@@ -178,9 +196,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     @property
     def code(self) -> str:
         """Python that measures the present state again."""
-        scene, same = self._history.now, ("batch_size", "dtype", "seed")
-        given = {name: self._options[name] for name in same if self._options[name] is not None}
-        return self._source.script(as_call(scene.state, scene.view), given)
+        scene = self._history.now
+        given = self._backend.script() if self._backend else {}
+        return script(self._source, given, tools.plain(scene.state), scene.view)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything that was asked is answered; whether it was in time (seconds)."""
@@ -190,8 +208,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         """End the thread, free the memory and take the explorer off the page."""
         if self._worker is not None:
             self._worker.close()
-        if self._session is not None:
-            self._session.close()
+        if self._backend is not None:
+            self._backend.close()
         for part in self.controls.parts() if self.controls is not None else ():
             part.close()
         super().close()
@@ -227,11 +245,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         ]:
             part.observe(lambda _, changed=changed: self._do(changed), "value")
 
-    @_told
+    @_guard
     def _do(self, action: Callable[[], object]) -> None:
         action()
 
-    @_told
+    @_guard
     def _on_strip(self, picked: dict[str, Any]) -> None:
         name, scene, strip = str(picked["name"]), self._history.now, self.controls.strip
         if picked["kind"] == "select":
@@ -247,10 +265,12 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         clear = picked["kind"] == "clear" or (picked["kind"] == "toggle" and name in scene.state)
         self._set(scene.having(dict.fromkeys(chosen, None if clear else self._tool())))
 
-    @_told
+    @_guard
     def _on_cell(self, picked: dict[str, Any]) -> None:
         row, ds = str(picked["row"]), self._swept[self._history.now.view]
         change = drawing.change_of(ds, self._metric, str(picked["column"]))
+        known = self._tools.get(change.perturbation, change)
+        change = replace(change, kind=known.kind)
         chosen = self._names() if row == FULL_MODEL else [row]
         self.controls.strip.selected = chosen
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, change)))
@@ -269,20 +289,20 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self.controls.preset.value = "–"
         found = drawing.verdicts(self._swept.get(self._history.now.view), self._metric)
         chosen = drawing.preset_rows(preset, self._layers(), found)
-        reset = next(info.name for info in OFFERED if info.resets)
-        first = Change(reset, self.controls.epoch.options[0][1])
+        first = tools.at(tools.resetting(self._tools), self.controls.epoch.options[0][1])
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
 
     def _on_view(self) -> None:
         if (view := self.controls.view.value) != self._history.now.view:
             self.controls.strip.selected = []
-            if self._session is None:
+            if self._backend is None:
                 raise OptionError("a Dataset alone has one view; give the network to see others.")
-            self._set(rows.carried(self._session, self._history.now, view))
+            self._set(rows.carry(self._backend.session, self._history.now, view))
 
     def _on_device(self) -> None:
-        if self.controls.device.value != self._options["device"]:
-            self._options["device"] = self.controls.device.value
+        backend, device = self._backend, self.controls.device.value
+        if backend is not None and device != backend.options["device"]:
+            backend.options["device"] = device
             self._ask()
 
     def _back(self, move: Callable[[], Scene]) -> None:
@@ -297,7 +317,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         kept = [each for each in self._scenarios if each[0] != name.strip()]
         with_scenario(None, name, self._history.now.state, estimate)  # refuses a bad name
         self._scenarios = [*kept, (name.strip(), self._history.now, estimate)]
-        self._say(f"Kept as {name.strip()!r}; explorer.dataset has {len(self._scenarios)} so far.")
+        self._display.say(
+            f"Kept as {name.strip()!r}; explorer.dataset has {len(self._scenarios)} so far."
+        )
 
     def save_figure(self, path: str | os.PathLike[str], width: float | str | None = None) -> None:
         """Write the present state as one figure: the strip, the numbers, the heat map if swept.
@@ -305,11 +327,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         `path` and `width` are as for `layerscope.plots.save`.
         """
         estimate, scene = self.estimate, self._history.now
-        if self._session is not None and estimate is None:
+        if self._backend is not None and estimate is None:
             raise OptionError("this state is not measured yet; wait until examples were seen.")
         ds, blocks = self._swept.get(scene.view), self.controls.strip.blocks
-        picture = figure.of_state(self._source.name, scene, blocks, estimate, ds, self._metric)
-        self._say(f"Saved {plots.save(picture, path, width=width)}.")
+        picture = of_state(self._source.name, scene, blocks, estimate, ds, self._metric)
+        self._display.say(f"Saved {plots.save(picture, path, width=width)}.")
 
     def _show_code(self) -> None:
         self.controls.code.value = words.code(self.code)
@@ -321,133 +343,74 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._refresh()
 
     def _refresh(self) -> None:
-        """Draw the present scene and ask about it."""
-        parts, scene = self.controls, self._history.now
-        parts.undo.disabled = not self._history.can_undo
-        parts.redo.disabled = not self._history.can_redo
-        parts.view.value = scene.view
-        parts.preset.options = ["–", *drawing.presets(self._layers())]
-        parts.code.value = ""
-        about = f"{self._session.data.count:,} examples" if self._session else "from a Dataset"
-        about = f"{len(self._layers())} rows, {about}"
-        parts.title.value = words.title(self._source.name, about)
+        """Show the present scene and ask about it."""
+        backend = self._backend
+        about = f"{backend.session.data.count:,} examples" if backend else "from a Dataset"
+        self._display.frame(self._history, self._layers(), self._source.name, about)
         self._draw()
         self._ask()
 
     def _draw(self) -> None:
-        parts, scene = self.controls, self._history.now
-        ds = self._swept.get(scene.view)
-        table = stats.summary(ds, self._metric) if ds is not None else None
-        found = drawing.verdicts(ds, self._metric)
-        metric = results.metric(ds, self._metric)
-        parts.strip.blocks = drawing.blocks(self._layers(), scene.state, table, found, metric)
-        if ds is not None and table is not None:
-            rows, columns, cells = drawing.cells(ds, table, self._metric, self._names())
-            with parts.grid.hold_sync():
-                parts.grid.rows, parts.grid.columns, parts.grid.cells = rows, columns, cells
-        parts.grid.marked = [[r, drawing.column_of(c)] for r, c in scene.state.items()]
-
-    def _say(self, text: str, kind: str = "info") -> None:
-        self.controls.status.value = words.status(text, kind)
-
-    def _fail(self, error: BaseException) -> None:
-        known = isinstance(error, LayerscopeError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
-        if isinstance(error, CheckpointError):
-            text += " Put it right, or choose another checkpoint; Undo goes back."
-        self._say(text, "error")
+        scene = self._history.now
+        self._display.draw(scene, self._layers(), self._swept.get(scene.view), self._metric)
 
     # Who is asked.
 
-    def _opened(self) -> Session:
-        source, options = self._source, self._options
-        assert source.model is not None
-        return Session(source.model, source.data, checkpoints=source.series, **options)
-
-    def _moved(self) -> Exception | None:
-        """Open the session where it is wanted, or where it was; return what spoke against it."""
-        assert self._session is not None
-        before, wanted = str(self._session.device), self._options["device"]
-        if not self._session.closed and wanted in ("auto", before):
-            return None
-        self._session.close()
-        try:
-            self._session = self._opened()
-        except Exception as error:  # noqa: BLE001 - told with the answer
-            # What is pressed next must still be answered.
-            self._options["device"] = self.controls.device.value = before
-            self._session = self._opened()
-            return error.with_traceback(None)  # which holds on to what was opened halfway
-        return None
-
     def _ask(self) -> None:
         self._seq += 1
-        if self._session is not None:
-            self._worker.ask(functools.partial(self._answers, self._history.now, self._seq))
+        if self._backend is not None:
+            scene = self._history.now
+            self._worker.ask(functools.partial(self._answers, self._backend, scene, self._seq))
 
-    def _answers(self, scene: Scene, seq: int) -> Iterator[None]:
-        assert self._session is not None
-        trouble = self._moved()
+    def _answers(self, backend: Backend, scene: Scene, seq: int) -> Iterator[None]:
+        if trouble := backend.move():
+            self.controls.device.value = backend.options["device"]
         began = time.monotonic()
         try:
-            for estimate in self._session.evaluate(scene.state, scene.view):
+            for estimate in backend.session.evaluate(scene.state, scene.view):
                 if seq != self._seq:
                     return
                 self._answered = seq, estimate
-                self.controls.cards.value = words.cards(estimate, seq)
+                self._display.numbers(estimate, seq)
                 if estimate.final:
-                    self._say(rows.described(scene, estimate, time.monotonic() - began))
-                    self._detail(estimate)
+                    self._display.say(rows.describe(scene, estimate, time.monotonic() - began))
+                    self._display.detail(estimate, backend.session)
                 if trouble:
-                    self._fail(trouble)
+                    self._display.fail(trouble)
                 yield
         except Exception:
-            # Numbers of another state must not stay beside this one.
-            self._answered, parts = None, self.controls
-            parts.cards.value = words.unmeasured(seq)
-            parts.changed.value = parts.classes.value = parts.confusion.value = ""
+            self._answered = None
+            self._display.no_numbers(seq)
             raise
 
-    def _detail(self, estimate: Estimate) -> None:
-        assert self._session is not None
-        places, tokenizer = words.chosen(estimate), self._source.tokenizer
-        inputs = self._session.inputs(places)
-        self.controls.changed.value = words.changed(estimate, places, inputs, tokenizer)
-        self.controls.classes.value = words.classes(estimate, tokenizer)
-        self.controls.confusion.value = words.confusion(estimate, tokenizer)
-
     def _sweep(self) -> None:
-        if self._session is None:
+        if self._backend is None:
             raise OptionError("a Dataset alone can't be swept; give the network, too.")
         self.controls.start.disabled, self.controls.cancel.disabled = True, False
-        self._worker.start(functools.partial(self._swept_in_background, self._history.now.view))
+        view = self._history.now.view
+        self._worker.start(functools.partial(self._sweep_in_background, self._backend, view))
 
-    def _swept_in_background(self, view: str, between: Callable[[], None]) -> None:
+    def _sweep_in_background(
+        self, backend: Backend, view: str, between: Callable[[], None]
+    ) -> None:
         def show(ds: xr.Dataset) -> None:
             self._swept[view] = ds
             with suppress(LayerscopeError):  # nothing is known yet
                 self._draw()
 
-        assert self._session is not None
-        with shown_progress(self.controls, self._session, view, between) as count:
-            if told := sweep(self._session, self._source.data, view, self._options, show, count):
-                self._say(told)
+        with progress(self.controls, functools.partial(backend.steps, view), between) as count:
+            if notices := backend.sweep(view, show, count):
+                self._display.say(notices)
 
     # What there is.
 
     def _layers(self) -> list[Layer]:
-        view = self._history.now.view
-        if self._session is None:
+        if self._backend is None:
             return rows.layers_of(self._source.dataset)
-        # Kept, since the session may just be moving to another device.
-        if view not in self._rows:
-            found = self._session.rows(view)
-            self._rows[view] = [row for row in found if row.name != FULL_MODEL]
-        return self._rows[view]
+        return self._backend.layers(self._history.now.view)
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self._layers()]
 
     def _tool(self) -> Change:
-        change, epoch = Change(self.controls.kind.value), int(self.controls.epoch.value)
-        return Change(change.perturbation, epoch) if change.about.uses_checkpoint else change
+        return tools.at(self._tools[self.controls.kind.value], int(self.controls.epoch.value))

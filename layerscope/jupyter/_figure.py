@@ -48,7 +48,7 @@ def of_state(
     table = None if ds is None else stats.summary(ds, metric)
     return draw(
         name,
-        rows.named(scene),
+        rows.name(scene),
         blocks,
         words.readings(estimate) if estimate else [],
         words.seen(estimate) if estimate else "",

@@ -12,12 +12,12 @@ from layerscope.core.session import Change, Estimate, Session
 from layerscope.jupyter._history import Scene
 from layerscope.results import FULL_MODEL
 
-__all__ = ["carried", "described", "epochs_of", "layers_of", "named"]
+__all__ = ["carry", "describe", "epochs_of", "layers_of", "name", "require"]
 
 _NAMED = 4
 
 
-def carried(session: Session, now: Scene, view: str) -> Scene:
+def carry(session: Session, now: Scene, view: str) -> Scene:
     """Carry a scene to another view: rows all of whose leaves are changed alike."""
     leaves: dict[str, Change] = {}
     for row in session.rows(now.view):
@@ -31,29 +31,35 @@ def carried(session: Session, now: Scene, view: str) -> Scene:
     return Scene(view, state)
 
 
-def described(scene: Scene, estimate: Estimate, seconds: float) -> str:
+def describe(scene: Scene, estimate: Estimate, seconds: float) -> str:
     """Say in a sentence what was measured."""
-    return f"{named(scene)}: {estimate.total:,} examples in {seconds:.2f} s."
+    return f"{name(scene)}: {estimate.total:,} examples in {seconds:.2f} s."
 
 
-def named(scene: Scene) -> str:
+def name(scene: Scene) -> str:
     """Say what is done to which rows, or to how many."""
     what = [f"{row} {change.words}" for row, change in scene.state.items()]
     more = f" and {len(what) - _NAMED} more" if len(what) > _NAMED else ""
     return (", ".join(what[:_NAMED]) or "as trained") + more
 
 
+def require(ds: xr.Dataset | None) -> xr.Dataset:
+    """Give the Dataset of an explorer that has no network."""
+    assert ds is not None
+    return ds
+
+
 def epochs_of(ds: xr.Dataset | None) -> list[int]:
     """List the checkpoints that a Dataset knows."""
-    assert ds is not None
+    ds = require(ds)
     return [int(epoch) for epoch in ds["epoch"].values if epoch != results.NO_EPOCH]
 
 
 def layers_of(ds: xr.Dataset | None) -> list[Layer]:
     """Say what a Dataset knows of its layers."""
-    assert ds is not None
+    ds = require(ds)
 
-    def held(name: str, at: int, otherwise: Any) -> Any:
+    def read(name: str, at: int, otherwise: Any) -> Any:
         return ds[name].values[at] if name in ds.coords else otherwise
 
     return [
@@ -61,11 +67,11 @@ def layers_of(ds: xr.Dataset | None) -> list[Layer]:
             name=str(name),
             parameters=(),
             buffers=(),
-            module_type=str(held("module_type", at, "")),
-            size=int(held("parameters", at, 0)),
+            module_type=str(read("module_type", at, "")),
+            size=int(read("parameters", at, 0)),
             members=(str(name),),
-            block=str(held("block", at, "")),
-            stage=str(held("stage", at, "")),
+            block=str(read("block", at, "")),
+            stage=str(read("stage", at, "")),
         )
         for at, name in enumerate(ds["layer"].values)
         if name != FULL_MODEL

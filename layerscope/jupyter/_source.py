@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from torch import nn
 from layerscope import results
 from layerscope.core import checkpoints as checkpoints_, metrics
 from layerscope.core.checkpoints import Series
-from layerscope.core.sweep import _store as store
+from layerscope.core.sweep import DATASET
 from layerscope.errors import CheckpointError, OptionError, choose
+from layerscope.report import argument
 from layerscope.zoo import data as data_, models, training
 from layerscope.zoo.data import TextData, Tokenizer
 
-__all__ = ["Source", "metric_of", "resolve"]
+__all__ = ["Source", "metric_of", "resolve", "script"]
 
 
 @dataclass
@@ -50,14 +52,37 @@ class Source:
     code: str = ""
     tokenizer: Tokenizer | None = None
 
-    def script(self, call: str, options: Mapping[str, Any]) -> str:
-        """Write Python that opens a session with these options, and calls this in it."""
-        more = "".join(f", {name}={value!r}" for name, value in options.items())
-        return (
-            f"import layerscope\nfrom layerscope import Session\n\n{self.code}"
-            f"with Session(model, data, checkpoints=checkpoints{more}) as session:\n"
-            f"    estimate = {call}"
-        )
+
+def script(source: Source, options: Mapping[str, Any], state: Mapping[str, Any], view: str) -> str:
+    """Write Python that measures a state in a session of its own.
+
+    Parameters
+    ----------
+    source : Source
+    options : mapping
+        Arguments of the session that are not at their defaults, in plain values.
+    state : mapping
+        Likewise.
+    view : str
+    """
+    where = {"state": state} | ({} if view == "leaf" else {"view": view})
+    call = [argument(name, value) for name, value in where.items()]
+    return "\n".join(
+        [
+            "import layerscope",
+            "",
+            source.code.rstrip() or "# model, data, checkpoints: as they were given",
+            "with layerscope.Session(",
+            "    model,",
+            "    data,",
+            "    checkpoints=checkpoints,",
+            *(argument(name, value) for name, value in options.items()),
+            ") as session:",
+            "    estimate = session.measure(",
+            textwrap.indent("\n".join(call), "    "),
+            "    )",
+        ]
+    )
 
 
 def resolve(
@@ -118,9 +143,10 @@ def _of_run(
             raise CheckpointError("the run does not say what it was trained on; pass data=.")
         kind = series.manifest["data"]["name"]
         data = data_.load(kind, root, **same).test
-        more = "".join(f", {option}={value!r}" for option, value in same.items())
+        place = {} if root is None else {"root": str(root)}
+        more = "".join(f", {option}={value!r}" for option, value in (place | same).items())
         code += f"data = layerscope.load_data({kind!r}{more}).test\n"
-    swept = series.folder and Path(series.folder) / "sweep" / store.DATASET
+    swept = series.folder and Path(series.folder) / "sweep" / DATASET
     if dataset is None and swept and swept.is_file():
         dataset = results.open_dataset(swept)
     code = code if series.folder else ""
@@ -146,7 +172,7 @@ def metric_of(wanted: Any, measured: Any, ds: xr.Dataset | None) -> str:
     """Name the metric that is shown: of those in the Dataset, else of those to be measured."""
     if ds is not None:
         return results.metric_name(ds, wanted)
-    chosen = metrics.parse(measured)
+    chosen = metrics.parse(metrics.default_names() if measured is None else measured)
     names = [metric.name for metric in chosen]
     if wanted is None:
         return results.default_metric(metric.info for metric in chosen)

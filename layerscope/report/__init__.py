@@ -24,11 +24,11 @@ from layerscope.base import validate
 from layerscope.base.templates import render, trusted
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
-from layerscope.report._again import again, settings_table
+from layerscope.report._again import again, argument, settings_table
 from layerscope.report._findings import finding, judged, unperturbed, verdict_table
 from layerscope.report._reading import read
 
-__all__ = ["finding", "page", "read", "write"]
+__all__ = ["argument", "finding", "page", "read", "write"]
 
 
 def write(

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from layerscope import results
 from layerscope.base.templates import render
 
-__all__ = ["again", "settings_table"]
+__all__ = ["again", "argument", "settings_table"]
 
 # Sweeps that did not record their call said these things under the names of the arguments.
 _EARLIER: Mapping[str, Any] = {
@@ -105,7 +105,7 @@ def _probe(ds: xr.Dataset, about: Mapping[str, Any], trained: list[dict[str, Any
             "    data,",
             "    recipe,",
             f"    seeds={[int(seed) for seed in ds['seed'].values.ravel()]!r},",
-            *(_line(name, value) for name, value in given.items()),
+            *(argument(name, value) for name, value in given.items()),
             ")",
         ]
     )
@@ -125,7 +125,7 @@ def _call(about: Mapping[str, Any]) -> str:
             _commented("network,", kind),
             _commented("data,", known),
             _commented("checkpoints=checkpoints,", recorded),
-            *(_line(name, value) for name, value in _arguments(about).items()),
+            *(argument(name, value) for name, value in _arguments(about).items()),
             ")",
         ]
     )
@@ -166,7 +166,20 @@ def _earlier(about: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _line(name: str, value: Any) -> str:
+def argument(name: str, value: Any) -> str:
+    """Write an argument of a call as a line of Python.
+
+    Parameters
+    ----------
+    name : str
+    value : plain value
+        What only the user has is marked by `results.YOURS`, and stands there by its name.
+
+    Examples
+    --------
+    >>> print(argument("perturbations", ["zero", {"__yours__": "halve"}]))
+        perturbations=['zero', halve],  # halve: your own halve, pass the same
+    """
     yours: dict[str, str] = {}
     text = f"{name}={_written(value, yours)},"
     words = [f"{short}: your own {one}, pass the same" for short, one in yours.items()]
@@ -180,8 +193,9 @@ def _commented(code: str, words: str) -> str:
 
 def _written(value: Any, yours: dict[str, str]) -> str:
     """Write a value as Python; what only the user has as a name, which is added to `yours`."""
-    if isinstance(value, list):
-        return f"[{', '.join(_written(each, yours) for each in value)}]"
+    if isinstance(value, (list, tuple)):
+        each = ", ".join(_written(each, yours) for each in value)
+        return f"[{each}]" if isinstance(value, list) else f"({each}{',' * (len(value) == 1)})"
     if not isinstance(value, dict):
         return repr(value)
     if set(value) == {results.YOURS}:

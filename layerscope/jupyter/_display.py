@@ -1,0 +1,86 @@
+"""Where the answers go: what is shown of a scene, and of what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import xarray as xr
+
+from layerscope import results, stats
+from layerscope.core.layers import Layer
+from layerscope.core.session import Estimate, Session
+from layerscope.errors import CheckpointError, LayerscopeError
+from layerscope.jupyter import _drawing as drawing, _words as words
+from layerscope.jupyter._controls import Controls
+from layerscope.jupyter._history import History, Scene
+from layerscope.zoo.data import Tokenizer
+
+__all__ = ["Display"]
+
+
+class Display:
+    """What can be seen.
+
+    Parameters
+    ----------
+    controls : Controls
+    tokenizer : Tokenizer or None
+        Says what tokens are.
+    """
+
+    def __init__(self, controls: Controls, tokenizer: Tokenizer | None) -> None:
+        self._parts, self._tokenizer = controls, tokenizer
+
+    def say(self, text: str, kind: str = "info") -> None:
+        """Write into the status line."""
+        self._parts.status.value = words.status(text, kind)
+
+    def fail(self, error: BaseException) -> None:
+        """Say what went wrong."""
+        known = isinstance(error, LayerscopeError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        if isinstance(error, CheckpointError):
+            text += " Put it right, or choose another checkpoint; Undo goes back."
+        self.say(text, "error")
+
+    def frame(self, history: History, layers: Sequence[Layer], name: str, about: str) -> None:
+        """Show what stands around the layers: the title, and what can be pressed."""
+        parts = self._parts
+        parts.undo.disabled, parts.redo.disabled = not history.can_undo, not history.can_redo
+        parts.view.value = history.now.view
+        parts.preset.options = ["–", *drawing.presets(layers)]
+        parts.code.value = ""
+        parts.title.value = words.title(name, f"{len(layers)} rows, {about}")
+
+    def draw(
+        self, scene: Scene, layers: Sequence[Layer], ds: xr.Dataset | None, metric: str
+    ) -> None:
+        """Draw the strip, and the heat map as far as it is known."""
+        parts = self._parts
+        table = stats.summary(ds, metric) if ds is not None else None
+        found, info = drawing.verdicts(ds, metric), results.metric(ds, metric)
+        parts.strip.blocks = drawing.blocks(layers, scene.state, table, found, info)
+        if ds is not None and table is not None:
+            names = [layer.name for layer in layers]
+            rows, columns, cells = drawing.cells(ds, table, metric, names)
+            with parts.grid.hold_sync():
+                parts.grid.rows, parts.grid.columns, parts.grid.cells = rows, columns, cells
+        parts.grid.marked = [[r, drawing.column_of(c)] for r, c in scene.state.items()]
+
+    def numbers(self, estimate: Estimate, seq: int) -> None:
+        """Show what is known so far of the question of this number."""
+        self._parts.cards.value = words.cards(estimate, seq)
+
+    def no_numbers(self, seq: int) -> None:
+        """Show that a state can't be measured: numbers of another must not stay beside it."""
+        parts = self._parts
+        parts.cards.value = words.unmeasured(seq)
+        parts.changed.value = parts.classes.value = parts.confusion.value = ""
+
+    def detail(self, estimate: Estimate, session: Session) -> None:
+        """Show which predictions changed, and of which classes."""
+        parts, places = self._parts, words.chosen(estimate)
+        inputs = session.inputs(places)
+        parts.changed.value = words.changed(estimate, places, inputs, self._tokenizer)
+        parts.classes.value = words.classes(estimate, self._tokenizer)
+        parts.confusion.value = words.confusion(estimate, self._tokenizer)
