@@ -374,7 +374,7 @@ def decide(network: str, *, quick: bool) -> dict[str, object]:
     inputs = next(iter(images.test.batches(BATCH)))[0]
     with torch.no_grad():
         first, total = starts(model, lambda: model(inputs), 7)
-    rows = {row.name: row for row in layers.rows(model, None, "leaf", layers.Norms.of("with"))}
+    rows = {row.name: row for row in layers.find(model, "leaf", "with")}
     shares = [
         1 - start(first, frozenset(map(owner_name, rows[str(name)].tensors))) / total
         for name in ds.layer.values

@@ -365,7 +365,7 @@ def _cells_by_copies(
     model = models.rebuild(series).to(place)
     batches = list(FixedBatches(test, _BATCH, place))
     names = [str(name) for name in ds["metric"].values]
-    rows = [*layers.rows(model, None, view), layers.whole_network(model, FULL_MODEL)]
+    rows = [*layers.find(model, view), layers.whole_network(model, FULL_MODEL)]
     for row in rows:
         for kind in perturb.parse(_PERTURBATIONS):
             for epoch in series.epochs[:2] if kind.uses_checkpoint else [NO_EPOCH]:

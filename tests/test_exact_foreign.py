@@ -682,7 +682,7 @@ def check(case: Case, view: str, draws: int = 2) -> dict[str, Any]:
     assert seen in net._forward_hooks.values()
     batches, before = case.data(), trace_of(net)
     perturbations = ["reinitialize", "rerandomize", "zero", *(["skip"] * case.skips)]
-    rows = layers.rows(net, None, view)
+    rows = layers.find(net, view)
     rows = rows[:: math.ceil(len(rows) / case.most_rows)]
     ds = layerscope.sweep(
         net, batches, checkpoints=states, view=view, layers=[row.name for row in rows],

@@ -520,13 +520,13 @@ def test_a_function_groups_leaves():
         assert module is (model if name == "(root)" else model.get_submodule(name))
         return None if name == "head" else type(module).__name__
 
-    rows = layers.rows(model, by_kind)
+    rows = layers.find(model, wanted=by_kind)
     assert [(row.name, row.members) for row in rows] == [
         ("Nested", ("(root)",)),
         ("Linear", ("blocks.0.0", "blocks.1.0")),
         ("BatchNorm1d", ("blocks.0.2", "blocks.1.2")),
     ]
-    followed = layers.rows(model, lambda name, _: name[:8], norms="with")
+    followed = layers.find(model, norms="with", wanted=lambda name, _: name[:8])
     assert followed[2].members == ("blocks.0.0", "blocks.0.2")
     assert followed[2].modules == ("blocks.0.0", "blocks.0.2")
 
@@ -541,15 +541,15 @@ def test_a_function_groups_leaves():
 )
 def test_a_function_that_does_not_group_is_refused(function, view, match):
     with pytest.raises(LayerError, match=match):
-        layers.rows(Nested(), function, view)
+        layers.find(Nested(), view, wanted=function)
 
 
 def test_patterns_pick_rows_of_the_view():
     model = torchvision.models.resnet18()
-    assert [r.name for r in layers.rows(model, ["layer1*", "fc"], "block")] == [
+    assert [r.name for r in layers.find(model, "block", wanted=["layer1*", "fc"])] == [
         "layer1.0", "layer1.1", "fc",
     ]  # fmt: skip
-    (deep,) = layers.rows(model, {"deep": ["layer3", "layer4"]}, "stage", "kept")
+    (deep,) = layers.find(model, "stage", "kept", {"deep": ["layer3", "layer4"]})
     assert deep.modules == ("layer3", "layer4")
     assert not any("bn" in name for name in deep.tensors)
 

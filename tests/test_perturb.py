@@ -155,7 +155,7 @@ def test_a_function_that_builds_the_same_network_each_time_is_refused():
 
 def test_a_group_names_all_origins_of_its_members():
     source, found, _ = fresh(seeded(0, Overwritten))
-    group = layers.merge("all", list(found.values()))
+    (group,) = layers.select(list(found.values()), {"all": "*"})
     assert source.origin(group) == "empirical, reset_parameters"
     assert source.draw(group, seeds.generator(0)).keys() == set(group.tensors)
 

@@ -57,7 +57,7 @@ def site_of(make, *names, seed=7):
     model, start = made(make, 0), made(make, 1)
     found = {layer.name: layer for layer in layers.find(model)}
     members = [found[name] for name in names] if names else list(found.values())
-    layer = members[0] if len(names) == 1 else layers.merge("row", members)
+    layer = members[0] if len(names) == 1 else layers.select(members, {"row": "*"})[0]
     series = open_series({0: start.state_dict(), 5: model.state_dict()}).fit(model)
     return Site(
         layer=layer,

@@ -93,7 +93,7 @@ def test_every_cell_of_a_sweep_is_what_the_specification_says():
     )  # fmt: skip
     series, compared, refused = open_series(states).fit(model), 0, set()
     rows = [
-        *layers.rows(model, None, "block", "with"),
+        *layers.find(model, "block", "with"),
         layers.whole_network(model, "fullmodel", "with"),
     ]
     for row in rows:

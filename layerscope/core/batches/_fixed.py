@@ -200,8 +200,8 @@ class FixedBatches:
         return other
 
     @property
-    def reading(self) -> BatchReader:
-        """How the batches are read."""
+    def reader(self) -> BatchReader:
+        """Reader of the batches."""
         return self._found or BatchReader()
 
     @property
@@ -211,7 +211,7 @@ class FixedBatches:
 
     @property
     def indices(self) -> npt.NDArray[np.int64]:
-        """Where each example stands in the data as they were given, shape ``(count,)``."""
+        """Positions of the examples in the data as they were given, shape ``(count,)``."""
         return np.arange(self.count) if self._order is None else self._order.numpy()
 
     @property
@@ -231,7 +231,7 @@ class FixedBatches:
                 and _digest(inputs, targets) not in self._seen[index : index + 1]
             ):
                 raise _changed(f"batch {index} is not what it was")
-            yield self._moved(*self.reading(inputs, targets))
+            yield self._moved(*self.reader(inputs, targets))
         if self._seen is not None and index + 1 != len(self._seen):
             raise _changed(f"there were {len(self._seen)} batches, now {index + 1}")
 

@@ -48,7 +48,7 @@ class Arguments(dict[str, Any]):
 
 @dataclass(frozen=True)
 class BatchReader:
-    """How the batches of a data set are read for a network.
+    """Reads the batches of a data set for a network.
 
     Parameters
     ----------

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from layerscope.core.checkpoints._matching import require_finite
 from layerscope.core.checkpoints._opening import open_series
-from layerscope.core.checkpoints._series import UNITS, Series
+from layerscope.core.checkpoints._series import Series
+from layerscope.core.checkpoints._source import Checkpoint, open_checkpoint
 from layerscope.core.checkpoints._writer import MANIFEST, SeriesWriter, separate_tensors
 
 __all__ = [
     "MANIFEST",
-    "UNITS",
+    "Checkpoint",
     "Series",
     "SeriesWriter",
+    "open_checkpoint",
     "open_series",
     "require_finite",
     "separate_tensors",

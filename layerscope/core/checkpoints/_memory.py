@@ -61,7 +61,7 @@ class InMemory:
         return self._state[name]
 
     def memory(self) -> frozenset[int]:
-        """Where the tensors lie; empty where they hold nothing."""
+        """Addresses of the tensors; empty where they hold nothing."""
         return frozenset(t.data_ptr() for t in self._state.values() if t.numel())
 
     def digest(self) -> str:

@@ -115,7 +115,7 @@ def _collected(folder: Path) -> Series:
 
 
 def _step_of(path: Path) -> int:
-    """How many steps a checkpoint of Lightning's says that it is after."""
+    """Steps that a checkpoint of Lightning's says that it is after."""
     step = files.TorchFile(path).beside("global_step")
     if step is None:
         raise CheckpointError(

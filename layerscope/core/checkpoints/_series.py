@@ -17,15 +17,13 @@ from layerscope.core.checkpoints._converting import convert
 from layerscope.core.checkpoints._matching import match_names, spare_names
 from layerscope.core.checkpoints._sharing import require_apart, require_copies
 from layerscope.core.checkpoints._tying import require_one_value
+from layerscope.core.checkpoints._writer import UNITS
 from layerscope.errors import CheckpointError, choose
 
-__all__ = ["UNITS", "Series"]
+__all__ = ["Series"]
 
 _LARGE = 2**20
 """Elements that are worth giving back the memory of what was read before."""
-
-UNITS = ("epoch", "step")
-"""What checkpoints are counted in."""
 
 
 class Series:

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from layerscope.base.writing import write_bytes
-from layerscope.errors import CheckpointError
+from layerscope.errors import CheckpointError, choose
 
 __all__ = ["MANIFEST", "SeriesWriter", "read_manifest", "separate_tensors"]
 
 MANIFEST = "manifest.json"
+
+UNITS = ("epoch", "step")
+"""Units that checkpoints are counted in."""
+
 _FORMAT: Mapping[str, Any] = {"format": "layerscope-series", "version": 1}
 
 
@@ -32,6 +36,7 @@ class SeriesWriter:
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        choose(about.get("unit", UNITS[0]), UNITS, "unit")
         self.folder = folder
         path = folder / MANIFEST
         known = read_manifest(path) if path.is_file() else {}

@@ -11,12 +11,12 @@ share memory are one.
 """
 
 from layerscope.core.layers._fans import fan_ins
-from layerscope.core.layers._layer import ROOT, Layer, merge
+from layerscope.core.layers._layer import ROOT, Layer
 from layerscope.core.layers._network import require_network
 from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._order import execution_order
-from layerscope.core.layers._selecting import LayerSelection, rows, select
-from layerscope.core.layers._views import VIEWS, find, whole_network
+from layerscope.core.layers._selecting import LayerSelection, find, select
+from layerscope.core.layers._views import VIEWS, whole_network
 
 __all__ = [
     "ROOT",
@@ -27,9 +27,7 @@ __all__ = [
     "execution_order",
     "fan_ins",
     "find",
-    "merge",
     "require_network",
-    "rows",
     "select",
     "whole_network",
 ]

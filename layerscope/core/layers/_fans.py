@@ -1,4 +1,4 @@
-"""How many elements of a weight one output sees."""
+"""Fan-ins: the number of elements of a weight that one output sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each leaf lies: in which component, block and stage.
+"""The component, block and stage that each leaf lies in.
 
 A network may declare it, as ``model.layer_views``; what it does not is found from the modules.
 

@@ -1,4 +1,4 @@
-"""Picking rows by name, pattern, group or function."""
+"""Finding the rows of a network, and selecting among them by name, pattern, group or function."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 from layerscope.base.validate import describe
 from layerscope.core.layers._layer import ROOT, Layer, merge
 from layerscope.core.layers._norms import Norms
-from layerscope.core.layers._views import find
+from layerscope.core.layers._views import find_all
 from layerscope.errors import LayerError, choose
 
-__all__ = ["LayerSelection", "rows", "select"]
+__all__ = ["LayerSelection", "find", "select"]
 
 LayerSelection = (
     Sequence[str]
@@ -25,38 +25,58 @@ LayerSelection = (
 """Names or patterns; groups of them; a function from a leaf to its group; or everything."""
 
 
-def rows(
+def find(
     model: nn.Module,
-    wanted: LayerSelection = None,
     view: str = "leaf",
     norms: Norms | str | Mapping[str, str] = "own",
+    wanted: LayerSelection = None,
 ) -> list[Layer]:
-    """List the rows that a sweep perturbs one by one, in order of registration.
+    """List the rows of one view of a network, in order of registration.
 
     Parameters
     ----------
     model : nn.Module
+        Where it has an attribute ``layer_views``, a mapping from view to a mapping from the name
+        of a row to names or patterns of leaves, that is taken; else see `layers.places`.
+    view : {"leaf", "component", "block", "stage"}
+        ``"leaf"``: every module that holds parameters of its own, with its saved buffers. The
+        tensors that parametrise another (``torch.nn.utils.parametrizations``) belong to the
+        module of the latter. In the other views, leaves that lie together make one row.
+    norms : Norms, str or mapping
+        The rule for normalisation layers, see `layers.norms` and `hosts`.
     wanted : sequence of str, mapping, callable, or None
         Names or patterns of rows, or groups of them, see `select`. A function of a leaf's name
         and module returns the name of the group that the leaf belongs to, or None to leave it
         out; normalisation layers that go with another leaf follow that one.
-    view, norms
-        As for `find`.
+
+    Returns
+    -------
+    list of Layer
+        Of all rows, every parameter is in one, save those that `norms` keeps. One that has several
+        names belongs to the first of them; the others are the row's aliases.
 
     Raises
     ------
     LayerError
-        As `find` and `select`; also if the function returns something else, leaves every leaf
-        out, or comes with a view other than ``"leaf"``.
+        If the network has no parameters, or some without a shape yet; if there is no such view or
+        rule; if ``layer_views`` is no partition of the leaves; if no row is left; as `select`; if
+        the function returns something else, leaves every leaf out, or comes with a view other than
+        ``"leaf"``.
 
     Examples
     --------
     >>> from torch import nn
+    >>> block = lambda: nn.TransformerEncoderLayer(8, 2, 16)
+    >>> net = nn.Sequential(nn.Linear(4, 8), block(), block(), nn.Linear(8, 2))
+    >>> [row.name for row in find(net, view="block")]
+    ['0', '1', '2', '3']
+    >>> [row.name for row in find(net, view="component", norms="with")][:4]
+    ['0', '1.self_attn', '1.linear1', '1.linear2']
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3))
-    >>> [row.members for row in rows(net, lambda name, module: type(module).__name__)]
+    >>> [row.members for row in find(net, wanted=lambda name, module: type(module).__name__)]
     [('0', '2'), ('1',)]
     """
-    found = find(model, view, norms)
+    found = find_all(model, view, norms)
     if isinstance(wanted, (type, nn.Module)) or not callable(wanted):
         return select(found, _names(model, wanted))
     if view != "leaf":
@@ -110,7 +130,7 @@ def select(
     layers: Sequence[Layer],
     wanted: Sequence[str] | Mapping[str, str | Sequence[str]] | None,
 ) -> list[Layer]:
-    """Pick layers by name or pattern, or gather them into groups.
+    """Select layers by name or pattern, or gather them into groups.
 
     Parameters
     ----------

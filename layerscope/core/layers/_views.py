@@ -14,53 +14,18 @@ from layerscope.core.layers._places import GROUPING, Place, alone, places
 from layerscope.core.layers._tree import Leaf, Tree
 from layerscope.errors import LayerError, choose
 
-__all__ = ["VIEWS", "find", "hosts", "whole_network"]
+__all__ = ["VIEWS", "find_all", "hosts", "whole_network"]
 
 VIEWS = ("leaf", *GROUPING)
 """The ways to see a network, from fine to coarse."""
 
 
-def find(
+def find_all(
     model: nn.Module,
     view: str = "leaf",
     norms: Norms | str | Mapping[str, str] = "own",
 ) -> list[Layer]:
-    """List the rows of one view of a network, in order of registration.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Where it has an attribute ``layer_views``, a mapping from view to a mapping from the name
-        of a row to names or patterns of leaves, that is taken; else see `layers.places`.
-    view : {"leaf", "component", "block", "stage"}
-        ``"leaf"``: every module that holds parameters of its own, with its saved buffers. The
-        tensors that parametrise another (``torch.nn.utils.parametrizations``) belong to the
-        module of the latter. In the other views, leaves that lie together make one row.
-    norms : Norms, str or mapping
-        What becomes of normalisation layers, see `layers.norms` and `hosts`.
-
-    Returns
-    -------
-    list of Layer
-        Every parameter is in one row, save those that `norms` keeps. One that has several names
-        belongs to the first of them; the others are the row's aliases.
-
-    Raises
-    ------
-    LayerError
-        If the network has no parameters, or some without a shape yet; if there is no such view or
-        rule; if ``layer_views`` is no partition of the leaves; if no row is left.
-
-    Examples
-    --------
-    >>> from torch import nn
-    >>> block = lambda: nn.TransformerEncoderLayer(8, 2, 16)
-    >>> net = nn.Sequential(nn.Linear(4, 8), block(), block(), nn.Linear(8, 2))
-    >>> [row.name for row in find(net, view="block")]
-    ['0', '1', '2', '3']
-    >>> [row.name for row in find(net, view="component", norms="with")][:4]
-    ['0', '1.self_attn', '1.linear1', '1.linear2']
-    """
+    """List every row of one view of a network, in order of registration; see `find`."""
     require_module(model)
     try:
         choose(view, VIEWS, "view")

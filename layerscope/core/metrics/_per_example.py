@@ -215,7 +215,7 @@ def _check(
 
 
 def _counted(outputs: Tensor, targets: Any) -> Tensor:
-    """Which positions count, shape (n, …); of targets of another form (n,): all examples."""
+    """Mask of positions that count, shape (n, …); of targets of another form (n,): all examples."""
     shape = outputs.shape[:-1] if outputs.ndim > 1 else outputs.shape
     if targets is not None:
         placed = torch.is_tensor(targets) and targets.shape in (shape, outputs.shape[:1])

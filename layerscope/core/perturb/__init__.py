@@ -1,4 +1,4 @@
-"""What can be done to a layer.
+"""Perturbations: what is done to a layer.
 
 A perturbation is a function from a `Site` (one layer of a trained network, and what is known of
 its past) to the tensors that the layer holds instead. One of your own takes a few lines:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layerscope.base.copies import uncopied
 from layerscope.base.tensors import owner_name
-from layerscope.core.checkpoints import _source as files
+from layerscope.core.checkpoints import Checkpoint, open_checkpoint
 from layerscope.core.layers import ROOT
 from layerscope.core.perturb._protocol import Perturbation, Site
 from layerscope.errors import LayerError
@@ -52,7 +52,7 @@ def exchange(
     >>> exchange(donor).name
     'exchange(sha256:24841c6b)'
     """
-    source = files.open_checkpoint(other, "the network that exchange was given")
+    source = open_checkpoint(other, "the network that exchange was given")
     sha = source.digest()
     names = dict(layers or {})
     is_path = isinstance(other, (str, os.PathLike))
@@ -64,7 +64,7 @@ def exchange(
     )
 
 
-def _taken(source: files.Checkpoint, names: Mapping[str, str], site: Site) -> dict[str, Tensor]:
+def _taken(source: Checkpoint, names: Mapping[str, str], site: Site) -> dict[str, Tensor]:
     there, own = source.signature(), uncopied(site.trained)
     wanted = {name: _renamed(name, names) for name in own}
     for name, its in wanted.items():

@@ -261,7 +261,7 @@ class Redraw:
         return drawn | self._buffers(leaf)
 
     def _pattern(self, name: str, start: Tensor) -> tuple[Tensor | None, float | None]:
-        """Which elements are drawn, None for all, and the gain of an orthogonal matrix."""
+        """Indices of the elements that are drawn, None for all; gain of an orthogonal matrix."""
         if name not in self._patterns:
             mask = likeness.patterned(start)
             free = (~mask).flatten().nonzero().flatten() if mask.any() else None

@@ -44,7 +44,7 @@ def independent(start: Tensor) -> bool:
 
 
 def patterned(start: Tensor) -> Tensor:
-    """Which elements are no draws but a pattern: constant slices, and values that repeat in order.
+    """Mark elements that are no draws but a pattern: constant slices, values repeated in order.
 
     A mask of the tensor's shape. Values that repeat in no order, such as random signs, are draws.
     """
@@ -108,7 +108,7 @@ def _is_constant(values: Tensor) -> bool:
 
 
 def _constant_slices(values: Tensor) -> Tensor:
-    """Which slices along the first axis hold one value throughout, such as a padding row."""
+    """Mark slices along the first axis that hold one value throughout, such as a padding row."""
     if values.ndim < 2 or values[0].numel() < 3:
         return torch.zeros(len(values) if values.ndim else 1, dtype=torch.bool)
     flat = values.flatten(1)

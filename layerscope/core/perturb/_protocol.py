@@ -14,13 +14,11 @@ from layerscope.base import seeds
 from layerscope.base.copies import copy_modules, copy_tensors, uncopied
 from layerscope.base.fingerprints import fingerprint
 from layerscope.base.tensors import owner_name
-from layerscope.core.layers import Layer
+from layerscope.core.layers import ROOT, Layer
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import PerturbationInfo
 
 __all__ = ["Perturbation", "Site"]
-
-ROOT = "(root)"
 
 _UNSAID: Mapping[str, Any] = {}
 

@@ -42,7 +42,7 @@ _SOMETHING_ELSE = (
 
 
 class _Metric(Protocol):
-    """What is asked of a metric here: the rooms of those stand above this one."""
+    """A metric, of which only this is asked: their room stands above this one."""
 
     @property
     def classes(self) -> bool: ...

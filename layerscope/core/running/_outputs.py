@@ -1,4 +1,4 @@
-"""Where in what a network returned the numbers are that metrics read."""
+"""Outputs that metrics read, in what a network returned."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _untouched(where: Callable[[Any], Any], outputs: Any) -> Any:
 
 
 def tensor_version(tensor: Any) -> int:
-    """How often PyTorch changed a tensor; nobody counts for those of inference mode."""
+    """Count of PyTorch's changes to a tensor; nobody counts for those of inference mode."""
     return tensor._version if torch.is_tensor(tensor) and not tensor.is_inference() else 0
 
 

@@ -130,8 +130,8 @@ class Session:
             output=OutputFinder(output),
         )
         self.epochs, self.data = tuple(self.plan.epochs), self.plan.data
-        if self.data.reading.guessed:
-            warnings.warn(str(self.data.reading), SweepWarning, stacklevel=2)
+        if self.data.reader.guessed:
+            warnings.warn(str(self.data.reader), SweepWarning, stacklevel=2)
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
         self._views: dict[str, _View] = {}
         self._seen: dict[int, Seen] = {}

@@ -107,7 +107,7 @@ class Plan:
                 "examples": self.data.count,
                 "sha256": self.data.fingerprint,
                 "order": self.data.order,
-                "targets": str(self.data.reading),
+                "targets": str(self.data.reader),
             },
             "output": _described(self.output.where),
             "layers": sorted(row.name for row in self.rows),
@@ -433,7 +433,7 @@ def rows(
     model: nn.Module, wanted: LayerSelection, view: str, norms: Norms, network: bool
 ) -> list[Layer]:
     """List the layers or groups to sweep, and last, if `network`, all of it."""
-    found = layers.rows(model, wanted, view, norms)
+    found = layers.find(model, view, norms, wanted)
     if any(row.name == FULL_MODEL for row in found):
         raise OptionError(f"a group can't be called {FULL_MODEL!r}, which is the whole network.")
     return [*found, layers.whole_network(model, FULL_MODEL, norms)] if network else found

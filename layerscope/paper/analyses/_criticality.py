@@ -218,7 +218,7 @@ def _squared_distance(
 ) -> dict[str, float]:
     """‖θᵀ − θ⁰‖²_F of the rows that were swept."""
     options = {name: sweep[name] for name in ("view", "norms") if name in sweep}
-    rows = layers_.rows(model, sweep["layers"], **options)
+    rows = layers_.find(model, wanted=sweep["layers"], **options)
     first, last = (series.read(epoch) for epoch in (series.epochs[0], series.last))
     return {
         row.name: sum(

@@ -11,16 +11,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from layerscope.base import validate
+from layerscope.core.layers import ROOT
 from layerscope.errors import OptionError, choose
 from layerscope.zoo.models._initializers import Initializer, draw
 
-__all__ = ["ROOT", "VIEWS", "Config", "Family", "Network", "assemble", "leaves", "structure"]
+__all__ = ["VIEWS", "Config", "Family", "Network", "assemble", "leaves", "structure"]
 
 VIEWS = ("component", "block", "stage")
 """The ways in which a network's leaves are gathered into rows, finest first."""
-
-ROOT = "(root)"
-"""Name of the leaf that holds parameters of the network itself."""
 
 Place = tuple[str, str, str]
 """The group of a leaf in each of the views."""

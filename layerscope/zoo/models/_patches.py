@@ -10,8 +10,9 @@ from typing import ClassVar
 from torch import nn
 
 from layerscope.base.extras import extra
+from layerscope.core.layers import ROOT
 from layerscope.errors import OptionError, choose
-from layerscope.zoo.models._family import ROOT, Config, Family, Place
+from layerscope.zoo.models._family import Config, Family, Place
 from layerscope.zoo.models._initializers import (
     ZERO,
     Initializer,

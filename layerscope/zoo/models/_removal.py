@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from layerscope.core.layers import ROOT
 from layerscope.errors import LayerError, OptionError, choose
-from layerscope.zoo.models._family import ROOT, Config, leaves
+from layerscope.zoo.models._family import Config, leaves
 
 __all__ = ["remove"]
 

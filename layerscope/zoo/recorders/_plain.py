@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from layerscope.core.checkpoints import MANIFEST, UNITS, Series, SeriesWriter, open_series
-from layerscope.errors import OptionError, choose
+from layerscope.core.checkpoints import MANIFEST, Series, SeriesWriter, open_series
+from layerscope.errors import OptionError
 
 __all__ = ["CheckpointRecorder"]
 
@@ -63,7 +63,7 @@ class CheckpointRecorder:
                 f"{folder} holds a series already; give another folder, or resume=True to go on "
                 "with it."
             )
-        self._writer = SeriesWriter(Path(folder), {"unit": choose(unit, UNITS, "unit")})
+        self._writer = SeriesWriter(Path(folder), {"unit": unit})
         if not there:
             self._writer.record(0, model.state_dict(), {})
 

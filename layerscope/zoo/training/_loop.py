@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from layerscope.base import devices, progress, seeds
 from layerscope.base.tensors import owner_name
 from layerscope.core import layers, metrics
-from layerscope.core.batches import Batch, BatchReader, Examples, batches, label_range, move
+from layerscope.core.batches import (
+    NO_TARGET,
+    Batch,
+    BatchReader,
+    Examples,
+    batches,
+    label_range,
+    move,
+)
 from layerscope.core.checkpoints import SeriesWriter
 from layerscope.core.running import evaluation_mode, find_logits, infer_reader, run_network
 from layerscope.errors import OptionError, SweepWarning, TrainingError
@@ -26,7 +34,6 @@ from layerscope.zoo.training._recipe import Recipe, convolves
 
 __all__ = ["Loop"]
 
-IGNORED = -100
 """Targets that count for nothing, in sequences."""
 
 _SAVE_EVERY_S = 5.0
@@ -197,7 +204,7 @@ class Loop:
         wrong = outputs.argmax(-1) != targets
         counted: Tensor | int = len(targets)
         if outputs.ndim > 2:
-            there = targets != IGNORED
+            there = targets != NO_TARGET
             wrong, counted = wrong & there, there.sum()
         self.sums["loss"] += loss * counted
         self.sums["counts"][0] += wrong.sum()
@@ -323,12 +330,12 @@ def loss_of(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     total = nn.functional.cross_entropy(
         outputs.flatten(0, -2),
         targets.flatten(),
-        ignore_index=IGNORED,
+        ignore_index=NO_TARGET,
         label_smoothing=smoothing,
         reduction="sum",
     )
     # A batch in which nothing counts is no division by 0.
-    return total / (targets != IGNORED).sum().clamp(min=1)
+    return total / (targets != NO_TARGET).sum().clamp(min=1)
 
 
 def freeze(model: nn.Module, patterns: Collection[str]) -> list[nn.Module]:
