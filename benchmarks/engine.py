@@ -64,7 +64,7 @@ from layerscope.base import devices
 from layerscope.base.tensors import owner_name
 from layerscope.core.checkpoints import Series
 from layerscope.core.lending import Swapper
-from layerscope.core.reuse import Recorder
+from layerscope.core.reuse import Group, Recorder
 from layerscope.errors import DataError
 from layerscope.zoo import training
 from layerscope.zoo.data import Examples, ImageData
@@ -208,10 +208,10 @@ def measure(
     with devices.KeepMemory(inputs.device), Recorder(network) as recorder:
         first, total = starts(network, call, 7)
         begun = clock()
-        recorder.record(call, changed)
+        recorder.record(call, map(Group, changed))
         watch = clock() - begun
         begun = clock()
-        recorder.record(call, changed)
+        recorder.record(call, map(Group, changed))
         reuse += clock() - begun
         watch -= reuse
         for group in changed:
@@ -221,10 +221,10 @@ def measure(
                     expected = call()
                     alike += clock() - begun
                     begun = clock()
-                    output = recorder.replay(call, group)
+                    output = recorder.replay(call, Group(group))
                     reuse += clock() - begun
                 exact = exact and torch.equal(output, expected)
-            recorder.forget(group)
+            recorder.forget(Group(group))
     suffixes = sum(total - start(first, group) for group in changed)
     return {
         "network": name,

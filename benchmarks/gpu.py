@@ -64,7 +64,7 @@ from layerscope import checkpoints, metrics, models
 from layerscope.base import devices
 from layerscope.core import plain
 from layerscope.core.lending import Swapper
-from layerscope.core.reuse import Recorder
+from layerscope.core.reuse import Group, Recorder
 from layerscope.core.session import Session
 from layerscope.zoo import training
 from layerscope.zoo.data import Examples, ImageData
@@ -237,15 +237,15 @@ def _replays(run: Run, network: nn.Module, shape: tuple[int, ...], setting: str)
     rows, unequal, idle = holders(network, 6 if run.quick else 20), [], []
     repeats = all(torch.equal(call(), call()) for _ in range(3))
     with devices.KeepMemory(run.device), Recorder(network) as recorder:
-        reference = recorder.record(call, [frozenset({row}) for row in rows])
+        reference = recorder.record(call, [Group.of(row) for row in rows])
         for row in rows:
             values = other_weights(network, row)
             with swapper.swapped(values):
-                outputs = recorder.replay(call, frozenset({row}))
+                outputs = recorder.replay(call, Group.of(row))
             wanted = caller(run, plain.copy_with(network, values), inputs, setting)()
             unequal += [] if torch.equal(outputs, wanted) else [row]
             idle += [row] if torch.equal(outputs, reference) else []
-            recorder.forget(frozenset({row}))
+            recorder.forget(Group.of(row))
     return {
         "rows": len(rows),
         "unequal": unequal,
@@ -377,7 +377,7 @@ def _blocks(run: Run, network: Any, tokens: Tensor) -> Facts:
     call, swapper, stem = caller(run, network, tokens), Swapper(network), "gpt_neox.layers"
     blocks = network.gpt_neox.layers
     groups = [
-        frozenset(f"{stem}.{index}.{name}" for name in holders(block, 1000))
+        Group.of(*(f"{stem}.{index}.{name}" for name in holders(block, 1000)))
         for index, block in enumerate(blocks)
     ]
     wanted, spent = metrics.parse(("error", "loss")), dict.fromkeys(("plain", "replay"), 0.0)
@@ -441,7 +441,7 @@ def speed(run: Run) -> None:
 
 def _passes(run: Run, network: nn.Module, inputs: Tensor) -> Facts:
     call, rows = caller(run, network, inputs), holders(network, 4 if run.quick else 12)
-    groups = [frozenset({row}) for row in rows]
+    groups = [Group.of(row) for row in rows]
     plain, plain_host = run.timed(call)
     shares, swapper, replays = _shares(run, network, call, rows), Swapper(network), []
     with devices.KeepMemory(run.device), Recorder(network) as recorder:

@@ -22,7 +22,7 @@ ROOMS = {
     "base": ["tensors", "fingerprints", "copies", "extras", "memory", "notebooks", "templates",
              "validate", "undoing", "writing", "seeds", "progress", "devices"],
     "core": ["batches", "layers", "checkpoints", "running", "metrics", "perturb", "plain",
-             "lending", "reuse", "stopping", "sweep", "session"],
+             "lending", "reuse", "stopping", "probe", "sweep", "session"],
     "zoo": ["models", "data", "recorders", "training"],
     "paper": ["analyses", "reference", "experiments", "reproduce", "batch", "gallery"],
 }  # fmt: skip
@@ -121,6 +121,14 @@ def test_a_room_is_entered_by_its_face():
         counts[parts(path)[0]] += len(names)
     more = {wing for wing, count in counts.items() if count > UNDERSCORED.get(wing, 0)}
     assert not {p.name: names for p, names in found.items() if names and parts(p)[0] in more}
+
+
+def test_the_sweep_and_the_session_know_nothing_of_each_other():
+    for room, other in (("sweep", "session"), ("session", "sweep")):
+        files = (PACKAGE / "core" / room).glob("*.py")
+        names = {name for path in files for name in imported(path)}
+        assert names
+        assert not [name for name in names if name[:2] == ("core", other)]
 
 
 def test_modules_are_short_enough_to_read():

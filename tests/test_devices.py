@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from layerscope import data, metrics, models
 from layerscope.base import devices
 from layerscope.core import lending as borrow
+from layerscope.core.probe import CellTensors
 from layerscope.core.running import run_network
-from layerscope.core.sweep._weights import Weights
 from layerscope.errors import OptionError
 
 
@@ -226,9 +226,10 @@ def test_a_whole_cell_stays_on_the_device(network, monkeypatch):
     batch = torch.zeros(6, 3, 4, device=CUDA)
     targets = torch.zeros(6, dtype=torch.long, device=CUDA)
     values = {"layer2.weight": torch.ones(8, 8), "layer2.bias": torch.ones(8)}
-    weights = Weights(SimpleNamespace(values=lambda _: values, device=CUDA))
-    kept = weights.of(SimpleNamespace(key="cell"))
-    assert weights.of(SimpleNamespace(key="cell")) is kept
+    tensors, cell = CellTensors(network, None, None, 0, CUDA), SimpleNamespace(key="", layer="")
+    monkeypatch.setattr(tensors, "computed", lambda _: values)
+    kept = tensors.of(cell)
+    assert tensors.of(cell) is kept
     assert {t.device for t in kept.values()} == {CUDA}
     swapper = borrow.Swapper(network)
     wanted = OF_CLASSES

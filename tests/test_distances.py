@@ -27,7 +27,7 @@ def test_every_norm_equals_numpy(w0, w1, b0, b1):
         {"m.weight": torch.from_numpy(w), "m.bias": torch.from_numpy(b)}
         for w, b in ((w1, b1), (w0, b0))
     ]
-    found = distances.moved(*tensors).norms()
+    found = distances.displacement(*tensors).norms()
     assert list(found) == list(distances.NORMS)
     start = np.concatenate([w0.ravel(), b0]).astype(float)
     change = np.concatenate([w1.ravel(), b1]).astype(float) - start
@@ -49,11 +49,11 @@ def test_modules_add_up_to_the_whole(w0, w1, v0, v1):
         return {f"{name}.weight": torch.from_numpy(values) for name, values in found.items()}
 
     parts = [
-        distances.moved(state(a=w1), state(a=w0)),
-        distances.moved(state(b=v1), state(b=v0)),
+        distances.displacement(state(a=w1), state(a=w0)),
+        distances.displacement(state(b=v1), state(b=v0)),
     ]
-    whole = distances.moved(state(a=w1, b=v1), state(a=w0, b=v0))
-    added = sum(parts, distances.Moved())
+    whole = distances.displacement(state(a=w1, b=v1), state(a=w0, b=v0))
+    added = sum(parts, distances.Displacement())
     for field in ("squares", "scaled", "start", "largest", "count"):
         assert getattr(added, field) == pytest.approx(getattr(whole, field), rel=1e-14, abs=0)
     expected = math.sqrt(parts[0].squares / 3 + parts[1].squares / 5)
@@ -64,7 +64,7 @@ def test_modules_add_up_to_the_whole(w0, w1, v0, v1):
 def test_fan_in_is_what_one_output_sees():
     start = {"c.weight": torch.zeros(8, 3, 5, 5), "n.weight": torch.zeros(8)}
     now = {name: torch.ones_like(t) for name, t in start.items()}
-    scaled = distances.moved(now, start).scaled
+    scaled = distances.displacement(now, start).scaled
     assert scaled == pytest.approx(8 * 75 / 75 + 8, rel=1e-14)  # a vector alone counts as it is
 
 
@@ -73,7 +73,7 @@ def weighed(module, names=None) -> float:
     start = dict(module.named_parameters())
     now = {name: t + (names is None or name in names) for name, t in start.items()}
     with torch.no_grad():
-        return distances.moved(now, start, dict(module.named_modules())).scaled
+        return distances.displacement(now, start, dict(module.named_modules())).scaled
 
 
 def test_each_matrix_of_a_recurrent_layer_has_a_fan_in_of_its_own():
@@ -178,9 +178,9 @@ def test_a_sweep_measures_layers_by_their_own_fan_in():
 
 def test_a_start_at_zero_has_no_relative_distance():
     zero, one = {"b": torch.zeros(3)}, {"b": torch.tensor([0.0, 3.0, 4.0])}
-    assert distances.moved(one, zero).norms()["l2_relative"] == math.inf
-    assert distances.moved(zero, zero).norms()["l2_relative"] == 0.0
-    assert distances.moved(zero, one).norms()["l2_relative"] == 1.0
+    assert distances.displacement(one, zero).norms()["l2_relative"] == math.inf
+    assert distances.displacement(zero, zero).norms()["l2_relative"] == 0.0
+    assert distances.displacement(zero, one).norms()["l2_relative"] == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -188,22 +188,23 @@ def test_sums_are_in_double_precision(dtype):
     # In float16, 300² overflows and 10,001 terms of 1 do not add up.
     start = {"w": torch.zeros(10_001, dtype=dtype)}
     now = {"w": torch.cat([torch.full((1,), 304.0), torch.ones(10_000)]).to(dtype)}
-    assert distances.moved(now, start).squares == 304.0**2 + 10_000
+    assert distances.displacement(now, start).squares == 304.0**2 + 10_000
 
 
 def test_nothing_at_all_has_moved_nowhere():
     empty = {"w": torch.zeros(0, 4)}
-    assert set(distances.moved(empty, empty).norms().values()) == {0.0}
-    assert set(distances.Moved().norms().values()) == {0.0}
+    assert set(distances.displacement(empty, empty).norms().values()) == {0.0}
+    assert set(distances.Displacement().norms().values()) == {0.0}
 
 
 def test_nan_is_not_hidden():
     start, now = {"w": torch.zeros(2)}, {"w": torch.tensor([math.nan, 1.0])}
-    found = distances.moved(now, start).norms()
+    found = distances.displacement(now, start).norms()
     assert math.isnan(found["l2"])
     assert math.isnan(found["linf"])
     total = (
-        distances.Moved(largest=1.0, squares=1.0, count=1) + distances.moved(now, start)
+        distances.Displacement(largest=1.0, squares=1.0, count=1)
+        + distances.displacement(now, start)
     ).norms()
     assert math.isnan(total["l2"])
     assert math.isnan(total["linf"])

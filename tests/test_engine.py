@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations
 import layerscope
 from layerscope import layers, metrics, perturb, results
 from layerscope.base import seeds
-from layerscope.core import plain, sweep as engine
+from layerscope.core import batches as batches_, plain, sweep as engine
 from layerscope.core.checkpoints import open_series
 from layerscope.core.perturb import Perturbation
 from layerscope.errors import (
@@ -198,11 +198,11 @@ def wrapped(states):
 def test_streaming_gives_the_same_bits(pair, states, monkeypatch):
     batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
     whole = layerscope.sweep(nasty(1), batches, checkpoints=states)
-    held = engine.data_.FixedBatches
+    fixed = batches_.FixedBatches
     monkeypatch.setattr(
-        engine.data_, "FixedBatches", lambda *given, **more: held(*given, **more, limit=1200)
+        batches_, "FixedBatches", lambda *given, **more: fixed(*given, **more, limit=1200)
     )
-    assert engine.data_.FixedBatches(batches, 1, torch.device("cpu"))._held is None
+    assert batches_.FixedBatches(batches, 1, torch.device("cpu"))._held is None
     parts = layerscope.sweep(nasty(1), batches, checkpoints=states)
     assert whole.value.identical(parts.value)
     assert whole.baseline.identical(parts.baseline)

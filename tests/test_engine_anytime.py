@@ -15,7 +15,8 @@ import xarray as xr
 
 import layerscope
 from layerscope import models, results, stats
-from layerscope.core import plain, sweep as engine
+from layerscope.core import plain
+from layerscope.core.reuse import Recorder
 from layerscope.core.sweep import _loop as loop
 from layerscope.core.sweep._store import Parts
 from layerscope.errors import LayerscopeError, OptionError
@@ -202,14 +203,14 @@ def test_a_stopped_cell_goes_on_to_the_same_verdict(states, tmp_path):
 
 
 def test_batches_are_halved_where_memory_runs_out(pair, states, monkeypatch, tmp_path):
-    record = loop.Recorder.record
+    record = Recorder.record
 
     def greedy(self, call, groups):
         if call().shape[0] > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return record(self, call, groups)
 
-    monkeypatch.setattr(loop.Recorder, "record", greedy)
+    monkeypatch.setattr(Recorder, "record", greedy)
     given = {"checkpoints": states, "draws": 1}
     with (
         pytest.warns(UserWarning, match="out of memory with 60 examples.*30"),
@@ -227,7 +228,7 @@ def test_running_out_of_memory_for_good_says_what_to_do(pair, states, monkeypatc
     def never(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(loop.Recorder, "record", never)
+    monkeypatch.setattr(Recorder, "record", never)
     model = network()
     before = copy.deepcopy(model.state_dict())
     with (
@@ -346,6 +347,6 @@ def test_a_sweep_that_another_process_finished_is_read(pair, states, tmp_path, m
         return claim(self, name)
 
     monkeypatch.setattr(Parts, "claim", late)
-    monkeypatch.setattr(engine._loop.Recorder, "replay", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Recorder, "replay", lambda *_: pytest.fail("computed again"))
     found = layerscope.sweep(network(), pair, checkpoints=states, out=tmp_path / "run")
     xr.testing.assert_identical(found, expected)

@@ -194,7 +194,8 @@ def evaluated(model):
 def watched(work, model, at, strike):
     """Do `work` and strike at event `at` of what lends: how many there were, and the error."""
     seen = 0
-    places = ("lending.py", "undoing.py", "beforehand.py", "passes.py", "recorder.py", "loop.py",
+    places = ("lending.py", "undoing.py", "probe.py", "steadiness.py", "passes.py",
+              "recorder.py", "loop.py",
               "watching.py", "state.py", "order.py", "running.py", "session.py",
               "identity.py", "devices/_choice.py", "devices/_memory.py",
               "devices/_precision.py")  # fmt: skip

@@ -18,7 +18,10 @@ from layerscope.base.tensors import owner_name
 from layerscope.core.checkpoints import open_series
 from layerscope.core.layers import Norms
 from layerscope.core.perturb import Perturbation, Redraw, Site
-from layerscope.core.sweep._plan import Plan, rows
+from layerscope.core.probe import CellTensors, Subject
+from layerscope.core.sweep._grid import Grid, rows
+from layerscope.core.sweep._identity import identify
+from layerscope.core.sweep._plan import Plan
 from layerscope.errors import CheckpointError, LayerError, OptionError
 from layerscope.zoo.data import FixedBatches
 
@@ -548,33 +551,30 @@ class Callable:
 # In a plan
 
 
-def plan_of(perturbations, **more):
+def plan_of(perturbations):
     model, start = made(Net, 0), made(Net, 1)
     series = open_series({0: start.state_dict(), 5: model.state_dict()}).fit(model)
     pair = torch.ones(4, 2, 5, 5), torch.zeros(4, dtype=torch.long)
-    parts = {
-        "model": model, "series": series, "metrics": [],
-        "rows": rows(model, None, "leaf", Norms(), network=True), "device": torch.device("cpu"),
-        "perturbations": perturb.parse(perturbations), "epochs": [0, 5], "draws": 2,
-        "fresh": Redraw(model, series), "seed": 0,
-        "data": FixedBatches(pair, 4, torch.device("cpu")),
-    }  # fmt: skip
-    return Plan(**{**parts, **more})
+    cpu, found = torch.device("cpu"), rows(model, None, "leaf", Norms(), network=True)
+    return Plan(
+        Subject(model, series, FixedBatches(pair, 4, cpu), [], cpu),
+        Grid(found, perturb.parse(perturbations), [0, 5], 2),
+        CellTensors(model, series, Redraw(model, series), 0, cpu),
+    )
 
 
 def test_a_plan_knows_cells_skips_and_settings():
     plan = plan_of(["reinitialize+noise(0.1)", "skip", "permute"])
-    plan.check()
-    cells = [cell for cell in plan.cells() if cell.layer.name == "fc"]
+    cells = [cell for cell in plan.grid.cells() if cell.layer.name == "fc"]
     assert [(c.perturbation.name, c.epoch, c.draw) for c in cells] == [
         *(("reinitialize+noise(0.1)", epoch, draw) for epoch in (0, 5) for draw in (0, 1)),
         ("skip", -1, 0),
         ("permute", -1, 0),
         ("permute", -1, 1),
     ]
-    assert [plan.skips(cell) for cell in cells] == [()] * 4 + [("fc",)] + [()] * 2
-    assert plan.values(cells[4]) == {}
-    assert plan.identity()["perturbation_settings"] == {
+    assert [cell.skipped for cell in cells] == [()] * 4 + [("fc",)] + [()] * 2
+    assert plan.tensors.computed(cells[4]) == {}
+    assert identify(plan, None)["perturbation_settings"] == {
         "reinitialize+noise(0.1)": {
             "parts": [["reinitialize", {}], ["noise(0.1)", {"scale": 0.1, "relative": False}]]
         }

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from layerscope.core import plain
-from layerscope.core.reuse import Recorder
+from layerscope.core.reuse import Group, Recorder
 from layerscope.errors import LayerError
 
 
@@ -97,9 +97,7 @@ def check(model, *inputs, groups=None, run=None, seed=None, must_differ=(), budg
     model.eval()
     run = run or (lambda network, args: network(*args))
     pristine = copy.deepcopy(inputs)
-    groups = [
-        frozenset([g]) if isinstance(g, str) else frozenset(g) for g in groups or holders(model)
-    ]
+    groups = [Group.of(g) if isinstance(g, str) else Group.of(*g) for g in groups or holders(model)]
     before = trace_of(model)
 
     def plainly(weights):
@@ -115,7 +113,8 @@ def check(model, *inputs, groups=None, run=None, seed=None, must_differ=(), budg
         return run(model, inputs)
 
     cells = {
-        group: [changed_weights(model, group, seed=s) for s in range(draws)] for group in groups
+        group: [changed_weights(model, group.changed, seed=s) for s in range(draws)]
+        for group in groups
     }
     unchanged = plainly({})
     expected = {group: [plainly(weights) for weights in cells[group]] for group in groups}
@@ -133,9 +132,9 @@ def check(model, *inputs, groups=None, run=None, seed=None, must_differ=(), budg
                 finally:
                     for name, value in own.items():
                         model.get_parameter(name).data = value
-                assert same(output, right), f"{sorted(group)} differs"
-                if group & set(must_differ):
-                    assert not same(output, unchanged), f"{sorted(group)} makes no difference"
+                assert same(output, right), f"{group} differs"
+                if group.changed & set(must_differ):
+                    assert not same(output, unchanged), f"{group} makes no difference"
         assert same(recorder.record(call, groups[:1]), unchanged)
     assert_same_trace(before, trace_of(model))
     for a, b in zip(leaves(inputs), leaves(pristine), strict=True):
@@ -149,9 +148,9 @@ def skipped(model, *inputs, group, **kwargs):
     recorder = check(model, *inputs, groups=[group], **kwargs)
     model.eval()
     with recorder:
-        recorder.record(lambda: model(*inputs), [group])
+        recorder.record(lambda: model(*inputs), [Group.of(*group)])
         ran()
-        recorder.replay(lambda: model(*inputs), group)
+        recorder.replay(lambda: model(*inputs), Group.of(*group))
     return spies - set(ran())
 
 
@@ -750,7 +749,7 @@ def test_other_weights_take_another_way(function):
     model.limit = float(model.b(x).sum().detach()) + 1e-3
     recorder = check(model, x, draws=4)
     # A write to a shared tensor by a replay is noticed, and the replay done again.
-    assert (frozenset({"b"}) in recorder.plain_groups) == (function is steered_after)
+    assert (Group.of("b") in recorder.plain_groups) == (function is steered_after)
 
 
 def test_what_comes_before_is_skipped():
@@ -779,7 +778,7 @@ def test_the_outermost_is_skipped():
     assert not recorder.plain_modules
     model.eval()
     with recorder:
-        recorder.record(lambda: model(torch.ones(3, 4)), [{"2.inner"}])
+        recorder.record(lambda: model(torch.ones(3, 4)), [Group.of("2.inner")])
         # Neither what is inside the block nor what only the skipped use is kept.
         assert len(recorder._memory) == 1
 
@@ -793,9 +792,9 @@ def test_calls_of_a_shared_module_are_told_apart():
     assert skipped(model, x, group={"c.inner"}) == {"a", "relu", "b"}
     check(model, x, groups=[{"b.inner"}])
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [{"b.inner"}])
+        recorder.record(lambda: model(x), [Group.of("b.inner")])
         ran()
-        recorder.replay(lambda: model(x), {"b.inner"})
+        recorder.replay(lambda: model(x), Group.of("b.inner"))
     assert ran() == ["b", "relu", "c"]
 
 
@@ -897,10 +896,10 @@ def test_hooks_are_called_and_count():
     recorder = check(model, x)
     assert "hooks" in recorder.plain_modules["1"]
     with recorder:
-        recorder.record(lambda: model(x), [{"2.inner"}])
+        recorder.record(lambda: model(x), [Group.of("2.inner")])
         calls.clear()
         ran()
-        recorder.replay(lambda: model(x), {"2.inner"})
+        recorder.replay(lambda: model(x), Group.of("2.inner"))
     # The hooks run around the module, whose own work is skipped.
     assert calls == ["pre", "post"]
     assert ran() == ["2"]
@@ -912,9 +911,9 @@ def test_hooks_may_keep_what_they_see():
     model[0].register_forward_hook(lambda _m, _a, out: kept.append(out))
     x = torch.randn(3, 4)
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [{"2.inner"}])
+        recorder.record(lambda: model(x), [Group.of("2.inner")])
         kept.clear()
-        recorder.replay(lambda: model(x), {"2.inner"})
+        recorder.replay(lambda: model(x), Group.of("2.inner"))
     with torch.no_grad():
         assert torch.equal(kept[0], model[0].inner(x))
 
@@ -942,7 +941,7 @@ def test_what_cannot_be_watched_is_refused(function, reason):
         assert reason in recorder.refusal
     state = random.getstate()
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [{"b"}])
+        recorder.record(lambda: model(x), [Group.of("b")])
     random.setstate(state)
     assert reason in recorder.refusal
 
@@ -952,9 +951,9 @@ def test_an_input_that_the_network_changes_is_put_back():
     before = x.clone()
     model = nn.Sequential(nn.ReLU(True), lin(), lin())
     with Recorder(model.eval()) as recorder:
-        recorder.record(lambda: model(x), [{"2"}])
+        recorder.record(lambda: model(x), [Group.of("2")])
         assert torch.equal(x, before)
-        recorder.replay(lambda: model(x), {"2"})
+        recorder.replay(lambda: model(x), Group.of("2"))
     assert torch.equal(x, before)
 
 
@@ -968,9 +967,9 @@ def test_inputs_of_other_forms_and_batches():
     with Recorder(model) as recorder:
         for rows in (4, 4, 2, 4, 2):
             x = torch.randn(rows, 4)
-            for group in recorder.walk(lambda: model(x), [{"a"}, {"b"}, {"other"}]):  # noqa: B023
-                (name,) = group
-                weights = changed_weights(model, group)
+            for group in recorder.walk(lambda: model(x), map(Group.of, ("a", "b", "other"))):  # noqa: B023
+                (name,) = group.changed
+                weights = changed_weights(model, group.changed)
                 changed = plain.copy_with(model, weights)
                 own = {key: model.get_parameter(key).data for key in weights}
                 for key, value in weights.items():
@@ -996,11 +995,11 @@ def test_batches_that_take_another_way():
     changed = plain.copy_with(model, weights)
     with Recorder(model) as recorder, torch.no_grad():
         for x in (-torch.ones(3, 4), torch.ones(3, 4), -torch.ones(3, 4)):
-            recorder.record(lambda: model(x), [{"b"}])  # noqa: B023
+            recorder.record(lambda: model(x), [Group.of("b")])  # noqa: B023
             own = {key: model.get_parameter(key).data for key in weights}
             for key, value in weights.items():
                 model.get_parameter(key).data = value
-            output = recorder.replay(lambda: model(x), {"b"})  # noqa: B023
+            output = recorder.replay(lambda: model(x), Group.of("b"))  # noqa: B023
             for key, value in own.items():
                 model.get_parameter(key).data = value
             assert torch.equal(output, changed(x))
@@ -1063,9 +1062,9 @@ def test_global_hooks_are_called():
         model = nn.Sequential(nn.Sequential(lin(), nn.ReLU(True)), lin())
         check(model, torch.randn(3, 4))
         with Recorder(model) as recorder:
-            recorder.record(lambda: model(torch.ones(3, 4)), [{"1"}])
+            recorder.record(lambda: model(torch.ones(3, 4)), [Group.of("1")])
             calls.clear()
-            recorder.replay(lambda: model(torch.ones(3, 4)), {"1"})
+            recorder.replay(lambda: model(torch.ones(3, 4)), Group.of("1"))
     finally:
         handle.remove()
     assert len(calls) == 5
@@ -1098,12 +1097,12 @@ def test_changed_buffers():
     x = torch.randn(2, 3, 8, 8)
     changed = plain.copy_with(model, {"1.running_mean": torch.randn(4)})
     with Recorder(model) as recorder, torch.no_grad():
-        recorder.record(lambda: model(x), [{"1"}])
+        recorder.record(lambda: model(x), [Group.of("1")])
         own = model[1].running_mean
         for swap in (True, False):
             if swap:
                 model[1]._buffers["running_mean"] = changed[1].running_mean
-            output = recorder.replay(lambda: model(x), {"1"})
+            output = recorder.replay(lambda: model(x), Group.of("1"))
             model[1]._buffers["running_mean"] = own
             assert torch.equal(output, (changed if swap else model)(x))
 
@@ -1114,7 +1113,7 @@ def test_nothing_stays_behind_after_an_exception(stop):
     x = torch.randn(3, 4)
     before = trace_of(model)
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [{"3.inner"}, {"4"}])
+        recorder.record(lambda: model(x), [Group.of("3.inner"), Group.of("4")])
 
         def call():
             model(x)
@@ -1122,13 +1121,15 @@ def test_nothing_stays_behind_after_an_exception(stop):
 
         for _ in range(2):
             with pytest.raises(stop):
-                recorder.replay(call, {"4"})
+                recorder.replay(call, Group.of("4"))
             assert_same_trace(before, trace_of(model))
             assert model[2].seen == []
         with torch.no_grad():
-            assert torch.equal(recorder.replay(lambda: model(x), {"4"}), copy.deepcopy(model)(x))
+            assert torch.equal(
+                recorder.replay(lambda: model(x), Group.of("4")), copy.deepcopy(model)(x)
+            )
         with pytest.raises(stop):
-            recorder.record(call, [{"4"}])
+            recorder.record(call, [Group.of("4")])
         assert_same_trace(before, trace_of(model))
     assert_same_trace(before, trace_of(model))
 
@@ -1136,21 +1137,21 @@ def test_nothing_stays_behind_after_an_exception(stop):
 def test_the_networks_own_error_is_raised():
     model = lines(raising, a=lin()).eval()
     with Recorder(model) as recorder, pytest.raises(ValueError, match="as it should"):
-        recorder.record(lambda: model(torch.randn(3, 4)), [{"a"}])
+        recorder.record(lambda: model(torch.randn(3, 4)), [Group.of("a")])
 
 
 def test_unknown_names():
     with Recorder(lin()) as recorder, pytest.raises(LayerError, match="nowhere"):
-        recorder.record(lambda: None, [{"nowhere"}])
+        recorder.record(lambda: None, [Group.of("nowhere")])
 
 
 def test_a_group_that_was_not_recorded_runs_plainly():
     model = nn.Sequential(spy("0"), spy("1")).eval()
     x = torch.randn(3, 4)
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [{"0.inner"}])
+        recorder.record(lambda: model(x), [Group.of("0.inner")])
         ran()
-        recorder.replay(lambda: model(x), {"1.inner"})
+        recorder.replay(lambda: model(x), Group.of("1.inner"))
     assert ran() == ["0", "1"]
 
 
@@ -1158,10 +1159,10 @@ def test_what_is_no_longer_needed_is_freed():
     model = nn.Sequential(lin(), nn.ReLU(), lin(), nn.ReLU(), lin()).eval()
     x = torch.randn(3, 4)
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [{"2"}, {"4"}])
+        recorder.record(lambda: model(x), [Group.of("2"), Group.of("4")])
         kept = [weakref.ref(tensor[0]) for tensor in recorder._memory.values()]
         assert len(kept) == 2
-        recorder.forget({"2"})
+        recorder.forget(Group.of("2"))
         gc.collect()
         assert sum(ref() is not None for ref in kept) == 1
     gc.collect()
@@ -1186,16 +1187,16 @@ def test_caller_changes_an_output():
     model = lines(lambda n, x: (n.a(x), n.b(x)), a=spy("a"), b=spy("b")).eval()
     x = torch.randn(3, 4)
     with Recorder(model) as recorder, torch.no_grad():
-        recorder.record(lambda: model(x), [{"b.inner"}])
-        recorder.replay(lambda: model(x), {"b.inner"})[0].zero_()
-        again = recorder.replay(lambda: model(x), {"b.inner"})
+        recorder.record(lambda: model(x), [Group.of("b.inner")])
+        recorder.replay(lambda: model(x), Group.of("b.inner"))[0].zero_()
+        again = recorder.replay(lambda: model(x), Group.of("b.inner"))
         assert torch.equal(again[0], model(x)[0])
 
 
 def test_the_network_may_be_copied_between_passes():
     model = nn.Sequential(lin(), lin()).eval()
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(torch.ones(3, 4)), [{"1"}])
+        recorder.record(lambda: model(torch.ones(3, 4)), [Group.of("1")])
         copied = copy.deepcopy(model)
     assert copied[0].forward.__self__ is copied[0]
 

@@ -53,7 +53,6 @@ def check(model, *inputs, groups):
     expected = {g: plainly(model, g.skipped, cells[g], *inputs) for g in groups}
     with Recorder(model) as recorder:
         for g in recorder.walk(lambda: model(*inputs), groups):
-            g = g if isinstance(g, Group) else Group(g)
             own = {name: model.get_parameter(name).data for name in cells[g]}
             try:
                 for name, value in cells[g].items():
@@ -311,9 +310,9 @@ def test_a_group_without_skips_is_the_plain_collection():
     model = nn.Sequential(lin(), lin()).eval()
     x = torch.randn(3, 4)
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [Group(frozenset({"1"})), group(["1"])])
-        assert recorder.remembered == [frozenset({"1"}), group(["1"])]
-        recorder.forget(["1"])
+        recorder.record(lambda: model(x), [Group.of("1"), group(["1"])])
+        assert recorder.remembered == [Group.of("1"), group(["1"])]
+        recorder.forget(Group.of("1"))
         with torch.no_grad():
             assert torch.equal(recorder.replay(lambda: model(x), group(["1"])), model[0](x))
 
@@ -442,7 +441,7 @@ def test_nothing_stays_passed_over_after_an_exception(stop):
     model = nn.Sequential(lin(), lin(), lin()).eval()
     x = torch.randn(3, 4)
     with Recorder(model) as recorder:
-        recorder.record(lambda: model(x), [group(["1"]), {"2"}])
+        recorder.record(lambda: model(x), [group(["1"]), Group.of("2")])
 
         def call():
             model(x)
@@ -451,4 +450,6 @@ def test_nothing_stays_passed_over_after_an_exception(stop):
         with pytest.raises(stop):
             recorder.replay(call, group(["1"]))
         with torch.no_grad():
-            assert torch.equal(recorder.replay(lambda: model(x), {"2"}), copy.deepcopy(model)(x))
+            assert torch.equal(
+                recorder.replay(lambda: model(x), Group.of("2")), copy.deepcopy(model)(x)
+            )

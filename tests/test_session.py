@@ -159,7 +159,7 @@ def test_estimates_come_batch_by_batch_and_may_be_left_unread(states, pair):
         assert (first.examples, first.total, first.final) == (16, 50, False)
         part = pair[0][:16], pair[1][:16]
         assert first.tallies == specified(states, part, zeroed(states, "head"))
-        weights = live.plan.model.state_dict()
+        weights = live.subject.model.state_dict()
         assert all(torch.equal(weights[name], states[2][name]) for name in weights)
         other = live.evaluate({"stem.0": "zero"})
         next(other)
@@ -198,7 +198,7 @@ def test_everything_comes_back_as_it_was(states, pair):
     live = opened(states, pair, model)
     iterator = live.evaluate({"head": "zero"})
     next(iterator)
-    kept = weakref.ref(live._recorder)
+    kept = weakref.ref(live._probe.recorder)
     live.close()
     live.close()
     now = model.state_dict(keep_vars=True)

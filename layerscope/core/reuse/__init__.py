@@ -5,7 +5,7 @@ layer has other weights? Most of each answer is known already. A `Recorder` runs
 over the batch, keeps what later passes will ask for, and lets whole modules hand that back:
 
 >>> with Recorder(model) as recorder:                             # doctest: +SKIP
-...     for group in recorder.walk(lambda: model(inputs), [{"conv1"}, {"fc"}]):
+...     for group in recorder.walk(lambda: model(inputs), [Group.of("conv1"), Group.of("fc")]):
 ...         # here the caller swaps parameters: model.fc.weight.data = other
 ...         outputs = recorder.replay(lambda: model(inputs), group)
 
@@ -36,7 +36,7 @@ in-place operations are seen for what they are. From the log, for one group of c
 A module can also be *passed over*: wherever it is called, a copy of the one tensor that it is given
 stands for what it returns.
 
->>> outputs = recorder.replay(call, Group(frozenset(), frozenset({"block2"})))  # doctest: +SKIP
+>>> outputs = recorder.replay(call, Group.of(skipped=["block2"]))  # doctest: +SKIP
 
 All its operators then count as reached, with all that they wrote, and what it was given counts as
 read. Where the program could tell without an operator that it was passed over, the whole pass is
@@ -58,8 +58,8 @@ caches cast weights. Don't use the network in two threads at once.
 
 from __future__ import annotations
 
-from layerscope.core.reuse._forms import Group
+from layerscope.core.reuse._forms import Group, Recording
 from layerscope.core.reuse._recorder import Recorder
 from layerscope.core.reuse._state import moved_by
 
-__all__ = ["Group", "Recorder", "moved_by"]
+__all__ = ["Group", "Recorder", "Recording", "moved_by"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +26,15 @@ class Group(NamedTuple):
 
     changed: frozenset[str]
     skipped: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, *changed: str, skipped: Iterable[str] = ()) -> Group:
+        """Name modules one by one."""
+        return cls(frozenset(changed), frozenset(skipped))
+
+    def __str__(self) -> str:
+        changed, skipped = ("+".join(sorted(names)) for names in self)
+        return f"{changed} without {skipped}" if skipped else changed
 
 
 # How a skipped call's tensor is handed back.
@@ -110,7 +120,7 @@ class Recording:
     """What a recorder remembers of one batch: the log, plans by group, and the kept tensors."""
 
     log: Any
-    remembered: list[frozenset[str] | Group]
+    remembered: list[Group]
     loaded: dict[Group, Plan]
     uses: Counter[Item]
     memory: dict[Item, Any]

@@ -51,17 +51,17 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
     ----------
     plain_modules : dict of str to str
         Modules that always run, and why.
-    plain_groups : dict of frozenset or Group to str
+    plain_groups : dict of Group to str
         Groups that were replayed plainly although something could be reused, and why.
     refusal : str
         Why nothing of this network can be reused; empty if something can.
-    remembered : list of frozenset or Group
-        The groups that can be replayed now; a `Group` where modules are passed over.
+    remembered : list of Group
+        The groups that can be replayed now.
     passes : Counter of str
         How many passes were "watched", "recorded", "replayed" and "plain".
     """
 
-    remembered: list[frozenset[str] | Group]
+    remembered: list[Group]
     _loaded: dict[Group, Plan]
     _uses: Counter[Item]
     _memory: dict[Item, Any]
@@ -70,7 +70,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         super().__init__(model)
         self.budget = budget
         self.plain_modules: dict[str, str] = {}
-        self.plain_groups: dict[frozenset[str] | Group, str] = {}
+        self.plain_groups: dict[Group, str] = {}
         self.refusal = ""
         self._clear()
 
@@ -82,17 +82,17 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._clear()
         self._logs.clear()
 
-    def record(self, call: Callable[[], T], groups: Iterable[Collection[str] | Group]) -> T:
+    def record(self, call: Callable[[], T], groups: Iterable[Group]) -> T:
         """Run one plain pass over a batch and remember what replays of `groups` need.
 
         Parameters
         ----------
         call : callable
             Runs the network over the batch and returns what it returns.
-        groups : iterable of collection of str, or of Group
-            For each coming replay the names of the modules whose own parameters or buffers will
-            be changed, best in execution order; or a `Group` that names those to pass over as
-            well. Of these as many as fit the budget, from the first, are then in `remembered`.
+        groups : iterable of Group
+            For each coming replay the modules whose own parameters or buffers will be changed, and
+            those to pass over, best in execution order. Of these as many as fit the budget, from
+            the first, are then in `remembered`.
 
         Returns
         -------
@@ -116,17 +116,17 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 pass
         self._clear()
         self.refusal = self.refusal or "its passes over the same batch differ"
-        self.remembered += [_named(group) for group in wanted]
+        self.remembered += wanted
         return self._plain(call)
 
-    def replay(self, call: Callable[[], T], group: Collection[str] | Group) -> T:
+    def replay(self, call: Callable[[], T], group: Group) -> T:
         """Run a pass over the recorded batch while a group of modules is changed or passed over.
 
         Parameters
         ----------
         call : callable
             As it was for `record`.
-        group : collection of str, or Group
+        group : Group
             One of those given to `record`, or any other: what is remembered may serve it too, as
             what comes before one layer serves all groups that begin there. The weights of its
             changed modules are others by now; what it says to pass over is passed over here.
@@ -155,7 +155,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             except DivergedError:
                 pass
         # What is remembered may be spoilt, so it is not used again.
-        self.plain_groups[_named(group)] = "a replay did not follow the recorded pass"
+        self.plain_groups[group] = "a replay did not follow the recorded pass"
         self._loaded.clear()
         self._memory.clear()
         return self._plain(call, group.skipped)
@@ -164,7 +164,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         """Run a pass of which nothing is remembered, and that leaves no trace."""
         return self._pass(self._run, call, watched=True)[0]
 
-    def forget(self, group: Collection[str] | Group) -> None:
+    def forget(self, group: Group) -> None:
         """Free what only replays of this group need."""
         plan = self._loaded.pop(self._group(group), None)
         for item in plan.sources if plan else ():
@@ -185,9 +185,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._loaded, self._uses = recording.loaded, recording.uses
         self._memory = recording.memory
 
-    def walk(
-        self, call: Callable[[], object], groups: Iterable[Collection[str] | Group]
-    ) -> Iterator[frozenset[str] | Group]:
+    def walk(self, call: Callable[[], object], groups: Iterable[Group]) -> Iterator[Group]:
         """Record, yield each group while it can be replayed, and free what is no longer needed.
 
         The unchanged weights must be back before the next group is asked for.
@@ -230,8 +228,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     # What the public methods are made of.
 
-    def _group(self, given: Collection[str] | Group) -> Group:
-        group = given if isinstance(given, Group) else Group(frozenset(given))
+    def _group(self, group: Group) -> Group:
         return Group(self._known(group.changed), self._known(group.skipped))
 
     def _known(self, names: Collection[str]) -> frozenset[str]:
@@ -299,18 +296,18 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         for group in self._wanted:
             plan = plan_for(log, group)
             if plan.refusal:
-                self.plain_groups[_named(group)] = plan.refusal
+                self.plain_groups[group] = plan.refusal
             together = sizes | plan.sizes
             if self.budget is not None and sum(together.values()) > self.budget:
                 needed = sum(plan.sizes.values())
                 if needed <= self.budget:
                     break
-                self.plain_groups[_named(group)] = f"needs {needed} bytes of {self.budget}"
+                self.plain_groups[group] = f"needs {needed} bytes of {self.budget}"
             else:
                 sizes = together
                 self._loaded[group] = plan
                 self._uses.update(plan.sources)
-            self.remembered.append(_named(group))
+            self.remembered.append(group)
         self._wants: dict[int, list[Item]] = {}
         for plan in self._loaded.values():
             for index in plan.skips:
@@ -438,8 +435,3 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             scratch = torch.UntypedStorage(size, device=form.device)  # type: ignore[no-untyped-call]
             self._scratch[form.device] = scratch
         return scratch
-
-
-def _named(group: Group) -> frozenset[str] | Group:
-    """A group as callers know it: the names alone where nothing is passed over."""
-    return group if group.skipped else group.changed

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,32 +14,17 @@ from torch import Tensor, nn
 
 from layerscope.base import devices, validate
 from layerscope.base.undoing import Undo
-from layerscope.core import (
-    batches as data_,
-    checkpoints as checkpoints_,
-    layers,
-    metrics as metrics_,
-    perturb,
-)
+from layerscope.core import layers, perturb
+from layerscope.core.batches import Batch
 from layerscope.core.checkpoints import Series, require_finite
-from layerscope.core.layers import Layer, Norms, require_network
+from layerscope.core.layers import Layer, Norms
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Redraw
-from layerscope.core.reuse import Group
-from layerscope.core.running import OutputFinder, OutputSpec
+from layerscope.core.probe import Cell, CellTensors, Probe, Question, Seen, Subject
+from layerscope.core.running import OutputSpec
 from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._states import changes
-from layerscope.core.session._sums import Said, Seen, Sums, said
-from layerscope.core.sweep._beforehand import (
-    in_order,
-    lent,
-    refuse_carried,
-    repeated,
-    steady,
-    written_by,
-)
-from layerscope.core.sweep._plan import Cell, Changed, Plan, reader, recorded_epochs, rows
-from layerscope.core.sweep._weights import Weights
+from layerscope.core.session._sums import Answer, Sums, answer
 from layerscope.errors import LayerError, LayerscopeError, OptionError, SweepWarning, choose
 from layerscope.results import FULL_MODEL, NO_EPOCH, NOTHING_LEFT
 
@@ -67,7 +51,8 @@ class Session:
     epochs : tuple of int
         The recorded ones.
     data : FixedBatches
-    plan : Plan
+    subject : Subject
+        The network with its checkpoints and data.
 
     Raises
     ------
@@ -103,38 +88,29 @@ class Session:
         output: OutputSpec = None,
         budget: int | None = None,
     ) -> None:
-        model = require_network(model)
         if budget is not None:
             budget = validate.integer(budget, "budget", 0, 2**30)
-        series: Series = checkpoints_.open_series(checkpoints).fit(model)
-        self.device = devices.resolve(device)
-        known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
-        precision = devices.precision(dtype)
-        read = reader(model, known, self.device, precision)
-        held = data_.FixedBatches(data, batch_size, self.device, read=read)
-        usual = metrics_.default_names(positions=held.positions)
-        self.plan = Plan(
-            model=model,
-            series=series,
-            rows=rows(model, None, "leaf", Norms.of(norms), True),
-            perturbations=[],
-            metrics=metrics_.parse(usual if metrics is None else metrics),
-            epochs=recorded_epochs(series, None),
-            draws=1,
-            fresh=Redraw(model, series, fresh),
-            seed=validate.integer(seed, "seed"),
-            data=held,
-            device=self.device,
-            dtype=precision,
-            norms=Norms.of(norms),
-            output=OutputFinder(output),
+        self.subject = Subject.of(
+            model,
+            data,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            output=output,
         )
-        self.epochs, self.data = tuple(self.plan.epochs), self.plan.data
+        model, series = self.subject.model, self.subject.series
+        self.device, self.data = self.subject.device, self.subject.data
+        self.epochs, self._norms = tuple(series.epochs), Norms.of(norms)
+        source = Redraw(model, series, fresh)
+        seed = validate.integer(seed, "seed")
+        self._tensors = CellTensors(model, series, source, seed, self.device)
         if self.data.reader.guessed:
             warnings.warn(str(self.data.reader), SweepWarning, stacklevel=2)
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
-        self._views: dict[str, _View] = {}
-        self._seen: dict[int, Seen] = {}
+        self._views: dict[str, dict[str, Layer]] = {}
+        self._known: dict[int, _Known] = {}
         self._obstacles: dict[str, str] = {}
         self._undo, self._open = Undo(), False
         try:
@@ -148,18 +124,14 @@ class Session:
         with Undo() as undo, undo:
             undo.add(self._unless_open)
             undo.enter(devices.NoGradients())
-            self._recorder, self._swapper = self._undo.enter(lent(self.plan, "an open Session"))
-            inputs, targets = self.data.first
-            steady(self.plan, self._recorder)
-            outputs = repeated(self._recorder, lambda: self.plan.call(inputs), inputs)
-            self.plan = self.plan.fitted(outputs, inputs, targets)
-            outputs = self.plan.output.classes_last(outputs)
-            metrics_.check_in_place(self.plan.metrics, outputs, targets)
+            self._probe = self._undo.enter(Probe(self.subject, "an open Session", keeps=True))
+            self._probe.require_steady()
+            self._probe.fit()
             # From the last, since they cost the least memory and save the most time.
             zero = perturb.zero()
             leaves = [row for row in self.rows() if row.name != FULL_MODEL]
             cells = [Cell(row, zero, NO_EPOCH, 0) for row in reversed(leaves)]
-            self._groups = list(dict.fromkeys(self.plan.group([cell]) for cell in cells))
+            self._groups = list(dict.fromkeys(self._tensors.group([cell]) for cell in cells))
             self._open = True
 
     def __enter__(self) -> Session:
@@ -176,10 +148,9 @@ class Session:
     def close(self) -> None:
         """Give the network back as it was and free what was kept; again does nothing."""
         self._undo.close()
-        self._seen.clear()
+        self._known.clear()
         self._views.clear()
-        for name in ("_recorder", "_swapper"):
-            vars(self).pop(name, None)
+        vars(self).pop("_probe", None)
         if self._open:
             self._open = False
             devices.release(self.device)
@@ -195,7 +166,7 @@ class Session:
 
     def rows(self, view: str = "leaf") -> list[Layer]:
         """List the rows of a view in execution order, the whole network last."""
-        return list(self._view(view).rows.values())
+        return list(self._view(view).values())
 
     def evaluate(self, state: Mapping[str, Any], view: str = "leaf") -> Iterator[Estimate]:
         """Evaluate the network in a state, batch by batch.
@@ -228,10 +199,11 @@ class Session:
         cells = self._cells(state, view)
         values: dict[str, Tensor] = {}
         for cell in cells:
-            changed = self._view(view).weights.of(cell)
+            changed = self._tensors.of(cell)
             require_finite(changed, f"what {cell.perturbation.name} gives {cell.layer.name}")
             values |= changed
-        return self._estimates(values, self.plan.group(cells))
+        group = self._tensors.group(cells)
+        return self._estimates(Question(group, lambda: values, "a layer in this state"))
 
     def measure(self, state: Mapping[str, Any], view: str = "leaf") -> Estimate:
         """Evaluate the network in a state on all examples; as for `evaluate`."""
@@ -276,21 +248,20 @@ class Session:
             )
         return places
 
-    def _view(self, view: str) -> _View:
+    def _view(self, view: str) -> dict[str, Layer]:
         choose(view, layers.VIEWS, "view")
         if view not in self._views:
-            plan = self.plan
-            found = rows(plan.model, None, view, plan.norms, True)
-            inputs, _ = self.data.first
-            plan = replace(plan, rows=found, view=view)
+            model, norms = self.subject.model, self._norms
+            found = layers.find(model, view, norms)
             with Undo() as undo, undo:
                 undo.enter(devices.NoGradients())
-                ordered = in_order(plan, self._recorder, lambda: plan.call(inputs))
-            self._views[view] = _View({row.name: row for row in ordered}, Weights(plan))
+                whole = layers.whole_network(model, FULL_MODEL, norms)
+                ordered = self._probe.in_order([*found, whole])
+            self._views[view] = {row.name: row for row in ordered}
         return self._views[view]
 
     def _row(self, name: str, view: str) -> Layer:
-        known = self._view(view).rows
+        known = self._view(view)
         if name in known:
             return known[name]
         try:
@@ -313,7 +284,7 @@ class Session:
             kind = change.kind or perturb.parse(change.perturbation)[0]
             cell = Cell(row, kind, change.epoch, change.draw)
             if kind.uses_checkpoint:
-                self.plan.series.require([change.epoch])
+                self.subject.series.require([change.epoch])
             if kind.skips and (why := self.obstacle(row.name, view)):
                 raise LayerError(
                     f"{row.name} can't be skipped: {why}. A layer can be skipped if it returns "
@@ -325,66 +296,44 @@ class Session:
 
     def _unskippable(self, name: str) -> str:
         if name not in self._obstacles:
-            inputs, _ = self.data.first
             with Undo() as undo, undo:
                 undo.enter(devices.NoGradients())
-                found = self._recorder.unskippable(lambda: self.plan.call(inputs), [name])
-            self._obstacles |= found
+                self._obstacles |= self._probe.obstacles([name])
         return self._obstacles[name]
 
-    def _estimates(self, values: Mapping[str, Tensor], group: Changed) -> Iterator[Estimate]:
+    def _estimates(self, question: Question) -> Iterator[Estimate]:
         sums = Sums(self.data.count)
-        for index, (inputs, targets) in enumerate(self.data):
+        for index, batch in enumerate(self.data):
             if self.closed:
                 return
             # Around each batch alone: in between, the caller's gradients are none of ours.
             with Undo() as undo, undo:
                 undo.enter(devices.NoGradients())
-                estimate = sums.add(*self._batch(index, inputs, targets, values, group), targets)
+                known = self._known.get(index) or self._see(index, batch)
+                estimate = sums.add(self._ask(known, question, batch), known.trained, batch[1])
             yield estimate
 
-    def _batch(
-        self, index: int, inputs: Any, targets: Tensor | None, values: Any, group: Changed
-    ) -> tuple[Said, Said]:
-        def call() -> Any:
-            return self.plan.call(inputs)
+    def _ask(self, known: _Known, question: Question, batch: Batch) -> Answer:
+        if not question.values() and not question.group.skipped:
+            return known.trained
+        self._probe.see_again(known.seen, batch)
+        outputs = self._probe.ask(known.seen, question)
+        return answer(known.seen, self.subject.metrics, outputs)
 
-        seen = self._seen.get(index) or self._see(index, call, targets)
-        if not values and not isinstance(group, Group):
-            return seen.said, seen.said
-        # Handed over whole, so that whatever goes wrong, the next question finds it.
-        self._recorder.take_up(seen.recording)
-        try:
-            with Undo() as undo, undo:
-                undo.enter(self._swapper.swapped(values))
-                outputs, written = written_by(
-                    lambda: self._recorder.replay(call, group),
-                    self._recorder,
-                    self._swapper,
-                    list(values) if index == 0 < len(self.data.lengths) - 1 else [],
-                )
-        finally:
-            seen.recording = self._recorder.set_aside()
-        if written:
-            swap = functools.partial(self._swapper.swapped, values)
-            refuse_carried(self.plan, self._recorder, swap, "a layer in this state")
-        return said(self.plan.metrics, outputs, targets, seen.reference), seen.said
-
-    def _see(self, index: int, call: Callable[[], Any], targets: Tensor | None) -> Seen:
-        """Compute what the trained network says of a batch, and keep what others will need."""
-        share = self.data.lengths[index] / self.data.count
-        self._recorder.budget = int(self._budget * share)
-        outputs = self._recorder.record(call, self._groups)
-        compared = any(metric.uses_reference for metric in self.plan.metrics)
-        found = said(self.plan.metrics, outputs, targets, outputs)
-        recording = self._recorder.set_aside()
-        self._seen[index] = Seen(recording, found, outputs if compared else None)
-        return self._seen[index]
+    def _see(self, index: int, batch: Batch) -> _Known:
+        """Compute what the trained network gives for a batch, and keep what others will need."""
+        budget = int(self._budget * self.data.lengths[index] / self.data.count)
+        seen = self._probe.see(index, batch, self._groups, budget)
+        trained = answer(seen, self.subject.metrics, seen.reference)
+        if not any(metric.uses_reference for metric in self.subject.metrics):
+            seen.reference = None  # which takes memory, and nobody asks for it
+        self._known[index] = _Known(seen, trained)
+        return self._known[index]
 
 
 @dataclass
-class _View:
-    """The rows of a view, and what their cells put in."""
+class _Known:
+    """A batch that the trained network has seen, and its answer."""
 
-    rows: dict[str, Layer]
-    weights: Weights
+    seen: Seen
+    trained: Answer

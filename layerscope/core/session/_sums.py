@@ -12,28 +12,20 @@ from torch import Tensor
 from layerscope.core import metrics as metrics_
 from layerscope.core.batches import NO_TARGET
 from layerscope.core.metrics import Metric, Outcome, Tally
+from layerscope.core.probe import Seen, add_tallies, tallies_of
 from layerscope.core.running import find_logits
 from layerscope.core.session._estimate import Estimate
 
-__all__ = ["Said", "Seen", "Sums", "said"]
+__all__ = ["Answer", "Sums", "answer"]
 
 
 @dataclass
-class Said:
-    """What a network said of one batch."""
+class Answer:
+    """The network's answer to one batch, measured."""
 
     outcomes: dict[str, Outcome]
     predicted: Tensor
     classes: int
-
-
-@dataclass
-class Seen:
-    """What is known of a batch that the trained network has seen."""
-
-    recording: Any
-    said: Said
-    reference: Any
 
 
 class Sums:
@@ -44,16 +36,16 @@ class Sums:
         self._tallies: tuple[dict[str, Tally], ...] = ({}, {}, {})
         self._kept: tuple[list[Tensor], ...] = ([], [], [])
 
-    def add(self, said: Said, trained: Said, targets: Any) -> Estimate:
-        """Add a batch; what is known after it."""
+    def add(self, changed: Answer, trained: Answer, targets: Any) -> Estimate:
+        """Add a batch; return what is known after it."""
+        tallies, differences = tallies_of(changed.outcomes, trained.outcomes)
+        baseline, _ = tallies_of(trained.outcomes, trained.outcomes)
         own, base, moved = self._tallies
-        for name, outcome in said.outcomes.items():
-            _merge(own, name, Tally.of(outcome))
-            _merge(base, name, Tally.of(trained.outcomes[name]))
-            _merge(moved, name, Tally.of_difference(outcome, trained.outcomes[name]))
-        self._kept[0].append(said.predicted)
+        for total, batch in ((own, tallies), (base, baseline), (moved, differences)):
+            add_tallies(total, batch)
+        self._kept[0].append(changed.predicted)
         self._kept[1].append(trained.predicted)
-        if _names(targets, said.predicted):
+        if _names(targets, changed.predicted):
             self._kept[2].append(targets.cpu())
         predicted, before = _together(self._kept[0]), _together(self._kept[1])
         return Estimate(
@@ -65,7 +57,7 @@ class Sums:
             predicted=predicted,
             trained=before,
             targets=_together(self._kept[2]) if self._kept[2] else None,
-            classes=said.classes,
+            classes=changed.classes,
         )
 
 
@@ -88,19 +80,13 @@ def _together(batches: Sequence[Tensor]) -> Tensor:
     return whole
 
 
-def said(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any) -> Said:
-    """Measure what a network returned for a batch."""
+def answer(seen: Seen, wanted: Sequence[Metric], outputs: Any) -> Answer:
+    """Measure what the network gave for a batch."""
     found = find_logits(outputs)
     # One number for each example names nothing, and is a single class.
     named = metrics_.predicted_class(found if found.ndim > 1 else found.unsqueeze(1)).cpu()
-    measured = metrics_.measure(wanted, outputs, targets, reference)
-    return Said(measured, named, int(found.shape[-1]) if found.ndim > 1 else 1)
-
-
-def _merge(into: dict[str, Tally], name: str, tally: Tally | None) -> None:
-    if tally is not None:
-        into.setdefault(name, Tally(metric=tally.metric))
-        into[name] += tally
+    classes = int(found.shape[-1]) if found.ndim > 1 else 1
+    return Answer(seen.measure(wanted, outputs), named, classes)
 
 
 def _copied(tallies: Mapping[str, Tally]) -> dict[str, Tally]:

@@ -24,25 +24,22 @@ from torch import nn
 
 from layerscope import results
 from layerscope.base import devices, validate
-from layerscope.core import (
-    batches as data_,
-    checkpoints as checkpoints_,
-    metrics as metrics_,
-    perturb,
-)
+from layerscope.core import metrics as metrics_, perturb
 from layerscope.core.checkpoints import Series
-from layerscope.core.layers import LayerSelection, Norms, require_network
+from layerscope.core.layers import LayerSelection, Norms
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Redraw
-from layerscope.core.running import OutputFinder, OutputSpec
+from layerscope.core.probe import CellTensors, Subject
+from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._call import batches_of, called
+from layerscope.core.sweep._grid import Grid, recorded_epochs, rows
 from layerscope.core.sweep._identity import identify
-from layerscope.core.sweep._loop import FinishedElsewhere, Measured, measure
+from layerscope.core.sweep._loop import FinishedElsewhere, SweepState, measure
 from layerscope.core.sweep._outcomes import gather
-from layerscope.core.sweep._plan import Plan, reader, recorded_epochs, rows
+from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._store import DATASET, IDENTITY, Store, digest
-from layerscope.core.sweep._sums import judged
+from layerscope.core.sweep._sums import metric_of
 from layerscope.core.sweep._table import assemble
 from layerscope.errors import OptionError, SweepWarning
 
@@ -212,7 +209,6 @@ def sweep(
     """
     call = called(sweep, locals())
     began = time.monotonic()
-    model = require_network(model)
     draws, seed = validate.integer(draws, "draws", 1, 3), validate.integer(seed, "seed")
     batch_size = validate.integer(batch_size, "batch_size", 1, 64)
     whole, outcomes = validate.flag(whole, "whole"), validate.flag(outcomes, "outcomes")
@@ -223,41 +219,37 @@ def sweep(
         validate.function(callback, "callback", "callback(ds)")
     if between is not None:
         validate.function(between, "between", "between()")
-    place = devices.resolve(device)
-    kept = Norms.of(norms)
-    series = checkpoints_.open_series(checkpoints).fit(model)
-    rule = _rule(decide, tolerance)
+    kept, rule = Norms.of(norms), _rule(decide, tolerance)
     if metrics is not None:
         # Before the data are read, which may take long.
-        judged(metrics_.parse(metrics), rule)
-    precision, find = devices.precision(dtype), OutputFinder(output)
-    known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
-    read = reader(model, known, place, precision)
-    held = data_.FixedBatches(
-        data, batch_size, place, shuffle_seed=seed if rule else None, read=read
+        metric_of(rule, metrics_.parse(metrics))
+    subject = Subject.of(
+        model,
+        data,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        output=output,
+        shuffle_seed=seed if rule else None,
     )
-    wanted = metrics_.parse(
-        metrics_.default_names(positions=held.positions) if metrics is None else metrics
-    )
-    judged(wanted, rule)
+    metric_of(rule, subject.metrics)
+    model, series, place = subject.model, subject.series, subject.device
     plan = Plan(
-        model=model,
-        series=series,
-        rows=rows(model, layers, view, kept, whole),
-        perturbations=perturb.parse(perturbations),
-        metrics=wanted,
-        epochs=recorded_epochs(series, epochs),
-        draws=draws,
-        fresh=Redraw(model, series, fresh),
+        subject,
+        Grid(
+            rows(model, layers, view, kept, whole),
+            perturb.parse(perturbations),
+            recorded_epochs(series, epochs),
+            draws,
+        ),
+        CellTensors(model, series, Redraw(model, series, fresh), seed, place),
         seed=seed,
-        data=held,
-        device=place,
-        dtype=precision,
         rule=rule,
         outcomes=outcomes,
         view=view,
         norms=kept,
-        output=find,
     )
     identity = identify(plan, fresh) | {"batch_size": batch_size}
     if folder is not None and identity["not_described"]:
@@ -271,17 +263,18 @@ def sweep(
     if store is not None and (done := store.finished()) is not None:
         return _noticed(done)
 
-    def described(measured: Measured) -> xr.Dataset:
+    def described(state: SweepState) -> xr.Dataset:
         spent = {"wall_time_s": round(time.monotonic() - began, 3)}
-        actual: dict[str, Any] = {"batch_size": batches_of(plan.data.size, plan.data.lengths)}
-        if measured.refused:
-            actual["refused"] = {" ".join(at): why for at, why in measured.refused.items()}
-        return assemble(plan, measured, identity | mark | measured.about | spent | actual)
+        data = plan.subject.data
+        actual: dict[str, Any] = {"batch_size": batches_of(data.size, data.lengths)}
+        if state.refused:
+            actual["refused"] = {" ".join(at): why for at, why in state.refused.items()}
+        return assemble(plan, state, identity | mark | state.about | spent | actual)
 
     while True:
         try:
-            parts = store.parts(plan.data.size) if store is not None else None
-            measured = measure(
+            parts = store.parts(plan.subject.data.size) if store is not None else None
+            state = measure(
                 plan,
                 parts,
                 show=(lambda known: callback(described(known))) if callback else None,
@@ -299,14 +292,14 @@ def sweep(
             plan = plan.halved(error)
         # Out here, where the error no longer holds on to what it ran out of memory with.
         devices.release(place)
-    ds = described(measured)
+    ds = described(state)
     if callback:
         callback(ds.copy(deep=True))  # which may change what it is handed, and this is kept
     if store is None or parts is None:
         return _noticed(ds)
     try:
         if outcomes:
-            store.keep_outcomes(gather(plan, measured, parts, identity | mark))
+            store.keep_outcomes(gather(plan, state, parts, identity | mark))
         store.finish(ds)
     except FinishedElsewhere:
         return _noticed(cast("xr.Dataset", store.finished()))

@@ -3,7 +3,7 @@
 >>> import torch
 >>> from layerscope.core.sweep import _distances as distances
 >>> start, now = {"weight": torch.zeros(2, 4)}, {"weight": torch.ones(2, 4)}
->>> distances.moved(now, start).norms()["l2_fan_in"]
+>>> distances.displacement(now, start).norms()["l2_fan_in"]
 1.4142135623730951
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from layerscope.base.tensors import owner_name
 from layerscope.core import layers
 
-__all__ = ["NORMS", "Moved", "moved"]
+__all__ = ["NORMS", "Displacement", "displacement"]
 
 _PIECE = 2**16
 """Elements that are looked at together: in double precision they fit a processor's cache."""
@@ -35,7 +35,7 @@ NORMS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Moved:
+class Displacement:
     """How far parameters moved, in sums that add up over layers.
 
     Attributes
@@ -58,8 +58,8 @@ class Moved:
     largest: float = 0.0
     count: int = 0
 
-    def __add__(self, other: Moved) -> Moved:
-        return Moved(
+    def __add__(self, other: Displacement) -> Displacement:
+        return Displacement(
             self.squares + other.squares,
             self.scaled + other.scaled,
             self.start + other.start,
@@ -78,11 +78,11 @@ class Moved:
         return dict(zip(NORMS, (*values, self.largest), strict=True))
 
 
-def moved(
+def displacement(
     now: Mapping[str, Tensor],
     start: Mapping[str, Tensor],
     modules: Mapping[str, nn.Module] | None = None,
-) -> Moved:
+) -> Displacement:
     """Measure how far the parameters of one or more modules moved.
 
     Parameters
@@ -106,7 +106,7 @@ def moved(
     by_owner: dict[str, dict[str, Tensor]] = {}
     for name, tensor in start.items():
         by_owner.setdefault(owner_name(name), {})[name.rpartition(".")[2]] = tensor
-    total = Moved()
+    total = Displacement()
     for owner, tensors in by_owner.items():
         fans = layers.fan_ins(tensors, (modules or {}).get(owner))
         for name, before in tensors.items():
@@ -115,21 +115,21 @@ def moved(
     return total
 
 
-def _sections(now: Tensor, start: Tensor, fans: Sequence[float]) -> Moved:
+def _sections(now: Tensor, start: Tensor, fans: Sequence[float]) -> Displacement:
     """How far the equal sections of one tensor moved, each with its fan-in."""
-    total = Moved()
+    total = Displacement()
     sections = zip(now.chunk(len(fans)), start.chunk(len(fans)), fans, strict=True)
     for after, before, fan in sections:
         pieces = (torch.split(t.flatten(), _PIECE) for t in (after, before))
         for piece, start_piece in zip(*pieces, strict=True):
-            total += _moved(piece.double(), start_piece.double(), fan)
+            total += _piece(piece.double(), start_piece.double(), fan)
     return total
 
 
-def _moved(now: Tensor, start: Tensor, fan: float) -> Moved:
+def _piece(now: Tensor, start: Tensor, fan: float) -> Displacement:
     change = now - start
     square = float(change.square().sum())
-    return Moved(
+    return Displacement(
         squares=square,
         scaled=square / fan,
         start=float(start.square().sum()),

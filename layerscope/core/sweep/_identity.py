@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import platform
+import re
 import types
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -17,17 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from layerscope._version import __version__
 from layerscope.base import devices
-from layerscope.base.fingerprints import Fingerprint, is_library
-from layerscope.base.tensors import update_digest as data_digest
+from layerscope.base.fingerprints import Fingerprint, fingerprint, is_library
+from layerscope.base.tensors import tied_names, update_digest as data_digest
 from layerscope.base.undoing import Undo
 from layerscope.core import metrics
 from layerscope.core.perturb import Perturbation
+from layerscope.core.probe import Probe, Subject
 from layerscope.core.reuse import moved_by
-from layerscope.core.sweep._beforehand import lent, steady
+from layerscope.core.running import OutputSpec
 from layerscope.core.sweep._plan import Plan
+from layerscope.results import FULL_MODEL
 
 __all__ = ["identify"]
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""What some modules say of the functions that they hold; another in every process."""
 
 _SAID_ELSEWHERE = {"name", "settings", "parts"}
 _REGISTRIES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
@@ -46,21 +54,78 @@ def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any
     fresh : callable, optional
         What makes a freshly initialised network.
     """
-    known = _known(plan.model)
-    own = [m for m in plan.metrics if metrics.METRICS.get(m.name) is not m]
+    subject, perturbations = plan.subject, plan.grid.perturbations
+    known = _known(subject.model)
+    own = [m for m in subject.metrics if metrics.METRICS.get(m.name) is not m]
     said = {f"the metric {m.name!r}": Fingerprint(m, known) for m in own}
     code = {m.name: said[f"the metric {m.name!r}"].sha256 for m in own}
-    settings = {p.name: _settings(p, known, said) for p in plan.perturbations}
+    settings = {p.name: _settings(p, known, said) for p in perturbations}
     made = Fingerprint(fresh, known)
     said["fresh="] = made
-    return plan.identity() | {
+    return _plain_values(plan) | {
         "metric_code": code,
         "perturbation_settings": {name: told for name, told in settings.items() if told},
         "fresh": made.sha256 if fresh else "",
-        "arithmetic": devices.arithmetic(plan.device),
-        **_network(plan, known),
+        "arithmetic": devices.arithmetic(subject.device),
+        **_network(subject, known),
         "not_described": _opaque(said),
     }
+
+
+def _plain_values(plan: Plan) -> dict[str, Any]:
+    """Describe a sweep as far as it can be without running the network."""
+    rows, perturbations = plan.grid.rows, plan.grid.perturbations
+    return _environment(plan.subject) | {
+        "layers": sorted(row.name for row in rows),
+        # Two sweeps may give one name to different groups.
+        "groups": {
+            row.name: list(row.members)
+            for row in rows
+            if row.members != (row.name,) and row.name != FULL_MODEL
+        },
+        "view": plan.view,
+        "norms": plan.norms.describe(),
+        "epochs": plan.grid.epochs,
+        "perturbations": [p.name for p in perturbations],
+        "perturbation_settings": {p.name: dict(p.settings) for p in perturbations if p.settings},
+        "draws": plan.grid.draws,
+        "seed": plan.seed,
+        "stopping": plan.rule.describe() if plan.rule else {},
+        "outcomes": plan.outcomes,
+    }
+
+
+def _environment(subject: Subject) -> dict[str, Any]:
+    model, data = subject.model, subject.data
+    return {
+        "layerscope": __version__,
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "network": {
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "sha256": hashlib.sha256(_ADDRESS.sub("", repr(model)).encode()).hexdigest(),
+            "dtypes": sorted({str(p.dtype) for p in model.parameters()}),
+        },
+        "checkpoints": {str(epoch): sha for epoch, sha in subject.series.digests().items()},
+        "data": {
+            "name": data.name,
+            "examples": data.count,
+            "sha256": data.fingerprint,
+            "order": data.order,
+            "targets": str(data.reader),
+        },
+        "output": _where(subject.output.where),
+        "tied": {name: list(others) for name, others in tied_names(model).items()},
+        "metrics": [m.name for m in subject.metrics],
+        "device": str(subject.device),
+        "dtype": str(subject.dtype).removeprefix("torch.") if subject.dtype else "",
+    }
+
+
+def _where(where: OutputSpec) -> str:
+    return fingerprint(where) if callable(where) else "" if where is None else repr(where)
 
 
 def _known(model: nn.Module) -> dict[int, str]:
@@ -90,35 +155,35 @@ def _opaque(said: Mapping[str, Fingerprint]) -> list[str]:
     return sorted({f"{what} uses a {kind}" for what, of in said.items() for kind in of.opaque})
 
 
-def _network(plan: Plan, known: Mapping[int, str]) -> dict[str, Any]:
+def _network(subject: Subject, known: Mapping[int, str]) -> dict[str, Any]:
     """What there is to the network besides checkpoints, and what it says of a few inputs."""
-    classes = list(dict.fromkeys(type(module) for module in plan.model.modules()))
+    classes = list(dict.fromkeys(type(module) for module in subject.model.modules()))
     found: dict[str, Any] = {}
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
-        recorder, _ = undo.enter(lent(plan))
+        probe = undo.enter(Probe(subject))
         # Only now: while others have the network, its modules may have forwards of theirs.
-        patched = [_patches(module) for module in plan.model.modules()]
+        patched = [_patches(module) for module in subject.model.modules()]
         code = Fingerprint(([_used(each) for each in classes], patched), known)
         found["network_code"] = code.sha256
-        steady(plan, recorder)
-        inputs, _ = plan.data.first
+        probe.require_steady()
+        inputs, _ = subject.data.first
 
         def call() -> Any:
-            return plan.call(plan.few(inputs))
+            return subject.call(subject.few(inputs))
 
         def twice() -> None:
             # The first fills what a network keeps for later, such as rotary tables; what changes
             # once more, such as a counter, is of the passes and not of the network.
             call()
-            outputs, moved = moved_by(plan.model, call)
-            told = list(_attributes(plan.model, known, moved))
+            outputs, moved = moved_by(subject.model, call)
+            told = list(_attributes(subject.model, known, moved))
             found["network_attributes"] = Fingerprint(told, known).sha256
             seen = hashlib.sha256()
             data_digest(seen, outputs)
             found["network_outputs"] = seen.hexdigest()
 
-        recorder.plain(twice)
+        probe.plain(twice)
     return found
 
 

@@ -10,37 +10,33 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from layerscope.base import devices, progress
 from layerscope.base.undoing import Undo
-from layerscope.core import metrics
 from layerscope.core.batches import Batch
 from layerscope.core.layers import Layer
-from layerscope.core.lending import Swapper
-from layerscope.core.reuse import Group, Recorder
-from layerscope.core.sweep._beforehand import (
-    in_order,
-    lent,
-    refuse_carried,
-    refused_cells,
-    repeated,
-    written_by,
-)
-from layerscope.core.sweep._plan import Cell, Changed, Plan
+from layerscope.core.metrics import NOT_FINITE, Outcome
+from layerscope.core.probe import Cell, Probe, Question, Seen
+from layerscope.core.reuse import Group
+from layerscope.core.sweep._movement import draw_distance, moved_rows, row_distances
+from layerscope.core.sweep._plan import Plan
+from layerscope.core.sweep._refusals import refused_cells
 from layerscope.core.sweep._store import Parts
-from layerscope.core.sweep._sums import Found, Gathering, Sums, heaviest, judged
-from layerscope.core.sweep._weights import Weights
+from layerscope.core.sweep._sums import PartBuilder, PartResult, Sums, largest_weight, metric_of
 from layerscope.errors import LayerscopeError
 
-__all__ = ["FinishedElsewhere", "Measured", "measure", "part_name"]
+__all__ = ["FinishedElsewhere", "SweepState", "measure", "part_name"]
 
 _SAVE_EVERY_S = 30.0
 _SHOW_EVERY_S = 0.5
 _WAIT_S = 0.2
 _MOST_PARTS = 8
 
-Show = Callable[["Measured"], object]
+Show = Callable[["SweepState"], object]
 
 
 class FinishedElsewhere(Exception):  # noqa: N818 - not an error
@@ -48,8 +44,8 @@ class FinishedElsewhere(Exception):  # noqa: N818 - not an error
 
 
 @dataclass
-class Measured:
-    """What was measured, or as much of it as is known.
+class SweepState:
+    """A sweep as far as it is known.
 
     Attributes
     ----------
@@ -66,6 +62,8 @@ class Measured:
         By key of the cell, for layers that are drawn anew.
     origins : dict
         By row, where re-randomised values are drawn from.
+    moved : dict
+        By row, whether it holds other values than at the first checkpoint; empty if there is one.
     about : dict
         How much was reused, for the attributes.
     """
@@ -77,6 +75,7 @@ class Measured:
     distances: dict[tuple[str, int], dict[str, float]]
     draw_distances: dict[str, dict[str, float]]
     origins: dict[str, str]
+    moved: dict[str, bool]
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,7 +86,7 @@ def measure(
     save: Show | None = None,
     show_progress: bool = True,
     between: Callable[[], object] | None = None,
-) -> Measured:
+) -> SweepState:
     """Evaluate every cell of a plan.
 
     Parameters
@@ -108,44 +107,41 @@ def measure(
     """
     # Everything that may be wrong with the input is found before the first cell.
     plan.check()
-    distances, origins = plan.distances(show_progress), plan.origins()
-    cells = list(plan.cells())
-    drawn = {cell.key: plan.draw_distance(cell) for cell in cells if cell.perturbation.redraws}
+    distances, moved = row_distances(plan, show_progress), moved_rows(plan)
+    origins = {row.name: plan.tensors.fresh.drawn_from(row) for row in plan.grid.rows}
+    cells = list(plan.grid.cells())
+    drawn = {c.key: draw_distance(plan, c) for c in cells if c.perturbation.redraws}
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
-        recorder, swapper = undo.enter(lent(plan))
-        inputs, targets = plan.data.first
-
-        def call() -> Any:
-            return plan.call(inputs)
-
-        outputs = repeated(recorder, call, inputs)
-        plan = plan.fitted(outputs, inputs, targets)
-        outputs = plan.output.classes_last(outputs)
-        metrics.check_in_place(plan.metrics, outputs, targets)
-        most = heaviest(judged(plan.metrics, plan.rule), outputs, targets, plan.data.heaviest)
-        rows = in_order(plan, recorder, call)
-        refused = refused_cells(plan, recorder, call, cells)
+        probe = undo.enter(Probe(plan.subject))
+        outputs = probe.fit()
+        rows = probe.in_order(plan.grid.rows)
+        refused = refused_cells(probe, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
-        groups = _by_group(plan, rows, cells)
-        work = _Work(plan, recorder, swapper, groups, parts, between, most)
-        measured = Measured(rows, cells, refused, work.sums, distances, drawn, origins)
+        most = _largest_weight(plan, outputs)
+        work = _Work(plan, probe, _by_group(plan, rows, cells), parts, between, most)
+        state = SweepState(rows, cells, refused, work.sums, distances, drawn, origins, moved)
 
         def report(how: Show | None) -> None:
             if how is not None:
-                measured.about = _about(recorder, parts)
-                how(measured)
+                state.about = _about(probe, parts)
+                how(state)
 
         work.run(lambda: report(show), lambda: report(save), show_progress)
-        measured.about = _about(recorder, parts)
-    return measured
+        state.about = _about(probe, parts)
+    return state
+
+
+def _largest_weight(plan: Plan, outputs: Tensor) -> float:
+    data, metric = plan.subject.data, metric_of(plan.rule, plan.subject.metrics)
+    return largest_weight(metric, outputs, data.first[1], data.heaviest) if metric else 1.0
 
 
 @dataclass
 class _Part:
     """Cells that are computed and recorded together, by the modules they change."""
 
-    groups: list[tuple[Changed, list[Cell]]]
+    groups: list[tuple[Group, list[Cell]]]
 
     @property
     def keys(self) -> list[str]:
@@ -158,26 +154,25 @@ class _Work:
     def __init__(
         self,
         plan: Plan,
-        recorder: Recorder,
-        swapper: Swapper,
-        groups: Sequence[tuple[Changed, list[Cell]]],
+        probe: Probe,
+        groups: Sequence[tuple[Group, list[Cell]]],
         store: Parts | None,
-        between: Callable[[], object] | None = None,
-        heaviest: float = 1.0,
+        between: Callable[[], object] | None,
+        most: float,
     ) -> None:
-        self._plan, self._recorder, self._swapper, self._store = plan, recorder, swapper, store
+        self._plan, self._probe, self._store = plan, probe, store
         self._between = between or (lambda: None)
+        self._data, self._metrics = plan.subject.data, plan.subject.metrics
         whole = [_Part(list(groups))]
-        self._parts = whole if store is None else _cut(groups, plan.data.lengths)
-        self._weights = Weights(plan)
-        self._batches = len(plan.data.lengths)
+        self._parts = whole if store is None else _cut(groups, self._data.lengths)
+        self._batches = len(self._data.lengths)
         keys = [part.keys for part in self._parts]
-        self.sums = Sums(plan.metrics, keys, plan.data.count, plan.rule, heaviest)
+        self.sums = Sums(self._metrics, keys, self._data.count, plan.rule, most)
 
     def run(self, show: Callable[[], None], save: Callable[[], None], bar: bool) -> None:
         """Add every part of every batch."""
         shown = saved = time.monotonic()
-        total = self._plan.data.count * sum(len(part.keys) for part in self._parts)
+        total = self._data.count * sum(len(part.keys) for part in self._parts)
         with progress.bar(total, "sweep", "example", show=bar) as self._advance:
             try:
                 while not self._finished():
@@ -186,7 +181,7 @@ class _Work:
                         # Other processes are at everything that is left.
                         time.sleep(_WAIT_S)
                         continue
-                    for index, batch in enumerate(self._plan.data):
+                    for index, batch in enumerate(self._data):
                         self._at(index, batch)
                         now = time.monotonic()
                         if now - shown > _SHOW_EVERY_S or index == 0:
@@ -234,14 +229,14 @@ class _Work:
         arrays = self._store.read(part_name(index, part)) if self._store is not None else None
         if arrays is None:
             return False
-        self._fold(part, Found.of(arrays, self._plan.metrics))
+        self._fold(part, PartResult.of(arrays, self._metrics))
         return True
 
-    def _fold(self, part: int, found: Found) -> None:
+    def _fold(self, part: int, found: PartResult) -> None:
         index = self.sums.next[part]
         settled = self.sums.add(part, found)
-        left = sum(self._plan.data.lengths[index + 1 :])
-        self._advance(len(found.keys) * self._plan.data.lengths[index] + len(settled) * left)
+        left = sum(self._data.lengths[index + 1 :])
+        self._advance(len(found.keys) * self._data.lengths[index] + len(settled) * left)
 
     def _at(self, index: int, batch: Batch) -> None:
         """Compute the parts of one batch that nobody has, and add those whose turn it is."""
@@ -261,12 +256,6 @@ class _Work:
         return not self._store.has(part_name(index, part))
 
     def _compute(self, index: int, batch: Batch, ready: Sequence[int]) -> None:
-        inputs, targets = batch
-        plan, recorder = self._plan, self._recorder
-
-        def call() -> Any:
-            return plan.call(inputs)
-
         active = {part: set(self.sums.active(part)) for part in ready}
         waiting = [
             group
@@ -274,38 +263,43 @@ class _Work:
             for group, cells in self._parts[part].groups
             if any(cell.key in active[part] for cell in cells)
         ]
-        reference = recorder.record(call, waiting)
-        measured = [*plan.metrics, metrics.NOT_FINITE]
-        baseline = metrics.measure(measured, reference, targets, reference)
-
+        seen = self._probe.see(index, batch, waiting)
+        baseline = self._measure(seen, seen.reference)
         for part in ready:
-            gathering = Gathering(baseline, plan.each)
+            builder = PartBuilder(baseline, self._plan.each)
             with self._claimed(index, part) as mine:
                 for group, cells in self._parts[part].groups:
                     wanted = [cell for cell in cells if cell.key in active[part]]
                     if not wanted:
                         continue
-                    if mine and group not in recorder.remembered:
-                        recorder.record(call, waiting)
+                    if mine:
+                        self._probe.remember(seen, waiting)
                     waiting.remove(group)
                     for cell in wanted if mine else ():
-                        first = index == 0 and self._batches > 1
-                        outputs = self._outputs(cell, group, call, reference, first)
-                        found = metrics.measure(measured, outputs, targets, reference)
-                        gathering.add(cell.key, found)
-                    recorder.forget(group)
+                        builder.add(cell.key, self._measure(seen, self._ask(seen, cell, group)))
+                    self._probe.forget(group)
                 if not mine:
                     continue
-                found_part = gathering.finish()
-                self._record(part_name(index, part), found_part)
+                result = builder.finish()
+                self._record(part_name(index, part), result)
             if self.sums.next[part] == index:
-                self._fold(part, found_part)
+                self._fold(part, result)
 
-    def _record(self, name: str, found: Found) -> None:
+    def _ask(self, seen: Seen, cell: Cell, group: Group) -> Any:
+        self._between()
+        if self._store is not None:
+            self._store.beat()
+        label = f"{cell.layer.name} under {cell.perturbation.name}"
+        return self._probe.ask(seen, Question(group, partial(self._plan.tensors.of, cell), label))
+
+    def _measure(self, seen: Seen, outputs: Any) -> dict[str, Outcome]:
+        return seen.measure([*self._metrics, NOT_FINITE], outputs)
+
+    def _record(self, name: str, result: PartResult) -> None:
         if self._store is None:
             return
         try:
-            self._store.write(name, found.arrays())
+            self._store.write(name, result.arrays())
         except LayerscopeError:
             # Its folder may be gone, since another process did the same and was done.
             if self._store.store.is_finished():
@@ -324,38 +318,13 @@ class _Work:
             # Another process may have finished it a moment ago.
             yield mine and not self._store.has(name)
 
-    def _outputs(
-        self, cell: Cell, group: Changed, call: Callable[[], Any], reference: Any, first: bool
-    ) -> Any:
-        self._between()
-        if self._store is not None:
-            self._store.beat()
-        values = self._weights.of(cell)
-        if not values and not isinstance(group, Group):
-            return reference
-        with Undo() as undo, undo:
-            swap, names = self._swapper.swapped(values), list(values)
-            del values  # of a large layer: the network holds a copy of its own
-            undo.enter(swap)
-            if not first:
-                return self._recorder.replay(call, group)
-            # Once for each cell: with the values of another time a layer may initialise itself.
-            outputs, written = written_by(
-                lambda: self._recorder.replay(call, group), self._recorder, self._swapper, names
-            )
-        if written:
-            what = f"{cell.layer.name} under {cell.perturbation.name}"
-            values = self._weights.of(cell)
-            refuse_carried(self._plan, self._recorder, lambda: self._swapper.swapped(values), what)
-        return outputs
-
 
 def part_name(index: int, part: int) -> str:
     """Name what one part gave on one batch."""
     return f"batch-{index:06d}-part-{part}"
 
 
-def _cut(groups: Sequence[tuple[Changed, list[Cell]]], lengths: Sequence[int]) -> list[_Part]:
+def _cut(groups: Sequence[tuple[Group, list[Cell]]], lengths: Sequence[int]) -> list[_Part]:
     """Cut the cells into parts of about equal size; fewer where there are many batches."""
     count = max(1, min(len(groups), _MOST_PARTS, 128 // len(lengths)))
     share = sum(len(cells) for _, cells in groups) / count
@@ -371,30 +340,18 @@ def _cut(groups: Sequence[tuple[Changed, list[Cell]]], lengths: Sequence[int]) -
 
 def _by_group(
     plan: Plan, rows: Sequence[Layer], cells: Sequence[Cell]
-) -> list[tuple[Changed, list[Cell]]]:
+) -> list[tuple[Group, list[Cell]]]:
     """Gather cells by the modules they change and pass over, in execution order."""
     by_row: dict[str, list[Cell]] = {row.name: [] for row in rows}
     for cell in cells:
         by_row[cell.layer.name].append(cell)
-    gathered: dict[Changed, list[Cell]] = {}
+    gathered: dict[Group, list[Cell]] = {}
     for row in rows:
         for cell in by_row[row.name]:
-            gathered.setdefault(plan.group([cell]), []).append(cell)
+            gathered.setdefault(plan.tensors.group([cell]), []).append(cell)
     return list(gathered.items())
 
 
-def _about(recorder: Recorder, parts: Parts | None) -> dict[str, Any]:
-    reuse = {
-        "passes": dict(recorder.passes),
-        "plain_modules": recorder.plain_modules,
-        "plain_groups": {_told(group): why for group, why in recorder.plain_groups.items()},
-        "refusal": recorder.refusal,
-    }
+def _about(probe: Probe, parts: Parts | None) -> dict[str, Any]:
     damaged = {"damaged_parts": parts.damaged} if parts is not None and parts.damaged else {}
-    return {"reuse": reuse} | damaged
-
-
-def _told(group: Changed) -> str:
-    if isinstance(group, Group):
-        return f"{_told(group.changed)} without {_told(group.skipped)}"
-    return "+".join(sorted(group))
+    return {"reuse": probe.reuse()} | damaged

@@ -1,4 +1,4 @@
-"""What every example gave in every cell."""
+"""Outcomes of every example in every cell."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import xarray as xr
 
 from layerscope import results
-from layerscope.core.sweep._loop import FinishedElsewhere, Measured, part_name
+from layerscope.core.sweep._loop import FinishedElsewhere, SweepState, part_name
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._store import Parts
-from layerscope.core.sweep._sums import Found
+from layerscope.core.sweep._sums import PartResult
 from layerscope.errors import ResultError
 
 __all__ = ["gather"]
 
 
-def gather(plan: Plan, measured: Measured, parts: Parts, attrs: Mapping[str, Any]) -> xr.Dataset:
+def gather(plan: Plan, state: SweepState, parts: Parts, attrs: Mapping[str, Any]) -> xr.Dataset:
     """Put the outcomes of all parts together.
 
     Returns
@@ -36,17 +36,17 @@ def gather(plan: Plan, measured: Measured, parts: Parts, attrs: Mapping[str, Any
     ResultError
         If a part that was recorded is gone or damaged.
     """
-    cells = {cell.key: cell for cell in measured.cells}
+    cells = {cell.key: cell for cell in state.cells}
     place = {key: index for index, key in enumerate(cells)}
-    names, count = plan.each, plan.data.count
-    outcome = np.full((len(cells), len(names), count), np.nan, np.float32)
-    baseline, weight = np.full((2, len(names), count), np.nan, np.float32)
-    ends = np.cumsum(plan.data.lengths)
-    for part, added in enumerate(measured.sums.added):
+    names, data = plan.each, plan.subject.data
+    outcome = np.full((len(cells), len(names), data.count), np.nan, np.float32)
+    baseline, weight = np.full((2, len(names), data.count), np.nan, np.float32)
+    ends = np.cumsum(data.lengths)
+    for part, added in enumerate(state.sums.added):
         # Batches that no cell of a part needed are the last ones, and have no file.
         for index in range(added):
-            where = slice(ends[index] - plan.data.lengths[index], ends[index])
-            found = Found.of(_recorded(parts, part_name(index, part)), plan.metrics)
+            where = slice(ends[index] - data.lengths[index], ends[index])
+            found = PartResult.of(_recorded(parts, part_name(index, part)), plan.subject.metrics)
             rows = [place[key] for key in found.keys]
             for at, name in enumerate(names):
                 outcome[rows, at, where] = found.outcomes[name][1:]
@@ -65,7 +65,7 @@ def gather(plan: Plan, measured: Measured, parts: Parts, attrs: Mapping[str, Any
             "perturbation": ("cell", [cell.perturbation.name for cell in each]),
             "draw": ("cell", [cell.draw for cell in each]),
             "metric": names,
-            "example": plan.data.indices,
+            "example": data.indices,
         },
         attrs,
     )

@@ -1,8 +1,8 @@
-"""What the parts of a sweep gave, and their sums in the order of the batches.
+"""Results of the parts of a sweep, and their sums in the order of the batches.
 
-The cells are cut into parts of neighbouring layers; what one part gave on one batch is a `Found`.
-Sums in double precision depend on their order, so a part's batches are added one after the other,
-whoever computed them.
+The cells are cut into parts of neighbouring layers; what one part gave on one batch is a
+`PartResult`. Sums in double precision depend on their order, so a part's batches are added one
+after the other, whoever computed them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from torch import Tensor
 
 from layerscope.core.batches import NO_TARGET
 from layerscope.core.metrics import NOT_FINITE, Metric, Outcome, Tally, measure
+from layerscope.core.probe import add_tallies, tallies_of
 from layerscope.core.stopping import Decision, Settler, Tolerance
 from layerscope.errors import OptionError, choose
 
-__all__ = ["Found", "Gathering", "Sums", "heaviest", "judged"]
+__all__ = ["PartBuilder", "PartResult", "Sums", "largest_weight", "metric_of"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass
-class Found:
-    """What one part gave on one batch.
+class PartResult:
+    """Results of one part on one batch.
 
     Attributes
     ----------
@@ -65,7 +66,7 @@ class Found:
         return {"keys": np.array(self.keys, dtype=np.str_)} | sums | each | weights
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array], metrics: Sequence[Metric]) -> Found:
+    def of(cls, arrays: Mapping[str, Array], metrics: Sequence[Metric]) -> PartResult:
         """Read what `arrays` made."""
         known = {metric.name: metric for metric in (*metrics, NOT_FINITE)}
         found = cls([str(key) for key in arrays["keys"]])
@@ -82,7 +83,7 @@ class Found:
         return found
 
 
-class Gathering:
+class PartBuilder:
     """Collects the outcomes of one part on one batch, cell by cell.
 
     Parameters
@@ -95,23 +96,21 @@ class Gathering:
 
     def __init__(self, baseline: Mapping[str, Outcome], each: Sequence[str]) -> None:
         self._baseline = baseline
-        self.found = Found(tallies={name: [Tally.of(o)] for name, o in baseline.items()})
+        self.found = PartResult(tallies={name: [Tally.of(o)] for name, o in baseline.items()})
         self._rows = {name: [_plain(baseline[name])] for name in each}
 
     def add(self, key: str, outcomes: Mapping[str, Outcome]) -> None:
         """Add one cell."""
         self.found.keys.append(key)
-        for name, outcome in outcomes.items():
-            self.found.tallies[name].append(Tally.of(outcome))
-            if name == NOT_FINITE.name:
-                continue
-            difference = Tally.of_difference(outcome, self._baseline[name])
-            if difference is not None:
-                self.found.differences.setdefault(name, []).append(difference)
+        tallies, differences = tallies_of(outcomes, self._baseline)
+        for name, tally in tallies.items():
+            self.found.tallies[name].append(tally)
+        for name, tally in differences.items():
+            self.found.differences.setdefault(name, []).append(tally)
         for name, rows in self._rows.items():
             rows.append(_plain(outcomes[name]))
 
-    def finish(self) -> Found:
+    def finish(self) -> PartResult:
         """Return what was gathered."""
         self.found.outcomes = {name: np.stack(rows) for name, rows in self._rows.items()}
         self.found.weights = {
@@ -160,7 +159,7 @@ class Sums:
     ) -> None:
         self._parts = [list(keys) for keys in parts]
         self._population, self._rule = population, rule
-        self._metric = judged(metrics, rule)
+        self._metric = metric_of(rule, metrics)
         self._baselines: dict[int, dict[str, Tally]] = {}
         self.tallies: dict[str, dict[str, Tally]] = {}
         self.differences: dict[str, dict[str, Tally]] = {}
@@ -180,7 +179,7 @@ class Sums:
         settled = self.settlers[part].settled
         return [key for key, done in zip(self._parts[part], settled, strict=True) if not done]
 
-    def add(self, part: int, found: Found) -> list[str]:
+    def add(self, part: int, found: PartResult) -> list[str]:
         """Add what a part gave on its next batch; return the cells that have seen enough now."""
         before = self.active(part)
         self._baselines.setdefault(
@@ -188,9 +187,9 @@ class Sums:
         )
         for place, key in enumerate(found.keys):
             sums = {name: tallies[place + 1] for name, tallies in found.tallies.items()}
-            _merge(self.tallies, key, sums)
+            add_tallies(self.tallies.setdefault(key, {}), sums)
             moved = {name: tallies[place] for name, tallies in found.differences.items()}
-            _merge(self.differences, key, moved)
+            add_tallies(self.differences.setdefault(key, {}), moved)
         index = self.next[part]
         self.next[part] += 1
         self.added[part] += 1
@@ -206,10 +205,10 @@ class Sums:
 
     def baseline(self) -> dict[str, Tally]:
         """Sums of the unperturbed network over all batches that any part has added."""
-        total: dict[str, dict[str, Tally]] = {}
+        total: dict[str, Tally] = {}
         for batch in sorted(self._baselines):
-            _merge(total, "", self._baselines[batch])
-        return total.get("", {})
+            add_tallies(total, self._baselines[batch])
+        return total
 
     def baseline_interval(self) -> tuple[float, float]:
         """Bounds of the unperturbed network's mean, of a rule that has them."""
@@ -245,7 +244,7 @@ class Sums:
             for key, lower, upper in zip(keys, settler.lower, settler.upper, strict=True)
         }
 
-    def _settle(self, part: int, index: int, found: Found) -> None:
+    def _settle(self, part: int, index: int, found: PartResult) -> None:
         assert self._metric is not None
         weights = found.weights[self._metric.name]
         each = found.outcomes[self._metric.name].astype(float)
@@ -268,7 +267,7 @@ class Sums:
         self.settlers[part].add(every, seen, weights)
 
 
-def judged(metrics: Sequence[Metric], rule: Decision | Tolerance | None) -> Metric | None:
+def metric_of(rule: Decision | Tolerance | None, metrics: Sequence[Metric]) -> Metric | None:
     """Find the metric that a rule looks at: the first, unless it names one.
 
     Raises
@@ -288,31 +287,19 @@ def judged(metrics: Sequence[Metric], rule: Decision | Tolerance | None) -> Metr
     return metric
 
 
-def heaviest(metric: Metric | None, outputs: Tensor, targets: Any, known: int | None) -> float:
-    """The most that one example of the data can weigh in the metric that a rule looks at.
+def largest_weight(metric: Metric, outputs: Tensor, targets: Any, known: int | None) -> float:
+    """Find the most that one example of the data can weigh in the metric that a rule looks at.
 
     Parameters
     ----------
-    metric : Metric or None
+    metric : Metric
     outputs, targets
         Of the first batch, as `metrics.measure` takes them.
     known : int or None
         The most targets that count of any one example.
     """
-    if metric is None:
-        return 1.0
     # As if every target counted: all batches are cut from the same tensors, and are as long.
     given = torch.is_tensor(targets)
     filled = torch.where(targets == NO_TARGET, 0, targets) if given else targets
     most = float(measure([metric], outputs, filled, outputs)[metric.name].weights.max())
     return most if known is None else min(most, known)
-
-
-def _merge(into: dict[str, dict[str, Tally]], key: str, fresh: Mapping[str, Tally]) -> None:
-    known = into.setdefault(key, {})
-    for name, tally in fresh.items():
-        if name in known:
-            known[name] += tally
-        else:
-            # A copy, since what was read or computed belongs to somebody else.
-            known[name] = Tally.from_list(tally.to_list(), tally.metric)

@@ -1,4 +1,4 @@
-"""Everything that was measured, as arrays with names."""
+"""Everything that was state, as arrays with names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.core.metrics import NOT_FINITE, Tally
+from layerscope.core.probe import Cell
 from layerscope.core.stopping import Decision, Tolerance
-from layerscope.core.sweep import _distances as distances
-from layerscope.core.sweep._loop import Measured
-from layerscope.core.sweep._plan import Cell, Plan
+from layerscope.core.sweep._distances import NORMS
+from layerscope.core.sweep._loop import SweepState
+from layerscope.core.sweep._plan import Plan
 from layerscope.results import FULL_MODEL, NO_EPOCH, NOT_MOVED
 
 __all__ = ["assemble"]
@@ -21,34 +22,34 @@ __all__ = ["assemble"]
 _DIMS = ("layer", "epoch", "perturbation", "draw", "metric")
 
 
-def assemble(plan: Plan, measured: Measured, attrs: Mapping[str, Any]) -> xr.Dataset:
+def assemble(plan: Plan, state: SweepState, attrs: Mapping[str, Any]) -> xr.Dataset:
     """Put what was measured into the Dataset that `layerscope.results` describes.
 
     Cells of which nothing is known yet are NaN.
     """
-    coords = _coords(plan, measured)
-    distance, draw_distance = _distances(measured, coords)
-    known = measured.sums.baseline()
+    coords = _coords(plan, state)
+    distance, draw_distance = _distances(state, coords)
+    known = state.sums.baseline()
     baseline = [known.get(name, Tally()) for name in coords["metric"]]
     return results.build(
-        _values(plan, measured, coords)
+        _values(plan, state, coords)
         | {
             "baseline": (["metric"], [tally.mean for tally in baseline]),
             "baseline_standard_error": (["metric"], [t.standard_error for t in baseline]),
             "baseline_not_finite": ([], _total(known)),
-            "chance": ([], plan.data.chance),
+            "chance": ([], plan.subject.data.chance),
             "distance": (["layer", "epoch", "norm"], distance),
             "draw_distance": (["layer", "perturbation", "draw", "norm"], draw_distance),
         },
-        coords | _described(measured) | _moved(plan, measured) | _meant(plan),
-        {**attrs, "distance_from": plan.series.epochs[0]},
+        coords | _described(state) | _moved(state) | _meant(plan),
+        {**attrs, "distance_from": plan.subject.series.epochs[0]},
         _counted(plan),
     )
 
 
 def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
     """Say in what checkpoints are counted, and from which one distances are."""
-    unit, first = plan.series.unit, plan.series.epochs[0]
+    unit, first = plan.subject.series.unit, plan.subject.series.epochs[0]
     start = f"{unit} {first}, the first checkpoint" + (" recorded" if first else "")
     return {
         "epoch": ("checkpoint the layer's weights come from", unit),
@@ -57,21 +58,21 @@ def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
     }
 
 
-def _coords(plan: Plan, measured: Measured) -> dict[str, list[Any]]:
-    from_none = any(not p.uses_checkpoint for p in plan.perturbations)
-    draws = plan.draws if any(p.stochastic for p in plan.perturbations) else 1
+def _coords(plan: Plan, state: SweepState) -> dict[str, list[Any]]:
+    from_none = any(not p.uses_checkpoint for p in plan.grid.perturbations)
+    draws = plan.grid.draws if any(p.stochastic for p in plan.grid.perturbations) else 1
     return {
-        "layer": [row.name for row in measured.rows],
-        "epoch": [NO_EPOCH] * from_none + plan.epochs,
-        "perturbation": [p.name for p in plan.perturbations],
+        "layer": [row.name for row in state.rows],
+        "epoch": [NO_EPOCH] * from_none + plan.grid.epochs,
+        "perturbation": [p.name for p in plan.grid.perturbations],
         "draw": list(range(draws)),
-        "metric": [m.name for m in plan.metrics],
-        "norm": list(distances.NORMS),
+        "metric": [m.name for m in plan.subject.metrics],
+        "norm": list(NORMS),
     }
 
 
 def _values(
-    plan: Plan, measured: Measured, coords: Mapping[str, list[Any]]
+    plan: Plan, state: SweepState, coords: Mapping[str, list[Any]]
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     full = {
         name: np.full([len(coords[dim]) for dim in _DIMS], np.nan)
@@ -79,16 +80,16 @@ def _values(
     }
     count = np.full([len(coords[dim]) for dim in _DIMS[:-1]], np.nan)
     broken = np.full_like(count, np.nan)
-    early, stopped = np.zeros(count.shape, bool), measured.sums.early()
+    early, stopped = np.zeros(count.shape, bool), state.sums.early()
     verdict = np.full(count.shape, "", dtype="U12")
     bounds = np.full((2, *count.shape), np.nan)
     decides = isinstance(plan.rule, Decision)
-    verdicts = measured.sums.verdicts() if decides else {}
-    intervals = measured.sums.intervals() if isinstance(plan.rule, Tolerance) else {}
-    for cell in measured.cells:
+    verdicts = state.sums.verdicts() if decides else {}
+    intervals = state.sums.intervals() if isinstance(plan.rule, Tolerance) else {}
+    for cell in state.cells:
         at = _place(cell, coords)
-        tallies = measured.sums.tallies.get(cell.key, {})
-        moved = measured.sums.differences.get(cell.key, {})
+        tallies = state.sums.tallies.get(cell.key, {})
+        moved = state.sums.differences.get(cell.key, {})
         for place, name in enumerate(coords["metric"]):
             for label, found in (("", tallies), ("difference", moved)):
                 if name in found:
@@ -97,7 +98,7 @@ def _values(
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
         count[at] = next((tally.count for tally in tallies.values()), np.nan)
         broken[at], early[at] = _total(tallies), cell.key in stopped
-        still = cell.epoch != NO_EPOCH and not plan.moved.get(cell.layer.name, True)
+        still = cell.epoch != NO_EPOCH and not state.moved.get(cell.layer.name, True)
         verdict[at] = NOT_MOVED if still and decides else verdicts.get(cell.key, "")
         bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
@@ -111,7 +112,7 @@ def _values(
         variables["verdict"] = (_DIMS[:-1], verdict)
     if intervals:
         variables["lower"], variables["upper"] = ((_DIMS[:-1], bound) for bound in bounds)
-        least, most = measured.sums.baseline_interval()
+        least, most = state.sums.baseline_interval()
         variables["baseline_lower"] = (), np.array(least)
         variables["baseline_upper"] = (), np.array(most)
     return variables
@@ -132,37 +133,35 @@ def _place(cell: Cell, coords: Mapping[str, list[Any]]) -> tuple[int, int, int, 
     )
 
 
-def _distances(
-    measured: Measured, coords: Mapping[str, list[Any]]
-) -> tuple[np.ndarray, np.ndarray]:
+def _distances(state: SweepState, coords: Mapping[str, list[Any]]) -> tuple[np.ndarray, np.ndarray]:
     names, norms = coords["layer"], coords["norm"]
     distance = np.full((len(names), len(coords["epoch"]), len(norms)), np.nan)
-    for (name, epoch), found in measured.distances.items():
+    for (name, epoch), found in state.distances.items():
         at = names.index(name), coords["epoch"].index(epoch)
         distance[at] = [found[norm] for norm in norms]
     drawn = np.full([len(coords[d]) for d in ("layer", "perturbation", "draw", "norm")], np.nan)
-    for cell in measured.cells:
-        if cell.key in measured.draw_distances:
+    for cell in state.cells:
+        if cell.key in state.draw_distances:
             layer, _, perturbation, draw = _place(cell, coords)
-            moved = measured.draw_distances[cell.key]
+            moved = state.draw_distances[cell.key]
             drawn[layer, perturbation, draw] = [moved[norm] for norm in norms]
     return distance, drawn
 
 
-def _moved(plan: Plan, measured: Measured) -> dict[str, Any]:
-    known = plan.moved
-    return {"moved": ("layer", [known[row.name] for row in measured.rows])} if known else {}
+def _moved(state: SweepState) -> dict[str, Any]:
+    known = state.moved
+    return {"moved": ("layer", [known[row.name] for row in state.rows])} if known else {}
 
 
 def _meant(plan: Plan) -> dict[str, Any]:
     return results.coordinates(
-        [metric.info for metric in plan.metrics],
-        [perturbation.info for perturbation in plan.perturbations],
+        [metric.info for metric in plan.subject.metrics],
+        [perturbation.info for perturbation in plan.grid.perturbations],
     )
 
 
-def _described(measured: Measured) -> dict[str, Any]:
-    rows = measured.rows
+def _described(state: SweepState) -> dict[str, Any]:
+    rows = state.rows
     return {
         "depth": ("layer", np.arange(len(rows))),
         "kind": ("layer", ["network" if row.name == FULL_MODEL else "layer" for row in rows]),
@@ -171,5 +170,5 @@ def _described(measured: Measured) -> dict[str, Any]:
         "component": ("layer", [row.component for row in rows]),
         "block": ("layer", [row.block for row in rows]),
         "stage": ("layer", [row.stage for row in rows]),
-        "initializer": ("layer", [measured.origins[row.name] for row in rows]),
+        "initializer": ("layer", [state.origins[row.name] for row in rows]),
     }

@@ -1,0 +1,233 @@
+"""Cells, and the tensors that they put into a network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.base import seeds
+from layerscope.base.copies import changed_names, copy_modules, copy_tensors
+from layerscope.base.tensors import owner_name, plain_name
+from layerscope.base.validate import describe
+from layerscope.core import layers
+from layerscope.core.checkpoints import Series
+from layerscope.core.layers import Layer
+from layerscope.core.perturb import Perturbation, Redraw, Site
+from layerscope.core.reuse import Group
+from layerscope.errors import OptionError
+from layerscope.results import NO_EPOCH
+
+__all__ = ["Cell", "CellTensors", "Question"]
+
+_KEPT_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One evaluation: a layer, what is done to it, the epoch it uses and the draw."""
+
+    layer: Layer
+    perturbation: Perturbation
+    epoch: int
+    draw: int
+
+    @cached_property
+    def key(self) -> str:
+        """A file name that is the same whatever else is swept."""
+        parts = (self.layer.name, self.perturbation.name, self.epoch, self.draw)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    @cached_property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the modules that are passed over.
+
+        Raises
+        ------
+        LayerError
+            If no module stands for the layer.
+        """
+        skips = self.perturbation.skips
+        return tuple(skips(self.layer)) if skips else ()
+
+
+class Question(NamedTuple):
+    """Something that a network is asked about.
+
+    Attributes
+    ----------
+    group : Group
+        The modules that are changed and passed over.
+    values : callable
+        Returns the tensors that are put in, by name; none where the modules stay as they are.
+    label : str
+        Of messages.
+    """
+
+    group: Group
+    values: Callable[[], Mapping[str, Tensor]]
+    label: str
+
+
+class CellTensors:
+    """The tensors that the layers of cells hold instead of their trained ones.
+
+    Parameters
+    ----------
+    model : nn.Module
+    series : Series
+    fresh : Redraw
+        What draws a layer anew.
+    seed : int
+        Of the random draws.
+    device : torch.device
+        Where small tensors are kept for the next batch.
+    """
+
+    def __init__(
+        self, model: nn.Module, series: Series, fresh: Redraw, seed: int, device: torch.device
+    ) -> None:
+        self.model, self.series, self.fresh = model, series, fresh
+        self._seed, self._device = seed, device
+        self._kept: dict[tuple[str, Layer], dict[str, Tensor]] = {}
+        self._left = _KEPT_BYTES
+
+    def question(self, cell: Cell) -> Question:
+        """Ask about one cell."""
+        label = f"{cell.layer.name} under {cell.perturbation.name}"
+        return Question(self.group([cell]), lambda: self.of(cell), label)
+
+    def of(self, cell: Cell) -> dict[str, Tensor]:
+        """Return the tensors of one cell; on the device if they are kept, else on the CPU."""
+        at = cell.key, cell.layer  # views may give one name to different layers
+        if at in self._kept:
+            return self._kept[at]
+        values = self.computed(cell)
+        size = sum(t.numel() * t.element_size() for t in values.values())
+        if size <= self._left:
+            # Moved once, not for every batch; and copied, since a function of the user's own may
+            # return the same memory for the next cell.
+            values = {name: t.to(self._device, copy=True) for name, t in values.items()}
+            self._kept[at] = values
+            self._left -= size
+        return values
+
+    def computed(self, cell: Cell) -> dict[str, Tensor]:
+        """Compute the tensors of one cell, on the CPU and in the trained tensors' types.
+
+        Those equal to the trained ones are left out: a cell with none is the baseline.
+
+        Raises
+        ------
+        OptionError
+            If the perturbation returns what its layer can't hold.
+        LayerError
+            If it can't be applied to the layer.
+        """
+        trained = self.series.read(self.series.last, cell.layer.tensors)
+        # Compared with the trained values below, so these themselves are handed to nobody.
+        values = self._perturbed(cell, copy_tensors(trained))
+        _check_fit(cell, values, trained)
+        values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
+        return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
+
+    def all_of(self, cell: Cell) -> dict[str, Tensor]:
+        """Compute all tensors of a cell's layer, those that it leaves as they were included."""
+        trained = self.series.read(self.series.last, cell.layer.tensors)
+        return {**trained, **self._perturbed(cell, trained)}
+
+    def group(self, cells: Iterable[Cell]) -> Group:
+        """Name the modules that cells change and pass over, all of them at once."""
+        # A module that stands in several places goes by the first of its names.
+        names, find = self._names, self.model.get_submodule
+        known = list(cells)
+        owners = {owner_name(tensor) for cell in known for tensor in cell.layer.tensors}
+        skipped = {name for cell in known for name in cell.skipped}
+        return Group(
+            frozenset(names[find(name)] for name in owners),
+            frozenset(names[find(name)] for name in skipped),
+        )
+
+    def holders(self, tensors: Iterable[str]) -> dict[str, nn.Module]:
+        """Find the modules that hold tensors, by name."""
+        owners = dict.fromkeys(owner_name(name) for name in tensors)
+        return {owner: self.model.get_submodule(owner) for owner in owners}
+
+    @cached_property
+    def _names(self) -> dict[nn.Module, str]:
+        return {module: name for name, module in self.model.named_modules()}
+
+    def _perturbed(self, cell: Cell, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        from_checkpoint = cell.epoch != NO_EPOCH
+        site = Site(
+            layer=cell.layer,
+            trained=trained,
+            checkpoint=self.series.read(cell.epoch, trained) if from_checkpoint else None,
+            fresh=self.fresh.draw,
+            # The same whether the network is compiled or not.
+            generator=seeds.generator(
+                self._seed,
+                plain_name(cell.layer.name) or layers.ROOT,
+                cell.perturbation.name,
+                cell.epoch,
+                cell.draw,
+            ),
+            modules=copy_modules(self.holders(trained)),
+        )
+        # As in the sweep, where an operation in place on a parameter needs no thought of gradients.
+        with torch.no_grad():
+            values = cell.perturbation.apply(site)
+        if not isinstance(values, Mapping):
+            raise OptionError(
+                f"the perturbation {cell.perturbation.name!r} returned {describe(values)}; let it "
+                "return the tensors that the layer is to hold, by name."
+            )
+        if not values and not cell.perturbation.skips:
+            _check_in_place(cell, changed_names(trained, site.modules))
+        return dict(values)
+
+
+def _check_in_place(cell: Cell, changed: Sequence[str]) -> None:
+    """Refuse a perturbation that returned nothing after it changed copies in place."""
+    if changed:
+        raise OptionError(
+            f"the perturbation {cell.perturbation.name!r} changed {changed[0]} in place and "
+            "returned nothing, so nothing would change; let it return the tensors that the layer "
+            "is to hold, by name."
+        )
+
+
+def _check_fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+    """Refuse what the cell's layer can't hold, in the name of the perturbation."""
+    what = f"the perturbation {cell.perturbation.name!r} returned"
+    for name, value in values.items():
+        if name not in trained:
+            raise OptionError(
+                f"{what} {name!r}, which {cell.layer.name} does not hold; it holds "
+                f"{', '.join(trained)}."
+            )
+        if not isinstance(value, Tensor):
+            raise OptionError(f"{what} a {type(value).__name__} for {name}, expected a tensor.")
+        own = trained[name]
+        if value.shape != own.shape:
+            raise OptionError(
+                f"{what} {name} of shape {tuple(value.shape)}, expected {tuple(own.shape)}."
+            )
+        # Another precision is converted, as from a checkpoint that was saved in it; so are counters
+        # among the buffers, which a function of one's own may have scaled with all the rest.
+        is_parameter = name in cell.layer.parameters
+        if is_parameter and _number_kind(value) != _number_kind(own):
+            raise OptionError(
+                f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
+                f".to({own.dtype})."
+            )
+
+
+def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Tell truth values, complex, real and whole numbers apart."""
+    return tensor.dtype == torch.bool, tensor.is_complex(), tensor.is_floating_point()

@@ -1,0 +1,269 @@
+"""A lent network that sees batches, and is asked about cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from layerscope.base import devices
+from layerscope.base.tensors import owner_name
+from layerscope.base.undoing import Undo
+from layerscope.core import layers, metrics
+from layerscope.core.batches import Batch
+from layerscope.core.layers import Layer
+from layerscope.core.lending import Swapper, borrowed
+from layerscope.core.metrics import Metric, Outcome
+from layerscope.core.probe import _steadiness as steadiness
+from layerscope.core.probe._cell import Question
+from layerscope.core.probe._subject import Subject
+from layerscope.core.reuse import Group, Recorder, Recording
+from layerscope.core.running import explain_mismatch
+from layerscope.errors import LayerscopeError
+from layerscope.results import FULL_MODEL
+
+__all__ = ["Probe", "Seen"]
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Seen:
+    """A batch that the trained network has seen.
+
+    Attributes
+    ----------
+    batch : pair, or None
+        Inputs and targets, while this is the batch that is asked about.
+    watched : bool
+        Whether a question is to find out if the network keeps something of this batch for the next.
+    reference
+        What the trained network gave.
+    recording : Recording or None
+        What the next questions need, while another batch is asked about.
+    """
+
+    batch: Batch | None
+    watched: bool
+    reference: Any = None
+    recording: Recording | None = None
+
+    def measure(self, wanted: Sequence[Metric], outputs: Any) -> dict[str, Outcome]:
+        """Measure what the network gave for the batch."""
+        assert self.batch is not None
+        return metrics.measure(wanted, outputs, self.batch[1], self.reference)
+
+
+class Probe(Undo):
+    """Lend the network with its trained weights on the device; afterwards it is as before.
+
+    Enter `devices.NoGradients` around what is done with it.
+
+    Parameters
+    ----------
+    subject : Subject
+    to : str
+        Who borrows the network, for whoever wants to meanwhile.
+    keeps : bool
+        Batches seen earlier can be asked about again; else only the last.
+
+    Attributes
+    ----------
+    subject : Subject
+    recorder : Recorder
+    """
+
+    def __init__(self, subject: Subject, to: str = "a sweep", *, keeps: bool = False) -> None:
+        super().__init__()
+        self.subject, self._to, self._keeps = subject, to, keeps
+        self._current: Seen | None = None
+
+    def begin(self) -> Probe:
+        """Change the network."""
+        subject = self.subject
+        budget = devices.spare_bytes(subject.device)
+        self.enter(devices.KeepMemory(subject.device))
+        self.enter(borrowed(subject.model, subject.device, self._to))
+        self._swapper = Swapper(subject.model)
+        # Piece by piece: a network that holds these weights already takes no more memory.
+        for names in subject.pieces():
+            values = subject.trained(names)
+            swap = self._swapper.swapped(values, owned=True)
+            del values
+            self.enter(swap)
+        self.recorder = Recorder(subject.model, budget=budget)
+        self.add(self.recorder.close)
+        return self
+
+    # Before the first question
+
+    def require_steady(self) -> None:
+        """Refuse a network whose passes change its weights, or its answers to later batches.
+
+        Every batch is answered from the state that the network was given in, where a copy would
+        carry on from one to the next. What a network merely keeps, such as a counter or a rotary
+        table, makes no difference.
+
+        Raises
+        ------
+        LayerscopeError
+        """
+        steadiness.require_steady(self.subject, self.recorder)
+
+    def fit(self) -> Tensor:
+        """Find out from the first batch how outputs are read; return those of that batch.
+
+        Raises
+        ------
+        DataError
+            If the network can't take the batch.
+        LayerscopeError
+            If it does not repeat itself on the same batch.
+        OptionError
+            If a metric changes what it is handed.
+        """
+        inputs, targets = self.subject.data.first
+        call = partial(self.subject.call, inputs)
+        with explain_mismatch(inputs):
+            once, again = self.plain(call), self.plain(call)
+        if not steadiness.same(once, again):
+            raise LayerscopeError(
+                "the network gives different outputs for the same batch in evaluation mode, so no "
+                "cell could be compared with another. Does it use dropout as a function, or sample?"
+            )
+        self.subject = self.subject.fitted(once, inputs, targets)
+        outputs = self.subject.output.classes_last(once)
+        metrics.check_in_place(self.subject.metrics, outputs, targets)
+        return outputs
+
+    def in_order(self, rows: Sequence[Layer]) -> list[Layer]:
+        """Sort rows as they are executed, the whole network last."""
+        found = layers.find(self.subject.model)
+        call = self._first_call()
+        leaves = layers.execution_order(self.subject.model, found, lambda: self.plain(call))
+        place = {leaf.name: index for index, leaf in enumerate(leaves)}
+        parts = [row for row in rows if row.name != FULL_MODEL]
+        parts.sort(key=lambda row: min(place[leaf] for leaf in row.members))
+        return parts + [row for row in rows if row.name == FULL_MODEL]
+
+    def obstacles(self, names: Iterable[str]) -> dict[str, str]:
+        """Say of modules why they can't be passed over; empty where they can."""
+        return self.recorder.unskippable(self._first_call(), names)
+
+    def plain(self, call: Callable[[], T]) -> T:
+        """Run a pass of which nothing is remembered, and that leaves no trace."""
+        return self.recorder.plain(call)
+
+    # The two verbs, and what becomes of what they remember
+
+    def see(
+        self, index: int, batch: Batch, groups: Iterable[Group], budget: int | None = None
+    ) -> Seen:
+        """Run the trained network over a batch, and remember what questions will need.
+
+        Parameters
+        ----------
+        index : int
+            Which of the batches it is.
+        batch : pair
+        groups : iterable of Group
+            Of the questions, in execution order; others can be asked too, and may take longer.
+        budget : int, optional
+            Bytes that may be remembered of this batch; by default what the device can spare.
+        """
+        self._put_by()
+        if budget is not None:
+            self.recorder.budget = budget
+        seen = Seen(batch, watched=index == 0 and len(self.subject.data.lengths) > 1)
+        seen.reference = self.recorder.record(self._call(seen), groups)
+        self._current = seen
+        return seen
+
+    def see_again(self, seen: Seen, batch: Batch) -> None:
+        """Go on with a batch that was seen before another."""
+        if seen is not self._current:
+            assert seen.recording is not None
+            self._put_by()
+            self.recorder.take_up(seen.recording)
+            self._current = seen
+        # The user's own batches are made anew for each pass over the data, and not kept.
+        seen.batch, seen.recording = batch, None
+
+    def ask(self, seen: Seen, question: Question) -> Any:
+        """Tell what the network gives for a batch if it is changed as the question says.
+
+        Raises
+        ------
+        LayerscopeError
+            If the changed network keeps something of the first batch, as a layer that initialises
+            itself does.
+        """
+        values = question.values()
+        if not values and not question.group.skipped:
+            return seen.reference
+        call = self._call(seen)
+        with Undo() as undo, undo:
+            swap, names = self._swapper.swapped(values), list(values)
+            del values  # of a large layer: the network holds a copy of its own
+            undo.enter(swap)
+            if not seen.watched:
+                return self.recorder.replay(call, question.group)
+            # Once for each cell: with the values of another time a layer may initialise itself.
+            before = self._lasting_marks(names)
+            outputs = self.recorder.replay(call, question.group)
+            written = self._lasting_marks(names) != before
+        if written:
+            steadiness.refuse_carried(
+                self.subject,
+                self.recorder,
+                lambda: self._swapper.swapped(question.values()),
+                question.label,
+            )
+        return outputs
+
+    def remember(self, seen: Seen, groups: Sequence[Group]) -> None:
+        """See the batch again if what the first of the groups needs did not fit in before."""
+        if groups[0] not in self.recorder.remembered:
+            self.recorder.record(self._call(seen), groups)
+
+    def forget(self, group: Group) -> None:
+        """Free what only questions of this group need."""
+        self.recorder.forget(group)
+
+    def reuse(self) -> dict[str, Any]:
+        """Say how much was reused, and what could not be, in plain values."""
+        recorder = self.recorder
+        return {
+            "passes": dict(recorder.passes),
+            "plain_modules": recorder.plain_modules,
+            "plain_groups": {str(group): why for group, why in recorder.plain_groups.items()},
+            "refusal": recorder.refusal,
+        }
+
+    def _first_call(self) -> Callable[[], Tensor]:
+        # Read before the pass, which is to leave no trace of its own.
+        return partial(self.subject.call, self.subject.data.first[0])
+
+    def _call(self, seen: Seen) -> Callable[[], Tensor]:
+        assert seen.batch is not None
+        return partial(self.subject.call, seen.batch[0])
+
+    def _put_by(self) -> None:
+        """Make room for another batch."""
+        # In this order, so that whatever comes between, the next question finds something whole.
+        if self._current is not None and self._keeps:
+            self._current.recording = self.recorder.set_aside()
+            self._current.batch = None
+        self._current = None
+
+    def _lasting_marks(self, names: Sequence[str]) -> dict[str, int]:
+        """Mark what was put in, without modules that write to it unchanged as well.
+
+        Those are put back after every pass.
+        """
+        model, restless = self.subject.model, self.recorder.restless
+        lasting = [n for n in names if model.get_submodule(owner_name(n)) not in restless]
+        return steadiness.marks(self._swapper.current(lasting))

@@ -1,0 +1,109 @@
+"""Refusing networks whose answers hang on the batches before."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.base.undoing import Undo
+from layerscope.core.probe._subject import Subject
+from layerscope.core.reuse import Recorder
+from layerscope.core.running import explain_mismatch
+from layerscope.errors import LayerscopeError
+
+__all__ = ["marks", "refuse_carried", "require_steady", "same"]
+
+
+def require_steady(subject: Subject, recorder: Recorder) -> None:
+    """Refuse a network whose passes change its weights, or its answers to later batches.
+
+    Raises
+    ------
+    LayerscopeError
+    """
+    own = dict(subject.model.named_parameters())
+    before = marks(own)
+    few = [subject.few(inputs) for inputs, _ in itertools.islice(subject.data, 2)]
+    try:
+        with explain_mismatch(few[0]):
+            differs = _carries(subject, recorder, few)
+        changed = [name for name, mark in marks(own).items() if mark != before[name]]
+    finally:
+        _repair(subject, own, before)
+    if changed or differs:
+        how = f"writes to its weights ({changed[0]})" if changed else "keeps something of a batch"
+        raise LayerscopeError(
+            f"the network {how} in evaluation mode, and answers otherwise afterwards, as with a "
+            "layer that initialises itself from the first batch; so a value would hang on the "
+            "order of the batches. Run a batch through it before its checkpoints are saved, and "
+            "before the sweep."
+        )
+
+
+def refuse_carried(
+    subject: Subject, recorder: Recorder, swap: Callable[[], Undo], what: str
+) -> None:
+    """Refuse a change if what the network then says of the second batch depends on the first.
+
+    Raises
+    ------
+    LayerscopeError
+    """
+
+    def within(batches: Sequence[Any]) -> Tensor:
+        with Undo() as undo, undo:
+            undo.enter(swap())
+            return _last(subject, recorder, batches)
+
+    both = [inputs for inputs, _ in itertools.islice(subject.data, 2)]
+    if not same(within(both[1:]), within(both)):
+        raise LayerscopeError(
+            f"{what} initialises itself from the first batch that it sees, so a value would hang "
+            "on the order of the batches. Leave the layer or the epoch out, or pass all data as a "
+            "single batch."
+        )
+
+
+def marks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Compute one number for each tensor, another where its bits are; cheap, and no copy."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+    found = {}
+    for name, tensor in tensors.items():
+        plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+        if plain.layout == torch.strided and not plain.is_meta:
+            bits = plain.view(whole.get(plain.element_size(), torch.int64))
+            found[name] = bits.sum(dtype=torch.int64)
+    together = torch.stack(list(found.values())).tolist() if found else []
+    return dict(zip(found, together, strict=True))
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Compare values; NaN equals itself."""
+    return torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def _carries(subject: Subject, recorder: Recorder, few: Sequence[Any]) -> bool:
+    if len(few) < 2:
+        _last(subject, recorder, few)
+        return False
+    once = _last(subject, recorder, few[1:])
+    # One that gives something else each time is refused for that, elsewhere.
+    return not same(once, _last(subject, recorder, few)) and same(
+        once, _last(subject, recorder, few[1:])
+    )
+
+
+def _last(subject: Subject, recorder: Recorder, batches: Sequence[Any]) -> Tensor:
+    """Logits of the last of several batches, each answered from the state that the others left."""
+    return recorder.plain(lambda: [subject.call(inputs) for inputs in batches][-1])
+
+
+def _repair(subject: Subject, own: Mapping[str, Tensor], before: Mapping[str, int]) -> None:
+    """Write the trained values back into weights that a pass has written to: they may be shared."""
+    for name, mark in marks(own).items():
+        if mark != before[name]:
+            own[name].detach().copy_(subject.trained([name])[name])

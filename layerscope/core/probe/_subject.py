@@ -1,0 +1,130 @@
+"""The network that questions are about, with its checkpoints and data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from layerscope.base import devices
+from layerscope.base.tensors import named_tensors
+from layerscope.base.undoing import Undo
+from layerscope.core import batches, layers, metrics as metrics_
+from layerscope.core.checkpoints import Series, open_series
+from layerscope.core.lending import borrowed
+from layerscope.core.metrics import Metric
+from layerscope.core.running import (
+    OutputFinder,
+    OutputSpec,
+    explain_mismatch,
+    infer_reader,
+    run_network,
+)
+
+__all__ = ["Subject"]
+
+_FEW = 16
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network with its checkpoints and data, how it is run, and what is measured."""
+
+    model: nn.Module
+    series: Series
+    data: batches.FixedBatches
+    metrics: list[Metric]
+    device: torch.device
+    dtype: torch.dtype | None = None
+    output: OutputFinder = field(default_factory=OutputFinder)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        data: Any,
+        *,
+        checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+        metrics: Sequence[str | Metric] | None,
+        batch_size: int,
+        device: str | torch.device,
+        dtype: str | torch.dtype | None,
+        output: OutputSpec,
+        shuffle_seed: int | None = None,
+    ) -> Subject:
+        """Open and check what a user gave; the arguments are those of `layerscope.sweep`.
+
+        Raises
+        ------
+        CheckpointError, DataError, OptionError
+            As `layerscope.sweep`.
+        """
+        model, place = layers.require_network(model), devices.resolve(device)
+        series = open_series(checkpoints).fit(model)
+        known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
+        precision, find = devices.precision(dtype), OutputFinder(output)
+        read = _reader(model, known, place, precision)
+        held = batches.FixedBatches(data, batch_size, place, shuffle_seed=shuffle_seed, read=read)
+        if metrics is None:
+            known = metrics_.parse(metrics_.default_names(positions=held.positions))
+        return cls(model, series, held, known, place, precision, find)
+
+    def fitted(self, outputs: Tensor, inputs: Any, targets: Any) -> Subject:
+        """Return the same, with what can be told from the outputs of the first batch.
+
+        Raises
+        ------
+        DataError
+            If there is a class that the network has no output for, or it can't be told in which
+            dimension classes stand.
+        """
+        found = self.output.fitted(outputs, inputs, targets)
+        metrics_.check_labels(self.metrics, found.classes_last(outputs), self.data.labels)
+        return replace(self, output=found)
+
+    def call(self, inputs: Any) -> Tensor:
+        """Run the network on one batch, and find in what it returned what metrics read."""
+        return self.output(_run(self.model, inputs, self.device, self.dtype))
+
+    def few(self, inputs: Any) -> Any:
+        """Some inputs of a batch, that fit whatever its size; all of a batch of the user's own."""
+        some = inputs[:_FEW] if self.data.cut and torch.is_tensor(inputs) else inputs
+        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, some)
+
+    def trained(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Read tensors of the trained network."""
+        return self.series.read(self.series.last, names)
+
+    def pieces(self) -> list[tuple[str, ...]]:
+        """Cut the names of all the network's tensors into those that are read together."""
+        held = {leaf.name: leaf.tensors for leaf in layers.find(self.model)}
+        known = {name for names in held.values() for name in names}
+        rest = tuple(name for name in named_tensors(self.model) if name not in known)
+        return [*held.values(), rest]
+
+
+def _run(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    # Entered anew each time, since autocast remembers cast weights until it ends.
+    with devices.autocast(device, dtype):
+        return run_network(model, inputs)
+
+
+def _reader(
+    model: nn.Module, wanted: list[Metric], device: torch.device, dtype: torch.dtype | None
+) -> Callable[[Any, Any], batches.BatchReader]:
+    """Make what finds out from the first batch how all are to be read for a network."""
+
+    def run(within: nn.Module, inputs: Any) -> Any:
+        # Only where it is asked, which it is about tokens alone.
+        with Undo() as undo, undo:
+            undo.enter(devices.NoGradients())
+            undo.enter(borrowed(model, device, "a sweep or a Session"))
+            with explain_mismatch(inputs):
+                return _run(within, inputs, device, dtype)
+
+    return lambda inputs, targets: infer_reader(model, run, inputs, targets, wanted)

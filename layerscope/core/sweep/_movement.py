@@ -1,0 +1,91 @@
+"""How far the rows of a sweep moved, from the first checkpoint that was recorded."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from layerscope.base import progress
+from layerscope.base.tensors import owner_name
+from layerscope.core import layers
+from layerscope.core.checkpoints import require_finite
+from layerscope.core.probe import Cell
+from layerscope.core.sweep._distances import Displacement, displacement
+from layerscope.core.sweep._plan import Plan
+
+__all__ = ["draw_distance", "moved_rows", "row_distances"]
+
+_COUNTER = "num_batches_tracked"
+
+
+def row_distances(
+    plan: Plan, show_progress: bool = False
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Measure how far every row moved at every epoch, reading one leaf at a time.
+
+    Raises
+    ------
+    CheckpointError
+        If a checkpoint holds NaN or infinity.
+    """
+    series, grid = plan.subject.series, plan.grid
+    found: dict[tuple[str, int], Displacement] = {}
+    epochs = sorted({*grid.epochs, series.last})
+    leaves = layers.find(plan.subject.model)
+    total = len(leaves) * len(epochs)
+    with progress.bar(total, "read checkpoints", "layer", show=show_progress) as advance:
+        for leaf in leaves:
+            start = series.read(series.epochs[0], leaf.parameters)
+            holders = plan.tensors.holders(start)
+            for epoch in epochs:
+                now = series.read(epoch, leaf.tensors)
+                require_finite(now, f"the checkpoint of epoch {epoch}")
+                found[leaf.name, epoch] = displacement(now, start, holders)
+                del now  # before the next is read
+                advance(1)
+    return {
+        (row.name, epoch): sum(
+            # A row of buffers alone has no parameters that could have moved.
+            (found[leaf, epoch] for leaf in row.members if row.parameters),
+            Displacement(),
+        ).norms()
+        for row in grid.rows
+        for epoch in grid.epochs
+    }
+
+
+def draw_distance(plan: Plan, cell: Cell) -> dict[str, float]:
+    """Measure how far a layer that was drawn anew is from the first checkpoint."""
+    series = plan.subject.series
+    drawn = plan.tensors.all_of(cell)
+    total = Displacement()
+    # Module by module, so that little of the first checkpoint is held at a time.
+    by_module: dict[str, list[str]] = {}
+    for name in cell.layer.parameters:
+        by_module.setdefault(owner_name(name), []).append(name)
+    for names in by_module.values():
+        start = series.read(series.epochs[0], names)
+        total += displacement(drawn, start, plan.tensors.holders(names))
+    return total.norms()
+
+
+def moved_rows(plan: Plan) -> dict[str, bool]:
+    """Tell which rows hold other values at the last checkpoint than at the first.
+
+    Empty with one checkpoint, which tells nothing. Batches that a layer counted are no values.
+    """
+    series = plan.subject.series
+    first, last = series.epochs[0], series.last
+    if first == last:
+        return {}
+
+    @cache
+    def changed(name: str) -> bool:
+        (then,), (now,) = (series.read(epoch, [name]).values() for epoch in (first, last))
+        return not torch.equal(then.to(now.dtype), now)
+
+    return {
+        row.name: any(changed(n) for n in row.tensors if not n.endswith(_COUNTER))
+        for row in plan.grid.rows
+    }
