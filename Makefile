@@ -49,6 +49,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/explorer.py
+	$(BIN)/python benchmarks/smoke.py
 	$(BIN)/python -m pytest -m slow
 
 gpu: $(STAMP)
