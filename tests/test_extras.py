@@ -173,7 +173,6 @@ NEEDS = [
     ("data.load('lm1b', 'root')", "datasets", "data"),
     ("layerscope.open_series({0: 'someone/net@main'}).tensors(0)", "huggingface_hub",
      "huggingface"),
-    ("layerscope.widgets", "ipywidgets", "jupyter"),
     ("layerscope.LayerExplorer", "ipywidgets", "jupyter"),
     ("layerscope.reproduce.run('fcn-mnist', 'smoke')", "papermill", "paper"),
     ("importlib.import_module('layerscope.zoo.recorders.lightning')", "lightning", "lightning"),
@@ -317,7 +316,8 @@ def test_every_import_of_an_extra_names_one_that_installs_it():
 
 def test_the_base_needs_nothing_beside_what_it_asks_for():
     there = {MODULES.get(each.name, each.name) for each in requirements("all")}
-    others = {"IPython", "traitlets"}  # asked whether it is there; comes with ipywidgets
+    # Asked whether it is there; what comes with ipywidgets, and with Jinja.
+    others = {"IPython", "traitlets", "markupsafe"}
     unknown = {
         module
         for path in (ROOT / "layerscope").rglob("*.py")
