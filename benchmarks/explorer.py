@@ -3,7 +3,7 @@
 Run it with ``python benchmarks/explorer.py``; ``--quick`` clicks a few times only, and ``--json
 FILE`` writes the figures. A click puts a random layer to a random checkpoint, or back, and is timed
 from the message that the browser sends to the first estimate and to the whole answer, as they are
-written into the widgets. The browser adds the time to draw; see tests/test_browser.py.
+written into the widgets. The browser adds the time to draw; see tests/test_explorer_browser.py.
 
 first
     Milliseconds to the first estimate: median and 95th percentile.

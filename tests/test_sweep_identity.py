@@ -343,7 +343,7 @@ import json, sys, torch
 from layerscope.base import devices
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-import test_identity as t
+import test_sweep_identity as t
 if sys.argv[2] == "values":
     print(json.dumps([t.fingerprint(t.value(seed)) for seed in range(60)]))
 elif sys.argv[2] == "processor":
