@@ -697,6 +697,33 @@ def test_augmentation_is_seen_by_training_alone_and_says_what_it_is(few_digits, 
         few_steps(few_digits, tmp_path, augment=lambda inputs, _: inputs)
 
 
+class Ours:
+    """Training data of a class of one's own, which is cut into batches in any order."""
+
+    def __init__(self, examples):
+        self.inner, self.targets, self.fingerprint = examples, examples.targets, "ours"
+
+    def __len__(self):
+        return len(self.inner)
+
+    def batches(self, size, order=None):
+        return self.inner.batches(size, order)
+
+
+def test_training_data_are_known_by_what_they_can_do(few_digits, tmp_path):
+    ours = dataclasses.replace(few_digits, train=Ours(few_digits.train))
+    recipe = Recipe(epochs=2, batch_size=150)
+    series, plain = (
+        training.train("fcn-1x8", data, recipe, out=tmp_path, device="cpu")
+        for data in (ours, few_digits)
+    )
+    assert series.folder != plain.folder
+    assert hashes(series.folder) == hashes(plain.folder)
+    del ours.train.fingerprint
+    with pytest.raises(OptionError, match="are a Ours without fingerprint; give Examples"):
+        training.train("fcn-1x8", ours, recipe, out=tmp_path, device="cpu")
+
+
 def test_a_stream_must_fix_its_order_and_keep_its_length(few_digits, tmp_path):
     loader = list(few_digits.train.batches(100))
     data = dataclasses.replace(few_digits, train=loader)

@@ -141,6 +141,7 @@ class Examples:
             0, and returns the same shape, such as ``Augment().at(seed, epoch)``.
         """
         count = len(self) if order is None else len(order)
+        order = None if order is None else order.to(self.inputs.device)  # once, not for each batch
         for number, start in enumerate(range(0, count, size)):
             where = slice(start, start + size) if order is None else order[start : start + size]
             stored = self.inputs[where]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base import devices
-from layerscope.core.batches import Examples, by_batch
+from layerscope.core.batches import Cuttable, by_batch
 from layerscope.errors import DataError, OptionError
 from layerscope.zoo.data._pictures import Pictures, RandomResizedCrop, by_picture
 
@@ -101,7 +101,7 @@ AUGMENTATIONS: Mapping[str, Augment | RandomResizedCrop] = {
 
 
 def changes(
-    augment: Callable[..., Any], part: Examples | Pictures, seed: int, epoch: int, first: int = 0
+    augment: Callable[..., Any], part: Cuttable, seed: int, epoch: int, first: int = 0
 ) -> Callable[..., Any]:
     """Return what `part.batches` takes to change its inputs as in an epoch.
 
@@ -111,7 +111,7 @@ def changes(
         Of examples in memory, ``augment(inputs, generator)`` takes a batch as it is stored, and
         `Augment` is one; of pictures in files, ``augment(picture, size, generator)`` takes an
         image of Pillow, and `RandomResizedCrop` is one.
-    part : Examples or Pictures
+    part : Examples, Pictures or another `Cuttable`
     seed, epoch : int
     first : int
         Batches of the epoch that were seen before.

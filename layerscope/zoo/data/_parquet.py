@@ -1,4 +1,8 @@
-"""Images in Parquet files, in the column layout in which sets of images are published."""
+"""Images in Parquet files, in the column layout in which sets of images are published.
+
+pyarrow reads them, and not the package datasets, which first writes all of them anew as Arrow files
+into a cache on disk.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from layerscope.base import memory
 from layerscope.base.extras import extra
 from layerscope.core.batches import Examples
 from layerscope.errors import DataError
-from layerscope.zoo.data._depth import eight_bits
+from layerscope.zoo.data._decoding import decode
 
 __all__ = ["Encoded", "decode_all", "files_of", "read"]
 
@@ -189,14 +193,10 @@ def decode_all(
 
 def _pixels(image: bytes) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
     """Pixels of shape (channels, height, width); grey images keep their one channel."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            plain = eight_bits(picture)
-            array = np.asarray(plain.convert("L" if plain.mode in ("L", "1") else "RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    picture = decode(io.BytesIO(image), keep_grey=True)
+    if picture is None:
         return None
+    array = np.asarray(picture)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 

@@ -1,7 +1,8 @@
 """Pictures that stay in their files and are decoded batch by batch.
 
 Threads decode, since Pillow releases Python's lock while it works on a large picture: no worker
-processes to start, and every batch is the same for any number of threads.
+processes to start, and every batch is the same for any number of threads, which torch's DataLoader
+over torchvision's ImageFolder does not promise for random crops.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from layerscope.base import memory, seeds
 from layerscope.base.extras import extra
 from layerscope.core.batches import Batch, Examples, normalise
 from layerscope.errors import DataError, OptionError
-from layerscope.zoo.data._depth import eight_bits
+from layerscope.zoo.data._decoding import decode
 from layerscope.zoo.data._modify import Modifiers
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ImageStream", "Pictures", "RandomResizedCrop"]
@@ -32,7 +33,9 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ImageStream", "Pictures", "RandomRe
 # Of ImageNet's training pixels, scaled to [0, 1], as torchvision's networks expect them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+_PURPOSE = "pictures in folders"
 
 _AHEAD = 2  # batches that are decoded before they are asked for
 
@@ -146,19 +149,21 @@ class Pictures:
         DataError
             If the folder holds no such folders.
         """
+        with extra("zoo", _PURPOSE):
+            from torchvision.datasets.folder import make_dataset
+
         root = Path(folder).expanduser()
-        names = class_names(root)
-        files, targets = [], []
-        for number, name in enumerate(names):
-            found = _pictures_below(root, name)
-            files += found
-            targets += [number] * len(found)
-        if not files:
+        numbers = {name: number for number, name in enumerate(class_names(root))}
+        # Of ImageFolder this alone: its own search takes hidden folders for classes.
+        found = make_dataset(root, numbers, _ENDINGS, allow_empty=True) if numbers else []
+        if not found:
             raise DataError(
                 f"{root} holds no pictures in folders, one for each class; expected files such "
                 f"as {root / 'CLASS' / 'picture.jpg'}."
             )
-        return cls(root, tuple(files), torch.tensor(targets), **{"name": root.name, **options})
+        files = tuple(path.removeprefix(os.path.join(root, "")) for path, _ in found)  # noqa: PTH118
+        targets = torch.tensor([number for _, number in found])
+        return cls(root, files, targets, **{"name": root.name, **options})
 
     def __len__(self) -> int:
         return len(self.files)
@@ -353,26 +358,8 @@ def by_picture(
     return change
 
 
-def decode(source: Any) -> Any | None:
-    """Decode a picture from a path or an open file, as RGB; None where it can't be read.
-
-    Raises
-    ------
-    DataError
-        If its values have no known range.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(source) as picture:
-            return eight_bits(picture).convert("RGB")
-    # Pillow reports broken files as any of these, by format.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        return None
-
-
 def _functional() -> Any:
-    with extra("zoo", "cutting pictures in files"):
+    with extra("zoo", _PURPOSE):
         from torchvision.transforms import functional
     return functional
 
@@ -388,17 +375,6 @@ def class_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}.")
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
-def _pictures_below(root: Path, name: str) -> list[str]:
-    found = []
-    for folder, inner, files in os.walk(root / name):
-        inner.sort()
-        place = Path(folder).relative_to(root)
-        found += [
-            str(place / file) for file in sorted(files) if Path(file).suffix.lower() in _ENDINGS
-        ]
-    return found
 
 
 def _cut(total: int, size: int) -> list[range]:

@@ -8,15 +8,15 @@ from typing import Any, Protocol
 import torch
 
 from layerscope.core import metrics
-from layerscope.core.batches import Examples
+from layerscope.core.batches import Cuttable, Examples
 from layerscope.errors import OptionError
-from layerscope.zoo.data import Pictures
 from layerscope.zoo.training._recipe import Recipe
 
 __all__ = ["Data", "few_tokens", "measured", "scored_in", "steps_of"]
 
 _SCORED_IN = 1000
 _FEW_TOKENS = 512
+_STREAM = ("__iter__", "__len__", "set_epoch", "fingerprint")
 
 
 class Data(Protocol):
@@ -25,10 +25,10 @@ class Data(Protocol):
     Attributes
     ----------
     name : str
-    train : Examples, Pictures, or stream of batches
+    train : Examples, Pictures or another `Cuttable` with a ``fingerprint``, or stream of batches
         A stream is iterated once per epoch after its ``set_epoch(epoch)`` was called, which fixes
         the order; has a length, in batches, and a ``fingerprint``.
-    test : Examples, Pictures, or anything that `layerscope.evaluate` takes
+    test : anything that `layerscope.evaluate` takes
     shape : tuple of int
         Of one input; for networks by name.
     classes : int
@@ -69,22 +69,18 @@ def steps_of(data: Data, recipe: Recipe) -> int:
     OptionError
         If the training part is neither examples nor a stream whose order is known.
     """
-    if isinstance(data.train, (Examples, Pictures)):
-        if len(data.train) == 0:
-            raise OptionError(f"{data.name} has no training examples; there must be at least one.")
-        return math.ceil(len(data.train) / recipe.batch_size)
-    lacking = [
-        name
-        for name in ("__iter__", "__len__", "set_epoch", "fingerprint")
-        if not hasattr(data.train, name)
-    ]
-    if lacking:
+    cuttable = isinstance(data.train, Cuttable)
+    needed = ("fingerprint",) if cuttable else _STREAM
+    if lacking := [name for name in needed if not hasattr(data.train, name)]:
         raise OptionError(
             f"the training data are a {type(data.train).__name__} without {', '.join(lacking)}; "
             "give Examples, or a stream of batches with a length, a fingerprint, and "
             "set_epoch(epoch), which makes its order depend on the epoch alone."
         )
-    return len(data.train)
+    count = len(data.train)
+    if count == 0:
+        raise OptionError(f"{data.name} has no training examples; there must be at least one.")
+    return math.ceil(count / recipe.batch_size) if cuttable else count
 
 
 def measured(part: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from layerscope.core.batches import (
     NO_TARGET,
     Batch,
     BatchReader,
-    Examples,
+    Cuttable,
     batches,
     label_range,
     move,
@@ -27,7 +27,7 @@ from layerscope.core.batches import (
 from layerscope.core.checkpoints import SeriesWriter
 from layerscope.core.running import evaluation_mode, find_logits, infer_reader, run_network
 from layerscope.errors import OptionError, SweepWarning, TrainingError
-from layerscope.zoo.data import Pictures, changes
+from layerscope.zoo.data import changes
 from layerscope.zoo.training import _state as state
 from layerscope.zoo.training._given import Data, few_tokens, measured, scored_in, steps_of
 from layerscope.zoo.training._recipe import Recipe, convolves
@@ -77,7 +77,7 @@ class Loop:
         targets = getattr(data.train, "targets", None)
         self.labels = label_range(targets) if torch.is_tensor(targets) else None
         self.train, self.test = (
-            part.to(device) if isinstance(part, (Examples, Pictures)) else part
+            part.to(device) if isinstance(part, Cuttable) and hasattr(part, "to") else part
             for part in (data.train, data.test)
         )
         self.steps = steps_of(data, recipe)
@@ -141,13 +141,12 @@ class Loop:
     def _batches(self, epoch: int, seed: Callable[[int], None]) -> Iterator[Batch]:
         """Yield the batches that are left of an epoch, each with its own state of chance."""
         start, size = self.position.step, self.recipe.batch_size
-        if isinstance(self.train, (Examples, Pictures)):
+        if isinstance(self.train, Cuttable):
             shuffle = seeds.generator("order", self.seed, epoch)
             order = torch.randperm(len(self.train), generator=shuffle)[start * size :]
-            # An index on the device for what lies there; a list of files is no such thing.
-            order = order.to(self.device) if isinstance(self.train, Examples) else order
-            change = self.augment and changes(self.augment, self.train, self.seed, epoch, start)
-            batches = islice(self.train.batches(size, order, change), self.steps - start)
+            augment = self.augment and changes(self.augment, self.train, self.seed, epoch, start)
+            options = {"augment": augment} if augment else {}
+            batches = islice(self.train.batches(size, order, **options), self.steps - start)
             skipped = 0
         else:
             self.train.set_epoch(epoch)
@@ -183,7 +182,7 @@ class Loop:
             group["lr"] = self.recipe.lr_at(epoch, step, self.steps)
         labels = self.labels or label_range(targets)  # of a stream, while they are on the CPU
         inputs, targets = move(inputs, self.device), targets.to(self.device)
-        if self.augment is not None and not isinstance(self.train, (Examples, Pictures)):
+        if self.augment is not None and not isinstance(self.train, Cuttable):
             inputs = self.augment(inputs, seeds.generator("augment", self.seed, epoch, step))
         if self.layout is torch.channels_last and torch.is_tensor(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self.layout)

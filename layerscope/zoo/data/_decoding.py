@@ -1,4 +1,8 @@
-"""Pictures of other depths than 8 bits a channel."""
+"""Encoded pictures decoded, of whatever depth.
+
+Pillow decodes them, and not `torchvision.io`, nor the feature ``Image`` of the package datasets:
+these give 16 bits a channel as they are, or cut off what is above 255.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,39 @@ import numpy as np
 
 from layerscope.errors import DataError
 
-__all__ = ["eight_bits"]
+__all__ = ["decode"]
 
 
-def eight_bits(picture: Any) -> Any:
+def decode(source: Any, *, keep_grey: bool = False) -> Any | None:
+    """Decode a picture from a path or an open file; None where it can't be read.
+
+    Parameters
+    ----------
+    source : path or file
+    keep_grey : bool
+        Leave a grey picture its one channel; all else becomes RGB.
+
+    Returns
+    -------
+    PIL.Image.Image or None
+
+    Raises
+    ------
+    DataError
+        If its values have no known range.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(source) as picture:
+            plain = _eight_bits(picture)
+            return plain.convert("L" if keep_grey and plain.mode in ("L", "1") else "RGB")
+    # Pillow reports broken files as any of these, by format.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return None
+
+
+def _eight_bits(picture: Any) -> Any:
     """Return a picture with 8 bits a channel; Pillow's own conversion cuts off what is above 255.
 
     Grey pictures of 16 bits are scaled, so that white stays white; colours of 16 bits Pillow has
