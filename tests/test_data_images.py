@@ -546,7 +546,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize("name", [n for n, s in data.SOURCES.items() if not s.embedded])
 def test_every_missing_set_says_how_to_get_it(tmp_path, name):
     source = data.SOURCES[name]
-    for ask in (source.found, lambda root: data.load(name, root)):
+    for ask in (source.locate, lambda root: data.load(name, root)):
         with pytest.raises(DataError) as caught:
             ask(tmp_path)
         assert source.how_to_get in str(caught.value)
@@ -554,5 +554,5 @@ def test_every_missing_set_says_how_to_get_it(tmp_path, name):
 
 def test_encoded_images_are_told_apart():
     made = [encoded(pixels(0)), encoded(pixels(1), "JPEG")]
-    assert parquet.Encoded(made, torch.zeros(2), ()).lossy
-    assert not parquet.Encoded(made[:1], torch.zeros(1), ()).lossy
+    assert parquet.EncodedImages(made, torch.zeros(2), ()).lossy
+    assert not parquet.EncodedImages(made[:1], torch.zeros(1), ()).lossy

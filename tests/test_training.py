@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from layerscope.core.checkpoints import open_series
 from layerscope.errors import CheckpointError, LayerError, OptionError, TrainingError
 from layerscope.zoo import training
 from layerscope.zoo.data import Examples
-from layerscope.zoo.training import Recipe, _given as given, _loop as loop
+from layerscope.zoo.training import Recipe, _data as training_data, _loop as loop
 
 RESUME = "resume.safetensors"
 
@@ -670,7 +671,7 @@ def test_auto_trains_transformers_in_half_precision_too(monkeypatch, network, me
     ],
 )
 def test_short_inputs_are_known(inputs, few):
-    assert given.few_tokens(inputs) is few
+    assert training_data.few_tokens(inputs) is few
 
 
 def test_half_precision_is_close_and_leaves_weights_in_single(few_digits, tmp_path):
@@ -711,7 +712,10 @@ class Ours:
 
 
 def test_training_data_are_known_by_what_they_can_do(few_digits, tmp_path):
-    ours = dataclasses.replace(few_digits, train=Ours(few_digits.train))
+    ours = types.SimpleNamespace(
+        name="ours", train=Ours(few_digits.train), test=few_digits.test, shape=few_digits.shape,
+        classes=10,
+    )  # fmt: skip
     recipe = Recipe(epochs=2, batch_size=150)
     series, plain = (
         training.train("fcn-1x8", data, recipe, out=tmp_path, device="cpu")

@@ -94,7 +94,7 @@ def _list_data(root: str | None) -> None:
     table = make_table("Data sets", "name", "what", "found")
     for source in data.SOURCES.values():
         try:
-            state = source.found(root)
+            state = source.locate(root)
         except (DataError, ExtraError) as error:
             state = f"no: {error}"
         add_row(table, source.name, source.what, state)

@@ -93,7 +93,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
     more = assignments(options.data_option, "--data-option")
     test = _data_of(series, options.data, options.data_root, more).test
     out = Path(options.out) if options.out else Path(options.series) / "sweep"
-    size = training.scored_in(test, series.manifest["recipe"]["batch_size"])
+    size = training.scoring_batch_size(test, series.manifest["recipe"]["batch_size"])
     ds = engine.sweep(
         model,
         test,

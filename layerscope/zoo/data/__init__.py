@@ -22,7 +22,7 @@ from layerscope.core.batches._reading import (
     alignments,
     tokens,
 )
-from layerscope.zoo.data._augment import AUGMENTATIONS, Augment, changes
+from layerscope.zoo.data._augment import AUGMENTATIONS, Augment, epoch_augmentation
 from layerscope.zoo.data._in_memory import ImageData
 from layerscope.zoo.data._modify import apply as changed, split
 from layerscope.zoo.data._pictures import ImageStream, Pictures, RandomResizedCrop
@@ -53,7 +53,7 @@ __all__ = [
     "alignments",
     "batches",
     "changed",
-    "changes",
+    "epoch_augmentation",
     "find_root",
     "label_range",
     "load",

@@ -14,7 +14,7 @@ from layerscope.core.batches import Cuttable, by_batch
 from layerscope.errors import DataError, OptionError
 from layerscope.zoo.data._pictures import Pictures, RandomResizedCrop, by_picture
 
-__all__ = ["AUGMENTATIONS", "Augment", "changes"]
+__all__ = ["AUGMENTATIONS", "Augment", "epoch_augmentation"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ AUGMENTATIONS: Mapping[str, Augment | RandomResizedCrop] = {
 """By name: the last for pictures in files, the others for images in memory."""
 
 
-def changes(
+def epoch_augmentation(
     augment: Callable[..., Any], part: Cuttable, seed: int, epoch: int, first: int = 0
 ) -> Callable[..., Any]:
     """Return what `part.batches` takes to change its inputs as in an epoch.
@@ -125,7 +125,7 @@ def changes(
     --------
     >>> from layerscope import data
     >>> train = data.load("mnist-5k").train
-    >>> shifted = changes(data.Augment(flip=False), train, seed=0, epoch=2)
+    >>> shifted = epoch_augmentation(data.Augment(flip=False), train, seed=0, epoch=2)
     >>> len(next(train.batches(100, augment=shifted))[0])
     100
     """

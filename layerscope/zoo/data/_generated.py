@@ -26,12 +26,12 @@ def read_gratings(root: Path) -> ImageData:
     from generators of their own.
     """
     del root  # nothing is read
-    parts = {part: _drawn(part, count) for part, count in (("train", 2000), ("test", 500))}
+    parts = {part: _draw_part(part, count) for part, count in (("train", 2000), ("test", 500))}
     about = "2,000 + 500 coloured stripes in noise, computed"
     return ImageData("gratings", parts["train"], parts["test"], 10, about)
 
 
-def _drawn(part: str, count: int) -> Examples:
+def _draw_part(part: str, count: int) -> Examples:
     draw = seeds.generator("gratings", part)
     targets = torch.arange(count) % (_DIRECTIONS * len(_COLOURS))
     angle = (targets % _DIRECTIONS) * (math.pi / _DIRECTIONS)

@@ -185,7 +185,11 @@ def _parquet_cifar10(folder: Path, skip_unreadable: bool) -> ImageData:
     )
     state = "encoded anew as JPEG, so not the official pixels" if lossy else "lossless"
     return ImageData(
-        name, train, test, 10, f"CIFAR-10 from Parquet in {folder}, {state}{_left_out(train, test)}"
+        name,
+        train,
+        test,
+        10,
+        f"CIFAR-10 from Parquet in {folder}, {state}{_describe_skipped(train, test)}",
     )
 
 
@@ -205,7 +209,7 @@ def read_parquet(folder: Path, *, skip_unreadable: bool = False) -> ImageData:
             f"{folder}: training images have the shape {tuple(train.inputs.shape[1:])}, test "
             f"images {tuple(test.inputs.shape[1:])}; they must be the same."
         )
-    origin = f"Parquet files in {folder}{_left_out(train, test)}"
+    origin = f"Parquet files in {folder}{_describe_skipped(train, test)}"
     return ImageData(name, train, test, classes, origin)
 
 
@@ -255,14 +259,14 @@ def read_folders(
     )
     if skip_unreadable:
         train, test = train.readable(), test.readable()
-    origin = f"pictures in {folder}{_left_out(train, test)}"
+    origin = f"pictures in {folder}{_describe_skipped(train, test)}"
     about = folder.name, train, test, len(names[0]), origin
     if stream:
         return ImageStream(*about)
     return ImageData(about[0], train.in_memory(), test.in_memory(), about[3], about[4])
 
 
-def _left_out(*parts: Any) -> str:
+def _describe_skipped(*parts: Any) -> str:
     """Collect what the parts' names say of pictures that were left out."""
     notes = [part.name for part in parts if "unreadable" in part.name]
     return "".join(f"; {note}" for note in notes)

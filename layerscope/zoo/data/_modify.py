@@ -62,13 +62,13 @@ class Modifiers:
         """
         if not 0 <= share <= 1:
             raise OptionError(f"random_labels is {share}; it must be a share between 0 and 1.")
-        old = self._labels(part, "random labels")
+        old = self._get_labels(part, "random labels")
         draw = seeds.generator("random labels", part, seed)
         chosen = torch.randperm(len(old), generator=draw)[: round(share * len(old))]
         new = old.clone()
         new[chosen] = torch.randint(self.classes, (len(chosen),), generator=draw, dtype=old.dtype)
         word = f"{_prefix(part)}random_labels={float(share):g}@{seed}"
-        return self._changed(word, {part: getattr(self, part).labelled(new)})
+        return self._replace(word, {part: getattr(self, part).labelled(new)})
 
     def of_classes(self, classes: Sequence[int]) -> Self:
         """Keep only the examples of `classes`, in both parts, labelled 0…k−1 in the order given.
@@ -89,10 +89,10 @@ class Modifiers:
         number[wanted] = torch.arange(len(wanted))
         parts = {}
         for part in _PARTS:
-            new = number[self._labels(part, "classes")]
+            new = number[self._get_labels(part, "classes")]
             (kept,) = torch.nonzero(new >= 0, as_tuple=True)
             parts[part] = getattr(self, part).take(kept).labelled(new[kept])
-        return self._changed("classes=" + ",".join(map(str, wanted)), parts, classes=len(wanted))
+        return self._replace("classes=" + ",".join(map(str, wanted)), parts, classes=len(wanted))
 
     def subset(self, count: int, seed: int = 0, part: str = "train") -> Self:
         """Keep `count` examples, each class by its share, in the order they had.
@@ -117,10 +117,10 @@ class Modifiers:
                 f"number of examples in {whole.name}."
             )
         draw = seeds.generator("subset", part, seed)
-        kept = _stratified(whole.targets, int(count), draw)
-        return self._changed(f"{_prefix(part)}size={count}@{seed}", {part: whole.take(kept)})
+        kept = _stratify(whole.targets, int(count), draw)
+        return self._replace(f"{_prefix(part)}size={count}@{seed}", {part: whole.take(kept)})
 
-    def _labels(self, part: str, what: str) -> Tensor:
+    def _get_labels(self, part: str, what: str) -> Tensor:
         targets: Tensor = getattr(self, choose(part, _PARTS, "part")).targets
         if targets.ndim != 1:
             raise OptionError(
@@ -129,7 +129,7 @@ class Modifiers:
             )
         return targets
 
-    def _changed(self, word: str, parts: dict[str, Any], **others: Any) -> Self:
+    def _replace(self, word: str, parts: dict[str, Any], **others: Any) -> Self:
         renamed = {
             part: replace(value, name=f"{value.name}+{word}") for part, value in parts.items()
         }
@@ -141,7 +141,7 @@ def _prefix(part: str) -> str:
     return "" if part == "train" else "test_"
 
 
-def _stratified(targets: Tensor, count: int, draw: torch.Generator) -> Tensor:
+def _stratify(targets: Tensor, count: int, draw: torch.Generator) -> Tensor:
     """Indices, ascending, of `count` examples; each class by its share, to the nearest example."""
     total = len(targets)
     if targets.ndim > 1:

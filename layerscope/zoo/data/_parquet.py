@@ -22,7 +22,7 @@ from layerscope.core.batches import Examples
 from layerscope.errors import DataError
 from layerscope.zoo.data._decoding import decode
 
-__all__ = ["Encoded", "decode_all", "files_of", "read"]
+__all__ = ["EncodedImages", "decode_all", "files_of", "read"]
 
 _PURPOSE = "reading images from Parquet files"
 
@@ -30,7 +30,7 @@ _PARTS = {"train": ("train",), "test": ("test", "valid", "val")}
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImages:
     """Encoded images and their labels, in the order of the files.
 
     Parameters
@@ -71,7 +71,7 @@ def files_of(folder: Path, part: str) -> tuple[Path, ...]:
     )
 
 
-def read(folder: Path, part: str) -> Encoded:
+def read(folder: Path, part: str) -> EncodedImages:
     """Read one part without decoding it.
 
     Raises
@@ -102,7 +102,7 @@ def read(folder: Path, part: str) -> Encoded:
             f"{files[0]} has labels below 0, down to {int(labels.min())}: a part without known "
             "labels. Take one that has them."
         )
-    return Encoded(images, labels, files)
+    return EncodedImages(images, labels, files)
 
 
 def _columns(schema: Any, path: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _columns(schema: Any, path: Path) -> dict[str, Any]:
 
 
 def decode_all(
-    encoded: Encoded,
+    encoded: EncodedImages,
     name: str,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -139,7 +139,7 @@ def decode_all(
 
     Parameters
     ----------
-    encoded : Encoded
+    encoded : EncodedImages
     name : str
     mean, std : tuple of float, optional
         For each channel; those of these images, to four places, by default.

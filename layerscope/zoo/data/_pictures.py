@@ -230,7 +230,7 @@ class Pictures:
         """
         wanted = range(len(self)) if order is None else order.tolist()
         cuts = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-        for numbers, pixels in zip(cuts, self._decoded(cuts, augment), strict=True):
+        for numbers, pixels in zip(cuts, self._decode(cuts, augment), strict=True):
             bad = [self.files[n] for n, p in zip(numbers, pixels, strict=True) if p is None]
             if bad:
                 raise DataError(self._unreadable(bad, "this batch of ", len(numbers)))
@@ -255,8 +255,8 @@ class Pictures:
         )
         pixels = torch.empty((len(self), 3, self.size, self.size), dtype=torch.uint8)
         bad = []
-        cuts = _cut(len(self), 256)
-        for numbers, found in zip(cuts, self._decoded(cuts, None), strict=True):
+        cuts = _ranges(len(self), 256)
+        for numbers, found in zip(cuts, self._decode(cuts, None), strict=True):
             for number, picture in zip(numbers, found, strict=True):
                 if picture is None:
                     bad.append(self.files[number])
@@ -271,20 +271,20 @@ class Pictures:
 
         Every picture is decoded once to find out.
         """
-        cuts = _cut(len(self), 256)
-        found = [pixels is not None for part in self._decoded(cuts, None) for pixels in part]
+        cuts = _ranges(len(self), 256)
+        found = [pixels is not None for part in self._decode(cuts, None) for pixels in part]
         missing = len(found) - sum(found)
         if missing == 0:
             return self
         kept = self.take(torch.nonzero(torch.tensor(found)).flatten())
         return replace(kept, name=f"{self.name}, {missing} unreadable left out")
 
-    def _decoded(
+    def _decode(
         self, cuts: Iterable[Iterable[int]], augment: Callable[[Any, int, int], Any] | None
     ) -> Iterator[list[Tensor | None]]:
         """Pixels of each batch of numbers, ahead of time; None for what can't be read."""
         read = partial(self._pixels, augment=augment)
-        pool = ThreadPoolExecutor(self.workers or _processors())
+        pool = ThreadPoolExecutor(self.workers or _count_processors())
         try:
             waiting: deque[list[Future[Tensor | None]]] = deque()
             for numbers in cuts:
@@ -377,11 +377,11 @@ def class_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def _cut(total: int, size: int) -> list[range]:
+def _ranges(total: int, size: int) -> list[range]:
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _processors() -> int:
+def _count_processors() -> int:
     # Those this process may use, where the system can say so.
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(count or 1, 16)

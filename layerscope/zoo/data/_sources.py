@@ -62,7 +62,7 @@ class Source:
     options: tuple[str, ...] = ()
     package: str = ""
 
-    def found(self, root: str | os.PathLike[str] | None = None) -> str:
+    def locate(self, root: str | os.PathLike[str] | None = None) -> str:
         """Say where the data set is, in words, without reading it.
 
         Raises
@@ -76,11 +76,11 @@ class Source:
             require(self.package, "zoo", f"the data set {self.name}")
         if self.embedded:
             return self.how_to_get
-        place = self.look(find_root(root, self))
+        place = self.check(find_root(root, self))
         size = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
         return f"{place} ({size / 2**20:,.1f} MiB)" if size else str(place)
 
-    def look(self, folder: Path) -> Path:
+    def check(self, folder: Path) -> Path:
         """Check that the data set is in a data root; return the folder of its files."""
         try:
             place = folder if self.find is None else self.find(folder)
@@ -169,7 +169,7 @@ def load(
         if options.get(key) is not None and options[key] < 1:
             raise OptionError(f"{key} is {options[key]}; it must be at least 1.")
     if source.find is not None:
-        source.look(place)
+        source.check(place)
     found = source.read(place, **options)
     kept = "".join(f"+{key}={options[key]}" for key in _IN_NAME if options.get(key) is not None)
     found = replace(found, name=found.name + kept)
@@ -220,7 +220,7 @@ def _by_content(path: Path) -> Source:
     return Source(path.name, "pictures", "", images.read_folders, options=images.FOLDER_OPTIONS)
 
 
-def _below(read: Callable[..., Any], folder: str) -> Callable[..., Any]:
+def _in_folder(read: Callable[..., Any], folder: str) -> Callable[..., Any]:
     """Make a reader of the root into one of a folder below it."""
 
     def of_root(root: Path, **options: Any) -> Any:
@@ -277,8 +277,8 @@ SOURCES: Mapping[str, Source] = {
             "1.3 million photographs in 1,000 classes (50,000 to test), read from their files",
             "To get it: image-net.org, for research, after signing up; put the pictures into "
             "ROOT/imagenet/train/CLASS and ROOT/imagenet/val/CLASS.",
-            _below(images.read_folders, "imagenet"),
-            find=_below(images.find_folders, "imagenet"),
+            _in_folder(images.read_folders, "imagenet"),
+            find=_in_folder(images.find_folders, "imagenet"),
             options=images.FOLDER_OPTIONS,
             package="torchvision",
         ),
@@ -295,8 +295,8 @@ SOURCES: Mapping[str, Source] = {
             "news",
             "news of one sentence or paragraph a line, as plain text",
             "Put train.txt, valid.txt and test.txt into ROOT/news.",
-            _below(texts.read_text, "news"),
-            find=_below(texts.find_text, "news"),
+            _in_folder(texts.read_text, "news"),
+            find=_in_folder(texts.find_text, "news"),
             options=texts.OPTIONS,
             package="tokenizers",
         ),

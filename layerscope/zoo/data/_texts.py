@@ -36,7 +36,7 @@ def read_python_docs(root: Path, *, vocab: int = 2048, length: int = 64, **other
         parts[part] += [line.strip() for line in paragraph.split("\n") if line.strip()]
     version = ".".join(map(str, sys.version_info[:2]))
     origin = f"help texts (pydoc_data.topics) of Python {version}; each version has its own"
-    return _made("python-docs", parts, origin, vocab, length, **others)
+    return _build("python-docs", parts, origin, vocab, length, **others)
 
 
 def find_text(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -67,7 +67,7 @@ def read_text(path: Path, *, vocab: int = 8192, length: int = 64, **others: Any)
     train = lines[: cuts[0]][:limit]
     parts = {"train": train, "valid": lines[cuts[0] : cuts[1]], "test": lines[cuts[1] :]}
     origin = f"{path}, divided 90:5:5 by lines"
-    return _made(path.stem, parts, origin, vocab, length, **others)
+    return _build(path.stem, parts, origin, vocab, length, **others)
 
 
 def find_lm1b(root: Path) -> dict[str, tuple[Path, ...]] | Path:
@@ -108,12 +108,12 @@ def read_lm1b(root: Path, *, vocab: int = 32_768, length: int = 128, **others: A
     whole, held = saved["train"], len(saved["test"])
     # Published without a part to choose by: the end of the training part serves.
     end = len(whole) - held
-    _fits("lm1b", int(whole.dataset_size or 0) if limit is None else 0)
+    _require_memory("lm1b", int(whole.dataset_size or 0) if limit is None else 0)
     train = [line for line in whole[: min(end, limit or end)]["text"] if line.strip()]
     valid = [line for line in whole[end:]["text"] if line.strip()]
     origin = f"LM1B as saved by the package datasets in {found}"
     parts = {"train": train, "valid": valid, "test": test}
-    return _made("lm1b", parts, origin, vocab, length, **others)
+    return _build("lm1b", parts, origin, vocab, length, **others)
 
 
 def _from_files(
@@ -127,7 +127,9 @@ def _from_files(
     **others: Any,
 ) -> TextData:
     if lines is None:
-        _fits(name, sum(path.stat().st_size for paths in files.values() for path in paths))
+        _require_memory(
+            name, sum(path.stat().st_size for paths in files.values() for path in paths)
+        )
     parts: dict[str, list[str]] = {}
     for part, paths in files.items():
         limit = lines if part == "train" else None
@@ -137,10 +139,10 @@ def _from_files(
                 parts[part] += read_lines(path, encoding)
         parts[part] = parts[part][:limit]
     origin = f"plain text in {files['train'][0].parent}"
-    return _made(name, parts, origin, vocab, length, **others)
+    return _build(name, parts, origin, vocab, length, **others)
 
 
-def _made(
+def _build(
     name: str,
     parts: dict[str, list[str]],
     origin: str,
@@ -159,7 +161,7 @@ def _made(
     return from_lines(name, cut, origin, vocab=vocab, length=length, tokenizer=known)
 
 
-def _fits(name: str, size: int) -> None:
+def _require_memory(name: str, size: int) -> None:
     # Text in memory, then two numbers of eight bytes for each of about size/4 tokens.
     memory.require(
         6 * size,

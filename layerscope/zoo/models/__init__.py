@@ -91,7 +91,7 @@ def build(network: str | Config | Mapping[str, Any], seed: int = 0, **options: A
     ['stage0', 's1.1', 's1.2']
     """
     config, seed = configure(network, **options), validate.integer(seed, "seed")
-    whole = _with(config, removed=())
+    whole = _replace(config, removed=())
     model = assemble(FAMILIES[config.family], whole, Generator().manual_seed(seed))
     return remove(model, config.removed) if config.removed else model
 
@@ -141,7 +141,7 @@ def configure(network: str | Config | Mapping[str, Any], **options: Any) -> Conf
     'he-normal'
     """
     if isinstance(network, Config):
-        return _with(network, **options)
+        return _replace(network, **options)
     if isinstance(network, str):
         name, values = _parse(network)
     elif not isinstance(network, Mapping):
@@ -155,7 +155,7 @@ def configure(network: str | Config | Mapping[str, Any], **options: Any) -> Conf
     return FAMILIES[name].config.from_plain({**values, **options})
 
 
-def _with(config: Config, **options: Any) -> Config:
+def _replace(config: Config, **options: Any) -> Config:
     values = {**config.plain(), **options}
     del values["family"]
     return type(config).from_plain(values)

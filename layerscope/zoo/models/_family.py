@@ -67,18 +67,18 @@ class Config:
         """Two examples of zeros."""
         return torch.zeros(2, *self.inputs)
 
-    def positive(self, *names: str) -> None:
+    def _check_positive(self, *names: str) -> None:
         """Refuse numbers of layers, units or outputs below one."""
         for name in (*names, "classes"):
             validate.integer(getattr(self, name), name, 1, 10)
         validate.integers(self.inputs, "inputs", "(1, 28, 28)")
 
-    def fraction(self, name: str) -> None:
+    def _check_fraction(self, name: str) -> None:
         """Refuse a probability of dropping that is outside [0, 1)."""
         if not 0 <= getattr(self, name) < 1:
             raise OptionError(f"{name} is {getattr(self, name)}; it must be in [0, 1).")
 
-    def image(self, channels: int | None = None, why: str = "") -> None:
+    def _check_image(self, channels: int | None = None, why: str = "") -> None:
         """Refuse inputs that are no images, or don't have the `channels` that are needed."""
         if len(self.inputs) != 3 or min(self.inputs) < 1:
             raise OptionError(
@@ -90,7 +90,7 @@ class Config:
                 "Choose form='cifar', which takes any number."
             )
 
-    def tokens(self) -> None:
+    def _check_tokens(self) -> None:
         """Refuse inputs that are no sequences of tokens."""
         if len(self.inputs) != 1 or self.inputs[0] < 1:
             raise OptionError(
@@ -176,11 +176,11 @@ def structure(family: Family, config: Config) -> nn.Module:
 def assemble(family: Family, config: Config, generator: Generator) -> Network:
     """Make a network, draw its parameters from `generator` and declare what it is."""
     # On meta first: what the modules would draw for themselves is neither wanted nor paid for.
-    model = _with_memory(structure(family, config))
+    model = _allocate(structure(family, config))
     network = cast(Network, model)
     network.config = config
     network.initializers = family.initializers(model, config)
-    network.layer_views = _views(model, family.place)
+    network.layer_views = _group_leaves(model, family.place)
     draw(model, network.initializers, generator)
     return network
 
@@ -194,7 +194,7 @@ def leaves(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(owners))
 
 
-def _with_memory(model: nn.Module) -> nn.Module:
+def _allocate(model: nn.Module) -> nn.Module:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -209,7 +209,7 @@ def _with_memory(model: nn.Module) -> nn.Module:
     return model
 
 
-def _views(
+def _group_leaves(
     model: nn.Module, place: Callable[[nn.Module, str], Place]
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     views: dict[str, dict[str, tuple[str, ...]]] = {view: {} for view in VIEWS}

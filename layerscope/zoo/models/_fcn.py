@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from layerscope.errors import choose
 from layerscope.zoo.models._family import Config, Family, Place
-from layerscope.zoo.models._initializers import INITIALIZERS, Initializer, by_module, fans, scheme
+from layerscope.zoo.models._initializers import (
+    INITIALIZERS,
+    Initializer,
+    expand_rules,
+    fans,
+    scheme,
+)
 
 __all__ = ["FAMILY", "FCN", "FCNConfig"]
 
@@ -50,7 +56,7 @@ class FCNConfig(Config):
 
     def __post_init__(self) -> None:
         choose(self.initializer, INITIALIZERS, "initializer")
-        self.positive("depth", "width")
+        self._check_positive("depth", "width")
 
     @property
     def name(self) -> str:
@@ -84,7 +90,7 @@ class FCN(nn.Module):
 
 def _initializers(model: nn.Module, config: FCNConfig) -> dict[str, Initializer]:
     layers = model.named_children()
-    return by_module(model, {name: scheme(config.initializer, *fans(m)) for name, m in layers})
+    return expand_rules(model, {name: scheme(config.initializer, *fans(m)) for name, m in layers})
 
 
 def _place(_: nn.Module, leaf: str) -> Place:

@@ -16,10 +16,10 @@ __all__ = [
     "Normal",
     "TruncatedNormal",
     "Uniform",
-    "by_module",
     "draw",
+    "expand_rules",
     "fans",
-    "scaled",
+    "scale",
     "scheme",
 ]
 
@@ -104,7 +104,7 @@ def fans(module: nn.Module) -> tuple[int, int]:
     return weight.shape[1] * field, weight.shape[0] * field
 
 
-def scaled(initializer: Initializer, factor: float) -> Initializer:
+def scale(initializer: Initializer, factor: float) -> Initializer:
     """The distribution of `factor` times what `initializer` draws."""
     match initializer:
         case TruncatedNormal(std):
@@ -121,7 +121,7 @@ Rule = Mapping[str, Initializer] | tuple[Initializer, Initializer] | None
 """What a family says of one module: by the name of its parameters, or of its weight and bias."""
 
 
-def by_module(model: nn.Module, rules: Mapping[str, Rule]) -> dict[str, Initializer]:
+def expand_rules(model: nn.Module, rules: Mapping[str, Rule]) -> dict[str, Initializer]:
     """Spell rules by module out into one initialiser per parameter, in order of registration.
 
     Parameters

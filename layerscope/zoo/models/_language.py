@@ -18,8 +18,8 @@ from layerscope.zoo.models._initializers import (
     Normal,
     Rule,
     Uniform,
-    by_module,
-    scaled,
+    expand_rules,
+    scale,
 )
 from layerscope.zoo.models._patches import check_heads, default_heads
 
@@ -41,9 +41,9 @@ class _Language(Config):
     dropout: float
 
     def _check(self) -> None:
-        self.positive("width", "depth")
-        self.fraction("dropout")
-        self.tokens()
+        self._check_positive("width", "depth")
+        self._check_fraction("dropout")
+        self._check_tokens()
 
     def example(self) -> Tensor:
         """Two sequences of token 0."""
@@ -280,13 +280,13 @@ class _LSTMLayer(nn.LSTM):
 
 def _draw_transformer(model: nn.Module, config: TransformerConfig) -> dict[str, Initializer]:
     weight = Normal(0.02)
-    residual = scaled(weight, (2 * config.depth) ** -0.5)
+    residual = scale(weight, (2 * config.depth) ** -0.5)
     rules: dict[str, Rule] = {
         name: (residual if name.endswith((".out", ".mlp_out")) else weight, ZERO)
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, nn.Embedding))
     }
-    return by_module(model, rules)
+    return expand_rules(model, rules)
 
 
 def _draw_lstm(model: nn.Module, config: LSTMConfig) -> dict[str, Initializer]:
@@ -294,7 +294,7 @@ def _draw_lstm(model: nn.Module, config: LSTMConfig) -> dict[str, Initializer]:
     own = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     for index in range(1, config.depth + 1):
         rules[f"lstm{index}"] = dict.fromkeys(own, Uniform(config.width**-0.5))
-    return by_module(model, rules)
+    return expand_rules(model, rules)
 
 
 def _place(_: nn.Module, leaf: str) -> Place:

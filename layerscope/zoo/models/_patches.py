@@ -20,7 +20,7 @@ from layerscope.zoo.models._initializers import (
     Rule,
     TruncatedNormal,
     Uniform,
-    by_module,
+    expand_rules,
     fans,
     scheme,
 )
@@ -40,9 +40,9 @@ class _Patches(Config):
     dropout: float
 
     def _check(self) -> None:
-        self.positive("width", "depth", "patch")
-        self.fraction("dropout")
-        self.image()
+        self._check_positive("width", "depth", "patch")
+        self._check_fraction("dropout")
+        self._check_image()
         if any(side % self.patch for side in self.inputs[1:]):
             raise OptionError(
                 f"patch is {self.patch}, which does not divide images of "
@@ -200,21 +200,21 @@ def _mixer(config: MixerConfig) -> nn.Module:
 def _draw_vit(model: nn.Module, config: ViTConfig) -> dict[str, Initializer]:
     tokens = {"cls_token": Normal(1e-6), "pos_embed": Normal(0.02)}
     if config.initializer == "jax":
-        return by_module(model, {"": tokens, **_published(model)})
+        return expand_rules(model, {"": tokens, **_jax_rules(model)})
     rules: dict[str, Rule] = {"": tokens}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             rules[name] = Normal(0.02), ZERO
         elif isinstance(module, nn.Conv2d):
             rules[name] = scheme("torch-default", *fans(module))
-    return by_module(model, rules)
+    return expand_rules(model, rules)
 
 
 def _draw_mixer(model: nn.Module, _: MixerConfig) -> dict[str, Initializer]:
-    return by_module(model, _published(model))
+    return expand_rules(model, _jax_rules(model))
 
 
-def _published(model: nn.Module) -> dict[str, Rule]:
+def _jax_rules(model: nn.Module) -> dict[str, Rule]:
     """Both papers' initialisation, as timm has it in its mode jax."""
     rules: dict[str, Rule] = {}
     for name, module in model.named_modules():

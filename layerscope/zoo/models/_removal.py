@@ -74,19 +74,19 @@ def remove(model: Model, layers: str | Sequence[str], example: Tensor | None = N
         path, _, own = name.rpartition(".")
         setattr(lighter.get_submodule(path), own, nn.Identity())
     if isinstance(config, Config):
-        _declare(lighter, config, wanted)
+        _update_declarations(lighter, config, wanted)
     return lighter
 
 
 def _modules(model: nn.Module, layer: str) -> list[str]:
     """Names of the modules that make up a layer: itself, or a row of a view."""
-    there = [name for name, module in model.named_modules() if name and _holds(module)]
+    there = [name for name, module in model.named_modules() if name and _has_parameters(module)]
     if layer in there:
         return [layer]
     views = getattr(model, "layer_views", {})
     for rows in views.values():
         if layer in rows:
-            return _covering(model, there, rows[layer])
+            return _largest_modules(model, there, rows[layer])
     rows = dict.fromkeys(row for view in views.values() for row in view)
     try:
         choose(layer, dict.fromkeys((*there, *rows)), "layer to remove")
@@ -95,12 +95,12 @@ def _modules(model: nn.Module, layer: str) -> list[str]:
     raise AssertionError
 
 
-def _holds(module: nn.Module) -> bool:
+def _has_parameters(module: nn.Module) -> bool:
     """Check for parameters in a module."""
     return next(module.parameters(), None) is not None
 
 
-def _covering(model: nn.Module, there: Iterable[str], members: Sequence[str]) -> list[str]:
+def _largest_modules(model: nn.Module, there: Iterable[str], members: Sequence[str]) -> list[str]:
     """The largest modules that hold these leaves and no others, such as whole blocks."""
     if ROOT in members:
         raise LayerError("the network's own parameters can't be removed; name other layers.")
@@ -142,25 +142,28 @@ def _check_calls(name: str, calls: Sequence[tuple[Any, Any]]) -> None:
             raise LayerError(f"{name} does not turn one tensor into one, so it can't be removed.")
         if (ins.shape, ins.dtype) != (out.shape, out.dtype):
             raise LayerError(
-                f"{name} can't be removed: it turns {_form(ins)} into {_form(out)}, and the "
-                "identity would keep the shape. Choose layers that keep it."
+                f"{name} can't be removed: it turns {_describe_shape(ins)} into "
+                f"{_describe_shape(out)}, and the identity would keep the shape. Choose layers "
+                "that keep it."
             )
 
 
-def _form(tensor: Tensor) -> str:
+def _describe_shape(tensor: Tensor) -> str:
     kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
     return f"{tuple(tensor.shape[1:])}{kind}"
 
 
-def _declare(lighter: Any, config: Config, wanted: Sequence[str]) -> None:
+def _update_declarations(lighter: Any, config: Config, wanted: Sequence[str]) -> None:
     """Let a network say what it is now."""
     removed = tuple(dict.fromkeys((*config.removed, *wanted)))
     lighter.config = dataclasses.replace(config, removed=removed)  # type: ignore[type-var]
     left, kept = set(leaves(lighter)), dict(lighter.named_parameters())
     lighter.initializers = {n: i for n, i in lighter.initializers.items() if n in kept}
-    lighter.layer_views = {view: _left(rows, left) for view, rows in lighter.layer_views.items()}
+    lighter.layer_views = {
+        view: _keep_rows(rows, left) for view, rows in lighter.layer_views.items()
+    }
 
 
-def _left(rows: Mapping[str, tuple[str, ...]], left: set[str]) -> dict[str, tuple[str, ...]]:
+def _keep_rows(rows: Mapping[str, tuple[str, ...]], left: set[str]) -> dict[str, tuple[str, ...]]:
     kept = {row: tuple(leaf for leaf in members if leaf in left) for row, members in rows.items()}
     return {row: members for row, members in kept.items() if members}

@@ -14,15 +14,15 @@ from torch.nn import functional
 from layerscope.base.extras import extra
 from layerscope.errors import OptionError, choose
 from layerscope.zoo.models._family import Config, Family, Place
-from layerscope.zoo.models._images import multiplier, shape_of, suffix, times
+from layerscope.zoo.models._images import check_width, resolve_form, scale_channels, width_suffix
 from layerscope.zoo.models._initializers import (
     INITIALIZERS,
     ZERO,
     Initializer,
     Normal,
-    by_module,
+    expand_rules,
     fans,
-    scaled,
+    scale,
     scheme,
 )
 
@@ -94,10 +94,10 @@ class ResNetConfig(Config):
         choose(self.norm, ("batch", "none"), "norm")
         choose(self.version, ("auto", "v1", "v2"), "version")
         choose(self.initializer, ("auto", "torchvision", *INITIALIZERS), "initializer")
-        multiplier(self.width)
-        self.positive()
-        self.image()
-        shape_of(self.form, self.inputs)
+        check_width(self.width)
+        self._check_positive()
+        self._check_image()
+        resolve_form(self.form, self.inputs)
         if self.version == "v1" and not self._is_torchvision():
             raise OptionError(
                 "version='v1' is torchvision's ResNet: norm='batch', width=1, form='imagenet' and "
@@ -108,12 +108,12 @@ class ResNetConfig(Config):
     @property
     def name(self) -> str:
         """The short name, such as ``"resnet18-nonorm-w0.25"``."""
-        return f"resnet{self.depth}{'-nonorm' * (self.norm == 'none')}{suffix(self.width)}"
+        return f"resnet{self.depth}{'-nonorm' * (self.norm == 'none')}{width_suffix(self.width)}"
 
     @property
     def shape(self) -> str:
         """``"cifar"`` or ``"imagenet"``."""
-        return shape_of(self.form, self.inputs)
+        return resolve_form(self.form, self.inputs)
 
     @property
     def torchvision(self) -> bool:
@@ -145,7 +145,7 @@ class ResNet(nn.Module):
         super().__init__()
         norm = config.norm == "batch"
         large = config.shape == "imagenet"
-        before = times(64, config.width)
+        before = scale_channels(64, config.width)
         self.stage0 = nn.Conv2d(
             config.inputs[0],
             before,
@@ -158,7 +158,7 @@ class ResNet(nn.Module):
         plan = zip(_BLOCKS[config.depth], _CHANNELS, strict=True)
         for stage, (count, channels) in enumerate(plan, start=1):
             blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            inner = times(channels, config.width)
+            inner = scale_channels(channels, config.width)
             outer = inner if config.depth < 50 else _EXPANSION * inner
             for block in range(1, count + 1):
                 stride = 2 if block == 1 and stage > 1 else 1
@@ -238,10 +238,10 @@ def _initializers(model: nn.Module, config: ResNetConfig) -> dict[str, Initializ
             weight, bias = Normal((2 / fan_out) ** 0.5), ZERO
         else:
             weight, bias = scheme("torch-default", fan_in, fan_out)
-        return scaled(weight, residual if name.endswith(last) else 1.0), bias
+        return scale(weight, residual if name.endswith(last) else 1.0), bias
 
     weighty = (nn.Conv2d, nn.Linear)
-    return by_module(
+    return expand_rules(
         model, {name: rule(name, m) for name, m in model.named_modules() if isinstance(m, weighty)}
     )
 

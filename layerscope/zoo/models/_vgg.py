@@ -15,13 +15,13 @@ from torch.nn import functional
 from layerscope.base.extras import extra
 from layerscope.errors import OptionError, choose
 from layerscope.zoo.models._family import Config, Family, Place
-from layerscope.zoo.models._images import multiplier, shape_of, suffix, times
+from layerscope.zoo.models._images import check_width, resolve_form, scale_channels, width_suffix
 from layerscope.zoo.models._initializers import (
     INITIALIZERS,
     ZERO,
     Initializer,
     Normal,
-    by_module,
+    expand_rules,
     fans,
     scheme,
 )
@@ -79,17 +79,17 @@ class VGGConfig(Config):
             raise OptionError(f"depth is {self.depth}; VGG has 11, 13, 16 or 19 layers.")
         choose(self.norm, ("none", "batch"), "norm")
         choose(self.initializer, ("auto", "torchvision", *INITIALIZERS), "initializer")
-        multiplier(self.width)
-        self.positive()
-        self.fraction("dropout")
-        self.image()
-        if shape_of(self.form, self.inputs) == "imagenet":
-            self.image(3, "torchvision's VGG")
+        check_width(self.width)
+        self._check_positive()
+        self._check_fraction("dropout")
+        self._check_image()
+        if resolve_form(self.form, self.inputs) == "imagenet":
+            self._check_image(3, "torchvision's VGG")
 
     @property
     def name(self) -> str:
         """The short name, such as ``"vgg16-bn-w0.5"``."""
-        return f"vgg{self.depth}{'-bn' * (self.norm == 'batch')}{suffix(self.width)}"
+        return f"vgg{self.depth}{'-bn' * (self.norm == 'batch')}{width_suffix(self.width)}"
 
     @classmethod
     def _value(cls, field: str, text: str) -> Any:
@@ -112,15 +112,15 @@ class VGG(nn.Module):
         super().__init__()
         before, height, width = config.inputs
         self.blocks = _BLOCKS[config.depth]
-        for name, stage in _names(self.blocks):
-            channels = times(_CHANNELS[stage], config.width)
+        for name, stage in _layer_names(self.blocks):
+            channels = scale_channels(_CHANNELS[stage], config.width)
             layer: nn.Module = nn.Conv2d(before, channels, 3, padding=1)
             if config.norm == "batch":
                 both = OrderedDict(conv=layer, bn=nn.BatchNorm2d(channels))
                 layer = nn.Sequential(both)
             self.add_module(name, layer)
             before = channels
-        units = times(512, config.width)
+        units = scale_channels(512, config.width)
         # Five times halved, rounding up.
         self.fc1 = nn.Linear(before * -(-height // 32) * -(-width // 32), units)
         self.fc2 = nn.Linear(units, units)
@@ -130,43 +130,43 @@ class VGG(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits of shape ``(n, classes)`` for images of shape ``(n, channels, height, width)``."""
         values, last = inputs, 0
-        for name, stage in _names(self.blocks):
+        for name, stage in _layer_names(self.blocks):
             if stage != last:
-                values, last = _halved(values), stage
+                values, last = _halve(values), stage
             values = torch.relu(self.get_submodule(name)(values))
-        values = _halved(values).flatten(1)
+        values = _halve(values).flatten(1)
         values = self.dropout(torch.relu(self.fc1(values)))
         values = self.dropout(torch.relu(self.fc2(values)))
         output: Tensor = self.final(values)
         return output
 
 
-def _names(blocks: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+def _layer_names(blocks: tuple[int, ...]) -> Iterator[tuple[str, int]]:
     for stage, count in enumerate(blocks):
         for block in range(count):
             yield f"s{stage + 1}b{block + 1}", stage
 
 
-def _halved(values: Tensor) -> Tensor:
+def _halve(values: Tensor) -> Tensor:
     # Rounding up lets images of 28 pixels through; those of 32 are halved as ever.
     return functional.max_pool2d(values, 2, ceil_mode=True)
 
 
 def _network(config: VGGConfig) -> nn.Module:
-    if shape_of(config.form, config.inputs) == "cifar":
+    if resolve_form(config.form, config.inputs) == "cifar":
         return VGG(config)
     with extra("zoo", "a VGG network of torchvision's class"):
         from torchvision.models import vgg
 
     plan: list[str | int] = []
     for count, channels in zip(_BLOCKS[config.depth], _CHANNELS, strict=True):
-        plan += [*[times(channels, config.width)] * count, "M"]
+        plan += [*[scale_channels(channels, config.width)] * count, "M"]
     features = vgg.make_layers(plan, batch_norm=config.norm == "batch")
     model: nn.Module = vgg.VGG(features, config.classes, init_weights=False, dropout=config.dropout)
     if config.width != 1:
-        units, classifier = times(4096, config.width), model.get_submodule("classifier")
+        units, classifier = scale_channels(4096, config.width), model.get_submodule("classifier")
         assert isinstance(classifier, nn.Sequential)
-        classifier[0] = nn.Linear(times(512, config.width) * 7 * 7, units)
+        classifier[0] = nn.Linear(scale_channels(512, config.width) * 7 * 7, units)
         classifier[3] = nn.Linear(units, units)
         classifier[6] = nn.Linear(units, config.classes)
     return model
@@ -184,7 +184,7 @@ def _initializers(model: nn.Module, config: VGGConfig) -> dict[str, Initializer]
         return Normal((2 / fan_out) ** 0.5 if isinstance(module, nn.Conv2d) else 0.01), ZERO
 
     weighty = (nn.Conv2d, nn.Linear)
-    return by_module(
+    return expand_rules(
         model, {name: rule(m) for name, m in model.named_modules() if isinstance(m, weighty)}
     )
 

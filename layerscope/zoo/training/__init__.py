@@ -32,10 +32,10 @@ from layerscope.core.checkpoints import MANIFEST, Series, SeriesWriter, open_ser
 from layerscope.core.layers import require_network
 from layerscope.errors import OptionError, choose
 from layerscope.zoo import data as data_module, models
-from layerscope.zoo.training._given import Data, scored_in, steps_of
-from layerscope.zoo.training._lock import alone
+from layerscope.zoo.training._data import Data, scoring_batch_size, steps_of
+from layerscope.zoo.training._lock import training_lock
 from layerscope.zoo.training._loop import Loop
-from layerscope.zoo.training._machine import gone_on_with
+from layerscope.zoo.training._machine import same_machine
 from layerscope.zoo.training._recipe import OPTIMIZERS, SCHEDULES, Recipe
 from layerscope.zoo.training._state import RESUME
 
@@ -46,7 +46,7 @@ __all__ = [
     "TOKENIZER",
     "Data",
     "Recipe",
-    "scored_in",
+    "scoring_batch_size",
     "steps_of",
     "train",
 ]
@@ -102,8 +102,8 @@ def train(
     augment : str or callable, optional
         One of `data.AUGMENTATIONS` by name, or ``augment(inputs, generator)``, which changes each
         training batch: examples as they are stored, ``uint8`` images before they are normalised;
-        for pictures in files see `data.changes`. Its ``repr`` says what it does, as that of a
-        dataclass. Chance depends on seed, epoch and step.
+        for pictures in files see `data.epoch_augmentation`. Its ``repr`` says what it does, as that
+        of a dataclass. Chance depends on seed, epoch and step.
     device : str or torch.device
         ``"auto"`` takes the first of cuda, mps and cpu that is present.
     show_progress : bool
@@ -137,10 +137,10 @@ def train(
             f"recipe is {validate.describe(recipe)}; give a Recipe, such as Recipe(epochs=10)."
         )
     place = devices.resolve(device)
-    model, identity = _network(network, data, seed)
+    model, identity = _make_network(network, data, seed)
     recipe = recipe.resolved(model, place)
     steps = steps_of(data, recipe)
-    wanted = _wanted(record, record_steps, recipe.epochs, steps)
+    wanted = _steps_to_record(record, record_steps, recipe.epochs, steps)
     identity |= {
         "data": {"name": data.name, "sha256": data.train.fingerprint},
         "recipe": recipe.describe(),
@@ -154,18 +154,18 @@ def train(
         augment = known[choose(augment, known, "augmentation")]
     if augment is not None:
         validate.function(augment, "augment", "augment(inputs, generator)")
-        identity["augment"] = _described(augment)
-    name = _short(model)
-    folder = place_of_series / _name(name, data.name, seed, identity)
-    if (done := _finished(folder, identity["record"])) is not None:
+        identity["augment"] = _describe(augment)
+    name = _short_name(model)
+    folder = place_of_series / _folder_name(name, data.name, seed, identity)
+    if (done := _find_finished(folder, identity["record"])) is not None:
         return done
-    with alone(folder):
+    with training_lock(folder):
         # Another process may have finished it meanwhile.
-        if (done := _finished(folder, identity["record"])) is not None:
+        if (done := _find_finished(folder, identity["record"])) is not None:
             return done
         writer = SeriesWriter(folder, identity)
         begun = writer.manifest if (folder / RESUME).is_file() else {}
-        with gone_on_with(begun, place) as about:
+        with same_machine(begun, place) as about:
             writer.manifest |= about
             if isinstance(data, data_module.TextData):
                 write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
@@ -181,7 +181,7 @@ def train(
         return open_series(folder)
 
 
-def _finished(folder: Path, wanted: Sequence[int]) -> Series | None:
+def _find_finished(folder: Path, wanted: Sequence[int]) -> Series | None:
     """Open a series that is there in full; None where something of it has yet to be trained."""
     if not (folder / MANIFEST).is_file():
         return None
@@ -190,7 +190,7 @@ def _finished(folder: Path, wanted: Sequence[int]) -> Series | None:
     return series if whole else None
 
 
-def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+def _make_network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Build or copy the network; say which it is."""
     if not isinstance(network, nn.Module):
         if callable(network):
@@ -205,14 +205,16 @@ def _network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, 
     return copy.deepcopy(network), {"module": {"class": kind, "sha256": seen.hexdigest()}}
 
 
-def _short(model: nn.Module) -> str:
+def _short_name(model: nn.Module) -> str:
     """Name a network in a word."""
     config = getattr(model, "config", None)
     name = str(getattr(config, "name", "") or type(model).__name__.lower())
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _wanted(record: Sequence[int], by_step: Sequence[int], epochs: int, steps: int) -> list[int]:
+def _steps_to_record(
+    record: Sequence[int], by_step: Sequence[int], epochs: int, steps: int
+) -> list[int]:
     """After how many steps to record."""
     last = epochs * steps
     record, by_step = integers(record, "record"), integers(by_step, "record_steps")
@@ -226,7 +228,7 @@ def _wanted(record: Sequence[int], by_step: Sequence[int], epochs: int, steps: i
     return sorted({0, last, *kept, *by_step})
 
 
-def _described(augment: Callable[..., Any]) -> str:
+def _describe(augment: Callable[..., Any]) -> str:
     """Describe an augmentation in a form that is the same the next time."""
     said = repr(augment)
     if " at 0x" in said:
@@ -237,7 +239,7 @@ def _described(augment: Callable[..., Any]) -> str:
     return said
 
 
-def _name(network: str, data: str, seed: int, identity: Mapping[str, Any]) -> str:
+def _folder_name(network: str, data: str, seed: int, identity: Mapping[str, Any]) -> str:
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     if len(data) > _LONGEST:
         # The key stands for all of it; file systems take no name of more than 255 bytes.

@@ -11,14 +11,14 @@ from filelock import FileLock, Timeout
 
 from layerscope.errors import ResultError
 
-__all__ = ["alone"]
+__all__ = ["training_lock"]
 
 _LOCK = ".lock"
 _LOOK_EVERY_S = 0.2
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def training_lock(folder: Path) -> Iterator[None]:
     """Be the only process that trains in a folder; wait for another that does, and say so.
 
     The system lets go of the lock when a process ends, however that is; the file stays.

@@ -27,9 +27,15 @@ from layerscope.core.batches import (
 from layerscope.core.checkpoints import SeriesWriter
 from layerscope.core.running import evaluation_mode, find_logits, infer_reader, run_network
 from layerscope.errors import OptionError, SweepWarning, TrainingError
-from layerscope.zoo.data import changes
+from layerscope.zoo.data import epoch_augmentation
 from layerscope.zoo.training import _state as state
-from layerscope.zoo.training._given import Data, few_tokens, measured, scored_in, steps_of
+from layerscope.zoo.training._data import (
+    Data,
+    few_tokens,
+    scoring_batch_size,
+    scoring_metrics,
+    steps_of,
+)
 from layerscope.zoo.training._recipe import Recipe, convolves
 
 __all__ = ["Loop"]
@@ -106,7 +112,7 @@ class Loop:
         self.began = self.saved - self.position.seconds
         total = self.recipe.epochs * self.steps
         with progress.bar(total, self.what, "step", start=done, show=show) as advance:
-            self.shown = _Shown(advance, self.saved)
+            self.shown = _ProgressLine(advance, self.saved)
             for epoch in range(self.position.epoch + 1, self.recipe.epochs + 1):
                 self._epoch(epoch)
         self.writer.update(finished=True, seconds=round(self.position.seconds, 3))
@@ -135,7 +141,7 @@ class Loop:
         recorded = epoch * self.steps in self.wanted
         if recorded:
             self._record(epoch * self.steps)
-        if recorded or self._due():
+        if recorded or self._is_due():
             self._save()
 
     def _batches(self, epoch: int, seed: Callable[[int], None]) -> Iterator[Batch]:
@@ -144,7 +150,9 @@ class Loop:
         if isinstance(self.train, Cuttable):
             shuffle = seeds.generator("order", self.seed, epoch)
             order = torch.randperm(len(self.train), generator=shuffle)[start * size :]
-            augment = self.augment and changes(self.augment, self.train, self.seed, epoch, start)
+            augment = self.augment and epoch_augmentation(
+                self.augment, self.train, self.seed, epoch, start
+            )
             options = {"augment": augment} if augment else {}
             batches = islice(self.train.batches(size, order, **options), self.steps - start)
             skipped = 0
@@ -221,7 +229,7 @@ class Loop:
             if at in self.wanted:
                 self._check(epoch)
                 self._record(at)
-            if at in self.wanted or self._due():
+            if at in self.wanted or self._is_due():
                 self._check(epoch)
                 self._save()
         self.shown.step(now, epoch, self.recipe.epochs, self.sums)
@@ -254,8 +262,8 @@ class Loop:
         tallies = metrics.evaluate(
             self.model,
             self.test,
-            measured(self.test),
-            batch_size=scored_in(self.test, self.recipe.batch_size),
+            scoring_metrics(self.test),
+            batch_size=scoring_batch_size(self.test, self.recipe.batch_size),
             device=self.device,
         )
         scores = {f"test_{name}": tally.mean for name, tally in tallies.items()}
@@ -266,7 +274,7 @@ class Loop:
         index = step if by_step else step // self.steps
         self.writer.record(index, self.model.state_dict(), scores)
 
-    def _due(self) -> bool:
+    def _is_due(self) -> bool:
         wait = max(_SAVE_EVERY_S, self.cost / _SAVE_SHARE) if _SAVE_EVERY_S else 0
         return time.monotonic() - self.saved > wait
 
@@ -277,7 +285,7 @@ class Loop:
         self.cost = self.saved - began
 
 
-class _Shown:
+class _ProgressLine:
     """Progress, a few times a second: a look at the sums makes an accelerator wait."""
 
     def __init__(self, advance: progress.Advance, now: float) -> None:

@@ -12,13 +12,13 @@ import torch
 from layerscope._version import __version__
 from layerscope.base import devices
 
-__all__ = ["gone_on_with"]
+__all__ = ["same_machine"]
 
-_SAID = ("layerscope", "torch", "device")
+_COMPARED = ("layerscope", "torch", "device")
 
 
 @contextmanager
-def gone_on_with(begun: Mapping[str, Any], device: torch.device) -> Iterator[dict[str, Any]]:
+def same_machine(begun: Mapping[str, Any], device: torch.device) -> Iterator[dict[str, Any]]:
     """Train as it was begun, with as many threads; say so where that can't be.
 
     Parameters
@@ -39,7 +39,7 @@ def gone_on_with(begun: Mapping[str, Any], device: torch.device) -> Iterator[dic
             "device": devices.describe(device),
             "threads": torch.get_num_threads(),
         }
-        if other := [name for name in _SAID if begun.get(name, here[name]) != here[name]]:
+        if other := [name for name in _COMPARED if begun.get(name, here[name]) != here[name]]:
             was = {name: begun[name] for name in other}
             now = {name: here[name] for name in other}
             warnings.warn(

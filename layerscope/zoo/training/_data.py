@@ -12,7 +12,7 @@ from layerscope.core.batches import Cuttable, Examples
 from layerscope.errors import OptionError
 from layerscope.zoo.training._recipe import Recipe
 
-__all__ = ["Data", "few_tokens", "measured", "scored_in", "steps_of"]
+__all__ = ["Data", "few_tokens", "scoring_batch_size", "scoring_metrics", "steps_of"]
 
 _SCORED_IN = 1000
 _FEW_TOKENS = 512
@@ -83,13 +83,13 @@ def steps_of(data: Data, recipe: Recipe) -> int:
     return math.ceil(count / recipe.batch_size) if cuttable else count
 
 
-def measured(part: Any) -> tuple[str, ...]:
+def scoring_metrics(part: Any) -> tuple[str, ...]:
     """Metrics that every checkpoint is scored by."""
     targets = getattr(part, "targets", None)
     return metrics.default_names(positions=torch.is_tensor(targets) and targets.ndim > 1)
 
 
-def scored_in(part: Any, batch_size: int) -> int:
+def scoring_batch_size(part: Any, batch_size: int) -> int:
     """Examples in a batch when a checkpoint is scored.
 
     What an example takes in memory is small for images of a few pixels, and not for large pictures
