@@ -17,7 +17,7 @@ from layerscope import plots, report, results, stats, testing
 from layerscope.cli import main
 from layerscope.core.session import Session
 from layerscope.jupyter import _drawing as drawing, _words as words
-from layerscope.plots._finishing import CROSSED
+from layerscope.plots._finishing import BLANK, CROSSED
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ def test_runs_side_by_side_show_it(ds):
     figure = drawn(layout, "matplotlib").state
     hatched = [b for axes in figure.axes for b in axes.patches if b.get_hatch() == "xxx"]
     assert len(hatched) == 3
-    assert [axes.get_xlabel() for axes in figure.axes].count(CROSSED) == 1
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert labels[0].endswith("(thin line: unperturbed; ✕: not finite)")
+    assert labels[1:3] == [f"{CROSSED}\n{BLANK['open']}", ""]
     # BokehJS takes colours as lists only, empty ones too: with an array it draws nothing at all.
     sources = [
         each.data_source.data["ground"]

@@ -301,7 +301,8 @@ def test_settled_cells_are_marked_beside_other_maps_and_other_runs(settled):
     marks = {tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in panel.lines}
     assert list(marks) == [(1.5, 0.875), (1.5, 0.625)]
     assert (marks[1.5, 0.875] == "none", marks[1.5, 0.625] == "none") == (False, True)
-    assert (panel.get_xlabel(), plain.get_xlabel()) == ("settled: ● critical, ○ robust", "")
+    words = "settled: ● critical, ○ robust\nhatched: not computed"
+    assert (panel.get_xlabel(), plain.get_xlabel()) == (words, "")
     assert not plain.lines
     figures = hv.render(layout, backend="bokeh").select({"type": figure_model})
     (figure,) = [each for each in figures if each.title.text == "settled"]
@@ -425,7 +426,30 @@ def test_runs_side_by_side_share_depth_and_colours(two):
     document = hv.render(layout, backend="bokeh")
     ranges = {id(figure.y_range) for figure in document.select({"type": figure_model})}
     assert len(ranges) == 1  # to zoom in one is to zoom in all
+    across = [figure.x_range for figure in document.select({"type": figure_model})]
+    assert len({id(each) for each in across}) == 3
     assert Page(embedding.page(layout, "t")).loads == []
+
+
+def test_a_run_of_fewer_columns_fills_its_panel(two):
+    name, ds = next(iter(two.items()))
+    runs = {"all": ds, "few": testing.dataset(epochs=(0, 5)), f"{name} again": ds}
+    shown = hv.render(plots.compare(runs), backend="bokeh").select({"type": figure_model})
+    ends = sorted(figure.x_range.end for figure in shown if figure.x_range.start == 0)
+    assert ends == [3, 9, 9]
+
+
+def test_labels_are_no_wider_than_a_narrow_figure():
+    narrow = testing.dataset(layers=2, epochs=(0, 5))
+    narrow["value"].loc[{"layer": "layer1", "epoch": 0}] = np.nan
+    long = "a-name-of-a-run-that-is-longer-than-its-figure-is-wide"
+    layouts = plots.overview(narrow), plots.compare({long: narrow, "other": narrow})
+    for layout in layouts:
+        for figure in hv.render(layout, backend="bokeh").select({"type": figure_model}):
+            (label,) = {axis.axis_label for axis in figure.xaxis}
+            longest = max(map(len, label.split("\n")))
+            assert 6 * longest <= figure.frame_width, label
+            assert 6 * len(figure.title.text) <= figure.frame_width
 
 
 def test_the_curves_show_the_column_asked_for(two):

@@ -72,10 +72,10 @@ def test_names_break_between_their_components_alone():
         "report/templates/parts.html.jinja",
         "table",
         columns=["a.b"],
-        rows=[["encoder.layers.0.self_attn", "<i>.x", "0.25"]],
+        rows=[["encoder.layers.0.self_attn", "<i>.x", "0.25", "out_proj"]],
     )
-    assert "<td>encoder.<wbr>layers.0.<wbr>self_<wbr>attn</td>" in table
-    assert "<td>&lt;i&gt;.<wbr>x</td><td>0.25</td>" in table
+    assert "<td>encoder.<wbr>layers.0.<wbr>self_attn</td>" in table
+    assert "<td>&lt;i&gt;.<wbr>x</td><td>0.25</td><td>out_<wbr>proj</td>" in table
 
 
 def test_pieces_of_a_page_of_ones_own_are_plain_text():

@@ -60,5 +60,8 @@ def _environment() -> Environment:
 
 def _breakable(name: object) -> Markup:
     """Let a line break between the components of a name, rather than within one."""
-    parts = re.split(r"(?<=[./_])(?=[^\W\d])", str(name))
+    text = str(name)
+    # Words joined by "_" belong together where there is a better place; numbers are never parted.
+    after = "./" if re.search(r"[./]", text) else "_"
+    parts = re.split(rf"(?<=[{after}])(?=[^\W\d])", text)
     return Markup("<wbr>").join(escape(part) for part in parts)

@@ -15,11 +15,15 @@ from layerscope.errors import OptionError, ResultError
 from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
 from layerscope.plots._colours import LINES, ColourMap
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._names import shortened, wrapped
 from layerscope.plots._panels import Size, panel, row_names
 from layerscope.plots._scales import label_of, scale_of
 
 __all__ = ["compare"]
 
+# Signs of a run's name in the legend, and above a narrow panel on the screen.
+_LONGEST, _SHORTEST = 24, 14
+_WIDE = 300  # pixels of the curves
 _DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
 
 
@@ -87,11 +91,12 @@ def compare(
     size = Size(float(np.clip(0.3 * most, 2.4, 7.0)), int(np.clip(26 * most, 280, 900)))
     said = _said(runs, tables, chosen)
     heading = f"Test {metric}, one layer {said}" if title is None else title
+    short = shortened(list(tables), _SHORTEST)
     parts = [_profile(runs, tables, chosen, info, heading, size)]
     last = list(tables)[-1]
     bar = label_of(info)
     parts += [
-        panel(name, table, scale, size, bar if name == last else "")
+        panel(name, short[name], table, scale, size, bar if name == last else "")
         for name, table in tables.items()
     ]
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=True)
@@ -169,14 +174,16 @@ def _profile(
     """One curve per run: the metric across, relative depth downwards."""
     scale = scale_of(pd.concat([table["value"] for table in tables.values()]), metric)
     parts: list[Any] = []
+    broken, short = False, shortened(list(tables), _LONGEST)
     for index, ((name, table), ds) in enumerate(zip(tables.items(), runs.values(), strict=True)):
         cells = table[table["column"] == column].sort_values("depth", ascending=False)
         colour, dash = LINES[index % len(LINES)], _DASHES[index % len(_DASHES)]
-        parts += _curve(cells, name, colour, dash, scale.beyond)
+        parts += _curve(cells, short[name], colour, dash, scale.beyond)
+        broken |= not np.isfinite(cells["value"]).all()
         parts += _baseline(ds, metric.name, colour)
     shared: dict[str, Any] = {
         "title": unformatted(title),
-        "xlabel": label_of(metric) + " (thin line: unperturbed)",
+        "xlabel": f"{label_of(metric)} (thin line: unperturbed{'; ✕: not finite' * broken})",
         "ylabel": "relative depth",
         "ylim": (0, 1),
         "yticks": [(1 - share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)],
@@ -188,7 +195,8 @@ def _profile(
         hv.Overlay(parts),
         shared | {"legend_position": "bottom_right"},
         bokeh={
-            "frame_width": 300,
+            "xlabel": wrapped(shared["xlabel"], _WIDE),
+            "frame_width": _WIDE,
             "frame_height": size.pixels,
             "default_tools": ["save", "ywheel_zoom", "ypan", "reset"],
             "click_policy": "mute",

@@ -25,7 +25,9 @@ from layerscope.plots._finishing import (
     name_size,
 )
 from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._names import wrapped
 from layerscope.plots._scales import Scale, label_of, scale_of
+from layerscope.plots._stills import option
 
 FORMULAS = {
     "l2": "‖Δ‖₂",
@@ -38,6 +40,8 @@ FORMULAS = {
 
 # The hover line that says "not computed" in a blank cell.
 _MEASURED = ("hover value", "hover distance")
+# Pixels of the rows' names and of the colour bar, which the axis' label may stand below.
+_BESIDE = 80
 _TEXTS = ("shown", "ink", "ground", "settled", "crossed")
 
 
@@ -193,10 +197,7 @@ def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None =
     # The rows are the same, so their names stand once.
     parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
     wide = [max(160, round(0.75 * grid_size(part).pixels[0])) for part in parts]
-    parts = [
-        part.opts(backend="bokeh", frame_width=pixels)
-        for part, pixels in zip(parts, wide, strict=True)
-    ]
+    parts = [_narrowed(part, pixels) for part, pixels in zip(parts, wide, strict=True)]
     gap = 0.85 / width  # room for a colour bar between the panels, in shares of a panel
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=False)
     return layout.opts(
@@ -207,6 +208,12 @@ def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None =
         sublabel_format="",
         hspace=gap,
     )
+
+
+def _narrowed(part: hv.HeatMap, pixels: int) -> hv.HeatMap:
+    """Make a heat map as wide on the screen as this, and its label no wider."""
+    label = wrapped(option(part, "xlabel"), pixels)
+    return part.opts(backend="bokeh", frame_width=pixels, xlabel=label)
 
 
 def _grid(
@@ -263,7 +270,8 @@ def _grid(
             "default_tools": ["save"],
             "line_width": 2,
             "colorbar": True,
-            "clabel": label,
+            "xlabel": wrapped(_axis_label(cells), size.pixels[0] + _BESIDE),
+            "clabel": wrapped(label, size.pixels[1]),
             "hooks": [partial(finish_bokeh, size=size)],
         },
         matplotlib={

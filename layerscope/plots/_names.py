@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
-__all__ = ["shortened"]
+__all__ = ["shortened", "wrapped"]
+
+_PIXELS = 6.2  # of a sign of an axis' label in Bokeh, on average
 
 
 def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
@@ -28,6 +31,20 @@ def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
         longest += 4
         cut = {name: _cut(name, front, longest) for name in names}
     return cut
+
+
+def wrapped(label: str, pixels: float) -> str:
+    """Break a label of Bokeh's, which would be cut off where it is longer than the plot is wide.
+
+    Examples
+    --------
+    >>> print(wrapped("checkpoint the layer is reset to", 120))
+    checkpoint the
+    layer is reset to
+    """
+    signs = max(int(pixels / _PIXELS), 10)
+    lines = (textwrap.fill(line, signs, break_long_words=False) for line in label.split("\n"))
+    return "\n".join(lines)
 
 
 def _shared(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from layerscope import stats
 from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
 from layerscope.plots._colours import ink
 from layerscope.plots._finishing import (
+    BLANK,
     CROSSED,
     CROSSING,
     MARKS,
@@ -23,12 +24,13 @@ from layerscope.plots._finishing import (
     explained,
 )
 from layerscope.plots._hover import tooltips
-from layerscope.plots._names import shortened
+from layerscope.plots._names import shortened, wrapped
 from layerscope.plots._scales import Scale
 
 __all__ = ["Size", "panel", "row_names"]
 
 _MOST_NAMED = 40
+_SIGN = 8.5  # pixels of a sign of a title on the screen, on average
 
 
 class Size(NamedTuple):
@@ -44,25 +46,41 @@ def row_names(table: pd.DataFrame) -> dict[str, str]:
     return shortened(list(layers["layer"]), 24)
 
 
-def panel(name: str, table: pd.DataFrame, scale: Scale, size: Size, bar: str) -> hv.Rectangles:
-    """Draw one run's heat map on the shared axis of depth; `bar` names its colour bar, if any."""
+def panel(
+    name: str, short: str, table: pd.DataFrame, scale: Scale, size: Size, bar: str
+) -> hv.Rectangles:
+    """Draw one run's heat map on the shared axis of depth.
+
+    Parameters
+    ----------
+    name, short : str
+        Of the run, as it is and where there is little room.
+    table : DataFrame
+        One row per cell of single layers, with its place.
+    scale : Scale
+    size : Size
+    bar : str
+        The name of its colour bar, if it has one.
+    """
     texts = [text for text in map(str, table) if text.startswith("hover ")]
     columns = stats.column_order(table)
     depths = dict(zip(table["layer"], table["depth"], strict=True))
-    ticks = [(depths[layer], short) for layer, short in row_names(table).items()]
+    ticks = [(depths[layer], written) for layer, written in row_names(table).items()]
     # Upwards: Bokeh leaves out every name that is not above the one before.
     ticks = ticks[:: -(-len(ticks) // _MOST_NAMED)][::-1]
     marks, share = _marks(table, scale), 1 / len(depths)
-    told = explained(name for name, places in marks.items() if len(places))
     crossed = _crossed(table, scale)
-    told = "\n".join(filter(None, [told, CROSSED if len(crossed) else ""]))
+    told = _explained(table, marks, len(crossed) > 0)
     cells = table.astype(dict.fromkeys([*texts, "layer", "column"], object))
     # HoloViews links axes by the name of their dimension, here that of the lower edge.
-    cells = cells.assign(depth=cells["bottom"])
-    boxes = hv.Rectangles(cells, ["left", "depth", "right", "top"], ["value", *texts])
+    # The columns of other runs are others.
+    cells = cells.assign(depth=cells["bottom"], **{f"left of {name}": cells["left"]})
+    edges = [hv.Dimension(f"left of {name}"), "depth", "right", "top"]
+    boxes = hv.Rectangles(cells, edges, ["value", *texts])
     crowded = max(len(column) for column in columns) > 6 or len(columns) > 9
     names = shortened(columns, 24)
     every = -(-len(columns) // 24)
+    wide = int(np.clip(30 * len(columns), 120, 360))
     shared: dict[str, Any] = {
         "color": "value",
         "cmap": scale.colours,
@@ -81,17 +99,17 @@ def panel(name: str, table: pd.DataFrame, scale: Scale, size: Size, bar: str) ->
         boxes,
         shared,
         bokeh={
-            "frame_width": int(np.clip(30 * len(columns), 120, 360)),
+            "title": unformatted(name if len(name) * _SIGN <= wide else short),
+            "frame_width": wide,
             "frame_height": size.pixels,
-            # One below the other where a panel is narrow.
-            "xlabel": told if len(columns) > 7 else told.replace(", ", "\n"),
+            "xlabel": wrapped(told, wide),
             "line_color": "white",
             "line_width": 0.5,
             "tools": ["hover"],
             "hover_tooltips": tooltips(texts),
             "default_tools": ["save", "ywheel_zoom", "ypan", "reset"],
             "colorbar": bool(bar),
-            "clabel": bar,
+            "clabel": wrapped(bar, size.pixels),
             "hooks": [
                 partial(_cross_bokeh, crossed=crossed),
                 partial(_finish_bokeh_panel, marks=marks, size=0.6 * share * size.pixels),
@@ -110,6 +128,18 @@ def panel(name: str, table: pd.DataFrame, scale: Scale, size: Size, bar: str) ->
             ],
         },
     )
+
+
+def _explained(table: pd.DataFrame, marks: Mapping[str, pd.DataFrame], crossed: bool) -> str:
+    """Say what the marks, crosses and hatching mean that there are."""
+    known = table["value"].notna() | (table["not_finite"] > 0)
+    cells = table["layer"].nunique() * table["column"].nunique()
+    lines = [
+        explained(name for name, places in marks.items() if len(places)),
+        CROSSED if crossed else "",
+        BLANK["open"] if known.sum() < cells else "",
+    ]
+    return "\n".join(filter(None, lines))
 
 
 def _crossed(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
