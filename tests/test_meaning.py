@@ -9,11 +9,13 @@ import sys
 from dataclasses import replace
 
 import holoviews as hv
+import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 import layerscope
-from layerscope import analyses, metrics, models, perturb, plots, results, stats, testing
+from layerscope import analyses, metrics, models, perturb, plots, report, results, stats, testing
 from layerscope.cli import main
 from layerscope.cli._sweeping import _result_table
 from layerscope.core.session import Session
@@ -30,7 +32,12 @@ def certainty(outputs, targets):
 
 
 CERTAIN = metrics.Metric(
-    "certainty", "probability of the right class", certainty, higher_is_better=True, bounds=(0, 1)
+    "certainty",
+    "probability of the right class",
+    certainty,
+    higher_is_better=True,
+    bounds=(0, 1),
+    unit="probability",
 )
 
 
@@ -151,19 +158,81 @@ def test_columns_have_the_name_that_was_given(ds):
     assert columns == ["rand", "uniform", "0", "1", "2"]
 
 
-def test_dark_is_bad_in_every_plot(ds):
-    def colours(plot):
-        return hv.Store.lookup_options("matplotlib", plot, "style").kwargs["cmap"]
+def options_of(plot, kind="style"):
+    return hv.Store.lookup_options("matplotlib", plot, kind).kwargs
 
-    assert colours(plots.heatmap(ds, "certainty")) == colours(plots.heatmap(ds, "error"))[::-1]
-    assert "uniform" in plots.distances(ds).dimension_values("column")
-    assert len(plots.overview(ds, "certainty")) == 3
-    assert len(plots.curves(ds, "certainty").Curve) > 3
-    pair = {"a": ds, "b": ds}
-    title = hv.Store.lookup_options(
-        "bokeh", plots.compare(pair, "certainty", column="uniform").Overlay.I, "plot"
-    ).kwargs["title"]
-    assert "drawn uniformly" in title
+
+def fallen(ds):
+    """The cells that are worst and best for the network, by their values."""
+    cells = stats.summary(ds, "certainty").dropna(subset="value")
+    return cells.loc[cells["value"].idxmin()], cells.loc[cells["value"].idxmax()]
+
+
+def lightness(colour):
+    return sum(to_rgb(colour))
+
+
+DRAWN = {
+    "heatmap": lambda ds: plots.heatmap(ds, "certainty"),
+    "overview": lambda ds: plots.overview(ds, "certainty"),
+    "distances": lambda ds: plots.distances(ds, "l2"),
+    "curves": lambda ds: plots.curves(ds, "certainty"),
+    "compare": lambda ds: plots.compare({"a": ds, "b": ds}, "certainty", "uniform"),
+    "points": lambda ds: plots.points(per_run(ds), "seed", "certainty"),
+}
+NO_FIGURES = {"FORMULAS", "embed", "library", "save", "show"}
+
+
+def per_run(ds):
+    baseline = float(ds["baseline"].sel(metric="certainty"))
+    return pd.DataFrame({"seed": [0, 1], "certainty": baseline})
+
+
+def test_every_plot_is_tried():
+    assert set(plots.__all__) - NO_FIGURES == set(DRAWN)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_plot_draws_it_and_is_saved(ds, name, tmp_path):
+    plot = DRAWN[name](ds)
+    for suffix in ("html", "png"):
+        assert plots.save(plot, tmp_path / f"{name}.{suffix}").stat().st_size > 1000
+    page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    words = {"heatmap": "uniform", "overview": "uniform", "distances": "uniform"}
+    words |= {"compare": "drawn uniformly", "curves": "certainty (probability)"}
+    assert words.get(name, "certainty") in page
+    assert "perturbed by" not in page
+
+
+def test_dark_is_bad_in_every_plot(ds):
+    worst, best = fallen(ds)
+    assert worst["degradation"] < best["degradation"]  # it fell further
+    for plot in (plots.heatmap(ds, "certainty"), plots.overview(ds, "certainty")[0]):
+        (grid,) = plot.traverse(lambda each: each, [hv.HeatMap])
+        colours = options_of(grid)["cmap"]
+        assert lightness(colours[0]) < lightness(colours[-1])
+    errors = options_of(plots.heatmap(ds, "error"))["cmap"]
+    assert lightness(errors[0]) > lightness(errors[-1])
+    assert lightness(colours_of_cells(ds)[key(worst)]) < lightness(colours_of_cells(ds)[key(best)])
+
+
+def key(cell):
+    return cell["layer"], cell["column"]
+
+
+def colours_of_cells(ds):
+    """As every figure colours the cells."""
+    scale = plots.scale_of(stats.summary(ds, "certainty")["value"], results.metric(ds, "certainty"))
+    table = stats.summary(ds, "certainty")
+    return {key(cell): scale.colour(cell["value"]) for _, cell in table.iterrows()}
+
+
+def test_intervals_end_where_the_metric_does(ds):
+    table = stats.summary(ds, "certainty")
+    assert table[["lower", "upper"]].stack().dropna().between(0, 1).all()
+    wide = ds.assign(standard_error=ds["standard_error"] + 9.0).isel(draw=[0])
+    table = stats.summary(wide, "certainty")
+    assert {*table["lower"], *table["upper"]} == {0.0, 1.0}
 
 
 def test_reports_say_it_in_the_right_words(ds):
@@ -172,14 +241,30 @@ def test_reports_say_it_in_the_right_words(ds):
     assert "fall of test certainty when drawn uniformly" in page
     assert "rise of" not in page
     assert "perturbed by" not in page
+    assert "certainty (probability): probability of the right class; higher is better." in page
     assert "critical when reset to checkpoint 0" in finding(ds, "certainty", 0.1)
+
+
+def test_the_report_is_written_with_its_verdicts(ds, tmp_path):
+    path = report.write({"own": ds}, tmp_path / "a.html", metric="certainty", critical=0.005)
+    page = path.read_text(encoding="utf-8")
+    table = stats.classify(ds, "certainty", critical=0.005)
+    # Judged the wrong way round, what fell furthest would be robust.
+    assert table.set_index("layer").loc["layer1", "verdict"] != "robust"
+    for verdict in set(table["verdict"]):
+        assert f'class="verdict {verdict.replace(" ", "-")}"' in page
+    assert "drawn uniformly" in page
 
 
 def test_the_command_line_shows_it_dark_where_it_is_bad(swept, tmp_path, capsys):
     path = results.save(swept, tmp_path / "own.nc")
-    main(["show", str(path), "--metric", "certainty"])
-    assert "uniform" in capsys.readouterr().out
-    main(["report", str(path), "-o", str(tmp_path / "a.html"), "--metric", "certainty"])
+    main(["show", str(path), "--metric", "certainty", "--png", str(tmp_path / "own.png")])
+    shown = capsys.readouterr().out
+    assert "uniform" in shown
+    assert "higher is better" in shown
+    page = tmp_path / "a.html"
+    main(["report", str(path), "-o", str(page), "--metric", "certainty", "--critical", "0.005"])
+    assert "fall of test certainty when drawn uniformly" in page.read_text(encoding="utf-8")
     for metric in ("certainty", "error"):
         cells = {
             float(str(cell)): cell.style.bgcolor.triplet.red
@@ -188,6 +273,45 @@ def test_the_command_line_shows_it_dark_where_it_is_bad(swept, tmp_path, capsys)
         }
         lowest, highest = cells[min(cells)], cells[max(cells)]
         assert (lowest < highest) == (metric == "certainty")
+
+
+MINE = """
+import torch
+from layerscope import metrics, perturb
+
+
+def certainty(outputs, targets):
+    return outputs.softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def drawn(site):
+    return {
+        name: torch.rand(site.trained[name].shape, generator=site.generator)
+        for name in site.layer.parameters
+    }
+
+
+certain = metrics.Metric("certainty", "probability", certainty, higher_is_better=True)
+uniform = perturb.Perturbation("mine", drawn, stochastic=True, redraws=True, column="uniform")
+"""
+
+
+def test_the_command_line_sweeps_with_ones_own(trained, few_digits, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_own.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("layerscope.cli._sweeping._data_of", lambda *_: few_digits)
+    given = ["--metrics", "my_own:certain", "error", "--draws", "2", "--device", "cpu"]
+    given += ["--perturbations", "my_own:uniform", "reinitialize", "--out", str(tmp_path / "out")]
+    main(["sweep", str(trained.folder), *given])
+    assert "uniform" in capsys.readouterr().out
+    found = results.open_dataset(tmp_path / "out")
+    assert found["perturbation"].values.tolist() == ["mine", "reinitialize"]
+    assert found["higher_is_better"].values.tolist() == [True, False]
+    assert found["redraws"].values.tolist() == [True, False]
+    for wrong in ("my_own:nothing", "nowhere:certain"):
+        assert main(["sweep", str(trained.folder), "--metrics", wrong]) != 0
+        assert f"{wrong} can't be imported" in capsys.readouterr().err
 
 
 def test_a_dataset_in_the_explorer_has_its_words(ds):

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -57,6 +60,9 @@ NOT_OF_RECIPE: dict[str, str] = {}
 # what the network was trained in.
 OTHER_DEFAULTS = {"batch_size": "1000; texts and large pictures as they were trained in"}
 """What an option of ``sweep`` is by default where that is not the default of the function."""
+
+_IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
+"""A metric or perturbation of the user's own: ``module:name``."""
 
 _TYPES = {"int": int, "float": float}
 _PLACES = {"int": "N", "float": "X"}
@@ -149,7 +155,34 @@ def _as_python(argument: Argument, value: Any) -> Any:
     """Give what came in several texts as the function takes it: a mapping, tuple or list."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         return value[0]
+    if isinstance(value, list) and _takes_objects(argument):
+        return [_your_own(text) if _IMPORTABLE.fullmatch(text) else text for text in value]
     return tuple(value) if argument.kind.startswith("tuple") else value
+
+
+def _takes_objects(argument: Argument) -> bool:
+    return any(kind in argument.kind for kind in ("Metric", "Perturbation"))
+
+
+def _your_own(text: str) -> Any:
+    """Import what stands in a module of the user's, in this folder or installed.
+
+    Raises
+    ------
+    OptionError
+        If there is no such module, or nothing of that name in it.
+    """
+    module, _, name = text.partition(":")
+    # A command finds what is installed; `python -m` and notebooks look in this folder first.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(
+            f"{text} can't be imported ({error}); give a module and what is defined there, such "
+            "as mine:margin for margin in mine.py in this folder."
+        ) from None
 
 
 def _help(argument: Argument) -> str:
@@ -158,6 +191,7 @@ def _help(argument: Argument) -> str:
     said = [first, *(each for each in others if each.startswith("By default"))]
     choices = re.match(r"\{(.*)\}", argument.kind)
     notes = [choices[1].replace('"', "")] if choices else []
+    notes += ["your own: module:name"] if _takes_objects(argument) else []
     if argument.default not in (None, "None"):
         notes.append(f"default: {_plain(str(argument.default))}")
     text = ". ".join(said) + (f" ({'; '.join(notes)})" if notes else "")

@@ -172,10 +172,11 @@ def _result_table(ds: Any, metric: str | None = None) -> Any:
     metric = results.metric_name(ds, metric)
     cells = stats.summary(ds, metric)
     columns = list(dict.fromkeys(cells["column"]))
+    info = results.metric(ds, metric)
     table = make_table(f"{metric} with one layer reset", "layer", *columns)
     finite = cells["value"][np.isfinite(cells["value"])]
     ends = finite.min(), finite.max()
-    good, bad = ends[:: results.metric(ds, metric).worse]
+    good, bad = ends[:: info.worse]
     for layer, row in cells.groupby("layer", sort=False):
         values = {
             each["column"]: (float(each["value"]), bool(each["not_finite"] > 0))
@@ -187,7 +188,7 @@ def _result_table(ds: Any, metric: str | None = None) -> Any:
             *(_coloured(values.get(column), good, bad) for column in columns),
         )
     base = ds["baseline"].sel(metric=metric)
-    table.caption = f"trained network: {float(base.mean()):.4f}"
+    table.caption = f"{info.sentence} Trained network: {float(base.mean()):.4f}"
     if (cells["not_finite"] > 0).any():
         table.caption += "; red: outputs or value not finite; –: not computed"
     return table

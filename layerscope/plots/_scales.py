@@ -96,5 +96,4 @@ def _brief(value: float) -> str:
 
 def label_of(metric: MetricInfo) -> str:
     """Name the axis or colour bar of a metric."""
-    unit = "fraction" if metric.fraction_of else metric.unit
-    return f"test {metric.name}" + (f" ({unit})" if unit != "1" else "")
+    return f"test {metric.label}"

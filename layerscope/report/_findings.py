@@ -143,6 +143,7 @@ def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> _Table:
 def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
     unit, share = (" points", 100) if metric.fraction_of else ("", 1)
     return (
+        f"{metric.sentence} "
         f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
         f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
         "the two. Else undecided. Not moved: the layer has the same values at the first and at the "

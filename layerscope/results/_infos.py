@@ -50,6 +50,38 @@ class MetricInfo:
         """The sign of a change for the worse."""
         return -1 if self.higher_is_better else 1
 
+    @property
+    def label(self) -> str:
+        """Its name and unit, as an axis has them.
+
+        Examples
+        --------
+        >>> MetricInfo("loss", unit="nats").label, MetricInfo("margin").label
+        ('loss (nats)', 'margin')
+        """
+        unit = "fraction" if self.fraction_of else self.unit
+        return self.name if unit == "1" else f"{self.name} ({unit})"
+
+    @property
+    def sentence(self) -> str:
+        """What it is and which way it is better, for a legend.
+
+        Examples
+        --------
+        >>> MetricInfo("margin", "least distance to another class", higher_is_better=True).sentence
+        'margin: least distance to another class; higher is better.'
+        """
+        unit = "" if self.unit == "1" else f" ({self.unit})"
+        what = f": {self.long_name}" if self.long_name else ""
+        way = "higher" if self.higher_is_better else "lower"
+        return f"{self.name}{unit}{what}; {way} is better."
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the largest value that a mean can have; infinite where not known."""
+        low, high = (0.0, 1.0) if self.fraction_of else (self.lower_bound, self.upper_bound)
+        return -math.inf if math.isnan(low) else low, math.inf if math.isnan(high) else high
+
     def by_chance(self, error: Any) -> Any:
         """The value where the 0–1 error is `error`; None where it does not follow from that."""
         if self.fraction_of == "errors":

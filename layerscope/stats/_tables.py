@@ -51,10 +51,11 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
             the perturbation's name, with the epoch behind it where it takes one: "noise(0.1)",
             "interpolate(0.5) 0".
         ``value``, ``lower``, ``upper``
-            Mean over draws, then over seeds, in the metric's unit. Bounds of error and accuracy
-            are clipped to [0, 1]. Where a sweep with ``tolerance=`` stopped a cell early, they are
-            its own, ``ds.lower`` and ``ds.upper``, which hold however often it looked, at the
-            sweep's confidence; NaN if `confidence` is higher than that.
+            Mean over draws, then over seeds, in the metric's unit. Bounds are clipped to what the
+            metric can be (``ds.metric_lower_bound``, ``ds.metric_upper_bound``). Where a sweep with
+            ``tolerance=`` stopped a cell early, they are its own, ``ds.lower`` and ``ds.upper``,
+            which hold however often it looked, at the sweep's confidence; NaN if `confidence` is
+            higher than that.
         ``spread``
             Standard deviation over seeds, over draws where there is one seed; NaN where single.
         ``n_examples``, ``n_draws``, ``n_seeds``
@@ -104,8 +105,8 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
     marked = marked_of(ds, metric, samples)
     broken = (marked & samples.isnull()).values
     found = estimate_of(samples.values, lower.values, upper.values, early, broken, confidence)
-    if results.metric(ds, metric).fraction_of:
-        found = found._replace(lower=np.clip(found.lower, 0, 1), upper=np.clip(found.upper, 0, 1))
+    span = results.metric(ds, metric).span
+    found = found._replace(lower=np.clip(found.lower, *span), upper=np.clip(found.upper, *span))
     moved = moments(moments(difference_of(ds, metric, samples).values, -1)[0], -1)[0]
     moved = np.where(broken.any((-2, -1)), np.nan, moved)
     cells = {name: array for name, array in found._asdict().items() if name != "kind"}

@@ -106,7 +106,8 @@ class Metric:
     @property
     def info(self) -> MetricInfo:
         """Facts of the metric that a Dataset keeps."""
-        lower, upper = self.bounds or (math.nan, math.nan)
+        # What is done to a mean takes it out of them.
+        lower, upper = (self.averages and self.bounds) or (math.nan, math.nan)
         about = (self.name, self.long_name, self.unit, self.higher_is_better, lower, upper)
         return MetricInfo(*about, self.fraction_of, self.logarithmic)
 
