@@ -17,11 +17,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "layerscope"
 OPENING = re.compile(r"(What|Whether|Of|The same)\b")
 
 # How many there are still. Only ever less.
-LEFT = 36
+LEFT = 3
 
 
 # Public things that do not document all of their arguments.
-UNSAID = 31
+UNSAID = 17
 
 
 def openings() -> list[tuple[Path, str]]:

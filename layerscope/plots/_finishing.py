@@ -1,4 +1,4 @@
-"""What HoloViews has no option for in a heat map: values, marks, hatching, a colour bar."""
+"""Parts of a heat map without an option in HoloViews: values, marks, hatching, colour bar."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def explained(settled: Iterable[str]) -> str:
 
 
 class _Size(NamedTuple):
-    """Of a grid: inches and pixels of all of it, points of its type, whether values fit."""
+    """Size of a grid: inches and pixels of all of it, points of its type, whether values fit."""
 
     inches: tuple[float, float]
     pixels: tuple[int, int]
@@ -206,7 +206,7 @@ def _names(element: hv.HeatMap, name: str) -> dict[str, str]:
 
 
 def _crowded(element: hv.HeatMap) -> bool:
-    """Whether the columns' names are too long to stand side by side."""
+    """Check whether the columns' names are too long to stand side by side."""
     return max(len(name) for name in _names(element, "column").values()) > 6
 
 

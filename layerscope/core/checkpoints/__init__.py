@@ -8,19 +8,21 @@
 
 from __future__ import annotations
 
-from layerscope.core.checkpoints._matching import require_finite
+# What is imported `as` itself is for other rooms; users need none of it.
+from layerscope.core.checkpoints._matching import require_finite as require_finite
 from layerscope.core.checkpoints._opening import open_series
 from layerscope.core.checkpoints._series import Series
 from layerscope.core.checkpoints._source import Checkpoint, open_checkpoint
-from layerscope.core.checkpoints._writer import MANIFEST, SeriesWriter, separate_tensors
+from layerscope.core.checkpoints._writer import (
+    MANIFEST as MANIFEST,
+    SeriesWriter,
+    separate_tensors as separate_tensors,
+)
 
 __all__ = [
-    "MANIFEST",
     "Checkpoint",
     "Series",
     "SeriesWriter",
     "open_checkpoint",
     "open_series",
-    "require_finite",
-    "separate_tensors",
 ]

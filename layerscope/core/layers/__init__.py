@@ -10,24 +10,21 @@ share memory are one.
 ['layer1', 'layer2', 'layer3']
 """
 
+# What is imported `as` itself is for other rooms; users need none of it.
 from layerscope.core.layers._fans import fan_ins
-from layerscope.core.layers._layer import ROOT, Layer
-from layerscope.core.layers._network import require_network
+from layerscope.core.layers._layer import ROOT as ROOT, Layer
+from layerscope.core.layers._network import require_network as require_network
 from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._order import execution_order
-from layerscope.core.layers._selecting import LayerSelection, find, select
-from layerscope.core.layers._views import VIEWS, whole_network
+from layerscope.core.layers._selecting import LayerSelection as LayerSelection, find, select
+from layerscope.core.layers._views import VIEWS, whole_network as whole_network
 
 __all__ = [
-    "ROOT",
     "VIEWS",
     "Layer",
-    "LayerSelection",
     "Norms",
     "execution_order",
     "fan_ins",
     "find",
-    "require_network",
     "select",
-    "whole_network",
 ]

@@ -15,16 +15,22 @@ tensor([2., 3.], dtype=torch.float64)
 
 from __future__ import annotations
 
+# What is imported `as` itself is for other rooms; users need none of it.
 from layerscope.core.metrics._evaluating import evaluate
 from layerscope.core.metrics._named import (
     METRICS,
     NOT_FINITE,
     Metric,
-    default_names,
+    default_names as default_names,
     parse,
-    predicted_class,
+    predicted_class as predicted_class,
 )
-from layerscope.core.metrics._per_example import Outcome, check_in_place, check_labels, measure
+from layerscope.core.metrics._per_example import (
+    Outcome,
+    check_in_place as check_in_place,
+    check_labels as check_labels,
+    measure,
+)
 from layerscope.core.metrics._tally import Tally
 
 __all__ = [
@@ -33,11 +39,7 @@ __all__ = [
     "Metric",
     "Outcome",
     "Tally",
-    "check_in_place",
-    "check_labels",
-    "default_names",
     "evaluate",
     "measure",
     "parse",
-    "predicted_class",
 ]

@@ -21,17 +21,21 @@ True
 
 from __future__ import annotations
 
+# What is imported `as` itself is for other rooms; users need none of it.
 from layerscope.core.perturb import _named
-from layerscope.core.perturb._fresh import Redraw
+from layerscope.core.perturb._fresh import Redraw as Redraw
 from layerscope.core.perturb._named import *  # noqa: F403 - so that one more is named in one file
-from layerscope.core.perturb._parsing import PERTURBATIONS, PerturbationLike, parse, together
+from layerscope.core.perturb._parsing import (
+    PERTURBATIONS,
+    PerturbationLike as PerturbationLike,
+    parse,
+    together,
+)
 from layerscope.core.perturb._protocol import Perturbation, Site
 
 __all__ = [
     "PERTURBATIONS",
     "Perturbation",
-    "PerturbationLike",
-    "Redraw",
     "Site",
     "parse",
     "together",

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 
 class Group(NamedTuple):
-    """What a replay does to the network.
+    """Modules that a replay changes or passes over.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """What a replay of one group skips, and how it hands back every tensor of the skipped.
+    """Skips of a replay of one group, and how every tensor of the skipped is handed back.
 
     `copies` names for each storage the item it is copied from, `sizes` the bytes of each storage
     that is kept, by storage and by when it is copied. `refusal` says why nothing may be skipped at
@@ -117,7 +117,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Recording:
-    """What a recorder remembers of one batch: the log, plans by group, and the kept tensors."""
+    """Memory of one batch: the log, plans by group, and the kept tensors."""
 
     log: Any
     remembered: list[Group]
@@ -170,7 +170,7 @@ def _shape(shape: torch.Size, same_batch: bool) -> str:
 
 
 def signature_of(args: object) -> tuple[object, ...]:
-    """What the control flow of a network may depend on without looking at values."""
+    """Describe all that control flow may depend on without looking at values."""
     leaves, spec = tree_flatten(args)
     parts = [
         (leaf.size(), leaf.stride(), leaf.dtype, leaf.device)

@@ -142,7 +142,7 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether the network was given back."""
+        """True if the network was given back."""
         return not self._open
 
     def close(self) -> None:

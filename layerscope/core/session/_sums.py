@@ -1,4 +1,4 @@
-"""What a network said of each batch, and the sums of it in the order of the batches."""
+"""Answers of a network to each batch, and their sums in the order of the batches."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Sums:
 
 
 def _names(targets: Any, predicted: Tensor) -> bool:
-    """Whether targets name a class where the network does."""
+    """Check that targets name a class where the network does."""
     placed = torch.is_tensor(targets) and targets.shape == predicted.shape
     return placed and not (targets.is_floating_point() or targets.is_complex())
 

@@ -1,4 +1,4 @@
-"""What the values of a sweep depend on, so that a folder is gone on with by the same call alone.
+"""Identity of a sweep: all its values depend on, so that only the same call goes on in a folder.
 
 What can be told is told: code, tensors, plain values, settings of torch and of the machine. The
 rest shows in what the network says of the first inputs, which is kept as a digest.
@@ -129,7 +129,7 @@ def _where(where: OutputSpec) -> str:
 
 
 def _known(model: nn.Module) -> dict[int, str]:
-    """What is of the network stands for itself: its values come from the checkpoints."""
+    """Name the network's own modules and tensors, whose values come from the checkpoints."""
     modules = {id(module): f"module {name}" for name, module in model.named_modules()}
     held = (*model.named_parameters(), *model.named_buffers())
     return modules | {id(tensor): f"tensor {name}" for name, tensor in held}
@@ -156,7 +156,7 @@ def _opaque(said: Mapping[str, Fingerprint]) -> list[str]:
 
 
 def _network(subject: Subject, known: Mapping[int, str]) -> dict[str, Any]:
-    """What there is to the network besides checkpoints, and what it says of a few inputs."""
+    """Describe the network besides its checkpoints, and what it says of a few inputs."""
     classes = list(dict.fromkeys(type(module) for module in subject.model.modules()))
     found: dict[str, Any] = {}
     with Undo() as undo, undo:
@@ -188,7 +188,7 @@ def _network(subject: Subject, known: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _used(kind: type) -> list[Any]:
-    """What a class of the user's own does in a pass, or to initialise; any other by its name."""
+    """Find what a user's class does in a pass, or to initialise; any other by its name."""
     members = {name: held for base in reversed(_own(kind)) for name, held in vars(base).items()}
     found: dict[str, Any] = {}
     waiting = [name for name in _USED if name in members]
@@ -205,7 +205,7 @@ def _own(kind: type) -> tuple[type, ...]:
 
 
 def _names(member: Any) -> set[str]:
-    """What code may ask of an object."""
+    """Find the attributes that code may ask of an object."""
     inside = [getattr(member, name, None) for name in ("fget", "__func__", "func", "__wrapped__")]
     found = set()
     for function in (member, *inside):
@@ -245,7 +245,7 @@ def _attributes(
 
 
 def _tellable(value: Any, known: Mapping[int, str], depth: int = 4) -> bool:
-    """Whether an attribute is a value; of other objects, the outputs tell what matters."""
+    """Recognise an attribute that is a value; of others, the outputs tell what matters."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return depth > 0 and all(_tellable(item, known, depth - 1) for item in value)
     if isinstance(value, dict):

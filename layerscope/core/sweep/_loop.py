@@ -206,7 +206,7 @@ class _Work:
         return all(done == self._batches for done in self.sums.next)
 
     def _any_free(self) -> bool:
-        """Whether there is a part that nobody is at."""
+        """Check for a part that nobody is at."""
         if self._store is None:
             return True
         return any(

@@ -1,4 +1,4 @@
-"""What a sweep computes, put together."""
+"""Plan of a sweep: all that it computes, put together."""
 
 from __future__ import annotations
 

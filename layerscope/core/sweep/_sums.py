@@ -220,7 +220,7 @@ class Sums:
         return float(self._trained.lower[0]), float(self._trained.upper[0])
 
     def verdicts(self) -> dict[str, str]:
-        """What each cell is settled to be; empty while it is open, and without a rule."""
+        """Verdict on each cell; empty while it is open, and without a rule."""
         return {
             key: str(verdict)
             for keys, settler in zip(self._parts, self.settlers, strict=False)
