@@ -45,7 +45,9 @@ def folder(tmp_path, monkeypatch):
     return place
 
 
-def test_the_notebook_of_contributing_is_listed_and_run(repository, folder, tmp_path, capsys):
+def test_the_notebook_of_contributing_is_listed_and_run(
+    repository, folder, tmp_path, monkeypatch, capsys
+):
     text = (repository / "CONTRIBUTING.md").read_text("utf-8")
     section = re.search(r"\n## Adding an experiment\n(.*?)\n## ", text, re.DOTALL).group(1)
     cells = re.findall(r"```python\n(.*?)\n```", section, re.DOTALL)
@@ -71,6 +73,9 @@ def test_the_notebook_of_contributing_is_listed_and_run(repository, folder, tmp_
     capsys.readouterr()
     assert main(command) == 0
     assert "nothing to do" in capsys.readouterr().out
+    # A page of runs has the question of one whose notebook is not in the catalogue, too.
+    monkeypatch.delenv("LAYERSCOPE_NOTEBOOKS")
+    assert gallery.read(tmp_path / "runs")[0].title == only.title
 
 
 def test_a_notebook_is_read_again_where_it_was_changed(folder):

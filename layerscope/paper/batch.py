@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an experiment ended.
+    """Result of running an experiment.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which rows to perturb together: mappings for ``sweep(layers=…)``.
+"""Rows to perturb together: mappings for ``sweep(layers=…)``.
 
 Each function takes the names of a network's rows in the order of the network, and returns from the
 name of a group to its rows.

@@ -132,7 +132,7 @@ def damage(
     epoch: int = 0,
     metric: str | None = None,
 ) -> xr.DataArray:
-    """How far a perturbed layer takes the network from trained to untrained.
+    """Measure how far a perturbed layer takes the network from trained to untrained.
 
     0 where the metric stays as it was, 1 where it is as without training; draws are averaged.
 

@@ -69,7 +69,7 @@ class Scale:
 
     @property
     def expected(self) -> str:
-        """How long it takes, in words."""
+        """Time that it takes, in words."""
         return ", ".join(filter(None, (_time(self.minutes) if self.minutes else "", self.hint)))
 
 

@@ -233,7 +233,7 @@ def _metrics(data: Any) -> tuple[str, ...]:
 
 
 def _place(series: Series, examples: Any, options: Mapping[str, Any]) -> Path | None:
-    """Where the sweep with these options is kept; None where they are not plain values."""
+    """Return the folder of a sweep with these options; None where they are not plain values."""
     from layerscope._version import __version__
 
     if series.folder is None:

@@ -42,7 +42,7 @@ RECIPES: Mapping[str, Variant] = {
     "augmentation": Variant(augment=True),
     "Adam": Variant(recipe={"optimizer": "adam", "lr": 1e-3}),
 }
-"""What is changed, by name; the learning rate of Adam is its authors' default."""
+"""Changes by name; the learning rate of Adam is its authors' default."""
 
 
 def variants(

@@ -68,7 +68,7 @@ class Run:
 
     @property
     def agreement(self) -> str:
-        """How many claims agree, in words."""
+        """Count the claims that agree, in words."""
         if not self.claims:
             return "no statements"
         count = {answer: sum(c.agrees is answer for c in self.claims) for answer in (True, False)}
@@ -129,7 +129,7 @@ def _run(path: Path) -> Run:
     return Run(
         folder=folder,
         name=name,
-        title=known.title if known else name,
+        title=known.title if known else str(about.get("title", name)),
         scale=scale,
         finding=str(summary.get("finding", "")),
         claims=tuple(summary.get("claims", ())),

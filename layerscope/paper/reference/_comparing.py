@@ -150,7 +150,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def closeness(ds: xr.Dataset, network: str) -> dict[str, float]:
-    """How far a recipe's results are from the paper's: root mean square differences.
+    """Measure how far a recipe's results are from the paper's: root mean square differences.
 
     Parameters
     ----------
@@ -271,7 +271,7 @@ def _factor(ds: xr.Dataset, printed: Printed) -> float:
 
 
 def _predict(runs: np.ndarray) -> _Prediction:
-    """Where one more run would lie with probability 0.95 (Student's t, normal runs)."""
+    """Predict where one more run lies with probability 0.95 (Student's t, normal runs)."""
     from scipy.stats import t
 
     known = runs[~np.isnan(runs)]

@@ -1,4 +1,4 @@
-"""Which layers matter, not how much: the order of the paper's figure beside ours."""
+"""The order in which layers matter, not how much: the paper's figure beside ours."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ __all__ = [
 ]
 
 READING_ERROR = 0.01
-"""How far a number may have been misread from a figure, in the unit of that figure."""
+"""Distance that a number may have been misread from a figure, in the unit of that figure."""
 
 COLOUR_ERROR: Mapping[str, float] = {"vgg11": 0.04, "resnet50": 0.04}
-"""The same for test errors that were read off colours, by network."""
+"""Such a distance for test errors that were read off colours, by network."""
 
 Printed = Mapping[str, Mapping[str, float | str]]
 

@@ -118,19 +118,12 @@ def run(
         If a cell fails; the notebook up to there is kept beside the run's folder.
     """
     experiment = experiments.find(name)
-    chosen = dict(experiment.scales[choose(scale, experiment.scales, "scale")].parameters)
     root = validate.path(out, "out", "papermill_runs")
-    if not isinstance(overrides or {}, Mapping):
-        raise OptionError(
-            f"overrides is {validate.describe(overrides)}; give a mapping, such as {{'epochs': 5}}."
-        )
-    changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
     require("papermill", "paper", PURPOSE)  # before the data are read
-    source = experiment.notebook
-    declared = notebooks.parameters(source)
-    _check(changed, declared, source.name)
-    usual = {**declared, **chosen}
-    values = {**usual, **changed}
+    chosen = dict(experiment.scales[choose(scale, experiment.scales, "scale")].parameters)
+    usual = notebooks.parameters(experiment.notebook) | chosen
+    changed = _changed(overrides, seeds, experiment.notebook)
+    values = usual | changed
     devices.resolve(device)
     fingerprints = _fingerprints(values, data_root)
     changed = {key: value for key, value in changed.items() if usual[key] != value}
@@ -140,31 +133,48 @@ def run(
         "scale": scale,
         "parameters": values,
         "data": fingerprints,
-        HASH: notebooks.digest(source),
+        HASH: notebooks.digest(experiment.notebook),
         "layerscope": __version__,
     }
     found = finished(folder, identity, experiment.same_as) if resume else None
     if found is not None:
         return RunResult(folder, True, found)
-    line = command(os.fspath(name), scale, changed)
+    identity |= {"title": experiment.title, "command": command(os.fspath(name), scale, changed)}
+    given = chosen | changed | {"out": ".", "device": device}
     with environment(root, data_root), draft(folder) as place:
-        began, started = time.monotonic(), datetime.now(UTC)
-        given = {**chosen, **changed, "out": ".", "device": device}
         with reporting(f"{experiment.name} ({scale})", place, show_progress):
-            execute(source, place, given, declared, folder)
-        manifest = identity | {
-            "command": line,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - began, 1),
-            "training_seconds": about.training_seconds(place),
-            "software": about.software(),
-            "machine": about.machine(device),
-            "summary": about.summary(place),
-            "files": list_files(place, source.name),
-        }
+            manifest = identity | _execute(experiment.notebook, place, given, folder)
         write_bytes(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     failed(folder).unlink(missing_ok=True)
     return RunResult(folder, False, manifest)
+
+
+def _changed(
+    overrides: Mapping[str, Any] | None, seeds: int | None, source: Path
+) -> dict[str, Any]:
+    """Return the parameters that the user gave, checked."""
+    if not isinstance(overrides or {}, Mapping):
+        raise OptionError(
+            f"overrides is {validate.describe(overrides)}; give a mapping, such as {{'epochs': 5}}."
+        )
+    changed = dict(overrides or {}) | ({} if seeds is None else {"seeds": seeds})
+    _check(changed, notebooks.parameters(source), source.name)
+    return changed
+
+
+def _execute(source: Path, place: Path, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Execute the notebook in a folder; return the manifest's account of it."""
+    began, started = time.monotonic(), datetime.now(UTC)
+    execute(source, place, given, folder)
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - began, 1),
+        "training_seconds": about.training_seconds(place),
+        "software": about.software(),
+        "machine": about.machine(given["device"]),
+        "summary": about.summary(place),
+        "files": list_files(place, source.name),
+    }
 
 
 def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) -> None:

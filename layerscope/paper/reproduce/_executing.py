@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from layerscope.base import progress
+from layerscope.base import notebooks, progress
 from layerscope.base.extras import extra
 from layerscope.errors import LayerscopeError
 from layerscope.paper import experiments
@@ -48,16 +48,18 @@ def environment(root: Path, data_root: str | os.PathLike[str] | None) -> Iterato
                 os.environ[key] = value
 
 
-def execute(
-    source: Path,
-    draft: Path,
-    values: Mapping[str, Any],
-    declared: Mapping[str, Any],
-    folder: Path,
-) -> None:
+def execute(source: Path, draft: Path, values: Mapping[str, Any], folder: Path) -> None:
+    """Execute a notebook in a folder, with those of the values that it declares.
+
+    Raises
+    ------
+    NotebookError
+        If a cell fails; the notebook up to there is kept beside `folder`.
+    """
     with extra("paper", PURPOSE):
         import papermill
 
+    declared = notebooks.parameters(source)
     given = {key: value for key, value in values.items() if key in declared}
     target = draft / source.name
     try:
