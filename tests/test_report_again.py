@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from nbformat import v4
 from torch import nn
 
 import layerscope
-from layerscope import data, experiments, metrics, perturb, results
+from layerscope import data, experiments, metrics, perturb, report, reproduce, results
+from layerscope.cli import main
 from layerscope.core import sweep as engine
 from layerscope.core.sweep._call import called
 from layerscope.report._again import again
@@ -165,6 +169,45 @@ def test_a_study_is_computed_again_with_its_options(tmp_path):
     scope = {"probe": probe}
     exec(compile(call, "again", "exec"), scope)
     xr.testing.assert_equal(scope["ds"], found)
+
+
+PROBE = """
+from layerscope import Recipe, experiments, load_data, save
+part = load_data(dataset, size=60, test_size=50)
+ds = experiments.probe(
+    f"fcn-1x{width}", part, Recipe(epochs=1, batch_size=20), range(seeds), folder=f"{out}/series",
+    record=[0, 1], metrics=metrics, draws=1, device=device,
+)
+_ = save(ds, f"{out}/probe.nc")
+"""
+
+
+def test_the_command_of_a_report_is_run_and_gives_the_same_dataset(tmp_path, monkeypatch):
+    declared = "dataset = 'mnist-5k'\nseeds = 1\nwidth = 4\nmetrics = ['error', 'loss']\n"
+    declared += "device = 'auto'\nout = None"
+    scales = "title = 'Probe'\nscales = {'smoke': {}}"
+    cells = [
+        v4.new_code_cell(declared, metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(scales, metadata={"tags": ["scales"]}),
+        v4.new_code_cell(PROBE),
+    ]
+    book = v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    nbformat.write(book, tmp_path / "probe.ipynb")
+    monkeypatch.setenv("LAYERSCOPE_NOTEBOOKS", str(tmp_path))
+    given = {"width": 3, "metrics": ["accuracy"]}
+    options = {"seeds": 2, "overrides": given, "device": "cpu", "show_progress": False}
+    done = reproduce.run("probe", "smoke", out=tmp_path / "first", **options)
+    (found,) = report.read([done.folder / "probe.nc"]).values()
+    words = shlex.split(again(found))
+    assert words[0] == "layerscope"
+    # Into its own place, since what is finished is not computed again.
+    assert main([*words[1:], "--out", str(tmp_path / "second"), "--device", "cpu"]) == 0
+    same = tmp_path / "second" / done.folder.relative_to(tmp_path / "first") / "probe.nc"
+    (same,) = report.read([same]).values()
+    xr.testing.assert_equal(same, found)
+    assert same.attrs["command"] == found.attrs["command"]
+    assert dict(found.sizes)["seed"] == 2
 
 
 # In how many examples batches came
