@@ -27,7 +27,7 @@ ACCENT = "#d9480f"
 
 
 def drawn(explorer):
-    scene, ds = explorer._history.now, explorer._swept.get(explorer._history.now.view)
+    scene, ds = explorer._history.now, explorer._datasets.get(explorer._history.now.view)
     blocks = explorer.controls.strip.blocks
     return figure.of_state("net", scene, blocks, explorer.estimate, ds, "error")
 
@@ -65,7 +65,7 @@ def test_the_figure_shows_what_the_explorer_shows(explorer):
     assert "layer1 initial, layer3 re-randomised" in said
     for reading in words.readings(explorer.estimate):
         assert set(reading) <= {*said, ""}
-    assert words.seen(explorer.estimate) in said
+    assert words.coverage(explorer.estimate) in said
     # Columns are rand, 0, 1, 2; rows upwards the whole network, layer3, layer2, layer1.
     assert frames(picture) == [(0.0, 1.0), (1.0, 3.0)]
     assert "framed" in picture.axes[0].get_xlabel()
@@ -85,7 +85,7 @@ def test_numbers_are_those_of_the_estimate(explorer):
     assert loss.change == f"{estimate.change('loss'):+.3g}".replace("-", "−")
     assert loss.interval == "{:.4g} to {:.4g}".format(*estimate.interval("loss"))
     moved = len(estimate.changed())
-    assert words.seen(estimate) == (
+    assert words.coverage(estimate) == (
         f"over 125 examples; {moved} of them ({100 * moved / 125:.1f} %) are predicted otherwise"
     )
 

@@ -61,8 +61,8 @@ def token(news, text):
 
 
 def told(news, found):
-    places = words.chosen(found)
-    return words.changed(found, places, news.test.inputs[places], news.tokenizer)
+    places = words.sample(found)
+    return words.changes(found, places, news.test.inputs[places], news.tokenizer)
 
 
 def test_a_token_is_shown_with_what_stands_before_it(news):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from layerscope.cli._shared import add_row, data_root, make_table, show
+from layerscope.cli._shared import add_data_root, add_row, make_table, show
 
 __all__ = ["add_data", "add_experiments", "add_models"]
 
@@ -63,7 +63,7 @@ def add_data(commands: Any) -> None:
     parser.add_argument(
         "name", nargs="?", help="read this one, such as cifar10+classes=0,1, and show its parts"
     )
-    data_root(parser)
+    add_data_root(parser)
     parser.set_defaults(run=_run_data)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from layerscope.base import validate
 from layerscope.cli._options import assignments
-from layerscope.cli._shared import add_row, data_root, device, make_table, show
+from layerscope.cli._shared import add_data_root, add_device, add_row, make_table, show
 from layerscope.errors import OptionError, ResultError
 
 __all__ = ["add_gallery", "add_reproduce"]
@@ -36,8 +36,8 @@ def add_reproduce(commands: Any) -> None:
         default=[],
         help="a parameter of the notebook; may be repeated",
     )
-    data_root(parser)
-    device(parser)
+    add_data_root(parser)
+    add_device(parser)
     parser.set_defaults(run=_run_reproduce)
 
 

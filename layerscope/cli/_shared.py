@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add_row", "data_option", "data_root", "device", "make_table", "show"]
+__all__ = ["add_data_option", "add_data_root", "add_device", "add_row", "make_table", "show"]
 
 
-def data_root(parser: argparse.ArgumentParser) -> None:
+def add_data_root(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the folder of the data sets."""
     parser.add_argument("--data-root", metavar="DIR", help="folder with the data sets")
 
 
-def data_option(parser: argparse.ArgumentParser) -> None:
+def add_data_option(parser: argparse.ArgumentParser) -> None:
     """Add the option for what a data set takes."""
     parser.add_argument(
         "--data-option",
@@ -24,7 +24,7 @@ def data_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the option that chooses a device."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 

@@ -19,7 +19,14 @@ from layerscope.cli._options import (
     assignments,
     get,
 )
-from layerscope.cli._shared import add_row, data_option, data_root, device, make_table, show
+from layerscope.cli._shared import (
+    add_data_option,
+    add_data_root,
+    add_device,
+    add_row,
+    make_table,
+    show,
+)
 from layerscope.errors import DataError
 
 __all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_train"]
@@ -35,8 +42,8 @@ def add_train(commands: Any) -> None:
         "--option", action="append", default=[], metavar="NAME=VALUE",
         help="of the network, such as removed=layer2 or dropout=0.1; may be repeated",
     )  # fmt: skip
-    data_root(parser)
-    data_option(parser)
+    add_data_root(parser)
+    add_data_option(parser)
     add(parser, TRAIN, NOT_OF_TRAIN)
     add(parser, RECIPE, NOT_OF_RECIPE)
     parser.set_defaults(run=_run_train)
@@ -58,12 +65,12 @@ def _run_train(options: argparse.Namespace) -> None:
     scores = series.manifest["epochs"][str(series.last)]["metrics"]
     print(f"{series.folder}")
     print(
-        f"{series.unit}s {', '.join(map(str, series.epochs))}; {_told(scores)}, "
+        f"{series.unit}s {', '.join(map(str, series.epochs))}; {_scores(scores)}, "
         f"trained in {series.manifest['seconds']:.0f} s"
     )
 
 
-def _told(scores: Mapping[str, float]) -> str:
+def _scores(scores: Mapping[str, float]) -> str:
     """The test error, and the perplexity where it was measured."""
     perplexity = scores.get("test_perplexity")
     also = "" if perplexity is None else f", perplexity {perplexity:.2f}"
@@ -76,8 +83,8 @@ def add_sweep(commands: Any) -> None:
     parser.add_argument("series", help="folder that layerscope train printed")
     parser.add_argument("--data", help="data set (default: the one it was trained on)")
     parser.add_argument("--out", help="folder for the result (default: SERIES/sweep)")
-    data_root(parser)
-    data_option(parser)
+    add_data_root(parser)
+    add_data_option(parser)
     add(parser, SWEEP, NOT_OF_SWEEP, OTHER_DEFAULTS)
     parser.set_defaults(run=_run_sweep)
 
@@ -185,7 +192,7 @@ def _result_table(ds: Any, metric: str | None = None) -> Any:
         add_row(
             table,
             str(layer),
-            *(_coloured(values.get(column), good, bad) for column in columns),
+            *(_colour_cell(values.get(column), good, bad) for column in columns),
         )
     base = ds["baseline"].sel(metric=metric)
     table.caption = f"{info.sentence} Trained network: {float(base.mean()):.4f}"
@@ -194,7 +201,7 @@ def _result_table(ds: Any, metric: str | None = None) -> Any:
     return table
 
 
-def _coloured(cell: tuple[float, bool] | None, good: float, bad: float) -> Any:
+def _colour_cell(cell: tuple[float, bool] | None, good: float, bad: float) -> Any:
     """A value and whether it, or the outputs, were not finite; None where not computed."""
     from rich.style import Style
     from rich.text import Text
@@ -249,14 +256,14 @@ def add_explore(commands: Any) -> None:
     )
     parser.add_argument("--out", default=".", help="folder for the notebook (default: this one)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    data_root(parser)
-    device(parser)
+    add_data_root(parser)
+    add_device(parser)
     parser.set_defaults(run=_run_explore)
 
 
 def _run_explore(options: argparse.Namespace) -> None:
-    from layerscope.jupyter import _lab as explore
+    from layerscope.jupyter import prepare, serve
 
-    book = explore.prepare(options.folder, options.out, options.device, options.data_root)
+    book = prepare(options.folder, options.out, options.device, options.data_root)
     print(book)
-    explore.serve(book, browser=not options.no_browser)
+    serve(book, browser=not options.no_browser)

@@ -10,5 +10,6 @@ from layerscope.base.extras import extra
 
 with extra("jupyter", "the explorer"):
     from layerscope.jupyter._explorer import LayerExplorer
+    from layerscope.jupyter._lab import prepare, serve
 
-__all__ = ["LayerExplorer"]
+__all__ = ["LayerExplorer", "prepare", "serve"]

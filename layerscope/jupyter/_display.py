@@ -74,13 +74,13 @@ class Display:
     def no_numbers(self, seq: int) -> None:
         """Show that a state can't be measured: numbers of another must not stay beside it."""
         parts = self._parts
-        parts.cards.value = words.unmeasured(seq)
+        parts.cards.value = words.no_numbers(seq)
         parts.changed.value = parts.classes.value = parts.confusion.value = ""
 
     def detail(self, estimate: Estimate, session: Session) -> None:
         """Show which predictions changed, and of which classes."""
-        parts, places = self._parts, words.chosen(estimate)
+        parts, places = self._parts, words.sample(estimate)
         inputs = session.inputs(places)
-        parts.changed.value = words.changed(estimate, places, inputs, self._tokenizer)
+        parts.changed.value = words.changes(estimate, places, inputs, self._tokenizer)
         parts.classes.value = words.classes(estimate, self._tokenizer)
         parts.confusion.value = words.confusion(estimate, self._tokenizer)

@@ -74,10 +74,10 @@ def blocks(
         value, broken = critical.get(layer.name, (None, False))
         colour = _UNKNOWN if value is None or scale is None else scale.colour(value)
         change = state.get(layer.name)
-        reset = "" if value is None else f"\nreset: {_written(value, broken)}"
+        reset = "" if value is None else f"\nreset: {_format(value, broken)}"
         verdict = results.NOT_FINITE if broken else found.get(layer.name, "")
-        told = f"\n{verdict}" if verdict else ""
-        tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{told}"
+        line = f"\n{verdict}" if verdict else ""
+        tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{line}"
         drawn.append(
             {
                 "name": layer.name,
@@ -113,7 +113,7 @@ def _criticality(table: pd.DataFrame | None) -> dict[str, tuple[float, bool]]:
     return {row["layer"]: (float(row["value"]), row["not_finite"] > 0) for row in chosen}
 
 
-def _written(value: float, broken: bool) -> str:
+def _format(value: float, broken: bool) -> str:
     """Write a value that was computed, and whether outputs or value were not finite."""
     number = "NaN" if math.isnan(value) else f"{value:.4g}"
     return f"{number}, not finite" if broken else number
@@ -137,18 +137,18 @@ def legend(
         What they were coloured by.
     metric : str
     """
-    told = []
+    lines = []
     if table is not None and not table.empty:
         first = _first(table)
         what = f"reset to {first}" if first.isdecimal() else f"under {first}"
-        told.append(f"colour: {metric} with that layer alone {what}")
+        lines.append(f"colour: {metric} with that layer alone {what}")
     signs = {block["badge"] for block in drawn if block["state"] == "trained"}
-    told += [f"{sign} {name}" for name, sign in _SIGNS.items() if sign in signs]
+    lines += [f"{sign} {name}" for name, sign in _SIGNS.items() if sign in signs]
     states = {block["badge"]: block["state"] for block in drawn if block["state"] != "trained"}
     if states:
-        signs_told = ", ".join(f"{sign}:\u00a0{state}" for sign, state in states.items())
-        told.append(f"striped: changed ({signs_told})")
-    return [*told, "height: number of parameters, on a logarithmic scale"]
+        signs_said = ", ".join(f"{sign}:\u00a0{state}" for sign, state in states.items())
+        lines.append(f"striped: changed ({signs_said})")
+    return [*lines, "height: number of parameters, on a logarithmic scale"]
 
 
 def cells(
@@ -170,7 +170,7 @@ def cells(
         colour = scale.colour(value)
         at = str(cell["layer"]), str(cell["column"])
         broken = bool(cell["not_finite"] > 0)
-        lines = [f"{at[0]}, {at[1]}: {metric} {_written(value, broken)}"]
+        lines = [f"{at[0]}, {at[1]}: {metric} {_format(value, broken)}"]
         if not math.isnan(cell["lower"]):
             lines.append(f"95 %: {cell['lower']:.4g} to {cell['upper']:.4g}")
         if at in distance:

@@ -133,12 +133,12 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._source = source_ = resolve(source, data, checkpoints, dataset, data_root)
         self._metric = metric_of(metric, metrics, source_.dataset)
         self._scenarios: list[tuple[str, Scene, Estimate]] = []
-        self._swept: dict[str, xr.Dataset] = {}
+        self._datasets: dict[str, xr.Dataset] = {}
         if source_.dataset is not None:
             known = source_.dataset.attrs.get("view", "leaf")
-            self._swept[str(known)] = source_.dataset
+            self._datasets[str(known)] = source_.dataset
             view = str(known) if source_.model is None else view
-        self._answered: tuple[int, Estimate] | None = None
+        self._latest: tuple[int, Estimate] | None = None
         self._seq = 0
         if source_.model is not None:
             self._backend = Backend(source_, options, more)
@@ -177,7 +177,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     @property
     def estimate(self) -> Estimate | None:
         """Estimate of the present state; None before the first batch."""
-        seq, estimate = self._answered or (-1, None)
+        seq, estimate = self._latest or (-1, None)
         return estimate if seq == self._seq else None
 
     @property
@@ -188,7 +188,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     @property
     def dataset(self) -> xr.Dataset | None:
         """Dataset swept in this view, with the scenarios that were kept; None without any."""
-        ds = self._swept.get(self._history.now.view)
+        ds = self._datasets.get(self._history.now.view)
         for name, scene, estimate in self._scenarios:
             ds = with_scenario(ds, name, scene.state, estimate, scene.view)
         return ds
@@ -217,7 +217,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Give Jupyter the live explorer, and a still picture for where there is no kernel."""
         live = super()._repr_mimebundle_(**kwargs)
-        ds = self._swept.get(self._history.now.view)
+        ds = self._datasets.get(self._history.now.view)
         return bundle(live, self._source.name, self.state, self.estimate, ds, self._metric)
 
     # What is pressed.
@@ -267,7 +267,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     @_guard
     def _on_cell(self, picked: dict[str, Any]) -> None:
-        row, ds = str(picked["row"]), self._swept[self._history.now.view]
+        row, ds = str(picked["row"]), self._datasets[self._history.now.view]
         change = drawing.change_of(ds, self._metric, str(picked["column"]))
         known = self._tools.get(change.perturbation, change)
         change = replace(change, kind=known.kind)
@@ -287,7 +287,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         if preset == "–":
             return
         self.controls.preset.value = "–"
-        found = drawing.verdicts(self._swept.get(self._history.now.view), self._metric)
+        found = drawing.verdicts(self._datasets.get(self._history.now.view), self._metric)
         chosen = drawing.preset_rows(preset, self._layers(), found)
         first = tools.at(tools.resetting(self._tools), self.controls.epoch.options[0][1])
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
@@ -329,7 +329,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         estimate, scene = self.estimate, self._history.now
         if self._backend is not None and estimate is None:
             raise OptionError("this state is not measured yet; wait until examples were seen.")
-        ds, blocks = self._swept.get(scene.view), self.controls.strip.blocks
+        ds, blocks = self._datasets.get(scene.view), self.controls.strip.blocks
         picture = of_state(self._source.name, scene, blocks, estimate, ds, self._metric)
         self._display.say(f"Saved {plots.save(picture, path, width=width)}.")
 
@@ -352,7 +352,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     def _draw(self) -> None:
         scene = self._history.now
-        self._display.draw(scene, self._layers(), self._swept.get(scene.view), self._metric)
+        self._display.draw(scene, self._layers(), self._datasets.get(scene.view), self._metric)
 
     # Who is asked.
 
@@ -370,7 +370,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             for estimate in backend.session.evaluate(scene.state, scene.view):
                 if seq != self._seq:
                     return
-                self._answered = seq, estimate
+                self._latest = seq, estimate
                 self._display.numbers(estimate, seq)
                 if estimate.final:
                     self._display.say(rows.describe(scene, estimate, time.monotonic() - began))
@@ -379,7 +379,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
                     self._display.fail(trouble)
                 yield
         except Exception:
-            self._answered = None
+            self._latest = None
             self._display.no_numbers(seq)
             raise
 
@@ -394,7 +394,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self, backend: Backend, view: str, between: Callable[[], None]
     ) -> None:
         def show(ds: xr.Dataset) -> None:
-            self._swept[view] = ds
+            self._datasets[view] = ds
             with suppress(LayerscopeError):  # nothing is known yet
                 self._draw()
 

@@ -51,7 +51,7 @@ def of_state(
         rows.name(scene),
         blocks,
         words.readings(estimate) if estimate else [],
-        words.seen(estimate) if estimate else "",
+        words.coverage(estimate) if estimate else "",
         drawing.legend(blocks, table, metric),
         None if ds is None else plots.heatmap(ds, metric),
         [(row, drawing.column_of(change)) for row, change in scene.state.items()],
@@ -92,7 +92,7 @@ def draw(
     matplotlib.figure.Figure
         Its label says what it shows.
     """
-    figure = Figure(figsize=(_NARROWEST, 1.0)) if heat is None else _drawn(heat, marked)
+    figure = Figure(figsize=(_NARROWEST, 1.0)) if heat is None else _heatmap(heat, marked)
     left, right, top = 0.0, _NARROWEST, 0.0
     if heat is not None:
         there = figure.get_tightbbox()
@@ -102,11 +102,11 @@ def draw(
     # Upwards, since the heat map is there already.
     if readings:
         top = _numbers(sheet, top, readings, seen) + 0.2
-    for line in _wrapped("; ".join(legend), width / 0.056):
+    for line in _wrap("; ".join(legend), width / 0.056):
         sheet.text(0, top, line, color=_QUIET, size=_TYPE - 0.5)
         top += _LEADING
     top = _strip(sheet, top + 0.05, width, blocks) + 0.14
-    for line in _wrapped(about, width / (1.15 * _SIGN)):
+    for line in _wrap(about, width / (1.15 * _SIGN)):
         sheet.text(0, top, line, size=8.5)
         top += 1.1 * _LEADING
     sheet.text(0, top + 0.03, title, size=10, weight="bold")
@@ -114,12 +114,12 @@ def draw(
     return figure
 
 
-def _wrapped(words: str, signs: float) -> list[str]:
+def _wrap(words: str, signs: float) -> list[str]:
     """Break words into lines of so many signs, the last line first."""
     return textwrap.wrap(words, int(signs), break_on_hyphens=False)[::-1]
 
 
-def _drawn(heat: hv.HeatMap, marked: Collection[tuple[str, str]]) -> Figure:
+def _heatmap(heat: hv.HeatMap, marked: Collection[tuple[str, str]]) -> Figure:
     """Draw the heat map with frames around some of its cells."""
     figure: Figure = hv.renderer("matplotlib").get_plot(heat).state
     axes = figure.axes[0]

@@ -1,7 +1,7 @@
 """JupyterLab opened on the explorer.
 
->>> from layerscope.jupyter import _lab as explore
->>> explore.serve(explore.prepare("series/fcn-3x256-mnist-5k-seed0"))       # doctest: +SKIP
+>>> from layerscope.jupyter import prepare, serve
+>>> serve(prepare("series/fcn-3x256-mnist-5k-seed0"))                       # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def prepare(
         given["run"], name = str(place), f"explore-{place.name}.ipynb"
     target = folder / name
     if not target.exists():
-        write_bytes(target, _with(notebooks.find(_NOTEBOOK), given).encode())
+        write_bytes(target, _fill(notebooks.find(_NOTEBOOK), given).encode())
     return target
 
 
-def _with(source: Path, given: dict[str, Any]) -> str:
+def _fill(source: Path, given: dict[str, Any]) -> str:
     """Set parameters of a notebook, in the cell that declares them."""
     book = json.loads(source.read_text(encoding="utf-8"))
     (cell,) = (c for c in book["cells"] if "parameters" in c["metadata"].get("tags", ()))
@@ -104,12 +104,12 @@ def serve(notebook: Path, *, browser: bool = True) -> None:
         settings.touch(mode=0o600)
         settings.write_text(json.dumps(_settings(notebook.resolve(), browser)))
         command = [sys.executable, "-m", "jupyterlab", f"--config={settings}"]
-        code = _waited(subprocess.Popen(command))  # noqa: S603 - our own interpreter
+        code = _wait(subprocess.Popen(command))  # noqa: S603 - our own interpreter
     if code:
         raise ResultError(f"JupyterLab ended with {code}; it says above why.")
 
 
-def _waited(server: subprocess.Popen[bytes]) -> int:
+def _wait(server: subprocess.Popen[bytes]) -> int:
     """Wait for a server that ends by Ctrl-C itself, and closes its kernels first."""
     while True:
         try:

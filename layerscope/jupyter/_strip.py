@@ -14,7 +14,7 @@ __all__ = ["Grid", "Strip"]
 _STATIC = Path(__file__).parent / "static"
 
 
-class _Drawn(anywidget.AnyWidget):
+class _Clickable(anywidget.AnyWidget):
     """A widget that tells what was clicked."""
 
     _css = _STATIC / "explorer.css"
@@ -32,7 +32,7 @@ class _Drawn(anywidget.AnyWidget):
         self.on_msg(received)
 
 
-class Strip(_Drawn):
+class Strip(_Clickable):
     """A network as a strip of layers.
 
     Attributes
@@ -49,7 +49,7 @@ class Strip(_Drawn):
     selected = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 
-class Grid(_Drawn):
+class Grid(_Clickable):
     """A heat map of layers by checkpoint.
 
     Attributes

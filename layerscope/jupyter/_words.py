@@ -19,16 +19,16 @@ from layerscope.zoo.data import Tokenizer
 __all__ = [
     "Reading",
     "cards",
-    "changed",
-    "chosen",
+    "changes",
     "classes",
     "code",
     "confusion",
+    "coverage",
+    "no_numbers",
     "readings",
-    "seen",
+    "sample",
     "status",
     "title",
-    "unmeasured",
 ]
 
 _MOST_CLASSES = 12
@@ -61,12 +61,12 @@ def cards(estimate: Estimate, seq: int) -> str:
     share = moved / max(estimate.examples, 1)
     boxes.append(_Box("predictions changed", f"{moved:,}", [f"{share:.1%} of those seen"]))
     seen = f"{estimate.examples:,} of {estimate.total:,} examples"
-    boxes.append(_Box("seen", f"{estimate.examples / estimate.total:.0%}", [seen]))
+    boxes.append(_Box("coverage", f"{estimate.examples / estimate.total:.0%}", [seen]))
     first = estimate.mean(next(iter(estimate.tallies)))
     return _html("cards", boxes=boxes, seq=seq, final=estimate.final, value=repr(first))
 
 
-def seen(estimate: Estimate) -> str:
+def coverage(estimate: Estimate) -> str:
     """Say of how many examples something was measured, and how many are named otherwise."""
     moved = len(estimate.changed())
     of = f"{estimate.examples:,}" if estimate.final else f"the first {estimate.examples:,}"
@@ -75,7 +75,7 @@ def seen(estimate: Estimate) -> str:
     return f"over {of}{rest} examples; {moved:,} of them ({share:.1f} %) are predicted otherwise"
 
 
-def unmeasured(seq: int) -> str:
+def no_numbers(seq: int) -> str:
     """Card in place of the numbers of a state that can't be measured."""
     box = _Box("this state", "–", ["could not be measured; the line above says why"])
     return _html("cards", boxes=[box], seq=seq, final=False, value="nan")
@@ -171,14 +171,14 @@ def _count(count: int, most: int, right: bool) -> dict[str, Any]:
     return {"count": count, "colour": f"rgba({colour},{strength:.2f})"}
 
 
-def chosen(estimate: Estimate) -> list[int]:
+def sample(estimate: Estimate) -> list[int]:
     """Pick some of the examples whose prediction changed, spread evenly over all that did."""
     places = estimate.changed()
     step = max(1, len(places) // _MOST_PICTURES)
     return [int(place) for place in places[::step][:_MOST_PICTURES]]
 
 
-def changed(
+def changes(
     estimate: Estimate,
     places: Sequence[int],
     inputs: Sequence[Any],
@@ -190,7 +190,7 @@ def changed(
     ----------
     estimate : Estimate
     places : sequence of int
-        As `chosen` gives.
+        As `sample` gives.
     inputs : sequence
         What the network was given at each.
     tokenizer : Tokenizer, optional

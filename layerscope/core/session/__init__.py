@@ -19,6 +19,6 @@ from __future__ import annotations
 from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._scenarios import with_scenario
 from layerscope.core.session._session import Session
-from layerscope.core.session._states import Change, as_call, changes
+from layerscope.core.session._states import Change, changes
 
-__all__ = ["Change", "Estimate", "Session", "as_call", "changes", "with_scenario"]
+__all__ = ["Change", "Estimate", "Session", "changes", "with_scenario"]

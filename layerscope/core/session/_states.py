@@ -14,7 +14,7 @@ from layerscope.core.perturb import Perturbation
 from layerscope.errors import OptionError
 from layerscope.results import NO_EPOCH, PerturbationInfo
 
-__all__ = ["TRAINED", "Change", "as_call", "changes"]
+__all__ = ["TRAINED", "Change", "changes"]
 
 TRAINED = "trained"
 """What a layer is to which nothing is done."""
@@ -122,16 +122,3 @@ def changes(state: Mapping[str, Any]) -> dict[str, Change]:
         )
     read = {row: Change.of(given) for row, given in state.items()}
     return {row: change for row, change in read.items() if change is not None}
-
-
-def as_call(state: Mapping[str, Any], view: str = "leaf") -> str:
-    """Write the Python call that evaluates a state in an open session.
-
-    Examples
-    --------
-    >>> as_call({"layer1": ("reinitialize", 0)})
-    "session.measure({'layer1': ('reinitialize', 0)})"
-    """
-    plain = {row: change.plain for row, change in changes(state).items()}
-    more = "" if view == "leaf" else f", view={view!r}"
-    return f"session.measure({plain!r}{more})"
