@@ -148,6 +148,6 @@ def test_a_run_is_read_in_the_tokens_that_it_was_trained_on(news, root, tmp_path
     assert explorer.wait(60)
     assert " cat" in explorer.controls.changed.value
     assert "tokenizer.json" in explorer.code
-    inputs = explorer._session.inputs([0, 1])
+    inputs = explorer._backend.session.inputs([0, 1])
     assert torch.equal(torch.stack(inputs), news.test.inputs[:2])
     explorer.close()
