@@ -31,6 +31,19 @@ def dataset(
     """Make a Dataset of the form that a sweep returns, with made-up but plausible values.
 
     The lowest layers are the critical ones, and every layer settles with the epochs.
+
+    Parameters
+    ----------
+    layers : int
+        Named ``layer1``, ``layer2``, …, before the row ``fullmodel``.
+    epochs : sequence of int
+        Checkpoints, the first before training and the last the trained network.
+    draws : int
+        Of the perturbation ``rerandomize``.
+    seed : int
+        Of the made-up values.
+    n_examples : int
+        That each value averages over.
     """
     rng = np.random.default_rng(seed)
     names = [f"layer{index + 1}" for index in range(layers)] + [results.FULL_MODEL]

@@ -140,6 +140,13 @@ def metric_name(runs: xr.Dataset | Iterable[xr.Dataset], wanted: Any = None) -> 
 def metric(ds: xr.Dataset | None, name: str) -> MetricInfo:
     """Read what a Dataset says of a metric, or what goes by its name where it says nothing.
 
+    Parameters
+    ----------
+    ds : Dataset or None
+        None for a metric that no Dataset tells of.
+    name : str
+        Its coordinate along ``metric``.
+
     Examples
     --------
     >>> from layerscope import testing
@@ -154,6 +161,13 @@ def metric(ds: xr.Dataset | None, name: str) -> MetricInfo:
 
 def perturbation(ds: xr.Dataset | None, name: str) -> PerturbationInfo:
     """Read what a Dataset says of a perturbation, or what goes by its name where it says nothing.
+
+    Parameters
+    ----------
+    ds : Dataset or None
+        None for a perturbation that no Dataset tells of.
+    name : str
+        Its coordinate along ``perturbation``.
 
     Examples
     --------

@@ -74,6 +74,8 @@ class Perturbation:
     skips : callable, optional
         Takes a `Layer`, returns the names of the modules that are passed over: whenever one is
         called, a copy of its one input stands for its output.
+    parts : tuple of Perturbation
+        Those that it joins, in their order; `then` fills it in.
     redraws : bool
         True where all of a layer's values are drawn anew, so that nothing is left of the trained
         ones nor of a checkpoint: the Dataset says how far each draw is from the first checkpoint.

@@ -44,6 +44,12 @@ ROBUST, CRITICAL = 0.05, 0.25
 def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """Judge whether re-randomising any one layer ruins the network: the least damage over layers.
 
+    Parameters
+    ----------
+    ds : Dataset
+        With a perturbation that draws layers anew.
+    metric : str, optional
+
     Examples
     --------
     >>> from layerscope import testing
@@ -61,6 +67,11 @@ def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
 
 def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """Judge whether the network can't do without the training of its lowest layer.
+
+    Parameters
+    ----------
+    ds : Dataset
+    metric : str, optional
 
     Examples
     --------
@@ -105,6 +116,13 @@ def distance_tells_little(
 
     It would tell where those that moved furthest mattered least, too: the sign does not count.
 
+    Parameters
+    ----------
+    ds : Dataset
+    norm : str
+        Of the distances along ``norm``.
+    metric : str, optional
+
     Examples
     --------
     >>> from layerscope import testing
@@ -135,6 +153,7 @@ def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
     ----------
     ds : Dataset
         Of the view ``"block"``, rows named such as ``s2.1``.
+    metric : str, optional
 
     Raises
     ------

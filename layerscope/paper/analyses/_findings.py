@@ -155,6 +155,12 @@ def rank_step(count: int) -> float:
 def about(what: str, findings: Iterable[Finding]) -> list[Finding]:
     """Say of which network or setting findings are.
 
+    Parameters
+    ----------
+    what : str
+        Stands before each claim.
+    findings : iterable of Finding
+
     Examples
     --------
     >>> about("vgg11", [finding("a", "b", [1.0, 2.0], above=0)])[0].claim

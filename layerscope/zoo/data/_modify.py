@@ -173,6 +173,13 @@ def split(name: str) -> tuple[str, list[str]]:
 def apply(data: Any, words: Sequence[str]) -> Any:
     """Apply modifiers, as `split` returns them, from left to right.
 
+    Parameters
+    ----------
+    data : ImageData, ImageStream or TextData
+        Stays as it is.
+    words : sequence of str
+        Such as ``"size=100"``.
+
     Raises
     ------
     OptionError

@@ -118,7 +118,14 @@ def rebuild(series: Series) -> Network:
 def count_parameters(network: str | Config | Mapping[str, Any], **options: Any) -> int:
     """Count the parameters of a network before layers are removed, without building it.
 
-    Parameters and errors are those of `build`.
+    Errors are those of `build`.
+
+    Parameters
+    ----------
+    network : str, Config or mapping
+        As `build` takes it.
+    **options
+        Fields of the configuration, such as ``classes=100``.
 
     Examples
     --------
@@ -133,7 +140,14 @@ def count_parameters(network: str | Config | Mapping[str, Any], **options: Any) 
 def configure(network: str | Config | Mapping[str, Any], **options: Any) -> Config:
     """Make a network's configuration out of its name and what differs from the defaults.
 
-    Parameters and errors are those of `build`.
+    Errors are those of `build`.
+
+    Parameters
+    ----------
+    network : str, Config or mapping
+        As `build` takes it.
+    **options
+        Fields of the configuration that differ from those of `network`.
 
     Examples
     --------
