@@ -25,7 +25,7 @@ from PIL import Image
 from layerscope import plots, results, stats, testing
 from layerscope.errors import OptionError, ResultError
 from layerscope.plots import _embedding as embedding, _lines as lines, _scales as scales
-from layerscope.plots._names import shortened
+from layerscope.plots._names import shorten
 
 ODD = ["<script>alert(1)</script>", r"$\frac{1$ and $x$", "{x} & 'y'", 'a"b', "fullmodel"]
 MAKERS = [plots.heatmap, plots.distances, plots.overview, plots.curves]
@@ -358,7 +358,7 @@ def test_long_names_are_cut_on_axes_alone_and_never_alike(ds):
 
 @given(st.lists(st.text("ab.", min_size=1, max_size=60), min_size=1, max_size=8, unique=True))
 def test_no_two_names_are_cut_to_the_same(names):
-    cut = shortened(names, 12)
+    cut = shorten(names, 12)
     assert list(cut) == names
     assert len(set(cut.values())) == len(names)
 

@@ -10,13 +10,13 @@ Nothing is computed here: the numbers come from `layerscope.stats`.
 
 from __future__ import annotations
 
-from layerscope.plots._backends import literal as literal
+from layerscope.plots._backends import escape_dollars as escape_dollars
 from layerscope.plots._colours import ink as ink
 from layerscope.plots._comparing import compare
 from layerscope.plots._embedding import embed, library
 from layerscope.plots._grids import FORMULAS, distances, heatmap, overview
 from layerscope.plots._lines import curves
-from layerscope.plots._names import shortened as shortened
+from layerscope.plots._names import shorten as shorten
 from layerscope.plots._output import save, show
 from layerscope.plots._points import points
 from layerscope.plots._scales import scale_of as scale_of

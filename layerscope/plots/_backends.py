@@ -22,11 +22,11 @@ def both(
     return plot.opts(backend="matplotlib", **(shared | matplotlib))
 
 
-def framed(overlay: hv.Overlay, title: str, shared: dict[str, Any]) -> hv.Overlay:
+def with_frame(overlay: hv.Overlay, title: str, shared: dict[str, Any]) -> hv.Overlay:
     """Give curves or points their size, and a legend beside them that hides none of them."""
     return both(
         overlay,
-        {"title": unformatted(title), "legend_position": "right", **shared},
+        {"title": escape_braces(title), "legend_position": "right", **shared},
         bokeh={
             "frame_width": 520,
             "frame_height": 320,
@@ -58,7 +58,7 @@ def load_backends() -> None:
         hv.Store.set_current_backend(chosen)
 
 
-def drawable(plot: Any) -> Any:
+def require_plot(plot: Any) -> Any:
     """Return what HoloViews or matplotlib can draw.
 
     Raises
@@ -76,23 +76,23 @@ def drawable(plot: Any) -> Any:
     return plot
 
 
-def unformatted(title: str) -> str:
+def escape_braces(title: str) -> str:
     """Keep HoloViews from taking braces for its own placeholders."""
     return str(title).replace("{", "{{").replace("}", "}}")
 
 
-def literal(name: object) -> str:
+def escape_dollars(name: object) -> str:
     """Keep matplotlib from setting what stands between dollars as mathematics."""
     return str(name).replace("$", r"\$")
 
 
-def quieten(plot: Any) -> None:
+def drop_sizing_mode(plot: Any) -> None:
     """Drop the sizing mode, which Bokeh warns about beside a frame's size."""
     plot.state.sizing_mode = None
 
 
 def _finish_bokeh(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
-    quieten(plot)
+    drop_sizing_mode(plot)
     plot.state.xaxis.major_label_policy = NoOverlap(min_distance=0)
     plot.state.outline_line_color = None
     plot.state.yaxis.minor_tick_line_color = None
@@ -110,4 +110,4 @@ def _finish_matplotlib(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
     legend.set_loc("upper left")
     legend.set_bbox_to_anchor((1.02, 1))
     for text in legend.get_texts():
-        text.set_text(literal(text.get_text()))
+        text.set_text(escape_dollars(text.get_text()))

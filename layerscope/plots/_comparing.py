@@ -12,10 +12,16 @@ import xarray as xr
 
 from layerscope import results, stats
 from layerscope.errors import OptionError, ResultError
-from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots._backends import (
+    FONT_SIZES,
+    both,
+    drop_sizing_mode,
+    escape_braces,
+    escape_dollars,
+)
 from layerscope.plots._colours import LINES, ColourMap
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
-from layerscope.plots._names import shortened, wrapped
+from layerscope.plots._names import shorten, wrap
 from layerscope.plots._panels import Size, panel, row_names
 from layerscope.plots._scales import label_of, scale_of
 
@@ -83,15 +89,15 @@ def compare(
             "One alone: heatmap(ds)."
         )
     metric = results.metric_name(runs.values(), metric)
-    tables = {str(name): _placed(ds, metric) for name, ds in runs.items()}
+    tables = {str(name): _place(ds, metric) for name, ds in runs.items()}
     chosen = _column(tables, column)
     info = results.metric(next(iter(runs.values())), metric)
     scale = scale_of(pd.concat([table["value"] for table in tables.values()]), info, cmap)
     most = max(len(table["layer"].unique()) for table in tables.values())
     size = Size(float(np.clip(0.3 * most, 2.4, 7.0)), int(np.clip(26 * most, 280, 900)))
-    said = _said(runs, tables, chosen)
+    said = _describe_column(runs, tables, chosen)
     heading = f"Test {metric}, one layer {said}" if title is None else title
-    short = shortened(list(tables), _SHORTEST)
+    short = shorten(list(tables), _SHORTEST)
     parts = [_profile(runs, tables, chosen, info, heading, size)]
     last = list(tables)[-1]
     bar = label_of(info)
@@ -113,7 +119,7 @@ def compare(
     )
 
 
-def _placed(ds: xr.Dataset, metric: str) -> pd.DataFrame:
+def _place(ds: xr.Dataset, metric: str) -> pd.DataFrame:
     """One row per cell of single layers, with the share of the height that it has.
 
     ``top`` and ``bottom`` are 1 at the input and 0 at the output, since axes go upwards.
@@ -156,7 +162,9 @@ def _column(tables: Mapping[str, pd.DataFrame], wanted: int | str | None) -> str
     return str(wanted)
 
 
-def _said(runs: Mapping[str, xr.Dataset], tables: Mapping[str, pd.DataFrame], column: str) -> str:
+def _describe_column(
+    runs: Mapping[str, xr.Dataset], tables: Mapping[str, pd.DataFrame], column: str
+) -> str:
     name, table = next(iter(tables.items()))
     cell = table[table["column"] == column].iloc[0]
     done = results.perturbation(runs[name], cell["perturbation"])
@@ -174,7 +182,7 @@ def _profile(
     """One curve per run: the metric across, relative depth downwards."""
     scale = scale_of(pd.concat([table["value"] for table in tables.values()]), metric)
     parts: list[Any] = []
-    broken, short = False, shortened(list(tables), _LONGEST)
+    broken, short = False, shorten(list(tables), _LONGEST)
     for index, ((name, table), ds) in enumerate(zip(tables.items(), runs.values(), strict=True)):
         cells = table[table["column"] == column].sort_values("depth", ascending=False)
         colour, dash = LINES[index % len(LINES)], _DASHES[index % len(_DASHES)]
@@ -182,7 +190,7 @@ def _profile(
         broken |= not np.isfinite(cells["value"]).all()
         parts += _baseline(ds, metric.name, colour)
     shared: dict[str, Any] = {
-        "title": unformatted(title),
+        "title": escape_braces(title),
         "xlabel": f"{label_of(metric)} (thin line: unperturbed{'; ✕: not finite' * broken})",
         "ylabel": "relative depth",
         "ylim": (0, 1),
@@ -195,7 +203,7 @@ def _profile(
         hv.Overlay(parts),
         shared | {"legend_position": "bottom_right"},
         bokeh={
-            "xlabel": wrapped(shared["xlabel"], _WIDE),
+            "xlabel": wrap(shared["xlabel"], _WIDE),
             "frame_width": _WIDE,
             "frame_height": size.pixels,
             "default_tools": ["save", "ywheel_zoom", "ypan", "reset"],
@@ -271,7 +279,7 @@ def _baseline(ds: xr.Dataset, metric: str, colour: str) -> list[Any]:
 
 
 def _finish_bokeh_profile(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
-    quieten(plot)
+    drop_sizing_mode(plot)
     plot.state.outline_line_color = None
     for legend in plot.state.legend:
         legend.update(border_line_color=None, background_fill_alpha=0.7)
@@ -284,4 +292,4 @@ def _finish_matplotlib_profile(plot: Any, element: hv.Overlay) -> None:  # noqa:
     if legend is not None:
         legend.set_frame_on(False)
         for text in legend.get_texts():
-            text.set_text(literal(text.get_text()))
+            text.set_text(escape_dollars(text.get_text()))

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from layerscope.base.templates import render, trusted
 from layerscope.errors import OptionError
-from layerscope.plots._backends import drawable, load_backends
-from layerscope.plots._stills import description, fewer_colours, option, still
+from layerscope.plots._backends import load_backends, require_plot
+from layerscope.plots._stills import description, option, quantize, still
 
 __all__ = ["embed", "frame", "library", "page"]
 
@@ -61,7 +61,7 @@ def embed(plot: Any) -> str:
     >>> page.count("<figure")
     1
     """
-    script, place = _live(drawable(plot))
+    script, place = _live(require_plot(plot))
     picture, form = _picture(plot)
     figure = render(
         "plots/templates/figure.html.jinja",
@@ -83,7 +83,7 @@ def _picture(plot: Any) -> tuple[bytes, str]:
         picture, width = still(plot, "svg", 300), None
     if len(picture) <= _LARGEST_SVG:
         return picture, "svg+xml"
-    return fewer_colours(still(plot, "png", 200, width=width)), "png"
+    return quantize(still(plot, "png", 200, width=width)), "png"
 
 
 def _bokeh() -> Markup:

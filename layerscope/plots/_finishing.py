@@ -11,9 +11,9 @@ import pandas as pd
 from bokeh.models import ColumnDataSource, NoOverlap
 from bokeh.transform import dodge
 
-from layerscope.plots._backends import FONT_SIZES, literal, quieten
+from layerscope.plots._backends import FONT_SIZES, drop_sizing_mode, escape_dollars
 from layerscope.plots._colours import NO_NUMBER
-from layerscope.plots._names import shortened
+from layerscope.plots._names import shorten
 
 _MOST_PRINTED = 400
 _MOST_COLUMN_NAMES = 24
@@ -47,7 +47,7 @@ CROSSING = {
 """How Bokeh crosses a cell out, in the colour that it has or on the ground of no number."""
 
 
-def explained(settled: Iterable[str]) -> str:
+def explain_marks(settled: Iterable[str]) -> str:
     """Say what the marks mean that there are; empty without any."""
     there = set(settled)
     marks = [f"{look[0]} {name}" for name, look in MARKS.items() if name in there]
@@ -89,7 +89,7 @@ def name_size(size: _Size) -> float:
 def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
     """Print values and marks, hatch what is blank; HoloViews has no option for these."""
     figure = plot.state
-    quieten(plot)
+    drop_sizing_mode(plot)
     figure.grid.visible = False
     figure.outline_line_color = None
     for axis, name in ((figure.xaxis, "column"), (figure.yaxis, "layer")):
@@ -115,7 +115,7 @@ _GROUNDS = {"blank": "open", "refused": "refused", "no_number": "broken"}
 
 
 def _sources(cells: pd.DataFrame) -> dict[str, dict[Any, Any]]:
-    """Where there is something to draw beside the values."""
+    """Find the cells with something to draw beside their value, by what it is."""
     blank = {name: cells["blank"] == kind for name, kind in _GROUNDS.items()}
     marked = {name: cells["settled"] == name for name in MARKS}
     at = ["column", "layer"]
@@ -189,7 +189,7 @@ def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -
         step = max(1, -(-len(names) // _MOST_COLUMN_NAMES))
         if name == "layer":
             step = int(np.ceil(name_size(size) * 1.25 / 72 / (size.inches[1] / len(names)) - 0.2))
-        axis.set_ticks(range(0, len(names), step), [literal(each) for each in names[::step]])
+        axis.set_ticks(range(0, len(names), step), [escape_dollars(each) for each in names[::step]])
     if _crowded(element):
         axes.tick_params("x", labelrotation=90)
     if plot.yaxis is None:
@@ -201,8 +201,8 @@ def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -
 
 
 def _names(element: hv.HeatMap, name: str) -> dict[str, str]:
-    """How each name along an axis is written, in the order of the axis."""
-    return shortened(list(element.dimension_values(name, expanded=False)), _LONGEST[name])
+    """Shorten the names along an axis, in its order."""
+    return shorten(list(element.dimension_values(name, expanded=False)), _LONGEST[name])
 
 
 def _crowded(element: hv.HeatMap) -> bool:

@@ -13,19 +13,19 @@ import xarray as xr
 
 from layerscope import results, stats
 from layerscope.errors import OptionError
-from layerscope.plots._backends import FONT_SIZES, both, unformatted
+from layerscope.plots._backends import FONT_SIZES, both, escape_braces
 from layerscope.plots._colours import ColourMap, ink
 from layerscope.plots._finishing import (
     BLANK,
     CROSSED,
-    explained,
+    explain_marks,
     finish_bokeh,
     finish_matplotlib,
     grid_size,
     name_size,
 )
 from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, tooltips, with_hover
-from layerscope.plots._names import wrapped
+from layerscope.plots._names import wrap
 from layerscope.plots._scales import Scale, label_of, scale_of
 from layerscope.plots._stills import option
 
@@ -197,7 +197,7 @@ def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None =
     # The rows are the same, so their names stand once.
     parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
     wide = [max(160, round(0.75 * grid_size(part).pixels[0])) for part in parts]
-    parts = [_narrowed(part, pixels) for part, pixels in zip(parts, wide, strict=True)]
+    parts = [_narrow(part, pixels) for part, pixels in zip(parts, wide, strict=True)]
     gap = 0.85 / width  # room for a colour bar between the panels, in shares of a panel
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=False)
     return layout.opts(
@@ -210,9 +210,9 @@ def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None =
     )
 
 
-def _narrowed(part: hv.HeatMap, pixels: int) -> hv.HeatMap:
+def _narrow(part: hv.HeatMap, pixels: int) -> hv.HeatMap:
     """Make a heat map as wide on the screen as this, and its label no wider."""
-    label = wrapped(option(part, "xlabel"), pixels)
+    label = wrap(option(part, "xlabel"), pixels)
     return part.opts(backend="bokeh", frame_width=pixels, xlabel=label)
 
 
@@ -233,7 +233,7 @@ def _grid(
     )
     # HoloViews draws the first row at the bottom; its invert_yaxis fails with matplotlib.
     grid = pd.MultiIndex.from_product(
-        [rows[::-1], _chosen(table, columns)], names=["layer", "column"]
+        [rows[::-1], _select_columns(table, columns)], names=["layer", "column"]
     )
     cells = table.set_index(["layer", "column"]).reindex(grid).reset_index()
     cells["settled"] = cells.get("verdict", "")
@@ -260,7 +260,7 @@ def _grid(
     }
     return both(
         plot,
-        shared | {"title": unformatted(title)},
+        shared | {"title": escape_braces(title)},
         bokeh={
             "frame_width": size.pixels[0],
             "frame_height": size.pixels[1],
@@ -270,8 +270,8 @@ def _grid(
             "default_tools": ["save"],
             "line_width": 2,
             "colorbar": True,
-            "xlabel": wrapped(_axis_label(cells), size.pixels[0] + _BESIDE),
-            "clabel": wrapped(label, size.pixels[1]),
+            "xlabel": wrap(_axis_label(cells), size.pixels[0] + _BESIDE),
+            "clabel": wrap(label, size.pixels[1]),
             "hooks": [partial(finish_bokeh, size=size)],
         },
         matplotlib={
@@ -291,7 +291,7 @@ def _grid(
 def _blanks(
     cells: pd.DataFrame, table: pd.DataFrame, refused: Mapping[tuple[str, str], str]
 ) -> tuple[list[str], list[str]]:
-    """What is the matter with each cell, and what it says of its value on hovering."""
+    """Name the state of each cell, and what it says of its value on hovering."""
     done = dict(zip(table["column"], table["perturbation"], strict=True))
     kinds, said = [], []
     measured = next(name for name in _MEASURED if name in cells)
@@ -313,10 +313,10 @@ def _axis_label(cells: pd.DataFrame) -> str:
         label = "what is done to the layer\n(a number: reset to that checkpoint)"
     told = [text for kind, text in BLANK.items() if kind in set(cells["blank"])]
     told += [CROSSED] if cells["crossed"].any() else []
-    return "\n".join(filter(None, [label, *told, explained(cells["settled"])]))
+    return "\n".join(filter(None, [label, *told, explain_marks(cells["settled"])]))
 
 
-def _chosen(table: pd.DataFrame, columns: Sequence[int | str] | None) -> list[str]:
+def _select_columns(table: pd.DataFrame, columns: Sequence[int | str] | None) -> list[str]:
     """Check the columns asked for; all of them, in the paper's order, if none were."""
     there = stats.column_order(table)
     if columns is None:

@@ -55,7 +55,7 @@ def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd
             told = told.assign(**{name: told["layer"].map(ds[name].to_series())})
     rows = told.to_dict("records")
     return table.assign(
-        **{f"hover {name}": [_filled(form, row) for row in rows] for name, form in forms.items()}
+        **{f"hover {name}": [_fill(form, row) for row in rows] for name, form in forms.items()}
     )
 
 
@@ -67,7 +67,7 @@ def _outputs(row: Any) -> str:
     return "not finite" if runs == 1 else f"not finite in {row.not_finite} of {runs} runs"
 
 
-def _filled(form: str, row: dict[Any, Any]) -> str:
+def _fill(form: str, row: dict[Any, Any]) -> str:
     named = [name for _, name, _, _ in Formatter().parse(form) if name]
     return "–" if any(pd.isna(row[name]) for name in named) else form.format(**row)
 

@@ -11,10 +11,10 @@ import xarray as xr
 
 from layerscope import results, stats
 from layerscope.errors import ResultError
-from layerscope.plots._backends import both, framed
+from layerscope.plots._backends import both, with_frame
 from layerscope.plots._colours import LINES, shades
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
-from layerscope.plots._names import shortened
+from layerscope.plots._names import shorten
 from layerscope.plots._scales import Scale, label_of, scale_of
 
 _MANY_LAYERS = 12
@@ -69,10 +69,10 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
     epochs = sorted(table["epoch"].unique())
     info = results.metric(ds, metric)
     scale = scale_of(table["value"], info)
-    table = _broken(table.assign(place=table["epoch"].map(epochs.index)), scale)
+    table = _break_curves(table.assign(place=table["epoch"].map(epochs.index)), scale)
     looks = _looks(stats.layer_order(ds, network=False))
     parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
-    names = shortened(stats.layer_order(ds))
+    names = shorten(stats.layer_order(ds))
     for name, of_layer in table.groupby("layer", sort=False):
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
@@ -82,7 +82,7 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
 
 
 class _Look(NamedTuple):
-    """How one layer's curve looks; dash and marker as Bokeh and as matplotlib name them."""
+    """Look of one layer's curve; dash and marker as Bokeh and as matplotlib name them."""
 
     colour: str
     dash: tuple[str, str]
@@ -122,7 +122,7 @@ def _looks(layers: list[str]) -> dict[str, _Look]:
     }
 
 
-def _broken(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+def _break_curves(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
     """Break curves where the value is no finite number, and say where a cross is to stand.
 
     At the value where there is one, as an error always is; else beyond all values. Crosses of
@@ -257,4 +257,4 @@ def _framed(
     }
     if metric.fraction_of:
         shared["ylim"] = (-0.02, 1.02)
-    return framed(overlay, title, shared)
+    return with_frame(overlay, title, shared)

@@ -1,16 +1,16 @@
-"""How long names are written where there is little room."""
+"""Long names where there is little room."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["shortened", "wrapped"]
+__all__ = ["shorten", "wrap"]
 
 _PIXELS = 6.2  # of a sign of an axis' label in Bokeh, on average
 
 
-def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
+def shorten(names: Sequence[str], longest: int = 40) -> dict[str, str]:
     """Cut names that are too long, each to one that none of the others is cut to.
 
     What they all begin with goes first, in whole components; then the middle, since the front
@@ -19,7 +19,7 @@ def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
 
     Examples
     --------
-    >>> shortened(["encoder.layer.0.attention.query", "encoder.layer.1.output", "all"], 20)
+    >>> shorten(["encoder.layer.0.attention.query", "encoder.layer.1.output", "all"], 20)
     {'encoder.layer.0.attention.query': '…0.attention.query', \
 'encoder.layer.1.output': '…1.output', 'all': 'all'}
     """
@@ -33,12 +33,12 @@ def shortened(names: Sequence[str], longest: int = 40) -> dict[str, str]:
     return cut
 
 
-def wrapped(label: str, pixels: float) -> str:
+def wrap(label: str, pixels: float) -> str:
     """Break a label of Bokeh's, which would be cut off where it is longer than the plot is wide.
 
     Examples
     --------
-    >>> print(wrapped("checkpoint the layer is reset to", 120))
+    >>> print(wrap("checkpoint the layer is reset to", 120))
     checkpoint the
     layer is reset to
     """
@@ -48,7 +48,7 @@ def wrapped(label: str, pixels: float) -> str:
 
 
 def _shared(names: Sequence[str]) -> str:
-    """The components, with their dots, that every name with a dot in it begins with."""
+    """Find the components that every name with a dot begins with, dots included."""
     parts = [name.split(".")[:-1] for name in names if "." in name]
     if len(parts) < 2:
         return ""

@@ -12,9 +12,9 @@ from layerscope.base import validate
 from layerscope.base.templates import render
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError, choose
-from layerscope.plots._backends import drawable
+from layerscope.plots._backends import require_plot
 from layerscope.plots._embedding import frame, page
-from layerscope.plots._stills import description, fewer_colours, still
+from layerscope.plots._stills import description, quantize, still
 
 WIDTHS = {"column": 3.25, "page": 6.75}
 """Widths of paper, in inches."""
@@ -63,8 +63,8 @@ def save(
     >>> figure = plots.heatmap(testing.dataset())
     >>> save(figure, "heatmap.svg", width="column")                         # doctest: +SKIP
     """
-    plot = plot.plot if isinstance(plot, Shown) else plot
-    path, plot = validate.path(path, "path", "figure.pdf"), drawable(plot)
+    plot = plot.plot if isinstance(plot, Display) else plot
+    path, plot = validate.path(path, "path", "figure.pdf"), require_plot(plot)
     suffix = choose(path.suffix.lower(), _SUFFIXES, "kind of figure with the suffix")
     if suffix == ".html":
         words = description(plot) if title is None else str(title)
@@ -96,7 +96,7 @@ def _inches(width: float | str | None) -> float | None:
     return float(width)
 
 
-def show(plot: Any, live: bool | None = None) -> Shown:
+def show(plot: Any, live: bool | None = None) -> Display:
     """Show a figure in a notebook, interactive or as a still picture.
 
     Parameters
@@ -110,7 +110,7 @@ def show(plot: Any, live: bool | None = None) -> Shown:
 
     Returns
     -------
-    Shown
+    Display
         Displays itself as the last value of a cell.
 
     Examples
@@ -121,10 +121,10 @@ def show(plot: Any, live: bool | None = None) -> Shown:
 (fullmodel, 0).
     """
     live = _is_interactive() if live is None else validate.flag(live, "live")
-    return Shown(drawable(plot), live)
+    return Display(require_plot(plot), live)
 
 
-class Shown:
+class Display:
     """A figure that a notebook displays; made by `show`."""
 
     def __init__(self, plot: Any, live: bool) -> None:
@@ -139,7 +139,7 @@ class Shown:
     ) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
         """Give Jupyter a picture, its description and, if live, a page in a frame."""
         del include, exclude  # Jupyter passes them; every form is cheap enough to give.
-        picture = fewer_colours(still(self.plot, "png", 144, None))
+        picture = quantize(still(self.plot, "png", 144, None))
         bundle = {"text/plain": repr(self), "image/png": base64.b64encode(picture).decode()}
         if self.live:
             bundle["text/html"] = frame(self.plot)

@@ -12,7 +12,13 @@ import pandas as pd
 from bokeh.models import ColumnDataSource, NoOverlap
 
 from layerscope import stats
-from layerscope.plots._backends import FONT_SIZES, both, literal, quieten, unformatted
+from layerscope.plots._backends import (
+    FONT_SIZES,
+    both,
+    drop_sizing_mode,
+    escape_braces,
+    escape_dollars,
+)
 from layerscope.plots._colours import ink
 from layerscope.plots._finishing import (
     BLANK,
@@ -21,10 +27,10 @@ from layerscope.plots._finishing import (
     MARKS,
     add_colour_bar,
     cross_out,
-    explained,
+    explain_marks,
 )
 from layerscope.plots._hover import tooltips
-from layerscope.plots._names import shortened, wrapped
+from layerscope.plots._names import shorten, wrap
 from layerscope.plots._scales import Scale
 
 __all__ = ["Size", "panel", "row_names"]
@@ -41,9 +47,9 @@ class Size(NamedTuple):
 
 
 def row_names(table: pd.DataFrame) -> dict[str, str]:
-    """How the layers are written, from the first to the last."""
+    """Shorten the names of the layers, from the first to the last."""
     layers = table.drop_duplicates("layer").sort_values("depth", ascending=False)
-    return shortened(list(layers["layer"]), 24)
+    return shorten(list(layers["layer"]), 24)
 
 
 def panel(
@@ -69,7 +75,7 @@ def panel(
     # Upwards: Bokeh leaves out every name that is not above the one before.
     ticks = ticks[:: -(-len(ticks) // _MOST_NAMED)][::-1]
     marks, share = _marks(table, scale), 1 / len(depths)
-    crossed = _crossed(table, scale)
+    crossed = _find_crosses(table, scale)
     told = _explained(table, marks, len(crossed) > 0)
     cells = table.astype(dict.fromkeys([*texts, "layer", "column"], object))
     # HoloViews links axes by the name of their dimension, here that of the lower edge.
@@ -78,7 +84,7 @@ def panel(
     edges = [hv.Dimension(f"left of {name}"), "depth", "right", "top"]
     boxes = hv.Rectangles(cells, edges, ["value", *texts])
     crowded = max(len(column) for column in columns) > 6 or len(columns) > 9
-    names = shortened(columns, 24)
+    names = shorten(columns, 24)
     every = -(-len(columns) // 24)
     wide = int(np.clip(30 * len(columns), 120, 360))
     shared: dict[str, Any] = {
@@ -86,7 +92,7 @@ def panel(
         "cmap": scale.colours,
         "clim": (scale.low, scale.high),
         "logz": scale.log,
-        "title": unformatted(name),
+        "title": escape_braces(name),
         "xlabel": told,
         "ylabel": "",
         "xlim": (0, len(columns)),
@@ -99,17 +105,17 @@ def panel(
         boxes,
         shared,
         bokeh={
-            "title": unformatted(name if len(name) * _SIGN <= wide else short),
+            "title": escape_braces(name if len(name) * _SIGN <= wide else short),
             "frame_width": wide,
             "frame_height": size.pixels,
-            "xlabel": wrapped(told, wide),
+            "xlabel": wrap(told, wide),
             "line_color": "white",
             "line_width": 0.5,
             "tools": ["hover"],
             "hover_tooltips": tooltips(texts),
             "default_tools": ["save", "ywheel_zoom", "ypan", "reset"],
             "colorbar": bool(bar),
-            "clabel": wrapped(bar, size.pixels),
+            "clabel": wrap(bar, size.pixels),
             "hooks": [
                 partial(_cross_bokeh, crossed=crossed),
                 partial(_finish_bokeh_panel, marks=marks, size=0.6 * share * size.pixels),
@@ -135,15 +141,15 @@ def _explained(table: pd.DataFrame, marks: Mapping[str, pd.DataFrame], crossed: 
     known = table["value"].notna() | (table["not_finite"] > 0)
     cells = table["layer"].nunique() * table["column"].nunique()
     lines = [
-        explained(name for name, places in marks.items() if len(places)),
+        explain_marks(name for name, places in marks.items() if len(places)),
         CROSSED if crossed else "",
         BLANK["open"] if known.sum() < cells else "",
     ]
     return "\n".join(filter(None, lines))
 
 
-def _crossed(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
-    """Where the cells are that were not finite, and in what colours they are crossed out."""
+def _find_crosses(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+    """Find the cells that were not finite, and the colours in which they are crossed out."""
     there = table[table["not_finite"] > 0]
     grounds = [scale.colour(value) for value in there["value"]]
     return there[["left", "bottom", "right", "top"]].assign(
@@ -170,7 +176,7 @@ def _cross_matplotlib(
 
 
 def _marks(table: pd.DataFrame, scale: Scale) -> dict[str, pd.DataFrame]:
-    """Where the cells are that are settled to each verdict, and in what colour a mark shows."""
+    """Place the marks of the cells settled to each verdict, in a colour that shows."""
     colours = [ink(scale.colour(value)) for value in table["value"]]
     places = pd.DataFrame({"x": table["left"] + 0.5, "y": table["depth"], "ink": colours})
     settled = table.get("verdict", pd.Series("", table.index))
@@ -183,7 +189,7 @@ def _finish_bokeh_panel(
     marks: Mapping[str, pd.DataFrame],
     size: float,
 ) -> None:
-    quieten(plot)
+    drop_sizing_mode(plot)
     figure = plot.state
     figure.grid.visible = False
     figure.outline_line_color = None
@@ -227,8 +233,8 @@ def _finish_matplotlib_panel(
     axes.patch.set(facecolor="white", hatch="/////", edgecolor="#d0d0d0", linewidth=0)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_yticks([at for at, _ in ticks], [literal(name) for _, name in ticks])
-    axes.set_title(literal(title), fontsize=FONT_SIZES["title"])
+    axes.set_yticks([at for at, _ in ticks], [escape_dollars(name) for _, name in ticks])
+    axes.set_title(escape_dollars(title), fontsize=FONT_SIZES["title"])
     if bar:
         add_colour_bar(plot, bar)
 

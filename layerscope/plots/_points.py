@@ -10,7 +10,7 @@ from pandas.api.types import is_numeric_dtype
 
 from layerscope.base.validate import describe
 from layerscope.errors import OptionError, choose
-from layerscope.plots._backends import both, framed
+from layerscope.plots._backends import both, with_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,4 +90,4 @@ def points(
     # Names that would run into each other stand aslant.
     names = shown[x].drop_duplicates()
     turned = 35 if len(names) * (names.str.len().max() + 2) > _ABREAST else 0
-    return framed(drawn, title, {"xrotation": turned})
+    return with_frame(drawn, title, {"xrotation": turned})

@@ -1,4 +1,4 @@
-"""Which colour a value has, and how it is written."""
+"""Colours that stand for values, and how values are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Scale", "label_of", "scale_of"]
 
 
 class Scale(NamedTuple):
-    """Which values the colours stand for, and how the values are written."""
+    """Range of values that the colours stand for, and how the values are written."""
 
     low: float
     high: float

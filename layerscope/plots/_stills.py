@@ -10,7 +10,7 @@ import holoviews as hv
 from layerscope.errors import OptionError
 from layerscope.plots._backends import load_backends
 
-__all__ = ["description", "fewer_colours", "option", "still"]
+__all__ = ["description", "option", "quantize", "still"]
 
 _PADDING = 0.05
 # In points; what is smaller can't be read in print.
@@ -94,7 +94,7 @@ def _scale(figure: Any, width: float) -> None:
             axis.set_tick_params(pad=3.5 * min(total, 1))
 
 
-def fewer_colours(picture: bytes) -> bytes:
+def quantize(picture: bytes) -> bytes:
     """Shrink a PNG to a third with a palette of 256 colours, to keep notebooks small."""
     from PIL import Image
 

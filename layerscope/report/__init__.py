@@ -25,7 +25,7 @@ from layerscope.base.templates import render, trusted
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
 from layerscope.report._again import again, argument, settings_table
-from layerscope.report._findings import finding, judged, unperturbed, verdict_table
+from layerscope.report._findings import classify, finding, unperturbed, verdict_table
 from layerscope.report._reading import read
 
 __all__ = ["argument", "finding", "page", "read", "write"]
@@ -134,7 +134,7 @@ class _Comparison(NamedTuple):
 
 
 def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | None) -> _Comparison:
-    tables = [judged(ds, metric, critical) for ds in runs.values()]
+    tables = [classify(ds, metric, critical) for ds in runs.values()]
     there = {verdict for table in tables if table is not None for verdict in table["verdict"]}
     kinds = ["intermediate", "robust", "undecided"]
     kinds += [kind for kind in (results.NOT_FINITE, results.NOT_MOVED) if kind in there]

@@ -1,4 +1,4 @@
-"""How a result was computed, and what computes it again."""
+"""Settings of a result, and the code that computes it again."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _EARLIER: Mapping[str, Any] = {
 }
 _USUAL_BATCH = 1000
 
-_SHOWN = (
+_KEYS = (
     *("network", "data", "view", "layers", "epochs", "perturbations", "metrics", "draws", "seed"),
     *("batch_size", "device", "dtype", "stopping", "norms", "rule", "wall_time_s"),
     *("layerscope", "torch", "platform", "threads"),
 )
 
-_MOST_SHOWN = 300
+_LONGEST_VALUE = 300
 
 
 def settings_table(ds: xr.Dataset) -> Markup:
@@ -46,7 +46,9 @@ def settings_table(ds: xr.Dataset) -> Markup:
     first = about | {
         key: value for key, value in (runs[0] if runs else {}).items() if key not in about
     }
-    rows = [[key.replace("_", " "), _short(first[key])] for key in _SHOWN if _told(first.get(key))]
+    rows = [
+        [key.replace("_", " "), _short(first[key])] for key in _KEYS if _is_known(first.get(key))
+    ]
     trained = [run["training"] for run in runs if isinstance(run.get("training"), dict)]
     if trained:
         rows.append(["training", _short(trained[0].get("recipe", ""))])
@@ -81,7 +83,7 @@ def again(ds: xr.Dataset) -> str:
 
 
 def _probe(ds: xr.Dataset, about: Mapping[str, Any], trained: list[dict[str, Any]]) -> str:
-    """The call of a study that trained its networks itself."""
+    """Write the call of a study that trained its networks itself."""
     first = trained[0]
     recipe = ", ".join(f"{key}={value!r}" for key, value in first.get("recipe", {}).items())
     data = _mapping(first.get("data"))
@@ -112,7 +114,7 @@ def _probe(ds: xr.Dataset, about: Mapping[str, Any], trained: list[dict[str, Any
 
 
 def _call(about: Mapping[str, Any]) -> str:
-    """The call of a sweep over checkpoints of the user's own."""
+    """Write the call of a sweep over checkpoints of the user's own."""
     network, data = _mapping(about.get("network")), _mapping(about.get("data"))
     kind = f"{network.get('class') or 'your own'}, {network.get('parameters', '?')} parameters"
     known = f"{data.get('name') or 'your own'}, {data.get('examples', '?')} examples, {_hash(data)}"
@@ -122,9 +124,9 @@ def _call(about: Mapping[str, Any]) -> str:
             "import layerscope",
             "",
             "ds = layerscope.sweep(",
-            _commented("network,", kind),
-            _commented("data,", known),
-            _commented("checkpoints=checkpoints,", recorded),
+            _comment("network,", kind),
+            _comment("data,", known),
+            _comment("checkpoints=checkpoints,", recorded),
             *(argument(name, value) for name, value in _arguments(about).items()),
             ")",
         ]
@@ -181,20 +183,20 @@ def argument(name: str, value: Any) -> str:
         perturbations=['zero', halve],  # halve: your own halve, pass the same
     """
     yours: dict[str, str] = {}
-    text = f"{name}={_written(value, yours)},"
+    text = f"{name}={_to_python(value, yours)},"
     words = [f"{short}: your own {one}, pass the same" for short, one in yours.items()]
-    return _commented(text, "any new folder" if name == "out" else "; ".join(words))
+    return _comment(text, "any new folder" if name == "out" else "; ".join(words))
 
 
-def _commented(code: str, words: str) -> str:
+def _comment(code: str, words: str) -> str:
     # No line of a comment may end where a text from a file does.
     return f"    {code}  # {' '.join(words.split())}" if words else f"    {code}"
 
 
-def _written(value: Any, yours: dict[str, str]) -> str:
+def _to_python(value: Any, yours: dict[str, str]) -> str:
     """Write a value as Python; what only the user has as a name, which is added to `yours`."""
     if isinstance(value, (list, tuple)):
-        each = ", ".join(_written(each, yours) for each in value)
+        each = ", ".join(_to_python(each, yours) for each in value)
         return f"[{each}]" if isinstance(value, list) else f"({each}{',' * (len(value) == 1)})"
     if not isinstance(value, dict):
         return repr(value)
@@ -204,7 +206,7 @@ def _written(value: Any, yours: dict[str, str]) -> str:
         short = short if short.isidentifier() and not keyword.iskeyword(short) else "mine"
         yours[short] = name
         return short
-    pairs = (f"{key!r}: {_written(each, yours)}" for key, each in value.items())
+    pairs = (f"{key!r}: {_to_python(each, yours)}" for key, each in value.items())
     return f"{{{', '.join(pairs)}}}"
 
 
@@ -226,16 +228,16 @@ def _runs(about: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
 
 
-def _told(value: object) -> bool:
+def _is_known(value: object) -> bool:
     return value not in (None, "", {}, [])
 
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
-        told = {key: each for key, each in value.items() if _told(each)}
+        told = {key: each for key, each in value.items() if _is_known(each)}
         text = "; ".join(f"{key} {_short(each)}" for key, each in told.items())
     elif isinstance(value, list):
         text = ", ".join(map(str, value))
     else:
         text = str(value)
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

@@ -12,14 +12,14 @@ from layerscope import results, stats
 from layerscope.base.templates import render
 from layerscope.errors import ResultError
 
-__all__ = ["finding", "judged", "unperturbed", "verdict_table"]
+__all__ = ["classify", "finding", "unperturbed", "verdict_table"]
 
 _TEMPLATE = "report/templates/verdicts.html.jinja"
 _NORM = "l2_fan_in"
 _MOST_NAMED = 6
 
 
-def judged(
+def classify(
     ds: xr.Dataset,
     metric: str,
     critical: float | None = None,
@@ -62,7 +62,7 @@ def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = 
     """
     metric = results.metric_name(ds, metric)
     rest = f"Of the unperturbed network the test {metric} is {unperturbed(ds, metric)}."
-    table = judged(ds, metric, critical)
+    table = classify(ds, metric, critical)
     if table is None:
         return f"No verdicts: what chance gives is not known for {metric}. {rest}"
     worst = table[table["verdict"] == "critical"].sort_values("degradation", ascending=False)
@@ -87,14 +87,14 @@ def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> Markup
     """Make the tables of verdicts, one for each perturbation; all but the first folded away."""
     cells = stats.summary(ds, metric)
     first, info = _first(ds, cells), results.metric(ds, metric)
-    table = judged(ds, metric, critical, first)
+    table = classify(ds, metric, critical, first)
     if table is None:
         values = _values(ds, cells, metric)
         return render(_TEMPLATE, tables=[], values=values, metric=metric)
     tables = [_verdicts(ds, table, info)]
     for name in map(str, cells["perturbation"].unique()):
         if name != first:
-            more = judged(ds, metric, critical, name)
+            more = classify(ds, metric, critical, name)
             assert more is not None
             tables.append(_verdicts(ds, more, info))
     return render(_TEMPLATE, tables=tables, limits=_limits(table, info))
@@ -133,7 +133,7 @@ def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> _Table:
     done = _done(ds, first, epoch)
     columns = ["layer", *facts["names"], f"test {metric} when {done}", "95 % interval"]
     rows = [
-        [row.layer, *facts[row.layer], _written(row.value), _range(row)]
+        [row.layer, *facts[row.layer], _write_value(row.value), _range(row)]
         for row in _rows(cells)
         if row.layer in facts
     ]
@@ -153,7 +153,7 @@ def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
 
 
 def _first(ds: xr.Dataset, cells: pd.DataFrame) -> str:
-    """The perturbation to judge by: to the first checkpoint where there is that."""
+    """Choose the perturbation to judge by: to the first checkpoint where there is that."""
     if cells.empty:
         raise ResultError("every cell of this Dataset is NaN: nothing was computed yet.")
     names = [str(name) for name in cells["perturbation"].unique()]
@@ -196,10 +196,10 @@ def _number(value: float, metric: results.MetricInfo) -> str:
 def unperturbed(ds: xr.Dataset, metric: str) -> str:
     """Write the mean of a metric over the unperturbed networks."""
     level = results.require(ds, "metric", variable="baseline").sel(metric=metric).mean()
-    return _written(float(level))
+    return _write_value(float(level))
 
 
-def _written(value: float) -> str:
+def _write_value(value: float) -> str:
     """Write a value that was computed; NaN is no number then, rather than one not computed."""
     return results.NOT_FINITE if pd.isna(value) else f"{value:.4g}"
 

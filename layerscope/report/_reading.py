@@ -51,11 +51,11 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
         str(place) for place, at in zip(places, whole, strict=True) if whole.count(at) > 1
     ]:
         raise OptionError(f"{twice[0]} came more than once; give each result once.")
-    opened = [_opened(place) for place in places]
+    opened = [_open(place) for place in places]
     return dict(zip(_names(whole), opened, strict=True))
 
 
-def _opened(place: Path) -> xr.Dataset:
+def _open(place: Path) -> xr.Dataset:
     ds = results.open_dataset(place)
     manifest = (place if place.is_dir() else place.parent) / "manifest.json"
     try:

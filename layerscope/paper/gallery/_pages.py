@@ -1,4 +1,4 @@
-"""The gallery as HTML and as Markdown."""
+"""Pages of the gallery: HTML, and Markdown."""
 
 from __future__ import annotations
 

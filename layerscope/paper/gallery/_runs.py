@@ -124,7 +124,7 @@ def _run(path: Path) -> Run:
         each for each in files if each.is_file() and each.resolve().is_relative_to(folder.resolve())
     ]
     kept = about.get("summary")
-    summary = _told(kept if isinstance(kept, dict) else _SILENT, files)
+    summary = _read_summary(kept if isinstance(kept, dict) else _SILENT, files)
     figure = next((each for each in files if each.name == summary.get("figure")), None)
     return Run(
         folder=folder,
@@ -153,13 +153,13 @@ def _manifest(path: Path) -> dict[str, Any]:
     return about
 
 
-def _told(summary: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
+def _read_summary(summary: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
     """Summary that a notebook left through `experiments.keep`."""
     claims = [
         Claim(str(claim["paper"]), str(claim["measured"]), _answer(claim["agrees"]))
         for claim in summary.get("claims", ())
     ]
-    return {**summary, "claims": claims, "rows": () if claims else _only_table(files)}
+    return {**summary, "claims": claims, "rows": () if claims else _read_table(files)}
 
 
 def _answer(value: object) -> bool | None:
@@ -190,8 +190,8 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _only_table(files: list[Path]) -> tuple[tuple[str, ...], ...]:
-    """The rows of a run's table, if it has a single one."""
+def _read_table(files: list[Path]) -> tuple[tuple[str, ...], ...]:
+    """Read the rows of a run's table, if it has a single one."""
     tables = [each for each in files if each.suffix == ".csv"]
     if len(tables) != 1:
         return ()
