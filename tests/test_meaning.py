@@ -460,7 +460,8 @@ DEFINED = {
     "results/_infos.py",  # what Datasets saved before do not say
     "stats/_paired.py",  # statistics of a bootstrap, by formula
     "report/_again.py",  # what sweeps of earlier versions recorded
-    "jupyter/_display.py",  # a kind of message
+    "jupyter/_display.py",  # "error" is a kind of message
+    "jupyter/_explorer.py",  # what it computes unless told otherwise, as a sweep does
 }
 """Files that may name a metric or perturbation."""
 
