@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import layerscope
 from layerscope import plots, report, results
-from layerscope.jupyter import _lab as explore
+from layerscope.jupyter import prepare
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "papermill_runs"
@@ -76,7 +76,7 @@ def picture_explorer(browser: Browser, folder: Path, theme: Theme) -> None:
     """Open the explorer, sweep, and reset the first layer."""
     digits = layerscope.load_data("mnist-5k")
     series = layerscope.train("fcn-5x256", digits, out=folder / "series")
-    notebook = explore.prepare(series.folder, folder)
+    notebook = prepare(series.folder, folder)
     with served(notebook, theme) as address:
         page = opened(browser, theme, height=1500)
         page.goto(address)

@@ -11,90 +11,96 @@ import ast
 import importlib
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from layerscope.cli._signature import Argument, arguments
 from layerscope.errors import OptionError
 
-__all__ = [
-    "NOT_OF_RECIPE",
-    "NOT_OF_SWEEP",
-    "NOT_OF_TRAIN",
-    "OTHER_DEFAULTS",
-    "RECIPE",
-    "SWEEP",
-    "TRAIN",
-    "add",
-    "assignments",
-    "get",
-    "parse",
-]
+__all__ = ["RECIPE", "SWEEP", "TRAIN", "Function", "add", "assignments", "get", "parse"]
 
-SWEEP, TRAIN = ("core/sweep", "sweep"), ("zoo/training", "train")
-RECIPE = ("zoo/training", "Recipe")
-"""Room and name of the functions that the commands call."""
 
-NOT_OF_SWEEP = {
-    "model": "built as the series' manifest says",
-    "checkpoints": "the series itself, which comes without a flag",
-    "data": "a name, and by default what the series was trained on: --data",
-    "out": "never None, or the result would be lost; by default in the series: --out",
-    "fresh": "a function can't be given as text",
-    "callback": "a function can't be given as text",
-    "between": "a function can't be given as text",
-}
-NOT_OF_TRAIN = {
-    "network": "a name, which comes without a flag",
-    "data": "a name, with a default: --data",
-    "recipe": "its fields are options themselves",
-    "out": "has a default: --out",
-}
-NOT_OF_RECIPE: dict[str, str] = {}
-"""The arguments that are no option of their own, and why."""
+@dataclass(frozen=True)
+class Function:
+    """A function, or dataclass, that a command calls with its options.
 
-# So many texts or large pictures at once are more than most machines hold, and here it is known
-# what the network was trained in.
-OTHER_DEFAULTS = {"batch_size": "1000; texts and large pictures as they were trained in"}
-"""What an option of ``sweep`` is by default where that is not the default of the function."""
+    Attributes
+    ----------
+    room, name : str
+        Where `arguments` finds it.
+    without : mapping of str to str
+        The arguments that are no option, and why.
+    defaults : mapping of str to str
+        What an option is by default where that is not the default of the function.
+    """
+
+    room: str
+    name: str
+    without: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Argument]:
+        """List the arguments that are options."""
+        found = arguments(self.room, self.name)
+        return {name: each for name, each in found.items() if name not in self.without}
+
+
+SWEEP = Function(
+    "core/sweep",
+    "sweep",
+    without={
+        "model": "built as the series' manifest says",
+        "checkpoints": "the series itself, which comes without a flag",
+        "data": "a name, and by default what the series was trained on: --data",
+        "out": "never None, or the result would be lost; by default in the series: --out",
+        "callback": "for programs that go on while the sweep runs",
+        "between": "for programs that go on while the sweep runs",
+    },
+    # So many texts or large pictures at once are more than most machines hold, and here it is
+    # known what the network was trained in.
+    defaults={"batch_size": "1000; texts and large pictures as they were trained in"},
+)
+
+TRAIN = Function(
+    "zoo/training",
+    "train",
+    without={
+        "network": "a name, which comes without a flag",
+        "data": "a name, with a default: --data",
+        "recipe": "its fields are options themselves",
+        "out": "has a default: --out",
+    },
+)
+
+RECIPE = Function("zoo/training", "Recipe")
 
 _IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
-"""A metric or perturbation of the user's own: ``module:name``."""
+"""A metric, perturbation or function of the user's own: ``module:name``."""
 
 _TYPES = {"int": int, "float": float}
 _PLACES = {"int": "N", "float": "X"}
 
 
-def add(
-    parser: argparse.ArgumentParser,
-    function: tuple[str, str],
-    without: Collection[str],
-    defaults: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Add an option for every argument of a function but those that are named.
+def add(parser: argparse.ArgumentParser, function: Function) -> None:
+    """Add the options of a function.
 
-    One that is not given leaves nothing behind, so that the function's own default holds; what
-    holds otherwise is said in `defaults`.
+    One that is not given leaves nothing behind, so that the function's own default holds.
     """
-    group = parser.add_argument_group(f"arguments of layerscope.{function[1]}")
-    for argument in arguments(*function).values():
-        if argument.name not in without:
-            flag = f"--{argument.name.replace('_', '-')}"
-            told = replace(argument, default=defaults.get(argument.name, argument.default))
-            group.add_argument(flag, default=argparse.SUPPRESS, help=_help(told), **_how(told))
+    group = parser.add_argument_group(f"arguments of layerscope.{function.name}")
+    for name, argument in function.options().items():
+        told = replace(argument, default=function.defaults.get(name, argument.default))
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, default=argparse.SUPPRESS, help=_help(told), **_how(told))
 
 
-def get(
-    options: argparse.Namespace, function: tuple[str, str], without: Collection[str]
-) -> dict[str, Any]:
-    """Give the arguments that came on the command line, by name."""
+def get(options: argparse.Namespace, function: Function) -> dict[str, Any]:
+    """Give the arguments of a function that came on the command line, by name."""
     return {
         name: _as_python(argument, vars(options)[name])
-        for name, argument in arguments(*function).items()
-        if name in options and name not in without
+        for name, argument in function.options().items()
+        if name in options
     }
 
 
@@ -155,13 +161,18 @@ def _as_python(argument: Argument, value: Any) -> Any:
     """Give what came in several texts as the function takes it: a mapping, tuple or list."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         return value[0]
-    if isinstance(value, list) and _takes_objects(argument):
-        return [_your_own(text) if _IMPORTABLE.fullmatch(text) else text for text in value]
+    if _takes_objects(argument):
+        return [_imported(each) for each in value] if isinstance(value, list) else _imported(value)
     return tuple(value) if argument.kind.startswith("tuple") else value
 
 
+def _imported(value: Any) -> Any:
+    own = isinstance(value, str) and _IMPORTABLE.fullmatch(value)
+    return _your_own(value) if own else value
+
+
 def _takes_objects(argument: Argument) -> bool:
-    return any(kind in argument.kind for kind in ("Metric", "Perturbation"))
+    return any(kind in argument.kind for kind in ("Metric", "Perturbation", "callable"))
 
 
 def _your_own(text: str) -> Any:

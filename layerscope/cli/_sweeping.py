@@ -7,18 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from layerscope.cli._options import (
-    NOT_OF_RECIPE,
-    NOT_OF_SWEEP,
-    NOT_OF_TRAIN,
-    OTHER_DEFAULTS,
-    RECIPE,
-    SWEEP,
-    TRAIN,
-    add,
-    assignments,
-    get,
-)
+from layerscope.cli._options import RECIPE, SWEEP, TRAIN, add, assignments, get
 from layerscope.cli._shared import (
     add_data_option,
     add_data_root,
@@ -44,8 +33,8 @@ def add_train(commands: Any) -> None:
     )  # fmt: skip
     add_data_root(parser)
     add_data_option(parser)
-    add(parser, TRAIN, NOT_OF_TRAIN)
-    add(parser, RECIPE, NOT_OF_RECIPE)
+    add(parser, TRAIN)
+    add(parser, RECIPE)
     parser.set_defaults(run=_run_train)
 
 
@@ -53,14 +42,14 @@ def _run_train(options: argparse.Namespace) -> None:
     from layerscope.zoo import data, models, training
 
     network = models.configure(options.network, **assignments(options.option, "--option"))
-    recipe = training.Recipe(**get(options, RECIPE, NOT_OF_RECIPE))
+    recipe = training.Recipe(**get(options, RECIPE))
     more = assignments(options.data_option, "--data-option")
     series = training.train(
         network,
         data.load(options.data, options.data_root, **more),
         recipe,
         out=options.out,
-        **get(options, TRAIN, NOT_OF_TRAIN),
+        **get(options, TRAIN),
     )
     scores = series.manifest["epochs"][str(series.last)]["metrics"]
     print(f"{series.folder}")
@@ -85,7 +74,7 @@ def add_sweep(commands: Any) -> None:
     parser.add_argument("--out", help="folder for the result (default: SERIES/sweep)")
     add_data_root(parser)
     add_data_option(parser)
-    add(parser, SWEEP, NOT_OF_SWEEP, OTHER_DEFAULTS)
+    add(parser, SWEEP)
     parser.set_defaults(run=_run_sweep)
 
 
@@ -106,7 +95,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
         test,
         checkpoints=series,
         out=out,
-        **{"batch_size": size} | get(options, SWEEP, NOT_OF_SWEEP),
+        **{"batch_size": size} | get(options, SWEEP),
     )
     print(out / engine.DATASET)
     show(_result_table(ds))
