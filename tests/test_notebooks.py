@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import pytest
 
 from layerscope.base import notebooks
 
@@ -16,25 +15,34 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_committed_clean_short_and_with_parameters_first(path):
+def faults(path):
+    """What a committed notebook should not be."""
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
-    tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ())]
-    assert tagged == code[:1]
-    scales = [cell for cell in book.cells if "scales" in cell.metadata.get("tags", ())]
-    assert scales == (code[1:2] if path.stem[0].isdigit() and path.stem > "01" else [])
-    assert {"device", "out"} <= set(notebooks.parameters(path))
-    for cell in code:
-        defined = [
-            n
-            for n in ast.walk(ast.parse(cell.source))
-            if hasattr(n, "args") and isinstance(n, (ast.FunctionDef, ast.Lambda))
-        ]
-        assert not defined, "a notebook defines nothing that the package should hold"
-    assert len(code) <= 20
+    tagged = {
+        name: [cell for cell in book.cells if name in cell.metadata.get("tags", ())]
+        for name in ("parameters", "scales")
+    }
+    experiment = path.stem[0].isdigit() and path.stem > "01"
+    functions = (ast.FunctionDef, ast.Lambda)
+    if any(cell.outputs or cell.execution_count for cell in code):
+        yield "has outputs"
+    if tagged["parameters"] != code[:1]:
+        yield "its first cell is not that of the parameters"
+    if tagged["scales"] != (code[1:2] if experiment else []):
+        yield "its second cell is not that of the scales, or it has some and is no experiment"
+    if not {"device", "out"} <= set(notebooks.parameters(path)):
+        yield "has no parameters device and out"
+    if any(isinstance(n, functions) for cell in code for n in ast.walk(ast.parse(cell.source))):
+        yield "defines what the package should hold"
+    if len(code) > 20:
+        yield "has more than 20 cells of code"
+
+
+def test_committed_clean_short_and_with_parameters_first():
+    assert NOTEBOOKS
+    assert {path.name: found for path in NOTEBOOKS if (found := list(faults(path)))} == {}
 
 
 def test_quickstart_runs_with_plain_papermill(tmp_path):

@@ -19,7 +19,7 @@ __all__ = ["Display"]
 
 
 class Display:
-    """What can be seen.
+    """All that can be seen of the explorer.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the strip and the heat map show, from a Dataset and the present scene."""
+"""Content of the strip and the heat map, from a Dataset and the present scene."""
 
 from __future__ import annotations
 

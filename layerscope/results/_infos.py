@@ -64,7 +64,7 @@ class MetricInfo:
 
     @property
     def sentence(self) -> str:
-        """What it is and which way it is better, for a legend.
+        """Describe it and which way it is better, for a legend.
 
         Examples
         --------

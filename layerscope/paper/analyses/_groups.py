@@ -134,6 +134,14 @@ def joint(rows: Sequence[str], others: Mapping[str, Sequence[str]] | None = None
 def leaves(model: nn.Module, rows: Sequence[str], view: str = "leaf") -> list[str]:
     """The leaves that rows of a view are made of, such as for ``Recipe(frozen=…)``.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+    rows : sequence of str
+        Names of rows of the view.
+    view : str
+        ``"leaf"``, ``"component"``, ``"block"`` or ``"stage"``.
+
     Examples
     --------
     >>> from layerscope import models

@@ -218,6 +218,13 @@ def limits(ds: xr.Dataset, metric: str | None = None, share: float = 0.05) -> di
 
     Robust: within `share` of the way from the trained to the untrained network. Critical: from a
     quarter of it on. Error and accuracy keep the defaults of `stats.classify`.
+
+    Parameters
+    ----------
+    ds : Dataset
+    metric : str, optional
+    share : float
+        A fraction of the way.
     """
     metric = results.metric_name(ds, metric)
     if _by_chance(ds, metric):
@@ -231,6 +238,11 @@ def verdict_counts(
     ds: xr.Dataset, metric: str | None = None, perturbation: str | None = None
 ) -> pd.DataFrame:
     """Count the layers of each verdict, run by run.
+
+    Parameters
+    ----------
+    ds : Dataset
+    metric, perturbation : str, optional
 
     Returns
     -------
