@@ -24,7 +24,8 @@ from torchvision import transforms
 
 import layerscope
 from layerscope import metrics, models
-from layerscope.zoo.data import Batch, Examples, ImageData
+from layerscope.core.batches import Batch
+from layerscope.zoo.data import Examples, ImageData
 
 
 class PerImage(Dataset[tuple[torch.Tensor, int]]):

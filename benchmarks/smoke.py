@@ -30,12 +30,14 @@ import xarray as xr
 
 from layerscope.base import devices, seeds
 from layerscope.core import layers, perturb, plain, sweep as engine
-from layerscope.core.batches import Examples, FixedBatches
+from layerscope.core.batches import Batch, Examples, FixedBatches
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.errors import DataError, LayerscopeError, choose
 from layerscope.results import FULL_MODEL, NO_EPOCH
 from layerscope.zoo import data, models, training
-from layerscope.zoo.data import DataSet, ImageData
+from layerscope.zoo.data import ImageData
+from layerscope.zoo.data._modify import apply, split
+from layerscope.zoo.data._sources import DataSet
 from layerscope.zoo.training import Recipe
 
 _PERTURBATIONS = ("reinitialize", "rerandomize", "noise(0.1)")
@@ -230,11 +232,11 @@ class Source:
             As `data.load` takes it; also ``"photos"``, CIFAR-10 or made-up images of its shape,
             and ``"pictures"``, made-up ones in files.
         """
-        plain, words = data.split(name)
+        plain, words = split(name)
         if plain == "pictures":
             return data.load(_drawn(self.folder / plain), image_size=64, workers=1)
         if plain == _PHOTOS:
-            changed: DataSet = data.changed(self.photos, words)
+            changed: DataSet = apply(self.photos, words)
             return changed
         return data.load(name, self.root)
 
@@ -346,7 +348,7 @@ def _fatal(part: Any, after: int) -> Any:
     given = 0
 
     class Fatal(kind):  # type: ignore[misc]
-        def batches(self, *args: Any) -> Iterator[data.Batch]:
+        def batches(self, *args: Any) -> Iterator[Batch]:
             nonlocal given
             for batch in super().batches(*args):
                 given += 1

@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import layerscope
-from layerscope import data, metrics, models
+from layerscope import metrics, models
+from layerscope.core.batches import BatchReader, FixedBatches
 from layerscope.core.running import infer_reader, run_network
 from layerscope.core.session import Session
 from layerscope.errors import DataError
@@ -223,11 +224,11 @@ def swept(net, given, **options):
 def test_padding_that_ends_texts_too_is_not_taken_for_their_end():
     """The end of a text is a target where it is read, and none where it fills the text up."""
     net, (ids, mask) = made("GPT2"), texts()
-    held = data.FixedBatches(
+    held = FixedBatches(
         [pair(ids, mask)],
         4,
         torch.device("cpu"),
-        read=lambda *_: data.BatchReader(True, shifted=True),
+        read=lambda *_: BatchReader(True, shifted=True),
     )
     _, targets = held.first
     for row in range(6):
@@ -372,7 +373,7 @@ def test_texts_of_our_own_stay():
     ids = torch.randint(2, VOCAB, (40, 8), generator=torch.Generator().manual_seed(0))
     targets = torch.full_like(ids, -100)
     targets[:, :-1] = ids[:, 1:]
-    held = data.FixedBatches((ids, targets), 8, torch.device("cpu"), read=read_for(net))
+    held = FixedBatches((ids, targets), 8, torch.device("cpu"), read=read_for(net))
     assert all(torch.equal(a, b) for a, b in zip((ids[:8], targets[:8]), held.first, strict=True))
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import layerscope
 from layerscope import data, metrics
+from layerscope.core.batches import FixedBatches
 from layerscope.core.metrics import Metric
 from layerscope.core.session import Session
 from layerscope.errors import DataError, OptionError
@@ -47,7 +48,7 @@ def swept(make, given, **options):
     ) as session:  # fmt: skip
         estimate = session.measure({"fullmodel": ("reinitialize", 0)})
     assert [estimate.mean(name) for name in whole] == list(cell.values)
-    assert estimate.examples == data.FixedBatches(given, 4, CPU).count
+    assert estimate.examples == FixedBatches(given, 4, CPU).count
     return ds, {name: tally.mean for name, tally in whole.items()}, start
 
 
@@ -319,9 +320,9 @@ def test_packed_sequences():
     expected = nn.functional.cross_entropy(alone.double(), y)
     assert found["loss"] == pytest.approx(float(expected), rel=1e-6)
     other = pack_sequence([part + 1 for part in parts], enforce_sorted=False)
-    held = [data.FixedBatches([(each, y)], 4, CPU).fingerprint for each in (packed, other)]
+    held = [FixedBatches([(each, y)], 4, CPU).fingerprint for each in (packed, other)]
     assert held[0] != held[1]
-    assert data.FixedBatches([(packed, None)], 4, CPU).count == 4
+    assert FixedBatches([(packed, None)], 4, CPU).count == 4
 
 
 class OfList(nn.Module):
@@ -343,7 +344,7 @@ def test_lists_of_images():
     with torch.no_grad():
         expected = nn.functional.cross_entropy(start(images).double(), y)
     assert found["loss"] == pytest.approx(float(expected), rel=1e-6)
-    assert data.FixedBatches([((images,), None)], 4, CPU).count == 4
+    assert FixedBatches([((images,), None)], 4, CPU).count == 4
 
 
 class Graph:
@@ -376,7 +377,7 @@ def test_graphs():
     expected = nn.functional.cross_entropy(z.double(), torch.cat([y, y]))
     assert found["loss"] == pytest.approx(float(expected), rel=1e-6)
     same = Graph(graphs[0].nodes.clone(), where)
-    prints = [data.FixedBatches([(graph, y)], 4, CPU).fingerprint for graph in (*graphs, same)]
+    prints = [FixedBatches([(graph, y)], 4, CPU).fingerprint for graph in (*graphs, same)]
     assert prints[0] == prints[2] != prints[1]
 
 

@@ -13,7 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from layerscope import data
 from layerscope.base.tensors import update_digest
+from layerscope.core import batches as batching
+from layerscope.core.batches import FixedBatches
 from layerscope.errors import DataError, OptionError
+from layerscope.zoo.data import _sources as sources
 
 CPU = torch.device("cpu")
 RAW = {
@@ -99,7 +102,7 @@ def test_mnist_equals_torchvision_bit_for_bit(data_root):
 
 def test_the_root_may_come_from_the_environment(data_root, monkeypatch):
     monkeypatch.setenv("LAYERSCOPE_DATA", str(data_root))
-    assert data.find_root(None, data.SOURCES["mnist"]) == data_root
+    assert sources.find_root(None, data.SOURCES["mnist"]) == data_root
 
 
 def test_no_root_says_how_to_give_one():
@@ -158,7 +161,7 @@ forms = {
 @given(n=st.integers(1, 40), size=st.integers(1, 45), form=st.sampled_from(sorted(forms)))
 def test_batches_put_together_are_the_whole(n, size, form):
     x, y = torch.arange(3.0 * n).reshape(n, 3), torch.arange(n)
-    parts = list(data.batches(forms[form](x, y, size), size))
+    parts = list(batching.batches(forms[form](x, y, size), size))
     assert [len(targets) for _, targets in parts] == [size] * (n // size) + [n % size] * (
         n % size > 0
     )
@@ -206,13 +209,13 @@ def test_normalised_batches_put_together_are_the_whole_normalised(n, size, seed)
 )
 def test_other_forms_are_refused_in_words(wrong, message):
     with pytest.raises(DataError, match=message):
-        data.FixedBatches(wrong, 4, CPU)
+        FixedBatches(wrong, 4, CPU)
 
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_batch_holds_at_least_one(size):
     with pytest.raises(OptionError, match=f"batch_size is {size}"):
-        list(data.batches((torch.zeros(3), torch.zeros(3)), size))
+        list(batching.batches((torch.zeros(3), torch.zeros(3)), size))
 
 
 # Batches that are held
@@ -221,7 +224,10 @@ def test_a_batch_holds_at_least_one(size):
 @given(n=st.integers(1, 30), size=st.integers(1, 12), limit=st.integers(0, 400))
 def test_a_limit_changes_neither_batches_nor_fingerprint(n, size, limit):
     pair = torch.arange(4.0 * n).reshape(n, 4), torch.arange(n) % 3
-    whole, limited = data.FixedBatches(pair, size, CPU), data.FixedBatches(pair, size, CPU, limit)
+    whole, limited = (
+        FixedBatches(pair, size, CPU),
+        FixedBatches(pair, size, CPU, limit),
+    )
     passes = [list(whole), list(whole), list(limited), list(limited)]
     assert [len(batches) for batches in passes] == [-(-n // size)] * 4
     for batches in passes:
@@ -244,7 +250,7 @@ def test_what_fits_is_decoded_once(limit, passes):
             for value in range(4):
                 yield torch.full((2, 1), float(value)), torch.zeros(2, dtype=torch.long)
 
-    held = data.FixedBatches(Counted(), 1, CPU, limit)
+    held = FixedBatches(Counted(), 1, CPU, limit)
     for _ in range(2):
         assert [float(inputs[0]) for inputs, _ in held] == [0, 1, 2, 3]
     assert len(decoded) == passes
@@ -271,7 +277,7 @@ class OneBuffer:
 def test_a_loader_may_fill_one_buffer_again_and_again(kind, once, shuffle_seed):
     inputs = torch.arange(60.0).view(20, 3)
     loader = OneBuffer(inputs, kind)
-    held = data.FixedBatches(iter(loader) if once else loader, 5, CPU, shuffle_seed=shuffle_seed)
+    held = FixedBatches(iter(loader) if once else loader, 5, CPU, shuffle_seed=shuffle_seed)
     found = [(x["x"] if kind == "mapping" else x, targets) for x, targets in held]
     order = torch.from_numpy(held.indices)
     assert torch.equal(torch.cat([x for x, _ in found]), inputs[order])
@@ -281,7 +287,7 @@ def test_a_loader_may_fill_one_buffer_again_and_again(kind, once, shuffle_seed):
 @pytest.mark.parametrize("form", [tuple, lambda pair: [pair]])
 def test_what_is_held_does_not_change_with_what_was_given(form):
     inputs, targets = torch.arange(60.0).view(20, 3), torch.arange(20)
-    held = data.FixedBatches(form((inputs, targets)), 20, CPU)
+    held = FixedBatches(form((inputs, targets)), 20, CPU)
     inputs.numpy()[:] = 0
     targets.zero_()
     ((kept, labels),) = held
@@ -291,17 +297,17 @@ def test_what_is_held_does_not_change_with_what_was_given(form):
 
 def test_what_runs_through_only_once_is_kept():
     x, y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
-    held = data.FixedBatches(zip(x.split(2), y.split(2), strict=True), 1, CPU, limit=0)
+    held = FixedBatches(zip(x.split(2), y.split(2), strict=True), 1, CPU, limit=0)
     for _ in range(2):
         assert torch.equal(torch.cat([inputs for inputs, _ in held]), x)
 
 
 def test_examples_keep_their_name_and_fingerprint(digits):
-    held = data.FixedBatches(digits.test, 300, CPU)
+    held = FixedBatches(digits.test, 300, CPU)
     assert held.name == "mnist-5k test"
-    assert held.fingerprint == data.FixedBatches(digits.test, 7, CPU, 0).fingerprint
+    assert held.fingerprint == FixedBatches(digits.test, 7, CPU, 0).fingerprint
     assert held.fingerprint == digits.test.fingerprint
-    assert data.FixedBatches(digits.test.first(9), 9, CPU).fingerprint != held.fingerprint
+    assert FixedBatches(digits.test.first(9), 9, CPU).fingerprint != held.fingerprint
 
 
 def test_a_shuffling_loader_is_found_out():
@@ -309,11 +315,11 @@ def test_a_shuffling_loader_is_found_out():
     shuffling = DataLoader(
         pairs, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(0)
     )
-    held = data.FixedBatches(shuffling, 1, CPU, limit=0)
+    held = FixedBatches(shuffling, 1, CPU, limit=0)
     with pytest.raises(DataError, match="changed between two passes"):
         list(held)
     # Where everything fits it is read once, and so stays as it was.
-    kept = data.FixedBatches(shuffling, 1, CPU)
+    kept = FixedBatches(shuffling, 1, CPU)
     one, two = (torch.cat([inputs for inputs, _ in kept]) for _ in range(2))
     assert torch.equal(one, two)
 
@@ -327,7 +333,7 @@ def test_a_stream_that_ends_early_is_found_out():
                 yield torch.zeros(2, 1), torch.zeros(2, dtype=torch.long)
             self.left = 2
 
-    held = data.FixedBatches(Fading(), 1, CPU, limit=0)
+    held = FixedBatches(Fading(), 1, CPU, limit=0)
     with pytest.raises(DataError, match="changed between two passes"):
         list(held)
 
@@ -335,13 +341,13 @@ def test_a_stream_that_ends_early_is_found_out():
 def test_inputs_may_be_tuples_and_mappings():
     x, y = torch.arange(4.0), torch.tensor([0, 1, 1, 1])
     batches = [({"a": x, "b": (x, [x])}, y)]
-    held = data.FixedBatches(batches, 1, CPU)
+    held = FixedBatches(batches, 1, CPU)
     inputs, targets = held.first
     assert torch.equal(inputs["b"][1][0], x)
     assert torch.equal(targets, y)
     assert held.chance == 0.25
     other = [({"a": x, "b": (x, [x + 1])}, y)]
-    assert data.FixedBatches(other, 1, CPU).fingerprint != held.fingerprint
+    assert FixedBatches(other, 1, CPU).fingerprint != held.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -356,7 +362,7 @@ def test_inputs_may_be_tuples_and_mappings():
     ],
 )
 def test_chance_is_the_error_of_naming_the_commonest(targets, chance):
-    held = data.FixedBatches((torch.zeros(len(targets), 1), targets), 3, CPU)
+    held = FixedBatches((torch.zeros(len(targets), 1), targets), 3, CPU)
     assert held.chance == pytest.approx(chance, rel=1e-15, nan_ok=True)
 
 
@@ -365,21 +371,21 @@ def test_chance_is_the_error_of_naming_the_commonest(targets, chance):
 
 def test_inputs_may_come_without_labels():
     x = torch.arange(10.0).reshape(5, 2)
-    held = data.FixedBatches((x, None), 2, CPU)
+    held = FixedBatches((x, None), 2, CPU)
     assert [len(inputs) for inputs, _ in held] == [2, 2, 1]
     assert all(targets is None for _, targets in held)
     assert held.count == 5
     assert np.isnan(held.chance)
-    own = data.FixedBatches([({"x": x[:3]}, None), ({"x": x[3:]}, None)], 2, CPU)
+    own = FixedBatches([({"x": x[:3]}, None), ({"x": x[3:]}, None)], 2, CPU)
     assert own.count == 5
     assert own.fingerprint != held.fingerprint
     with pytest.raises(DataError, match="inputs of type str"):
-        data.FixedBatches([("words", None)], 2, CPU)
+        FixedBatches([("words", None)], 2, CPU)
 
 
 def test_sequences_have_targets_of_their_own_shape():
     tokens = torch.arange(12).reshape(3, 4)
-    held = data.FixedBatches((tokens, tokens % 3), 2, CPU)
+    held = FixedBatches((tokens, tokens % 3), 2, CPU)
     assert held.count == 3
     assert held.chance == 1 - 4 / 12
     assert held.positions
@@ -391,7 +397,7 @@ def test_a_seeded_order_is_a_permutation_that_stays(n, size, limit):
     forms = [(x, y), data.Examples(x, y)]
     seen = []
     for form in forms:
-        held = data.FixedBatches(form, size, CPU, limit, shuffle_seed=7)
+        held = FixedBatches(form, size, CPU, limit, shuffle_seed=7)
         for _ in range(2):
             inputs, targets = (torch.cat(parts) for parts in zip(*held, strict=True))
             assert torch.equal(inputs, x[targets])
@@ -403,10 +409,9 @@ def test_a_seeded_order_is_a_permutation_that_stays(n, size, limit):
 
 def test_the_order_is_part_of_the_fingerprint(digits):
     part = digits.test
-    given = data.FixedBatches(part, 100, CPU)
+    given = FixedBatches(part, 100, CPU)
     held = [
-        data.FixedBatches(part, size, CPU, shuffle_seed=seed)
-        for size, seed in ((9, 0), (70, 0), (9, 1))
+        FixedBatches(part, size, CPU, shuffle_seed=seed) for size, seed in ((9, 0), (70, 0), (9, 1))
     ]
     assert held[0].fingerprint == held[1].fingerprint
     assert len({held[0].fingerprint, held[2].fingerprint, given.fingerprint}) == 3
@@ -418,9 +423,9 @@ def test_batches_of_ones_own_are_put_together_to_be_shuffled(labelled):
     x, y = torch.arange(20.0).reshape(10, 2), torch.arange(10)
     batches = [(x[start : start + 4], y[start : start + 4] if labelled else None)
                for start in range(0, 10, 4)]  # fmt: skip
-    held = data.FixedBatches(batches, 3, CPU, shuffle_seed=1)
+    held = FixedBatches(batches, 3, CPU, shuffle_seed=1)
     assert held.size == 4
-    whole = data.FixedBatches((x, y), 4, CPU, shuffle_seed=1)
+    whole = FixedBatches((x, y), 4, CPU, shuffle_seed=1)
     for (a, b), (c, d) in zip(held, whole, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d) if labelled else b is None
@@ -433,7 +438,7 @@ def test_batches_of_mappings_and_tuples_are_shuffled_example_by_example():
     batches = [
         ({"ids": ids[cut], "more": (mask[cut], shared), "flag": True}, y[cut]) for cut in cuts
     ]
-    held = data.FixedBatches(batches, 3, CPU, shuffle_seed=1)
+    held = FixedBatches(batches, 3, CPU, shuffle_seed=1)
     assert held.lengths == [6, 4]
     seen = []
     for inputs, targets in held:
@@ -449,11 +454,11 @@ def test_batches_of_mappings_and_tuples_are_shuffled_example_by_example():
 
 def test_the_most_targets_of_an_example_leave_out_what_never_counts():
     targets = torch.tensor([[1, -100, -100], [-100, -100, -100], [4, 5, -100]])
-    assert data.FixedBatches((targets, targets), 2, CPU).heaviest == 2
-    assert data.FixedBatches((targets, targets[:, 1]), 2, CPU).heaviest == 1
-    assert data.FixedBatches((targets, None), 2, CPU).heaviest is None
+    assert FixedBatches((targets, targets), 2, CPU).heaviest == 2
+    assert FixedBatches((targets, targets[:, 1]), 2, CPU).heaviest == 1
+    assert FixedBatches((targets, None), 2, CPU).heaviest is None
     with pytest.raises(DataError, match="all targets are -100"):
-        data.FixedBatches((targets, torch.full((3,), -100)), 2, CPU)
+        FixedBatches((targets, torch.full((3,), -100)), 2, CPU)
 
 
 @pytest.mark.parametrize(
@@ -471,13 +476,13 @@ def test_the_most_targets_of_an_example_leave_out_what_never_counts():
 )
 def test_what_can_not_be_shuffled_is_refused(batches, message):
     with pytest.raises(OptionError, match=message):
-        data.FixedBatches(batches, 2, CPU, limit=100, shuffle_seed=0)
+        FixedBatches(batches, 2, CPU, limit=100, shuffle_seed=0)
 
 
 @given(n=st.integers(1, 30), size=st.integers(1, 12), smaller=st.integers(1, 12))
 def test_data_can_be_cut_anew(n, size, smaller):
     x, y = torch.arange(4.0 * n).reshape(n, 4), torch.arange(n) % 3
-    held = data.FixedBatches((x, y), size, CPU, limit=200, shuffle_seed=2)
+    held = FixedBatches((x, y), size, CPU, limit=200, shuffle_seed=2)
     other = held.resized(smaller)
     assert {len(inputs) for inputs, _ in list(other)[:-1]} <= {smaller}
     for whole, cut in zip(zip(*held, strict=True), zip(*other, strict=True), strict=True):
@@ -490,11 +495,11 @@ def test_data_can_be_cut_anew(n, size, smaller):
 
 def test_batches_of_ones_own_are_not_cut_anew():
     pairs = TensorDataset(torch.zeros(8, 1), torch.zeros(8, dtype=torch.long))
-    held = data.FixedBatches(DataLoader(pairs, batch_size=4), 4, CPU)
+    held = FixedBatches(DataLoader(pairs, batch_size=4), 4, CPU)
     with pytest.raises(OptionError, match=r"batches are your own.*batch_size=2"):
         held.resized(2)
     with pytest.raises(OptionError, match="batch_size is 0"):
-        data.FixedBatches((torch.zeros(2), None), 1, CPU).resized(0)
+        FixedBatches((torch.zeros(2), None), 1, CPU).resized(0)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from layerscope import data
 from layerscope.base import memory
+from layerscope.core.batches import FixedBatches
 from layerscope.errors import DataError, ExtraError, OptionError
 from layerscope.zoo.data import _parquet as parquet, _pictures as pictures
 
@@ -347,15 +348,16 @@ def test_in_memory_is_refused_where_it_would_not_fit(folders, monkeypatch):
 
 def test_pictures_that_are_held_equal_those_that_are_streamed(folders):
     part = data.load("imagenet", folders, image_size=20).test
-    held, streamed = data.FixedBatches(part, 2, CPU), data.FixedBatches(part, 2, CPU, limit=0)
+    held, streamed = (
+        FixedBatches(part, 2, CPU),
+        FixedBatches(part, 2, CPU, limit=0),
+    )
     for (a, b), (c, d) in zip(held, streamed, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
     assert held.fingerprint == streamed.fingerprint == part.fingerprint
     assert (held.count, held.chance) == (streamed.count, streamed.chance) == (5, 0.4)
-    assert (
-        data.FixedBatches(part.take(torch.tensor([1, 0])), 2, CPU).fingerprint != held.fingerprint
-    )
+    assert FixedBatches(part.take(torch.tensor([1, 0])), 2, CPU).fingerprint != held.fingerprint
 
 
 @pytest.mark.parametrize(

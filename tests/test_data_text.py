@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 
 from layerscope import data
 from layerscope.base import memory
+from layerscope.core.batches import FixedBatches
 from layerscope.errors import DataError, ExtraError, OptionError
 from layerscope.zoo.data import _text as text
 
@@ -128,7 +129,7 @@ def test_sequences_hold_the_text(root):
     assert news.classes == news.tokenizer.vocab == 270
     assert news.name == "news+vocab=270+length=7"
     assert data.load(news.name, root).train.fingerprint == news.train.fingerprint
-    held = data.FixedBatches(news.test, 2, torch.device("cpu"))
+    held = FixedBatches(news.test, 2, torch.device("cpu"))
     assert held.count == len(news.test)
     counted = news.test.targets[news.test.targets != -100]
     assert held.chance == 1 - int(counted.bincount().max()) / len(counted)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layerscope import data, metrics, models
 from layerscope.base import devices
-from layerscope.core import lending as borrow
+from layerscope.core import batches as batching, lending as borrow
 from layerscope.core.probe import CellTensors
 from layerscope.core.running import run_network
 from layerscope.errors import OptionError
@@ -153,7 +153,7 @@ def test_images_are_augmented_where_they_are():
 
 @pytest.mark.usefixtures("fake")
 def test_inputs_of_every_form_are_moved():
-    moved = data.move({"a": torch.zeros(2), "b": [torch.zeros(2), (torch.zeros(2), 3)]}, CUDA)
+    moved = batching.move({"a": torch.zeros(2), "b": [torch.zeros(2), (torch.zeros(2), 3)]}, CUDA)
     assert moved["a"].device == moved["b"][0].device == moved["b"][1][0].device == CUDA
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from layerscope import layers, perturb
 from layerscope.base import seeds
 from layerscope.base.tensors import owner_name
+from layerscope.core.batches import FixedBatches
 from layerscope.core.checkpoints import open_series
 from layerscope.core.layers import Norms
 from layerscope.core.perturb import Perturbation, Redraw, Site
@@ -23,7 +24,6 @@ from layerscope.core.sweep._grid import Grid, rows
 from layerscope.core.sweep._identity import identify
 from layerscope.core.sweep._plan import Plan
 from layerscope.errors import CheckpointError, LayerError, OptionError
-from layerscope.zoo.data import FixedBatches
 
 pytestmark = pytest.mark.usefixtures("same_global_generator")
 

@@ -10,30 +10,11 @@ Images stay ``uint8`` in memory; each batch is normalised on the device it is us
 
 from __future__ import annotations
 
-# What is imported `as` itself is for other wings; users need none of it.
-from layerscope.core.batches import (
-    Batch as Batch,
-    BatchReader as BatchReader,
-    Examples,
-    FixedBatches as FixedBatches,
-    batches as batches,
-    move as move,
-)
-from layerscope.zoo.data._augment import (
-    AUGMENTATIONS,
-    Augment,
-    epoch_augmentation as epoch_augmentation,
-)
+from layerscope.core.batches import Examples
+from layerscope.zoo.data._augment import AUGMENTATIONS, Augment, epoch_augmentation
 from layerscope.zoo.data._in_memory import ImageData
-from layerscope.zoo.data._modify import apply as changed, split as split
 from layerscope.zoo.data._pictures import ImageStream, Pictures, RandomResizedCrop
-from layerscope.zoo.data._sources import (
-    ROOT_VARIABLE,
-    SOURCES,
-    DataSet as DataSet,
-    find_root as find_root,
-    load,
-)
+from layerscope.zoo.data._sources import ROOT_VARIABLE, SOURCES, load
 from layerscope.zoo.data._text import TextData
 from layerscope.zoo.data._tokens import Tokenizer
 
@@ -49,6 +30,6 @@ __all__ = [
     "RandomResizedCrop",
     "TextData",
     "Tokenizer",
-    "changed",
+    "epoch_augmentation",
     "load",
 ]
