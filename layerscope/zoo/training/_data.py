@@ -12,7 +12,7 @@ from layerscope.core.batches import Cuttable, Examples
 from layerscope.errors import OptionError
 from layerscope.zoo.training._recipe import Recipe
 
-__all__ = ["Data", "few_tokens", "scoring_batch_size", "scoring_metrics", "steps_of"]
+__all__ = ["Data", "few_tokens", "is_cuttable", "scoring_batch_size", "scoring_metrics", "steps_of"]
 
 _SCORED_IN = 1000
 _FEW_TOKENS = 512
@@ -61,6 +61,11 @@ class Data(Protocol):
         ...
 
 
+def is_cuttable(part: Any) -> bool:
+    """Tell training data that are cut into batches here from a stream, which sets its own order."""
+    return isinstance(part, Cuttable) and not hasattr(part, "set_epoch")
+
+
 def steps_of(data: Data, recipe: Recipe) -> int:
     """Steps in an epoch.
 
@@ -69,7 +74,7 @@ def steps_of(data: Data, recipe: Recipe) -> int:
     OptionError
         If the training part is neither examples nor a stream whose order is known.
     """
-    cuttable = isinstance(data.train, Cuttable)
+    cuttable = is_cuttable(data.train)
     needed = ("fingerprint",) if cuttable else _STREAM
     if lacking := [name for name in needed if not hasattr(data.train, name)]:
         raise OptionError(

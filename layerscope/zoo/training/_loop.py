@@ -19,7 +19,6 @@ from layerscope.core.batches import (
     NO_TARGET,
     Batch,
     BatchReader,
-    Cuttable,
     batches,
     label_range,
     move,
@@ -32,6 +31,7 @@ from layerscope.zoo.training import _state as state
 from layerscope.zoo.training._data import (
     Data,
     few_tokens,
+    is_cuttable,
     scoring_batch_size,
     scoring_metrics,
     steps_of,
@@ -83,7 +83,7 @@ class Loop:
         targets = getattr(data.train, "targets", None)
         self.labels = label_range(targets) if torch.is_tensor(targets) else None
         self.train, self.test = (
-            part.to(device) if isinstance(part, Cuttable) and hasattr(part, "to") else part
+            part.to(device) if is_cuttable(part) and hasattr(part, "to") else part
             for part in (data.train, data.test)
         )
         self.steps = steps_of(data, recipe)
@@ -147,7 +147,7 @@ class Loop:
     def _batches(self, epoch: int, seed: Callable[[int], None]) -> Iterator[Batch]:
         """Yield the batches that are left of an epoch, each with its own state of chance."""
         start, size = self.position.step, self.recipe.batch_size
-        if isinstance(self.train, Cuttable):
+        if is_cuttable(self.train):
             shuffle = seeds.generator("order", self.seed, epoch)
             order = torch.randperm(len(self.train), generator=shuffle)[start * size :]
             augment = self.augment and epoch_augmentation(
@@ -190,7 +190,7 @@ class Loop:
             group["lr"] = self.recipe.lr_at(epoch, step, self.steps)
         labels = self.labels or label_range(targets)  # of a stream, while they are on the CPU
         inputs, targets = move(inputs, self.device), targets.to(self.device)
-        if self.augment is not None and not isinstance(self.train, Cuttable):
+        if self.augment is not None and not is_cuttable(self.train):
             inputs = self.augment(inputs, seeds.generator("augment", self.seed, epoch, step))
         if self.layout is torch.channels_last and torch.is_tensor(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self.layout)
