@@ -117,3 +117,12 @@ def test_no_part_of_wrong_data_is_kept(tmp_path, monkeypatch, change, at):
     resumed = sweep(Loader(), tmp_path)
     xr.testing.assert_identical(resumed["value"], right["value"])
     xr.testing.assert_identical(resumed["baseline"], right["baseline"])
+
+
+def test_a_sized_loader_that_holds_its_batches_is_taken_as_it_is():
+    class Sized(Loader):
+        def __len__(self):
+            return len(self.batches)
+
+    held = core.batches.FixedBatches(Sized(), 8, CPU)
+    assert (held.count, held.lengths, held.cut) == (24, [4] * 6, False)

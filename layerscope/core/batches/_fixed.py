@@ -16,7 +16,6 @@ from layerscope.base import seeds
 from layerscope.base.tensors import update_digest
 from layerscope.core.batches._examples import NO_TARGET, Batch, label_range
 from layerscope.core.batches._forms import (
-    Cuttable,
     as_cuttable,
     batches,
     copy_batch,
@@ -120,7 +119,7 @@ class FixedBatches:
             self._order = torch.randperm(_length(self._data), generator=shuffle)
         self._take_in(size)
         plain = hashlib.sha256(repr(self._seen).encode()).hexdigest()
-        if isinstance(self._data, Cuttable):
+        if as_cuttable(self._data) is self._data:
             plain = getattr(self._data, "fingerprint", plain)
         shuffled = hashlib.sha256(f"{plain} {self.order}".encode()).hexdigest()
         self.fingerprint = plain if shuffle_seed is None else shuffled
@@ -128,7 +127,7 @@ class FixedBatches:
     def _take_in(self, size: int) -> None:
         """Run through the data once: hold what fits, and find out what there is to know."""
         self.size = size
-        if isinstance(self._data, Cuttable) and hasattr(self._data, "bytes"):
+        if as_cuttable(self._data) is self._data and hasattr(self._data, "bytes"):
             self._take_stored(self._data)
             return
         self._held: list[Batch] | None = []

@@ -157,7 +157,8 @@ class DatasetRows:
 
 def as_cuttable(data: Any) -> Cuttable | None:
     """Find what can be cut into batches of any size; None for batches of the user's own."""
-    if isinstance(data, Cuttable):
+    # A loader of the user's own may hold its batches under that name.
+    if isinstance(data, Cuttable) and callable(data.batches):
         return data
     if isinstance(data, Mapping):
         return TensorData(*_read(data))
