@@ -36,8 +36,10 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return testing.dataset(layers=2, epochs=(0, 1), draws=1).assign_attrs(identity=digest(IDENTITY))
+def dataset(tmp_path_factory):
+    made = testing.dataset(layers=2, epochs=(0, 1), draws=1).assign_attrs(identity=digest(IDENTITY))
+    # As a sweep writes it: what its metrics and perturbations mean is filled in on opening.
+    return results.open_dataset(results.save(made, tmp_path_factory.mktemp("made") / "sweep.nc"))
 
 
 def work(folder: Path, dataset, acknowledge) -> None:
