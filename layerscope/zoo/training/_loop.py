@@ -153,8 +153,9 @@ class Loop:
             augment = self.augment and epoch_augmentation(
                 self.augment, self.train, self.seed, epoch, start
             )
-            options = {"augment": augment} if augment else {}
-            batches = islice(self.train.batches(size, order, **options), self.steps - start)
+            # Data of the user's own need not know how to be augmented.
+            given = (size, order, augment) if augment else (size, order)
+            batches = islice(self.train.batches(*given), self.steps - start)
             skipped = 0
         else:
             self.train.set_epoch(epoch)
