@@ -71,7 +71,8 @@ def grounds_on_screen(figure):
 
 
 @pytest.mark.parametrize("metric", ["error", "loss"])
-@pytest.mark.parametrize("cmap", [None, *MAPS], ids=str)
+# No addresses: both test processes must give a case the same name.
+@pytest.mark.parametrize("cmap", [None, *MAPS], ids=lambda cmap: getattr(cmap, "name", str(cmap)))
 def test_what_is_written_in_every_cell_can_be_read(ds, cmap, metric):
     plot = plots.heatmap(ds, metric, cmap=cmap)
     axes = hv.renderer("matplotlib").get_plot(plot).state.axes[0]
