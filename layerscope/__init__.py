@@ -4,12 +4,14 @@
 >>> ds = layerscope.sweep(net, (images, labels), checkpoints="runs/net")    # doctest: +SKIP
 >>> layerscope.plots.show(layerscope.plots.heatmap(ds))                     # doctest: +SKIP
 
-Nothing heavy is imported until it is used.
+Nothing heavy is imported until it is used. The names below are found here alone: write
+``from layerscope import metrics``, not ``import layerscope.metrics``.
 """
 
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from layerscope._version import __version__
@@ -100,4 +102,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    # help() asks for each of these, and would fail at what is not installed.
+    missing = set() if find_spec("anywidget") else {"LayerExplorer"}
+    return [name for name in __all__ if name not in missing]

@@ -24,7 +24,7 @@ def write(path, *cells):
             | {"outputs": [], "execution_count": None}
             for at, (source, tag) in enumerate(zip(cells, tags, strict=False))
         ],
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
+        "metadata": {},  # a notebook need not say that it is in Python
         "nbformat": 4,
         "nbformat_minor": 5,
     }

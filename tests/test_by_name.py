@@ -64,6 +64,7 @@ print(json.dumps({
     "label": str(ds.perturbation_label.values[0]),
     "column": str(ds.perturbation_column.values[0]),
     "better": bool(ds.higher_is_better.values[0]),
+    "state": layerscope.session.Change.of("halve").words,
     "public": "halve" in perturb.__all__ and perturb.PERTURBATIONS["halve"] is perturb.halve,
     "from": layerscope.__file__,
 }))
@@ -95,6 +96,7 @@ def test_a_perturbation_and_a_metric_by_name_are_added_in_one_place_each(tmp_pat
         "label": "halved",
         "column": "half",
         "better": True,
+        "state": "halved",
         "public": True,
         "from": str(package / "__init__.py"),
     }

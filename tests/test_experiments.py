@@ -26,7 +26,7 @@ from layerscope.paper.experiments._recipes import RECIPES
 from layerscope.paper.reproduce._naming import command, folder_name
 from layerscope.zoo import training
 
-PAPER = [name for name in EXPERIMENTS if name != "fcn-mnist-recipe"]
+PAPER = [name for name, known in EXPERIMENTS.items() if known.shown_in]
 VERDICTS = {"agrees", "disagrees", "undecided"}
 
 

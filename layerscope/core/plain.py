@@ -33,8 +33,8 @@ def copy_with(
 ) -> nn.Module:
     """Copy a network, give tensors of the copy other values, and pass over modules of it.
 
-    One parameter under several names is changed under all. Of tensors that merely share memory a
-    deep copy makes separate ones, so each of them must be named in `values`.
+    One parameter under several names is changed under all. Of parameters that merely share memory
+    a deep copy makes separate ones, so each of them must be named in `values`.
     """
     network = copy.deepcopy(model).eval()
     held = named_tensors(network)  # parameters and saved buffers, by name

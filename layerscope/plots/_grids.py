@@ -54,11 +54,11 @@ def heatmap(
 ) -> hv.HeatMap:
     """Draw the paper's Figure 1: layers by checkpoint, coloured by the metric.
 
-    Light is good and dark is bad. Error and accuracy are coloured over 0…1, so that figures
-    compare; any other metric from its lowest to its highest value, on a logarithmic scale where
-    these are more than a hundredfold apart (perplexity: tenfold). A hatched cell was not computed,
-    a grey one can't be; where the sweep stopped cells once they were settled, a mark says to what.
-    A line below the axis explains what of this there is.
+    With the default colours light is good and dark is bad. Error and accuracy are coloured over
+    0…1, so that figures compare; any other metric from its lowest to its highest value, on a
+    logarithmic scale where these are more than a hundredfold apart (perplexity: tenfold). A hatched
+    cell was not computed, a grey one can't be; where the sweep stopped cells once they were
+    settled, a mark says to what. A line below the axis explains what of this there is.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def heatmap(
     """
     metric = results.metric_name(ds, metric)
     table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
-    heading = f"Test {metric} with one layer reset" if title is None else title
+    heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
     rows = stats.layer_order(ds)
     info = results.metric(ds, metric)
     scale = scale_of(table["value"], info, cmap)
@@ -310,7 +310,9 @@ def _axis_label(cells: pd.DataFrame) -> str:
     columns = cells["column"].unique()
     label = "checkpoint the layer is reset to"
     if any(name != results.RAND and not name.isdigit() for name in columns):
-        label = "what is done to the layer\n(a number: reset to that checkpoint)"
+        label = "what is done to the layer"
+        if any(name.isdigit() for name in columns):
+            label += "\n(a number: reset to that checkpoint)"
     told = [text for kind, text in BLANK.items() if kind in set(cells["blank"])]
     told += [CROSSED] if cells["crossed"].any() else []
     return "\n".join(filter(None, [label, *told, explain_marks(cells["settled"])]))

@@ -18,7 +18,7 @@ VALUE_HOVER = {
     "reset to": "{column}",
     "value": "{value:.4g}",
     "95 % interval": "{lower:.4g} to {upper:.4g}, over {interval_kind}",
-    "degradation": "{degradation:+.4g}",
+    "change": "{degradation:+.4g}",
     "examples": "{n_examples:,.0f}",
     "draws, seeds": "{n_draws}, {n_seeds}",
 }

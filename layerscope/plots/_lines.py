@@ -77,7 +77,7 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
     parts += _crosses(table, looks)
-    heading = f"Test {metric} with one layer reset" if title is None else title
+    heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
     return _framed(hv.Overlay(parts), epochs, scale, heading, info)
 
 

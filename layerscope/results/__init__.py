@@ -85,6 +85,7 @@ from layerscope.results._infos import (
 )
 from layerscope.results._joining import concat
 from layerscope.results._meaning import (
+    act as act,
     coordinates as coordinates,
     default_metric as default_metric,
     draw_distance as draw_distance,

@@ -186,8 +186,10 @@ KNOWN_PERTURBATIONS: Mapping[str, PerturbationInfo] = {
     for info in (
         PerturbationInfo(RESET, "reset to checkpoint {epoch}", "{epoch}", uses_checkpoint=True),
         PerturbationInfo(REDRAWN, "re-randomised", RAND, "R", stochastic=True, redraws=True),
-        PerturbationInfo("rerandomize_matched", stochastic=True),
-        PerturbationInfo("permute", stochastic=True),
+        PerturbationInfo(
+            "rerandomize_matched", "re-randomised to its mean and deviation", stochastic=True
+        ),
+        PerturbationInfo("permute", "permuted", stochastic=True),
         PerturbationInfo("zero", "set to zero", sign="0"),
         PerturbationInfo("skip", "skipped", sign="–"),
     )

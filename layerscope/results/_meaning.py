@@ -212,6 +212,11 @@ def redraws(ds: xr.Dataset) -> list[str]:
     return [info.name for info in sorted(infos, key=lambda info: info.column != RAND)]
 
 
+def act(ds: xr.Dataset) -> str:
+    """Name what is done to layers, in a word: "reset", or "perturbed" where nothing puts back."""
+    return "reset" if resets(ds) or redraws(ds) else "perturbed"
+
+
 def _perturbations(ds: xr.Dataset) -> list[PerturbationInfo]:
     return [perturbation(ds, str(name)) for name in ds["perturbation"].values.ravel()]
 

@@ -50,7 +50,7 @@ def degradation(ds: xr.Dataset) -> xr.DataArray:
         unknown = value.isnull() | ds["difference"].isnull()
         moved = moved.where(unknown, ds["difference"])
     return moved.transpose(*value.dims).assign_attrs(
-        long_name="metric of the perturbed network minus that of the unperturbed", units="1"
+        long_name="metric of the perturbed network minus that of the unperturbed"
     )
 
 

@@ -37,13 +37,14 @@ def find(
     ----------
     model : nn.Module
         Where it has an attribute ``layer_views``, a mapping from view to a mapping from the name
-        of a row to names or patterns of leaves, that is taken; else see `layers.places`.
+        of a row to names or patterns of leaves, that is taken; else
+        what the names and types of the modules say.
     view : {"leaf", "component", "block", "stage"}
         ``"leaf"``: every module that holds parameters of its own, with its saved buffers. The
         tensors that parametrise another (``torch.nn.utils.parametrizations``) belong to the
         module of the latter. In the other views, leaves that lie together make one row.
     norms : Norms, str or mapping
-        The rule for normalisation layers, see `layers.norms` and `hosts`.
+        The rule for normalisation layers, see `Norms`.
     wanted : sequence of str, mapping, callable, or None
         Names or patterns of rows, or groups of them, see `select`. A function of a leaf's name
         and module returns the name of the group that the leaf belongs to, or None to leave it

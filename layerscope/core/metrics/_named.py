@@ -1,4 +1,4 @@
-"""Metrics by name."""
+"""Metrics by name: one more is one more entry of `METRICS`."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def measure(
     Parameters
     ----------
     wanted : sequence of Metric
-    outputs : Tensor, or anything in which `logits` finds one
+    outputs : Tensor, or anything in which `find_logits` finds one
         Logits of shape ``(n, …, classes)``: ``(n, classes)`` for a classifier, ``(n, length,
         classes)`` for sequences. Of any shape ``(n, …)`` for metrics of one's own.
     targets : Tensor or None

@@ -40,7 +40,7 @@ class Redraw:
         other patterns of few values stay as they are: ``empirical (pattern kept)``; a matrix of
         orthogonal rows or columns is drawn as such: ``empirical (orthogonal)``. Where elements
         plainly depend on each other otherwise: ``empirical (not independent)``, which is not what
-        the network was initialised from; pass `build`.
+        the network was initialised from; pass ``fresh=``.
 
     Both methods count only if what they draw and the first checkpoint could be draws of one
     initialiser, see `likeness.alike`. Without epoch 0 nothing tells, and they are ``(unchecked)``.

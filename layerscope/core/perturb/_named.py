@@ -69,6 +69,7 @@ def rerandomize_matched() -> Perturbation:
         lambda site: _floating(site, lambda t: _mean(t) + _deviation(t) * _normal(t, site)),
         stochastic=True,
         settings={},
+        label="re-randomised to its mean and deviation",
     )
 
 

@@ -34,7 +34,7 @@ def permute() -> Perturbation:
     gates of LSTM and GRU are permuted each in itself, all in the same way. Of parameters of other
     modules the first axis that is longer than one is taken. Buffers of whole numbers stay.
     """
-    return Perturbation("permute", _permuted, stochastic=True, settings={})
+    return Perturbation("permute", _permuted, stochastic=True, settings={}, label="permuted")
 
 
 def _permuted(site: Site) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class Probe(Undo):
         self._current: Seen | None = None
 
     def begin(self) -> Probe:
-        """Change the network."""
+        """Borrow the network, and put the trained weights in."""
         subject = self.subject
         budget = devices.spare_bytes(subject.device)
         self.enter(devices.KeepMemory(subject.device))

@@ -104,7 +104,7 @@ class evaluation_mode(Undo):  # noqa: N801
 
 
 def call_and_restore(model: nn.Module, inputs: Any) -> Any:
-    """Run the network as `call` does, and put back inputs that it changed in place.
+    """Run the network as `run_network` does, and put back inputs that it changed in place.
 
     They are put back and not copied, since a copy may lie otherwise in memory, and kernels may
     then sum in another order.

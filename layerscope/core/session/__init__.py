@@ -3,7 +3,7 @@
 Where a sweep goes through all cells, a session answers one question after the other, each at once
 and then better with every batch:
 
->>> from layerscope.core.session import Session
+>>> from layerscope import Session
 >>> with Session(net, (images, labels), checkpoints="runs/net") as session:    # doctest: +SKIP
 ...     for estimate in session.evaluate({"conv1": ("reinitialize", 0), "fc": "zero"}):
 ...         print(estimate.examples, estimate.mean("error"))

@@ -79,10 +79,10 @@ class Change:
             if number is None:
                 called = repr(name if own is None else own.name)
                 raise OptionError(f"{called} needs an epoch: write ({called}, 0), for example.")
-            return cls(kind.name, number, kind=own)
+            return cls(kind.name, number, kind=own, info=kind.info)
         if number is not None and (number < 0 or not kind.stochastic):
             raise OptionError(f"{given!r} has a number that {name!r} can't use; leave it out.")
-        return cls(kind.name, draw=number or 0, kind=own)
+        return cls(kind.name, draw=number or 0, kind=own, info=kind.info)
 
     @property
     def plain(self) -> str | tuple[str, int]:

@@ -138,8 +138,9 @@ def sweep(
     seed : int
         Of the random draws.
     fresh : callable, optional
-        Returns a freshly initialised network, for re-randomisation; see `perturb.Redraw` for what
-        is done without.
+        Returns a freshly initialised network, for re-randomisation. Without it a layer is drawn
+        by its modules' own methods where these and the first checkpoint could be draws of one
+        initialiser, else from the values of the first checkpoint; ``ds.initializer`` says which.
     output : str, int or callable, optional
         What metrics read of what the network returns: its key or attribute, its place, or a
         function that returns it, as a tensor of shape ``(n, …)`` with classes in the last

@@ -97,7 +97,7 @@ def criticality_grid(
     Parameters
     ----------
     model, checkpoints
-        As `engine.sweep` takes them; the first checkpoint is θ⁰.
+        As `layerscope.sweep` takes them; the first checkpoint is θ⁰.
     train : data
         Training data, or a fixed part of them.
     alphas, sigmas : sequence of float

@@ -62,7 +62,7 @@ def largest_set(
     Parameters
     ----------
     model, data, checkpoints
-        As `engine.sweep` takes them.
+        As `layerscope.sweep` takes them.
     rows : sequence of str
         To choose among.
     tolerance : float

@@ -189,7 +189,7 @@ def _sentence(title: str, claims: Sequence[Mapping[str, Any]]) -> str:
     if len(found["Agrees"]) > _MOST_TOLD:
         found["Agrees"] = [f"{len(found['Agrees'])} statements"]
     parts = [f"{word}: {'; '.join(those)}." for word, those in found.items() if those]
-    return " ".join([f"{title}.", *parts])
+    return " ".join([title if title.endswith("?") else f"{title}.", *parts])
 
 
 def _claim(found: Finding) -> dict[str, Any]:

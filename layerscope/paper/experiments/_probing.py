@@ -113,8 +113,8 @@ def probe(
     augment : callable, optional
         As `training.train` takes it.
     **sweep
-        Options of `engine.sweep`, such as ``view="block"``. Texts are scored by loss, perplexity
-        and error unless ``metrics`` says otherwise.
+        Options of `layerscope.sweep`, such as ``view="block"``. Texts are scored by loss,
+        perplexity and error unless ``metrics`` says otherwise.
 
     Returns
     -------

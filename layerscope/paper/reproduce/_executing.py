@@ -71,7 +71,9 @@ def execute(source: Path, draft: Path, values: Mapping[str, Any], folder: Path) 
             progress_bar=False,
             # Kernels of recent versions warn at every start that loopback is not encrypted.
             extra_arguments=["--Application.log_level=40"],
+            # Also of notebooks that do not say so themselves.
             kernel_name="python3",
+            language="python",
         )
     except papermill.PapermillExecutionError as error:
         kept = failed(folder)
