@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import layerscope
-from layerscope import metrics, models, perturb, testing
+from layerscope import layers, metrics, models, perturb, testing
 from layerscope.core.session import Change, Session
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.jupyter import LayerExplorer, _words as words
@@ -249,7 +249,7 @@ def test_the_sweep_takes_whatever_a_sweep_takes(trained, few_digits):
 def test_views_carry_what_is_changed(pair_of_networks):
     net, states, pair = pair_of_networks
     explorer = LayerExplorer(net, pair, states, device="cpu", batch_size=8)
-    block = next(row for row in explorer._backend.session.rows("block") if len(row.members) > 1)
+    block = next(row for row in layers.find(net, view="block") if len(row.members) > 1)
     explorer.controls.view.value = "block"
     assert block.name in explorer.layers
     explorer.state = {block.name: "zero"}

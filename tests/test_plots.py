@@ -137,7 +137,7 @@ def test_hovering_tells_what_there_is_to_tell(ds):
     assert cell["hover parameters"] == "1,000"
     bare = plots.heatmap(ds[["value"]].drop_vars(["module_type", "parameters"])).dframe()
     assert "hover module" not in bare
-    assert set(bare["hover degradation"]) == {"–"}
+    assert set(bare["hover change"]) == {"–"}
     figure = hv.render(plots.heatmap(ds), backend="bokeh")
     hover = [tool for tool in figure.tools if isinstance(tool, HoverTool)]
     assert len(hover) == 1

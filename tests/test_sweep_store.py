@@ -18,6 +18,7 @@ from layerscope import testing
 from layerscope.core.sweep import _store as store_module
 from layerscope.core.sweep._store import Store
 from layerscope.errors import ResultError
+from layerscope.results._meaning import fill_in
 
 IDENTITY = {"seed": 0, "layers": ["a", "b"], "data": {"sha256": "ab", "examples": 3}}
 
@@ -132,7 +133,9 @@ def test_the_finished_dataset_stays_and_what_it_was_made_of_goes(tmp_path):
     assert store.finished() is None
     assert not store.is_finished()
     store.parts(1).write("p", arrays())
-    ds = testing.dataset(layers=2, epochs=(0, 1), draws=2).assign_attrs(identity=store.digest)
+    # With what its metrics mean, which is filled in when it is opened.
+    ds = fill_in(testing.dataset(layers=2, epochs=(0, 1), draws=2))
+    ds = ds.assign_attrs(identity=store.digest)
     store.show(ds)
     assert store.finish(ds) == tmp_path / "sweep.nc"
     assert Store(tmp_path, IDENTITY).finished().identical(ds)
