@@ -600,7 +600,7 @@ def test_text_from_training_to_table_on_the_command_line(tmp_path, capsys):
     options = "--view block --perturbations zero noise(0.1) --metrics perplexity --draws 2"
     more = "--no-whole --norms kept --epochs 0 --seed 3"
     assert main(["sweep", folder, *options.split(), *more.split()]) == 0
-    assert "perplexity with one layer reset" in capsys.readouterr().out
+    assert "perplexity with one layer perturbed" in capsys.readouterr().out
     ds = results.open_dataset(f"{folder}/sweep")
     assert list(ds["perturbation"].values) == ["zero", "noise(0.1)"]
     assert "fullmodel" not in ds["layer"].values
