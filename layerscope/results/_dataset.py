@@ -79,6 +79,8 @@ _DESCRIBED = {
     "metric_long_name": ("what the metric is", ""),
     "metric_unit": ("unit of the metric", ""),
     "higher_is_better": ("whether the metric falls when a network gets worse", ""),
+    "first_target": ("first target of every example that the metric is of, from 0 on", "1"),
+    "last_target": ("last target of every example that the metric is of; −1: all", "1"),
     "metric_lower_bound": ("least value that an example can have", "1"),
     "metric_upper_bound": ("largest value that an example can have", "1"),
     "fraction_of": ("what the metric is a fraction of, empty if of nothing", ""),

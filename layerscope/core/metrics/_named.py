@@ -6,14 +6,14 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerscope.base.validate import describe, function
-from layerscope.core.batches import NO_TARGET
+from layerscope.core.metrics import _scores as scores
+from layerscope.core.metrics._scores import predicted_class
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.results import MetricInfo
 
@@ -63,6 +63,10 @@ class Metric:
     classes : bool
         Outputs are logits of classes in their last dimension, and targets class indices, which is
         checked.
+    positions : (int, int), optional
+        The first and the last of an example's targets that count, the first of all being 0; by
+        default all. Only targets other than −100 are numbered, so that padding before a text makes
+        no difference.
 
     Examples
     --------
@@ -86,6 +90,7 @@ class Metric:
     unit: str = "1"
     logarithmic: bool = False
     classes: bool = False
+    positions: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for what in ("name", "long_name"):
@@ -101,6 +106,11 @@ class Metric:
             raise OptionError(
                 f"the metric {self.name!r} has fraction_of={self.fraction_of!r}; give 'errors', "
                 "'hits' or 'examples', or leave it out."
+            )
+        if self.positions is not None and not 0 <= self.positions[0] <= self.positions[1]:
+            raise OptionError(
+                f"the metric {self.name!r} has the positions {self.positions}; give the first and "
+                "the last target that count, from 0 on."
             )
 
     @property
@@ -136,7 +146,8 @@ def _check_call(metric: Metric) -> None:
 def parse(names: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     """Look up metrics by name; a `Metric` of the user's own is taken as it is.
 
-    ``"topK_error"`` stands for any K, such as ``"top3_error"``.
+    ``"topK_error"`` stands for any K, such as ``"top3_error"``. ``"loss@0-31"`` is the loss of the
+    first 32 targets of every text, and so with any metric of classes and any positions.
 
     Raises
     ------
@@ -176,8 +187,28 @@ def default_names(*, positions: bool = False) -> tuple[str, ...]:
 def _named(name: Any) -> Metric:
     if not isinstance(name, str):
         raise OptionError(_no_metric(name))
+    if "@" in name:
+        return _at_positions(*name.split("@", 1))
     found = re.fullmatch(r"top([1-9][0-9]*)_error", str(name))
     return _top(int(found[1])) if found else METRICS[choose(name, METRICS, "metric")]
+
+
+def _at_positions(name: str, places: str) -> Metric:
+    """Restrict a metric to some of the targets of every example."""
+    whole, found = _named(name), re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", places)
+    if found is None or not whole.classes or int(found[1]) > int(found[2] or found[1]):
+        raise OptionError(
+            f"the metric {name + '@' + places!r} came; give a metric of classes with the first and "
+            "the last target of an example that count, from 0 on, such as 'loss@0-31'."
+        )
+    first, last = int(found[1]), int(found[2] or found[1])
+    which = f"target {first}" if first == last else f"targets {first} to {last}"
+    return replace(
+        whole,
+        name=f"{name}@{places}",
+        long_name=f"{whole.long_name}, of {which} of every example",
+        positions=(first, last),
+    )
 
 
 def _no_metric(came: Any) -> str:
@@ -194,29 +225,11 @@ def _no_metric(came: Any) -> str:
     )
 
 
-def predicted_class(outputs: Tensor) -> Tensor:
-    """Find the class with the largest logit; −1, which no target is, where one of them is NaN.
-
-    >>> predicted_class(torch.tensor([[0.0, 2.0], [float("nan"), 2.0]])).tolist()
-    [1, -1]
-    """
-    place = outputs.argmax(-1, keepdim=True)
-    # argmax points to a NaN if there is one.
-    return torch.where(outputs.gather(-1, place).isnan(), -1, place).squeeze(-1)
-
-
-def _error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (predicted_class(outputs) != targets).float()
-
-
-def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (predicted_class(outputs) == targets).float()
-
-
-def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    flat, wanted = _single(outputs).flatten(0, -2), targets.flatten().long()
-    loss = nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=NO_TARGET)
-    return loss.view(targets.shape)
+def _exp(mean: float) -> float:
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf
 
 
 def _top(count: int) -> Metric:
@@ -235,78 +248,10 @@ def _top(count: int) -> Metric:
     return Metric(name, text, missed, bounds=(0.0, 1.0), fraction_of="examples", classes=True)
 
 
-def _agreement(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
-    found, wanted = predicted_class(outputs), predicted_class(reference)
-    return ((found == wanted) & (found >= 0)).float()
-
-
-def _cosine(outputs: Tensor, _: Any, reference: Tensor) -> Tensor:
-    similarity = nn.functional.cosine_similarity(_softmax(outputs), _softmax(reference), -1)
-    # Rounding may carry the similarity of equal outputs past 1.
-    return similarity.clamp(0, 1)
-
-
-def _calibration(outputs: Tensor, targets: Tensor) -> Tensor:
-    confidence, named = _softmax(outputs).max(-1)
-    # Subtracted later, in double precision, in which both are exact.
-    return torch.stack([(named == targets).to(confidence), confidence])
-
-
-def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    found, wanted = _alike("mse", outputs, targets)
-    return nn.functional.mse_loss(found, wanted, reduction="none").flatten(1).mean(1)
-
-
-def _bce(outputs: Tensor, targets: Tensor) -> Tensor:
-    found, wanted = _alike("bce", outputs, targets)
-    loss = nn.functional.binary_cross_entropy_with_logits(found, wanted, reduction="none")
-    return loss.flatten(1).mean(1)
-
-
-def _alike(name: str, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-    """Outputs and targets in one shape (n, …) and type; never broadcast."""
-    # One number for each example may stand in a dimension of its own, or not.
-    if not torch.is_tensor(targets) or _one(outputs.shape) != _one(targets.shape):
-        given = tuple(targets.shape) if torch.is_tensor(targets) else type(targets).__name__
-        raise DataError(
-            f"{name} came with outputs of shape {tuple(outputs.shape)} and targets {given}; both "
-            "must have the same shape (n, …)."
-        )
-    found = _single(outputs).reshape(len(outputs), -1)
-    return found, targets.reshape(len(targets), -1).to(found.dtype)
-
-
-def _one(shape: torch.Size) -> tuple[int, ...]:
-    return tuple(shape[:1]) if tuple(shape[1:]) == (1,) else tuple(shape)
-
-
-def _softmax(outputs: Tensor) -> Tensor:
-    return _single(outputs).softmax(-1)
-
-
-def _single(outputs: Tensor) -> Tensor:
-    """In single precision at least: half is too coarse for what is made of logits."""
-    return outputs.float() if outputs.dtype.itemsize < 4 else outputs
-
-
-def _exp(mean: float) -> float:
-    try:
-        return math.exp(mean)
-    except OverflowError:
-        return math.inf
-
-
-def _not_finite(outputs: Tensor, targets: Any) -> Tensor:
-    largest = outputs.amax(-1) if outputs.ndim > 1 else outputs
-    wrong = ~largest.isfinite()
-    by_position = targets is None or getattr(targets, "shape", None) == wrong.shape
-    return (wrong if by_position else wrong.flatten(1).any(1) if wrong.ndim > 1 else wrong).float()
-
-
 NOT_FINITE = Metric(
     "not finite",
     "predictions whose largest output is NaN or infinite",
-    _not_finite,
+    scores.not_finite,
     needs_targets=False,
 )
 """Measured beside whatever is asked for. An output of −∞ may be meant: it rules a class out."""
@@ -317,7 +262,7 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "error",
             "0–1 error, fraction in [0, 1]",
-            _error,
+            scores.error,
             bounds=(0.0, 1.0),
             fraction_of="errors",
             classes=True,
@@ -325,18 +270,18 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "accuracy",
             "fraction of examples named rightly, in [0, 1]",
-            _accuracy,
+            scores.accuracy,
             higher_is_better=True,
             bounds=(0.0, 1.0),
             fraction_of="hits",
             classes=True,
         ),
-        Metric("loss", "cross-entropy", _loss, unit="nats", classes=True),
+        Metric("loss", "cross-entropy", scores.loss, unit="nats", classes=True),
         _top(5),
         Metric(
             "perplexity",
             "exponential of the mean cross-entropy",
-            _loss,
+            scores.loss,
             finish=_exp,
             slope=_exp,
             logarithmic=True,
@@ -345,7 +290,7 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "agreement",
             "fraction named as by the unperturbed network, in [0, 1]",
-            _agreement,
+            scores.agreement,
             uses_reference=True,
             needs_targets=False,
             higher_is_better=True,
@@ -356,7 +301,7 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "cosine",
             "cosine similarity of the softmax to the unperturbed network's, in [0, 1]",
-            _cosine,
+            scores.cosine,
             uses_reference=True,
             needs_targets=False,
             higher_is_better=True,
@@ -364,14 +309,23 @@ METRICS: Mapping[str, Metric] = {
             classes=True,
         ),
         Metric(
+            "kl_divergence",
+            "Kullback–Leibler divergence D(unperturbed ‖ perturbed) of what is predicted",
+            scores.kl_divergence,
+            uses_reference=True,
+            needs_targets=False,
+            unit="nats",
+            classes=True,
+        ),
+        Metric(
             "calibration_error",
             "expected calibration error, 15 bins",
-            _calibration,
+            scores.calibration,
             bins=15,
             classes=True,
         ),
-        Metric("mse", "mean squared error, over all outputs of an example", _mse),
-        Metric("bce", "binary cross-entropy of logits, mean over labels", _bce, unit="nats"),
+        Metric("mse", "mean squared error, over all outputs of an example", scores.mse),
+        Metric("bce", "binary cross-entropy of logits, mean over labels", scores.bce, unit="nats"),
     )
 }
 """By name; of topK_error only one.
@@ -381,6 +335,8 @@ a NaN among them name no class: such an example is wrong, and agrees with nothin
 
 References
 ----------
+kl_divergence: Kullback, S. and Leibler, R. A. (1951). On information and sufficiency. The Annals of
+Mathematical Statistics 22, 79; D(p ‖ q) of the unperturbed network's p and the perturbed one's q.
 cosine: Gavrikov, P. et al. (2024). arXiv:2410.14470. calibration_error: Guo, C. et al. (2017). On
 calibration of modern neural networks. ICML, arXiv:1706.04599.
 """

@@ -83,9 +83,14 @@ def measure(
     _check(wanted, found, targets, against)
     there = _counted(found, targets)
     rows: dict[str, Tensor] = {}
+    # The cross-entropy that several metrics are made of is computed once.
+    scored: dict[tuple[object, bool], Any] = {}
     for metric in wanted:
-        given = (found, targets, against) if metric.uses_reference else (found, targets)
-        rows[metric.name] = _rows(metric, _measured(metric, given), found, there)
+        same = metric.per_example, metric.uses_reference
+        if same not in scored:
+            given = (found, targets, against) if metric.uses_reference else (found, targets)
+            scored[same] = _measured(metric, given)
+        rows[metric.name] = _rows(metric, scored[same], found, there)
     counted, held = _together(there, rows)
     return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
 
@@ -264,11 +269,25 @@ def _together(counted: Tensor, rows: Mapping[str, Tensor]) -> tuple[Tensor, dict
 def _outcome(metric: Metric, rows: Tensor, counted: Tensor) -> Outcome:
     """Sum the counted positions of every example."""
     if rows.ndim == 2 and counted.ndim > 1:
+        if metric.positions is not None:
+            raise DataError(
+                f"the metric {metric.name!r} is of some positions and returned one value per "
+                "example; let it return one per position."
+            )
         counted = counted.flatten(1).any(1)
+    if metric.positions is not None:
+        counted = _at_positions(counted, *metric.positions)
     values = rows[0] - rows[1] if metric.bins else rows[0]
     values = torch.where(counted, values, 0.0)
     bins = _binned(values, rows[1], metric.bins) if metric.bins else None
     return Outcome(metric, _summed(values), _summed(counted.double()), bins)
+
+
+def _at_positions(counted: Tensor, first: int, last: int) -> Tensor:
+    """Keep of the counted positions of every example those from the first to the last."""
+    flat = counted.reshape(len(counted), -1)
+    number = flat.cumsum(1) - 1
+    return (flat & (number >= first) & (number <= last)).view(counted.shape)
 
 
 def _summed(values: Tensor) -> Tensor:

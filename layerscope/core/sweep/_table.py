@@ -41,7 +41,7 @@ def assemble(plan: Plan, state: SweepState, attrs: Mapping[str, Any]) -> xr.Data
             "distance": (["layer", "epoch", "norm"], distance),
             "draw_distance": (["layer", "perturbation", "draw", "norm"], draw_distance),
         },
-        coords | _described(state) | _moved(state) | _meant(plan),
+        coords | _described(state) | _moved(state) | _meant(plan) | _positions(plan),
         {**attrs, "distance_from": plan.subject.series.epochs[0]},
         _counted(plan),
     )
@@ -158,6 +158,15 @@ def _meant(plan: Plan) -> dict[str, Any]:
         [metric.info for metric in plan.subject.metrics],
         [perturbation.info for perturbation in plan.grid.perturbations],
     )
+
+
+def _positions(plan: Plan) -> dict[str, Any]:
+    """Say which targets of every example metrics are of, where any is not of all; −1 has no end."""
+    found = [metric.positions or (0, -1) for metric in plan.subject.metrics]
+    if not any(metric.positions for metric in plan.subject.metrics):
+        return {}
+    firsts, lasts = zip(*found, strict=True)
+    return {"first_target": ("metric", [*firsts]), "last_target": ("metric", [*lasts])}
 
 
 def _described(state: SweepState) -> dict[str, Any]:
