@@ -75,6 +75,8 @@ _DESCRIBED = {
     "component": ("component that the layer lies in, empty for several", ""),
     "block": ("block that the layer lies in, empty for several", ""),
     "stage": ("stage that the layer lies in, empty for several", ""),
+    "first_block": ("index of the first block of a range of whole blocks, else -1", ""),
+    "n_blocks": ("number of blocks of a range of whole blocks, else 0", "1"),
     "initializer": ("where re-randomised values are drawn from", ""),
     "metric_long_name": ("what the metric is", ""),
     "metric_unit": ("unit of the metric", ""),

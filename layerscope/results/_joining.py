@@ -12,7 +12,7 @@ from layerscope.base import validate
 from layerscope.errors import ResultError
 from layerscope.results._dataset import SEED, listing, settings
 
-_LATER = ("component", "block", "stage", "moved")
+_LATER = ("component", "block", "stage", "moved", "first_block", "n_blocks")
 """Coordinates that Datasets of earlier sweeps don't have."""
 
 

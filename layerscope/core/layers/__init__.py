@@ -16,6 +16,13 @@ from layerscope.core.layers._layer import ROOT as ROOT, Layer
 from layerscope.core.layers._network import require_network as require_network
 from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._order import execution_order
+from layerscope.core.layers._ranges import (
+    NO_BLOCK as NO_BLOCK,
+    blocks as blocks,
+    cumulative,
+    ranges,
+    spans as spans,
+)
 from layerscope.core.layers._selecting import LayerSelection as LayerSelection, find, select
 from layerscope.core.layers._views import VIEWS, whole_network as whole_network
 
@@ -23,8 +30,10 @@ __all__ = [
     "VIEWS",
     "Layer",
     "Norms",
+    "cumulative",
     "execution_order",
     "fan_ins",
     "find",
+    "ranges",
     "select",
 ]

@@ -36,7 +36,7 @@ from layerscope.core.layers._layer import ROOT
 from layerscope.core.layers._tree import Tree, conv_like, lineage, pooling
 from layerscope.errors import LayerError
 
-__all__ = ["GROUPING", "Place", "alone", "places"]
+__all__ = ["GROUPING", "Place", "alone", "places", "true_blocks"]
 
 GROUPING = ("component", "block", "stage")
 """The views in which a row may hold several leaves."""
@@ -76,6 +76,24 @@ def places(model: nn.Module, tree: Tree) -> dict[str, dict[str, Place]]:
         "stage": _stages(tree, blocks),
     }
     return found | {view: _declared(tree, view, groups) for view, groups in declared.items()}
+
+
+def true_blocks(model: nn.Module, tree: Tree) -> set[str]:
+    """Name the rows of the view block that hold several leaves.
+
+    The others are a leaf each, such as a head; and so is for this purpose what holds nothing but
+    embeddings, such as those of tokens and positions.
+    """
+    found = {
+        path: block
+        for path, block in _blocks(tree).items()
+        if not all(isinstance(leaf.module, nn.Embedding) for leaf in tree.below(block))
+    }
+    declared = getattr(model, "layer_views", {})
+    if "block" not in declared:
+        return set(found.values())
+    rows = _declared(tree, "block", declared["block"])
+    return {place.row for path, place in rows.items() if path in found}
 
 
 def _in(tree: Tree, path: str) -> Place:

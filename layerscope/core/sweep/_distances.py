@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,20 @@ class Displacement:
             float(np.maximum(self.largest, other.largest)),  # unlike max, keeps a NaN
             self.count + other.count,
         )
+
+    @classmethod
+    def total(cls, parts: Iterable[Displacement]) -> Displacement:
+        """Add up many; in their order, as ``+`` does, but without an object for every step."""
+        squares = scaled = start = largest = 0.0
+        count = 0
+        for part in parts:
+            squares += part.squares
+            scaled += part.scaled
+            start += part.start
+            if not part.largest <= largest:  # true of NaN, too, which is kept
+                largest = part.largest if largest == largest else largest
+            count += part.count
+        return cls(squares, scaled, start, largest, count)
 
     def norms(self) -> dict[str, float]:
         """Return the distance in every norm of `NORMS`.

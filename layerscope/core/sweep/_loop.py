@@ -17,6 +17,7 @@ from torch import Tensor
 
 from layerscope.base import devices, progress
 from layerscope.base.undoing import Undo
+from layerscope.core import layers
 from layerscope.core.batches import Batch
 from layerscope.core.layers import Layer
 from layerscope.core.metrics import NOT_FINITE, Outcome
@@ -28,6 +29,7 @@ from layerscope.core.sweep._refusals import refused_cells
 from layerscope.core.sweep._store import Parts
 from layerscope.core.sweep._sums import PartBuilder, PartResult, Sums, largest_weight, metric_of
 from layerscope.errors import LayerscopeError
+from layerscope.results import FULL_MODEL
 
 __all__ = ["FinishedElsewhere", "SweepState", "measure", "part_name"]
 
@@ -64,6 +66,8 @@ class SweepState:
         By row, where re-randomised values are drawn from.
     moved : dict
         By row, whether it holds other values than at the first checkpoint; empty if there is one.
+    spans : dict
+        By row but that of the whole network, its first block and its number of blocks.
     about : dict
         How much was reused, for the attributes.
     """
@@ -76,6 +80,7 @@ class SweepState:
     draw_distances: dict[str, dict[str, float]]
     origins: dict[str, str]
     moved: dict[str, bool]
+    spans: dict[str, tuple[int, int]]
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,7 +125,9 @@ def measure(
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
         most = _largest_weight(plan, outputs)
         work = _Work(plan, probe, _by_group(plan, rows, cells), parts, between, most)
-        state = SweepState(rows, cells, refused, work.sums, distances, drawn, origins, moved)
+        blocks = layers.blocks(plan.subject.model, norms=plan.norms)
+        spans = layers.spans([row for row in rows if row.name != FULL_MODEL], blocks)
+        state = SweepState(rows, cells, refused, work.sums, distances, drawn, origins, moved, spans)
 
         def report(how: Show | None) -> None:
             if how is not None:

@@ -45,10 +45,11 @@ def row_distances(
                 del now  # before the next is read
                 advance(1)
     return {
-        (row.name, epoch): sum(
+        (row.name, epoch): Displacement.total(
             # A row of buffers alone has no parameters that could have moved.
-            (found[leaf, epoch] for leaf in row.members if row.parameters),
-            Displacement(),
+            found[leaf, epoch]
+            for leaf in row.members
+            if row.parameters
         ).norms()
         for row in grid.rows
         for epoch in grid.epochs

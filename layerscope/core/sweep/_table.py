@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from layerscope import results
+from layerscope.core.layers import NO_BLOCK
 from layerscope.core.metrics import NOT_FINITE, Tally
 from layerscope.core.probe import Cell
 from layerscope.core.stopping import Decision, Tolerance
@@ -171,6 +172,7 @@ def _positions(plan: Plan) -> dict[str, Any]:
 
 def _described(state: SweepState) -> dict[str, Any]:
     rows = state.rows
+    spans = [state.spans.get(row.name, NO_BLOCK) for row in rows]
     return {
         "depth": ("layer", np.arange(len(rows))),
         "kind": ("layer", ["network" if row.name == FULL_MODEL else "layer" for row in rows]),
@@ -179,5 +181,7 @@ def _described(state: SweepState) -> dict[str, Any]:
         "component": ("layer", [row.component for row in rows]),
         "block": ("layer", [row.block for row in rows]),
         "stage": ("layer", [row.stage for row in rows]),
+        "first_block": ("layer", [first for first, _ in spans]),
+        "n_blocks": ("layer", [count for _, count in spans]),
         "initializer": ("layer", [state.origins[row.name] for row in rows]),
     }
