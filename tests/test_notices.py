@@ -13,7 +13,7 @@ from markupsafe import escape
 from torch import nn
 
 import layerscope
-from layerscope import report, results, testing
+from layerscope import analyses, report, results, stats, testing
 from layerscope.cli import main
 from layerscope.errors import SweepWarning
 from layerscope.jupyter import LayerExplorer
@@ -185,3 +185,62 @@ def test_the_explorer_says_it_when_its_sweep_is_done():
     assert explorer.wait(60)
     assert "Random values of 0, 2, 4 are drawn" in html.unescape(explorer.controls.status.value)
     explorer.close()
+
+
+REASON = "it takes <b>two</b> tensors"
+
+
+@pytest.fixture
+def refusing():
+    """A result of which one layer of three can't be perturbed in one way, nor the whole network."""
+    ds = testing.dataset(layers=3)
+    for name in ("value", "difference"):
+        ds[name].loc[{"layer": ["layer2", "fullmodel"], "perturbation": "reinitialize"}] = float(
+            "nan"
+        )
+    refused = {"layer2 reinitialize": REASON, "fullmodel reinitialize": results.NOTHING_LEFT}
+    return ds.assign_attrs(refused=json.dumps(refused))
+
+
+def test_statistics_say_over_how_many_layers_they_are(refusing):
+    table = stats.classify(refusing)
+    assert list(table["verdict"]) == ["critical", "refused", "intermediate"]
+    assert (table.attrs["layers"], table.attrs["judged"]) == (3, 2)
+    assert stats.classify(testing.dataset(layers=3)).attrs["judged"] == 3
+    assert stats.summary(refusing).attrs["refused"] == {"reinitialize": 2}
+    assert stats.summary(refusing).attrs["layers"] == 4
+    assert int(stats.rank_correlation(testing.dataset(layers=3)).n_layers) == 3
+    assert int(stats.rank_correlation(refusing).n_layers) == 2
+    counts = analyses.verdict_counts(refusing)
+    assert [int(counts[name][0]) for name in ("refused", "layers", "undecided")] == [1, 2, 0]
+    assert "refused" not in analyses.verdict_counts(testing.dataset())
+
+
+def test_a_refused_cell_that_was_computed_elsewhere_is_judged(refusing):
+    """Of two runs that were joined, one may have what the other could not."""
+    known = testing.dataset(layers=3).assign_attrs(refused=refusing.attrs["refused"])
+    assert "refused" not in list(stats.classify(known)["verdict"])
+
+
+def test_a_report_lists_what_can_not_be_computed(refusing):
+    page = report.page({"fcn": refusing})
+    said = report.finding(refusing)
+    assert said.startswith("1 of 2 layers is critical when")
+    assert "1 of all 3 layers is not among them: it can't be computed" in said
+    table = page.split("What can't be computed</h3>")[1].split("</table>")[0]
+    (row,) = [part for part in table.split("<tr>") if "layer2" in part]
+    assert ">1 of 4<" in row
+    assert str(escape(REASON)) in row.replace("<wbr>", "")
+    assert "<b>two" not in page
+    assert "What can't be computed" not in report.page({"fcn": testing.dataset(layers=3)})
+
+
+def test_the_terminal_lists_what_can_not_be_computed(refusing, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["show", str(results.save(refusing, tmp_path / "ds.nc"))])
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if "layer2" in line and "✕" in line]
+    assert "✕ refused" in row
+    assert "–" not in row  # which is said of what was not computed
+    (why,) = [line for line in lines if REASON in line and "1 of 4" in line]
+    assert "layer2" in why

@@ -2,6 +2,7 @@ import base64
 import html
 import io
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -301,7 +302,9 @@ def test_settled_cells_are_marked_beside_other_maps_and_other_runs(settled):
     marks = {tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in panel.lines}
     assert list(marks) == [(1.5, 0.875), (1.5, 0.625)]
     assert (marks[1.5, 0.875] == "none", marks[1.5, 0.625] == "none") == (False, True)
-    words = "settled: ● critical, ○ robust\nhatched: not computed"
+    words = (
+        "settled: ● critical, ○ robust\nhatched: not computed\ngrey with dots: can't be computed"
+    )
     assert (panel.get_xlabel(), plain.get_xlabel()) == (words, "")
     assert not plain.lines
     figures = hv.render(layout, backend="bokeh").select({"type": figure_model})
@@ -312,6 +315,22 @@ def test_settled_cells_are_marked_beside_other_maps_and_other_runs(settled):
     assert [each.glyph.fill_color is None for each in shown] == [False, False, True]
 
 
+def test_what_cannot_be_computed_is_told_in_a_comparison_too(ds):
+    """Its place and its reason; a layer of which nothing can be computed has a place as well."""
+    why = {"layer2 rerandomize": "<b>x</b>", "layer3 rerandomize": "narrower"}
+    alone = ds.sel(perturbation=["rerandomize"]).assign_attrs(refused=json.dumps(why))
+    alone["value"].loc[{"layer": ["layer2", "layer3"]}] = np.nan
+    layout = plots.compare({"plain": testing.dataset(), "refused": alone}, column="rand")
+    panel = drawn(layout).axes[2]
+    assert "grey with dots: can't be computed" in panel.get_xlabel()
+    figures = hv.render(layout, backend="bokeh").select({"type": figure_model})
+    (figure,) = [each for each in figures if each.title.text == "refused"]
+    sources = [dict(each.data_source.data) for each in figure.renderers]
+    (boxes,) = [each for each in sources if "why" in each]
+    assert boxes["why"] == ["<b>x</b>", "narrower"]
+    assert boxes["bottom"] == [0.5, 0.25]
+
+
 def test_what_cannot_be_computed_is_grey_and_says_why(settled):
     plot = plots.heatmap(settled)
     cells = plot.dframe().set_index(["layer", "column"])
@@ -319,10 +338,11 @@ def test_what_cannot_be_computed_is_grey_and_says_why(settled):
     assert said["layer3", "rand"] == "can't be computed: <b>no weights</b>"
     assert said["layer4", "rand"] == "not computed"
     axes = drawn(plot).axes[0]
-    assert [patch.get_xy() for patch in axes.patches] == [(-0.5, 1.5)]
+    ground, dots = axes.patches
+    assert (ground.get_xy(), dots.get_hatch()) == ((-0.5, 1.5), "....")
     label = axes.get_xlabel()
     assert "hatched: not computed" in label
-    assert "grey: can't be computed" in label
+    assert "grey with dots: can't be computed" in label
     figure = hv.render(plot, backend="bokeh")
     boxes = [dict(each.data_source.data) for each in figure.renderers if each.level == "underlay"]
     assert [each["layer"] for each in boxes] == [["layer4"], ["layer3"], []]

@@ -21,6 +21,9 @@ from layerscope.errors import DataError
 __all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_train"]
 
 
+_REFUSED = "✕ refused"
+
+
 def add_train(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("train", help="train a network and record its checkpoints")
@@ -98,7 +101,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
         **{"batch_size": size} | get(options, SWEEP),
     )
     print(out / engine.DATASET)
-    show(_result_table(ds))
+    _show_result(ds)
 
 
 def _data_of(series: Any, name: str | None, root: str | None, options: Mapping[str, Any]) -> Any:
@@ -145,7 +148,7 @@ def _run_show(options: argparse.Namespace) -> None:
     from layerscope import results
 
     ds = results.open_dataset(options.result)
-    show(_result_table(ds, options.metric))
+    _show_result(ds, options.metric)
     for notice in results.notices(ds):
         print(notice)
     targets = [target for target in (options.html, options.png) if target]
@@ -156,6 +159,19 @@ def _run_show(options: argparse.Namespace) -> None:
         figure = draw(ds, options.metric)
         for target in targets:
             print(plots.save(figure, target))
+
+
+def _show_result(ds: Any, metric: str | None = None) -> None:
+    """Print what came out, and what can't be computed and why."""
+    from layerscope import results
+
+    show(_result_table(ds, metric))
+    if reasons := results.refusals_by_reason(ds):
+        table = make_table("can't be computed", "perturbation", "rows", "which", "why")
+        for perturbation, why, layers in reasons:
+            count = f"{len(layers)} of {ds.sizes['layer']}"
+            add_row(table, perturbation, count, ", ".join(layers), why)
+        show(table)
 
 
 def _result_table(ds: Any, metric: str | None = None) -> Any:
@@ -173,30 +189,31 @@ def _result_table(ds: Any, metric: str | None = None) -> Any:
     finite = cells["value"][np.isfinite(cells["value"])]
     ends = finite.min(), finite.max()
     good, bad = ends[:: info.worse]
-    for layer, row in cells.groupby("layer", sort=False):
-        values = {
-            each["column"]: (float(each["value"]), bool(each["not_finite"] > 0))
-            for each in row.to_dict("records")
-        }
-        add_row(
-            table,
-            str(layer),
-            *(_colour_cell(values.get(column), good, bad) for column in columns),
-        )
+    refused = results.refusals(ds)
+    done = dict(zip(cells["column"], cells["perturbation"], strict=True))
+    values = {
+        (str(each["layer"]), str(each["column"])): (each["value"], bool(each["not_finite"] > 0))
+        for each in cells.to_dict("records")
+    }
+    for layer in stats.layer_order(ds):
+        missing = [_REFUSED if (layer, done[each]) in refused else "–" for each in columns]
+        known = [values.get((layer, column)) for column in columns]
+        drawn = [_colour_cell(cell, good, bad) if cell else None for cell in known]
+        add_row(table, layer, *(cell or sign for cell, sign in zip(drawn, missing, strict=True)))
     base = ds["baseline"].sel(metric=metric)
     table.caption = f"{info.sentence} Trained network: {float(base.mean()):.4f}"
     if (cells["not_finite"] > 0).any():
         table.caption += "; red: outputs or value not finite; –: not computed"
+    if refused:
+        table.caption += f"; {_REFUSED}: can't be computed"
     return table
 
 
-def _colour_cell(cell: tuple[float, bool] | None, good: float, bad: float) -> Any:
-    """A value and whether it, or the outputs, were not finite; None where not computed."""
+def _colour_cell(cell: tuple[float, bool], good: float, bad: float) -> Any:
+    """A value and whether it, or the outputs, were not finite."""
     from rich.style import Style
     from rich.text import Text
 
-    if cell is None:
-        return Text("–")
     value, broken = cell
     if broken:
         text = "NaN" if math.isnan(value) else f"{value:.3f}"

@@ -89,7 +89,8 @@ def compare(
             "One alone: heatmap(ds)."
         )
     metric = results.metric_name(runs.values(), metric)
-    tables = {str(name): _place(ds, metric) for name, ds in runs.items()}
+    runs_by_name = {str(name): ds for name, ds in runs.items()}
+    tables = {name: _place(ds, metric) for name, ds in runs_by_name.items()}
     chosen = _column(tables, column)
     info = results.metric(next(iter(runs.values())), metric)
     scale = scale_of(pd.concat([table["value"] for table in tables.values()]), info, cmap)
@@ -102,7 +103,15 @@ def compare(
     last = list(tables)[-1]
     bar = label_of(info)
     parts += [
-        panel(name, short[name], table, scale, size, bar if name == last else "")
+        panel(
+            name,
+            short[name],
+            table,
+            scale,
+            size,
+            bar if name == last else "",
+            _refused(runs_by_name[name], table),
+        )
         for name, table in tables.items()
     ]
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=True)
@@ -143,6 +152,21 @@ def _place(ds: xr.Dataset, metric: str) -> pd.DataFrame:
         right=at + 1.0,
         **{"hover layer": table["layer"], "hover reset to": table["column"]},
     )
+
+
+def _refused(ds: xr.Dataset, table: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell of single layers that can't be computed: why, and its place."""
+    layers, why = stats.layer_order(ds, network=False), results.refusals(ds)
+    columns = table.drop_duplicates("column")[["column", "perturbation", "left", "right"]]
+    known = set(zip(table["layer"], table["column"], strict=True))
+    cells = pd.DataFrame({"layer": layers, "place": range(len(layers))}).merge(columns, how="cross")
+    at = list(zip(cells["layer"], cells["column"], cells["perturbation"], strict=True))
+    missing = [(layer, done) in why and (layer, name) not in known for layer, name, done in at]
+    return cells.assign(
+        top=1 - cells["place"] / len(layers),
+        bottom=1 - (cells["place"] + 1) / len(layers),
+        why=[why.get((layer, done), "") for layer, _, done in at],
+    )[np.array(missing, bool)]
 
 
 def _column(tables: Mapping[str, pd.DataFrame], wanted: int | str | None) -> str:

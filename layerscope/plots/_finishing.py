@@ -22,8 +22,14 @@ _LONGEST = {"column": 24, "layer": 40}
 _HIGHEST_INCHES, _HIGHEST_PIXELS = 9.5, 1500
 
 # What can be the matter with a cell that has no value, and how it looks.
-BLANK = {"open": "hatched: not computed", "refused": "grey: can't be computed"}
-_REFUSED = "#cfcfcf"
+BLANK = {"open": "hatched: not computed", "refused": "grey with dots: can't be computed"}
+REFUSED: dict[str, Any] = {
+    "fill_color": "#d8d8d8",
+    "hatch_pattern": ".",
+    "hatch_color": "#606060",
+    "hatch_scale": 7,
+}
+"""How Bokeh draws a cell that can't be computed: as no map of colours does, not even a grey one."""
 
 CROSSED = "crossed: outputs or value not finite"
 """What is said of cells that were computed, with outputs or a value that are no finite numbers."""
@@ -132,7 +138,7 @@ def _draw_bokeh(plot: Any, size: _Size) -> None:
     hatching = {"hatch_pattern": "/", "hatch_color": "#b0b0b0", "hatch_scale": 8}
     for name, look in (
         ("blank", {"fill_color": "white", **hatching}),
-        ("refused", {"fill_color": _REFUSED}),
+        ("refused", REFUSED),
         ("no_number", {"fill_color": NO_NUMBER}),
     ):
         box = {"width": 1, "height": 1, "line_color": "white", "level": "underlay"}
@@ -212,8 +218,6 @@ def _crowded(element: hv.HeatMap) -> bool:
 
 def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
     """Draw values, marks and what can't be computed."""
-    from matplotlib.patches import Rectangle
-
     columns, rows = (
         list(element.dimension_values(name, expanded=False)) for name in ("column", "layer")
     )
@@ -222,8 +226,7 @@ def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
     for cell in element.dframe().itertuples():
         x, y = columns.index(cell.column), rows.index(cell.layer)
         if cell.blank == "refused":
-            box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_REFUSED, edgecolor="white")
-            drawn.append(axes.add_patch(box))
+            drawn += refuse(axes, (x - 0.5, y - 0.5, 1, 1))
         if cell.crossed:
             # Within the white lines between cells.
             inside = x - 0.48, y - 0.47, 0.96, 0.94
@@ -244,6 +247,19 @@ def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
                 markerfacecolor=cell.ink if filled else "none",
             )
     return drawn
+
+
+def refuse(axes: Any, box: tuple[float, float, float, float]) -> list[Any]:
+    """Draw a box that can't be computed with matplotlib, as `REFUSED` does."""
+    from matplotlib.patches import Rectangle
+
+    ground = Rectangle(box[:2], *box[2:], facecolor=REFUSED["fill_color"], edgecolor="white")
+    # Within the white lines between cells.
+    (x, y), (wide, high) = box[:2], box[2:]
+    inside = (x + 0.03 * wide, y + 0.03 * high), 0.94 * wide, 0.94 * high
+    dots = Rectangle(*inside, fill=False, hatch="....", linewidth=0)
+    dots.set_edgecolor(REFUSED["hatch_color"])
+    return [axes.add_patch(ground), axes.add_patch(dots)]
 
 
 def cross_out(

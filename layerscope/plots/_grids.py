@@ -57,8 +57,8 @@ def heatmap(
     With the default colours light is good and dark is bad. Error and accuracy are coloured over
     0…1, so that figures compare; any other metric from its lowest to its highest value, on a
     logarithmic scale where these are more than a hundredfold apart (perplexity: tenfold). A hatched
-    cell was not computed, a grey one can't be; where the sweep stopped cells once they were
-    settled, a mark says to what. A line below the axis explains what of this there is.
+    cell was not computed, a grey one with dots can't be; where the sweep stopped cells once they
+    were settled, a mark says to what. A line below the axis explains what of this there is.
 
     Parameters
     ----------

@@ -25,9 +25,11 @@ from layerscope.plots._finishing import (
     CROSSED,
     CROSSING,
     MARKS,
+    REFUSED,
     add_colour_bar,
     cross_out,
     explain_marks,
+    refuse,
 )
 from layerscope.plots._hover import tooltips
 from layerscope.plots._names import shorten, wrap
@@ -53,7 +55,13 @@ def row_names(table: pd.DataFrame) -> dict[str, str]:
 
 
 def panel(
-    name: str, short: str, table: pd.DataFrame, scale: Scale, size: Size, bar: str
+    name: str,
+    short: str,
+    table: pd.DataFrame,
+    scale: Scale,
+    size: Size,
+    bar: str,
+    refused: pd.DataFrame,
 ) -> hv.Rectangles:
     """Draw one run's heat map on the shared axis of depth.
 
@@ -67,6 +75,8 @@ def panel(
     size : Size
     bar : str
         The name of its colour bar, if it has one.
+    refused : DataFrame
+        One row per cell that can't be computed, with its place, and ``why``.
     """
     texts = [text for text in map(str, table) if text.startswith("hover ")]
     columns = stats.column_order(table)
@@ -76,7 +86,7 @@ def panel(
     ticks = ticks[:: -(-len(ticks) // _MOST_NAMED)][::-1]
     marks, share = _marks(table, scale), 1 / len(depths)
     crossed = _find_crosses(table, scale)
-    told = _explained(table, marks, len(crossed) > 0)
+    told = _explained(table, marks, len(crossed) > 0, refused)
     cells = table.astype(dict.fromkeys([*texts, "layer", "column"], object))
     # HoloViews links axes by the name of their dimension, here that of the lower edge.
     # The columns of other runs are others.
@@ -118,6 +128,7 @@ def panel(
             "clabel": wrap(bar, size.pixels),
             "hooks": [
                 partial(_cross_bokeh, crossed=crossed),
+                partial(_refuse_bokeh, greyed=refused),
                 partial(_finish_bokeh_panel, marks=marks, size=0.6 * share * size.pixels),
             ],
         },
@@ -130,20 +141,28 @@ def panel(
             "hooks": [
                 partial(_finish_matplotlib_panel, ticks=ticks, title=name, bar=bar),
                 partial(_cross_matplotlib, crossed=crossed),
+                partial(_refuse_matplotlib, greyed=refused),
                 partial(_mark_matplotlib, marks=marks, size=0.4 * 72 * share * size.inches),
             ],
         },
     )
 
 
-def _explained(table: pd.DataFrame, marks: Mapping[str, pd.DataFrame], crossed: bool) -> str:
-    """Say what the marks, crosses and hatching mean that there are."""
+def _explained(
+    table: pd.DataFrame,
+    marks: Mapping[str, pd.DataFrame],
+    crossed: bool,
+    refused: pd.DataFrame,
+) -> str:
+    """Say what the marks, crosses, dots and hatching mean that there are."""
     known = table["value"].notna() | (table["not_finite"] > 0)
-    cells = table["layer"].nunique() * table["column"].nunique()
+    rows = len({*table["layer"], *refused["layer"]})
+    cells = rows * table["column"].nunique() - len(refused)
     lines = [
         explain_marks(name for name, places in marks.items() if len(places)),
         CROSSED if crossed else "",
         BLANK["open"] if known.sum() < cells else "",
+        BLANK["refused"] if len(refused) else "",
     ]
     return "\n".join(filter(None, lines))
 
@@ -155,6 +174,27 @@ def _find_crosses(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
     return there[["left", "bottom", "right", "top"]].assign(
         ground=grounds, ink=[ink(ground) for ground in grounds]
     )
+
+
+def _refuse_bokeh(plot: Any, element: hv.Rectangles, greyed: pd.DataFrame) -> None:  # noqa: ARG001
+    from bokeh.models import HoverTool
+
+    corners = {side: side for side in ("left", "bottom", "right", "top")}
+    source = ColumnDataSource({str(name): list(greyed[name]) for name in greyed})
+    boxes = plot.state.quad(**corners, **REFUSED, line_color="white", source=source)
+    said = [("layer", "@layer"), ("column", "@column"), ("can't be computed", "@why")]
+    plot.state.add_tools(HoverTool(renderers=[boxes], tooltips=said, visible=False))
+
+
+def _refuse_matplotlib(
+    plot: Any,
+    element: hv.Rectangles,  # noqa: ARG001
+    greyed: pd.DataFrame,
+) -> None:
+    cells: Iterable[Any] = greyed.itertuples()
+    for cell in cells:
+        box = cell.left, cell.bottom, cell.right - cell.left, cell.top - cell.bottom
+        refuse(plot.handles["axis"], box)
 
 
 def _cross_bokeh(plot: Any, element: hv.Rectangles, crossed: pd.DataFrame) -> None:  # noqa: ARG001

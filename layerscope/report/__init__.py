@@ -25,7 +25,7 @@ from layerscope.base.templates import render, trusted
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
 from layerscope.report._again import again, argument, settings_table
-from layerscope.report._findings import classify, finding, unperturbed, verdict_table
+from layerscope.report._findings import classify, finding, refusal_rows, unperturbed, verdict_table
 from layerscope.report._reading import read
 
 __all__ = ["argument", "finding", "page", "read", "write"]
@@ -137,7 +137,9 @@ def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | N
     tables = [classify(ds, metric, critical) for ds in runs.values()]
     there = {verdict for table in tables if table is not None for verdict in table["verdict"]}
     kinds = ["intermediate", "robust", "undecided"]
-    kinds += [kind for kind in (results.NOT_FINITE, results.NOT_MOVED) if kind in there]
+    kinds += [
+        kind for kind in (results.NOT_FINITE, results.NOT_MOVED, results.REFUSED) if kind in there
+    ]
     rows = [
         [name, unperturbed(ds, metric), *_counts(table, kinds)]
         for (name, ds), table in zip(runs.items(), tables, strict=True)
@@ -163,6 +165,7 @@ class _Section(NamedTuple):
     notices: list[str]
     figures: list[Markup]
     verdicts: Markup
+    refused: list[list[str]]
     settings: Markup
     again: str
 
@@ -177,6 +180,7 @@ def _section(name: str, ds: xr.Dataset, metric: str, critical: float | None) -> 
         results.notices(ds),
         [trusted(plots.embed(figure)) for figure in figures],
         verdict_table(ds, metric, critical),
+        refusal_rows(ds),
         settings_table(ds),
         again(ds),
     )

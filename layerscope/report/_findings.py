@@ -12,7 +12,7 @@ from layerscope import results, stats
 from layerscope.base.templates import render
 from layerscope.errors import ResultError
 
-__all__ = ["classify", "finding", "unperturbed", "verdict_table"]
+__all__ = ["classify", "finding", "refusal_rows", "unperturbed", "verdict_table"]
 
 _TEMPLATE = "report/templates/verdicts.html.jinja"
 _NORM = "l2_fan_in"
@@ -66,8 +66,8 @@ def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = 
     if table is None:
         return f"No verdicts: what chance gives is not known for {metric}. {rest}"
     worst = table[table["verdict"] == "critical"].sort_values("degradation", ascending=False)
-    count, total = len(worst), len(table)
-    first = f"{count or 'None'} of {total} layers {'is' if count < 2 else 'are'} critical "
+    count, judged = len(worst), table.attrs["judged"]
+    first = f"{count or 'None'} of {judged} layers {'is' if count < 2 else 'are'} critical "
     first += f"when {table.attrs['done']}"
     if count:
         info = results.metric(ds, metric)
@@ -80,7 +80,37 @@ def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = 
         if (n := int((table["verdict"] == name).sum()))
     ]
     second = f" {', '.join(others)}." if others else ""
-    return f"{first}.{second} {rest}"
+    return f"{first}.{second}{_left_out(table)} {rest}"
+
+
+def _left_out(table: pd.DataFrame) -> str:
+    """Say how many layers there are no verdicts for, since their cell can't be computed."""
+    missing = table.attrs["layers"] - table.attrs["judged"]
+    if not missing:
+        return ""
+    there = f"{'is' if missing == 1 else 'are'} not among them: it can't be computed"
+    there = there if missing == 1 else there.replace("it can't", "they can't")
+    return f" {missing} of all {table.attrs['layers']} layers {there}, as is said below."
+
+
+def refusal_rows(ds: xr.Dataset) -> list[list[str]]:
+    """Say which cells can't be computed: what would be done, to how many and which rows, and why.
+
+    Returns
+    -------
+    list of list of str
+        One row per perturbation and reason; empty where all cells can be.
+    """
+    total = ds.sizes.get("layer", 0)
+    return [
+        [
+            _done(ds, perturbation, 0),
+            f"{len(layers)} of {total}",
+            ", ".join(layers),
+            why,
+        ]
+        for perturbation, why, layers in results.refusals_by_reason(ds)
+    ]
 
 
 def verdict_table(ds: xr.Dataset, metric: str, critical: float | None) -> Markup:
@@ -147,8 +177,9 @@ def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
         f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
         f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
         "the two. Else undecided. Not moved: the layer has the same values at the first and at the "
-        "last checkpoint. Not finite: it was computed, and is NaN. An interval over seeds covers "
-        "other training runs, over draws other random values, over examples another test set."
+        "last checkpoint. Refused: can't be computed. Not finite: it was computed, and is NaN. An "
+        "interval over seeds covers other training runs, over draws other random values, over "
+        "examples another test set."
     )
 
 

@@ -65,9 +65,12 @@ from layerscope.results._dataset import (
     NOT_FINITE as NOT_FINITE,
     NOT_MOVED as NOT_MOVED,
     NOTHING_LEFT as NOTHING_LEFT,
+    REFUSED as REFUSED,
     YOURS as YOURS,
+    Refusal as Refusal,
     build as build,
     refusals,
+    refusals_by_reason as refusals_by_reason,
     require as require,
     settings,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -23,6 +23,9 @@ NOT_FINITE = "not finite"
 
 NOT_MOVED = "not moved"
 """The verdict of a layer that holds the same values at the first checkpoint and at the last."""
+
+REFUSED = "refused"
+"""The verdict of a layer whose cell can't be computed, as `refusals` says."""
 
 NOTHING_LEFT = "nothing would be left of the network"
 """Why the whole network can't be skipped."""
@@ -189,6 +192,33 @@ def refusals(ds: xr.Dataset) -> dict[tuple[str, str], str]:
         for name in names
         if key.startswith(f"{name} ")
     }
+
+
+class Refusal(NamedTuple):
+    """Layers to which one thing can't be done, for one reason."""
+
+    perturbation: str
+    why: str
+    layers: tuple[str, ...]
+
+
+def refusals_by_reason(ds: xr.Dataset) -> list[Refusal]:
+    """Put cells together that can't be computed for one reason.
+
+    Of the whole network something is always left out, which is never worth saying.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> refused = '{"layer1 zero": "no weights", "layer2 zero": "no weights"}'
+    >>> refusals_by_reason(testing.dataset().assign_attrs(refused=refused))
+    [Refusal(perturbation='zero', why='no weights', layers=('layer1', 'layer2'))]
+    """
+    layers: dict[tuple[str, str], list[str]] = {}
+    for (layer, perturbation), why in refusals(ds).items():
+        if not (layer == FULL_MODEL and why == NOTHING_LEFT):
+            layers.setdefault((perturbation, why), []).append(layer)
+    return [Refusal(*reason, tuple(names)) for reason, names in layers.items()]
 
 
 def _plain(value: Any) -> str | int | float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from layerscope.results._dataset import FULL_MODEL, NO_EPOCH, NOTHING_LEFT, refusals, settings
+from layerscope.results._dataset import FULL_MODEL, NO_EPOCH, refusals_by_reason, settings
 
 _MOST_NAMED = 4
 _SLOWER = "computed anew in every cell, which is slower and gives the same values"
@@ -58,12 +58,7 @@ def _targets(about: Mapping[str, Any]) -> Iterator[str]:
 
 def _refused(ds: xr.Dataset) -> Iterator[str]:
     """Layers by what can't be done to them and why."""
-    layers: dict[tuple[str, str], list[str]] = {}
-    for (layer, perturbation), why in refusals(ds).items():
-        # Of the whole network something is always left out, which is never worth saying.
-        if not (layer == FULL_MODEL and why == NOTHING_LEFT):
-            layers.setdefault((perturbation, why), []).append(layer)
-    for (perturbation, why), names in layers.items():
+    for perturbation, why, names in refusals_by_reason(ds):
         have = "has" if len(names) == 1 else "have"
         yield f"{_named(names)} {have} no cells for {perturbation!r}: {why}."
 

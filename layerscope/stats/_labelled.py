@@ -95,6 +95,12 @@ def interval(ds: xr.Dataset, confidence: float = 0.95) -> xr.Dataset:
     return bounds.assign_attrs(confidence=confidence)
 
 
+def is_refused(ds: xr.Dataset, cell: xr.DataArray) -> npt.NDArray[np.bool_]:
+    """Mark the layers of one cell (layer, …) whose cell can't be computed."""
+    refused, name = results.refusals(ds), str(cell["perturbation"].item())
+    return np.array([(str(layer), name) in refused for layer in cell["layer"].values], bool)
+
+
 def early_bounds(
     ds: xr.Dataset, metric: str, like: xr.DataArray, confidence: float
 ) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:

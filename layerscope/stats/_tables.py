@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,9 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
             Only where the sweep stopped cells once they were settled: "robust", "intermediate" or
             "critical" if every draw and seed was settled to be that, else "".
 
+        ``attrs`` holds how many "layers" there are, the whole network among them, and by
+        perturbation how many of them can't be computed, "refused"; `results.refusals` tells why.
+
     Raises
     ------
     ResultError
@@ -121,6 +125,8 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
     counts = frame.pop("n_examples")
     counts = counts if counts.isna().any() else counts.astype(int)
     frame.insert(list(frame).index("n_draws"), "n_examples", counts)
+    refused = Counter(perturbation for _, perturbation in results.refusals(ds))
+    frame.attrs |= {"layers": samples.sizes["layer"], "refused": dict(refused)}
     return frame
 
 

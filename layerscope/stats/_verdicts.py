@@ -12,7 +12,7 @@ import xarray as xr
 from layerscope import results
 from layerscope.base import validate
 from layerscope.errors import OptionError, ResultError, choose
-from layerscope.results import NOT_FINITE, NOT_MOVED
+from layerscope.results import NOT_FINITE, NOT_MOVED, REFUSED
 from layerscope.stats._arrays import Array, newcombe, normal_quantile
 from layerscope.stats._labelled import (
     baseline_of,
@@ -21,6 +21,7 @@ from layerscope.stats._labelled import (
     estimate_of,
     examples_of,
     is_network,
+    is_refused,
     layer_order,
     marked_of,
     part_of,
@@ -52,6 +53,8 @@ def classify(
     - *intermediate* if the whole interval lies strictly between the two,
     - *not moved* if it was set back to a checkpoint but holds the same values at the first one and
       at the last, as a frozen layer does: its degradation of 0 says nothing of it,
+    - *refused* if the sweep could not compute it, as `results.refusals` tells why: it is none of
+      the layers that were judged,
     - *not finite* if its degradation was computed and is no number, as the loss of a network that
       outputs NaN; where it is infinite in every draw and seed, it is critical,
     - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was not
@@ -97,7 +100,8 @@ def classify(
     -------
     DataFrame
         ``layer``, ``degradation``, ``lower``, ``upper``, ``interval_kind``, ``verdict``. Above 0
-        is worse for every metric here. ``attrs`` holds the limits "tolerance" and "critical".
+        is worse for every metric here. ``attrs`` holds the limits "tolerance" and "critical", and
+        of how many "layers" how many could be computed: "judged".
 
     Raises
     ------
@@ -130,6 +134,7 @@ def classify(
     worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
     broken = _same_cell(computed, cell).transpose("layer", "seed", "draw").values & np.isnan(worse)
     found = estimate_of(worse, low, high, early, broken, confidence)
+    refused = is_refused(ds, cell)
     frame = pd.DataFrame(
         {
             "layer": [str(name) for name in samples["layer"].values],
@@ -139,17 +144,20 @@ def classify(
             "interval_kind": found.kind,
             "verdict": np.select(
                 [
+                    refused & np.isnan(found.value) & ~broken.any((1, 2)),
                     _still(cell),
                     broken.any((1, 2)) | (np.isinf(found.value) & np.isnan(found.lower)),
                 ],
-                [NOT_MOVED, NOT_FINITE],
+                [REFUSED, NOT_MOVED, NOT_FINITE],
                 _verdicts(found.lower, found.upper, tolerance, limit),
             ),
         }
     )
     frame.attrs |= {"tolerance": float(tolerance), "critical": float(limit)}
     keep = np.ones(len(frame), bool) if include_network else ~is_network(samples)
-    return frame[keep].reset_index(drop=True)
+    kept = frame[keep].reset_index(drop=True)
+    kept.attrs |= {"layers": len(kept), "judged": int((kept["verdict"] != REFUSED).sum())}
+    return kept
 
 
 def rank_correlation(
@@ -174,7 +182,8 @@ def rank_correlation(
     -------
     Dataset
         ``correlation`` in [−1, 1], with the dimension ``seed`` where `ds` has it, and its
-        ``mean``; ``n_layers``. NaN below 3 layers, and where all values are the same.
+        ``mean``; ``n_layers``, those that count: a layer whose cell can't be computed does not.
+        NaN below 3 layers, and where all values are the same.
 
     Raises
     ------
@@ -213,7 +222,7 @@ def rank_correlation(
         {
             "correlation": correlation if "seed" in ds.dims else mean,
             "mean": mean,
-            "n_layers": len(layers),
+            "n_layers": int(worse.notnull().any("seed").sum()),
         },
         attrs={"norm": norm, "metric": metric},
     )

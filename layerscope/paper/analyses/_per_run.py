@@ -247,8 +247,9 @@ def verdict_counts(
     Returns
     -------
     DataFrame
-        One row per run: ``seed``, one column for each of `VERDICTS`, ``layers``, and ``baseline``,
-        the metric of the trained network. Intervals are over draws or examples, within the run.
+        One row per run: ``seed``, one column for each of `VERDICTS`, "refused" where a layer can't
+        be computed, ``layers`` (those that could be), and ``baseline``, the metric of the trained
+        network. Intervals are over draws or examples, within the run.
 
     Examples
     --------
@@ -261,12 +262,16 @@ def verdict_counts(
     for number, run in enumerate(runs_of(ds)):
         found = stats.classify(run, perturbation=perturbation, **limits(run, metric))
         count = found["verdict"].value_counts()
+        there = [*VERDICTS, *([results.REFUSED] if results.REFUSED in count else [])]
         rows.append(
             {"seed": int(run["seed"]) if "seed" in run.coords else number}
-            | {verdict: int(count.get(verdict, 0)) for verdict in VERDICTS}
-            | {"layers": len(found), "baseline": float(run["baseline"].sel(metric=metric))}
+            | {verdict: int(count.get(verdict, 0)) for verdict in there}
+            | {
+                "layers": found.attrs["judged"],
+                "baseline": float(run["baseline"].sel(metric=metric)),
+            }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna({results.REFUSED: 0})
 
 
 def tables_of(

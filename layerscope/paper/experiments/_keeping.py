@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["SUMMARY", "keep", "told"]
 
 SUMMARY = "summary.json"
-_WORST_FIRST = ("critical", "not finite", "intermediate", "robust", "not moved", "undecided")
+_WORST_FIRST = (
+    *("critical", "not finite", "intermediate", "robust", "not moved", "undecided", "refused"),
+)
 _MOST_TOLD = 4
 
 
