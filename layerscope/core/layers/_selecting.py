@@ -39,10 +39,11 @@ def find(
         Where it has an attribute ``layer_views``, a mapping from view to a mapping from the name
         of a row to names or patterns of leaves, that is taken; else
         what the names and types of the modules say.
-    view : {"leaf", "component", "block", "stage"}
-        ``"leaf"``: every module that holds parameters of its own, with its saved buffers. The
-        tensors that parametrise another (``torch.nn.utils.parametrizations``) belong to the
-        module of the latter. In the other views, leaves that lie together make one row.
+    view : {"tensor", "leaf", "component", "block", "stage"}
+        ``"tensor"``: every parameter by itself; buffers are in no row. ``"leaf"``: every module
+        that holds parameters of its own, with its saved buffers. The tensors that parametrise
+        another (``torch.nn.utils.parametrizations``) belong to the module of the latter. In the
+        other views, leaves that lie together make one row.
     norms : Norms, str or mapping
         The rule for normalisation layers, see `Norms`.
     wanted : sequence of str, mapping, callable, or None

@@ -28,7 +28,12 @@ class Leaf:
     module: nn.Module
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
-    size: int
+    sizes: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of its parameters' elements."""
+        return sum(self.sizes)
 
     @property
     def name(self) -> str:
@@ -104,8 +109,8 @@ class Tree:
         for path in self.modules:
             if path in gathered:
                 own, kept = map(tuple, gathered[path])
-                size = sum(held[name].numel() for name in own)
-                self.held[path] = Leaf(path, self.modules[path], own, kept, size)
+                sizes = tuple(held[name].numel() for name in own)
+                self.held[path] = Leaf(path, self.modules[path], own, kept, sizes)
         self.leaves = {path: leaf for path, leaf in self.held.items() if leaf.parameters}
 
     def parent(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a sweep: a network seen leaf by leaf, or by component, block or stage."""
+"""The rows of a sweep: a network seen tensor by tensor, leaf by leaf, or by component or block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layerscope.errors import LayerError, choose
 
 __all__ = ["VIEWS", "find_all", "hosts", "whole_network"]
 
-VIEWS = ("leaf", *GROUPING)
+VIEWS = ("tensor", "leaf", *GROUPING)
 """The ways to see a network, from fine to coarse."""
 
 
@@ -35,10 +35,15 @@ def find_all(
     where = places(model, tree)
     units = where.get(view) or {path: alone(tree, path) for path in tree.held}
     rows: dict[str, _Row] = {}
+    if view == "tensor":
+        return _required([_tensor(tree, where, p, n) for p in _parts(tree, rule) for n in p.own])
     for part in _parts(tree, rule):
         name = units[part.at].row
         rows.setdefault(name, _Row(name, view)).parts.append(part)
-    found = [row.layer(tree, where, units) for row in rows.values() if row.counts(tree)]
+    return _required([r.layer(tree, where, units) for r in rows.values() if r.counts(tree)])
+
+
+def _required(found: list[Layer]) -> list[Layer]:
     if not found:
         raise LayerError("norms keeps every layer of this network, so none is left to perturb.")
     return found
@@ -109,6 +114,11 @@ class _Part:
     names: tuple[str, ...]
     at: str
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The parameters; a buffer is no row of its own."""
+        return self.names if self.kind == "parameters" else ()
+
 
 def _parts(tree: Tree, rule: Norms) -> list[_Part]:
     """List everything that can be perturbed."""
@@ -123,6 +133,22 @@ def _parts(tree: Tree, rule: Norms) -> list[_Part]:
                 moved = leaf.norm and ruled == "with"
                 found.append(_Part(leaf, kind, names, with_.get(path, path) if moved else path))
     return found
+
+
+def _tensor(tree: Tree, where: Mapping[str, Mapping[str, Place]], part: _Part, name: str) -> Layer:
+    """Make a row of one parameter; no module stands for it, so that it can't be passed over."""
+    return Layer(
+        name=name,
+        parameters=(name,),
+        buffers=(),
+        module_type=tree.kind(part.leaf.path).__name__,
+        size=part.leaf.sizes[part.leaf.parameters.index(name)],
+        members=(part.leaf.name,),
+        aliases=tree.aliases.get(name, ()),
+        component=where["component"][part.at].row,
+        block=where["block"][part.at].row,
+        stage=where["stage"][part.at].row,
+    )
 
 
 @dataclass

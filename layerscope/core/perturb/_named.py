@@ -16,6 +16,7 @@ from layerscope.base.copies import uncopied
 from layerscope.core.perturb._exchanging import exchange
 from layerscope.core.perturb._permuting import permute
 from layerscope.core.perturb._protocol import Perturbation, Site, modules_of
+from layerscope.core.perturb._weights import zero_weights
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import RAND
 
@@ -29,6 +30,7 @@ __all__ = [
     "rerandomize_matched",
     "skip",
     "zero",
+    "zero_weights",
 ]
 
 

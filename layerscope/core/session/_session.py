@@ -177,7 +177,7 @@ class Session:
             From rows to what is done to them, all at once: ``"trained"``, ``"zero"``, ``"skip"``,
             ``("reinitialize", epoch)``, ``("rerandomize", draw)``, or any other perturbation by
             name. Rows left out are as trained.
-        view : {"leaf", "component", "block", "stage"}
+        view : {"tensor", "leaf", "component", "block", "stage"}
 
         Returns
         -------

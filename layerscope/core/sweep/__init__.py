@@ -102,9 +102,9 @@ def sweep(
         Names or patterns of rows; or from the name of a group to its patterns; or a function
         of a leaf's name and module that returns the name of its group, None to leave it out. By
         default every row of `view`.
-    view : {"leaf", "component", "block", "stage"}
-        What makes a row: every module that holds parameters of its own, or what lies together
-        in a component, block or stage of the network, see `layers.find`.
+    view : {"tensor", "leaf", "component", "block", "stage"}
+        What makes a row: every parameter, every module that holds parameters of its own, or what
+        lies together in a component, block or stage of the network, see `layers.find`.
     norms : {"own", "with", "kept"}, Norms or mapping
         What becomes of normalisation layers: rows of their own; moving with the layer that they
         normalise; never perturbed, not in ``fullmodel`` either. A mapping rules their

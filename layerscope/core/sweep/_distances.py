@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from layerscope.base.tensors import owner_name
 from layerscope.core import layers
 
-__all__ = ["NORMS", "Displacement", "displacement"]
+__all__ = ["NORMS", "Displacement", "displacement", "displacements"]
 
 _PIECE = 2**16
 """Elements that are looked at together: in double precision they fit a processor's cache."""
@@ -117,16 +117,29 @@ def displacement(
     normalisation, and of what is added to every example, of shape ``(1, n, …)``, one output sees
     one element. All sums are in double precision.
     """
+    return Displacement.total(displacements(now, start, modules).values())
+
+
+def displacements(
+    now: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module] | None = None,
+) -> dict[str, Displacement]:
+    """Measure how far each parameter of one or more modules moved, by its name; see `displacement`.
+
+    Those that `now` lacks are left out, and still tell the fan-in of those beside them.
+    """
     by_owner: dict[str, dict[str, Tensor]] = {}
     for name, tensor in start.items():
         by_owner.setdefault(owner_name(name), {})[name.rpartition(".")[2]] = tensor
-    total = Displacement()
+    found = {}
     for owner, tensors in by_owner.items():
         fans = layers.fan_ins(tensors, (modules or {}).get(owner))
         for name, before in tensors.items():
-            after = now[f"{owner}.{name}" if owner else name]
-            total += _sections(after, before, fans[name])
-    return total
+            whole = f"{owner}.{name}" if owner else name
+            if whole in now:
+                found[whole] = _sections(now[whole], before, fans[name])
+    return found
 
 
 def _sections(now: Tensor, start: Tensor, fans: Sequence[float]) -> Displacement:

@@ -10,8 +10,9 @@ from layerscope.base import progress
 from layerscope.base.tensors import owner_name
 from layerscope.core import layers
 from layerscope.core.checkpoints import require_finite
+from layerscope.core.layers import Layer
 from layerscope.core.probe import Cell
-from layerscope.core.sweep._distances import Displacement, displacement
+from layerscope.core.sweep._distances import Displacement, displacements
 from layerscope.core.sweep._plan import Plan
 
 __all__ = ["draw_distance", "moved_rows", "row_distances"]
@@ -41,19 +42,26 @@ def row_distances(
             for epoch in epochs:
                 now = series.read(epoch, leaf.tensors)
                 require_finite(now, f"the checkpoint of epoch {epoch}")
-                found[leaf.name, epoch] = displacement(now, start, holders)
+                each = displacements(now, start, holders)
+                found |= {(name, epoch): moved for name, moved in each.items()}
+                found[leaf.name, epoch] = Displacement.total(each.values())
                 del now  # before the next is read
                 advance(1)
     return {
         (row.name, epoch): Displacement.total(
-            # A row of buffers alone has no parameters that could have moved.
-            found[leaf, epoch]
-            for leaf in row.members
-            if row.parameters
+            found[part, epoch] for part in _parts(plan, row)
         ).norms()
         for row in grid.rows
         for epoch in grid.epochs
     }
+
+
+def _parts(plan: Plan, row: Layer) -> tuple[str, ...]:
+    """Name what a row is made of: leaves, or where it may hold parts of them, tensors."""
+    if plan.view == "tensor":
+        return row.parameters
+    # A row of buffers alone has no parameters that could have moved.
+    return row.members if row.parameters else ()
 
 
 def draw_distance(plan: Plan, cell: Cell) -> dict[str, float]:
@@ -63,12 +71,24 @@ def draw_distance(plan: Plan, cell: Cell) -> dict[str, float]:
     total = Displacement()
     # Module by module, so that little of the first checkpoint is held at a time.
     by_module: dict[str, list[str]] = {}
-    for name in cell.layer.parameters:
+    for name in _beside(plan, cell.layer):
         by_module.setdefault(owner_name(name), []).append(name)
     for names in by_module.values():
         start = series.read(series.epochs[0], names)
-        total += displacement(drawn, start, plan.tensors.holders(names))
+        moved = displacements(drawn, start, plan.tensors.holders(names))
+        total += Displacement.total(moved.values())
     return total.norms()
+
+
+def _beside(plan: Plan, row: Layer) -> list[str]:
+    """Parameters of a row; of one that is a single tensor also those beside it.
+
+    A bias has the fan-in of the weight that it stands beside.
+    """
+    if plan.view != "tensor":
+        return list(row.parameters)
+    leaves = layers.find(plan.subject.model)
+    return [name for leaf in leaves if leaf.name in row.members for name in leaf.parameters]
 
 
 def moved_rows(plan: Plan) -> dict[str, bool]:
