@@ -16,7 +16,7 @@ import xarray as xr
 
 from layerscope import results
 
-__all__ = ["dataset"]
+__all__ = ["dataset", "ranges"]
 
 Array = npt.NDArray[np.float64]
 
@@ -100,6 +100,55 @@ def dataset(
             "initializer": ("layer", ["declared"] * (layers + 1)),
         },
         {"network": {"family": "fcn", "depth": layers - 1}, "data": {"name": "synthetic"}},
+    )
+
+
+def ranges(blocks: int = 12, seed: int = 0, n_examples: int = 400) -> xr.Dataset:
+    """Make a Dataset of a language model that was run without ranges of its blocks.
+
+    The first blocks and the last matter most, and perplexity rises exponentially with how many
+    are left out, as in real ones.
+
+    Parameters
+    ----------
+    blocks : int
+        Every contiguous range of them is a row, so that there are ``blocks * (blocks + 1) / 2``.
+    seed : int
+        Of the made-up values.
+    n_examples : int
+        That each value averages over.
+    """
+    rng = np.random.default_rng(seed)
+    spans = [(i, n) for n in range(1, blocks + 1) for i in range(blocks + 1 - n)]
+    depth = np.linspace(-1, 1, blocks)
+    cost = 0.02 + 0.5 * depth**6 + 0.03 * rng.random(blocks)
+    cost[:2] += [3.0, 0.4]
+    loss = np.array([3.5 + sum(cost[i : i + n]) + 0.02 * n**1.6 for i, n in spans])
+    value = np.stack([loss, np.exp(loss)], -1)[:, None, None, None, :]
+    dims = ("layer", "epoch", "perturbation", "draw", "metric")
+    base = np.array([3.5, np.exp(3.5)])
+    return results.build(
+        {
+            "value": (dims, value),
+            "standard_error": (dims, 0.01 * value),
+            "baseline": (["metric"], base),
+            "baseline_standard_error": (["metric"], 0.01 * base),
+            "n_examples": ([], n_examples),
+        },
+        {
+            "layer": [f"blocks {i}-{i + n - 1}" if n > 1 else f"block {i}" for i, n in spans],
+            "epoch": [results.NO_EPOCH],
+            "perturbation": ["skip"],
+            "draw": [0],
+            "metric": ["loss", "perplexity"],
+            "depth": ("layer", np.arange(len(spans))),
+            "kind": ("layer", ["layer"] * len(spans)),
+            "module_type": ("layer", ["Block" if n == 1 else "" for _, n in spans]),
+            "parameters": ("layer", [1_000 * n for _, n in spans]),
+            "first_block": ("layer", [i for i, _ in spans]),
+            "n_blocks": ("layer", [n for _, n in spans]),
+        },
+        {"network": {"family": "decoder", "depth": blocks}, "data": {"name": "synthetic"}},
     )
 
 

@@ -20,6 +20,7 @@ from layerscope.plots._names import shorten as shorten
 from layerscope.plots._output import save, show
 from layerscope.plots._points import points
 from layerscope.plots._scales import scale_of as scale_of
+from layerscope.plots._triangle import triangle
 
 __all__ = [
     "FORMULAS",
@@ -33,4 +34,5 @@ __all__ = [
     "points",
     "save",
     "show",
+    "triangle",
 ]

@@ -116,6 +116,9 @@ def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
     plot.handles["hover"].renderers = [plot.handles["glyph_renderer"]]
 
 
+OUTSIDE = "outside"
+"""Kind of the places of a grid that stand for nothing, and stay white."""
+
 _GROUNDS = {"blank": "open", "refused": "refused", "no_number": "broken"}
 """What lies under cells without a colour of their own: the source's name, the cells' kind."""
 
@@ -218,6 +221,8 @@ def _crowded(element: hv.HeatMap) -> bool:
 
 def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
     """Draw values, marks and what can't be computed."""
+    from matplotlib.patches import Rectangle
+
     columns, rows = (
         list(element.dimension_values(name, expanded=False)) for name in ("column", "layer")
     )
@@ -225,6 +230,9 @@ def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
     look = {"ha": "center", "va": "center_baseline", "fontsize": size.points}
     for cell in element.dframe().itertuples():
         x, y = columns.index(cell.column), rows.index(cell.layer)
+        if cell.blank == OUTSIDE:
+            white = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="white", edgecolor="white")
+            drawn.append(axes.add_patch(white))
         if cell.blank == "refused":
             drawn += refuse(axes, (x - 0.5, y - 0.5, 1, 1))
         if cell.crossed:

@@ -42,7 +42,7 @@ FORMULAS = {
 _MEASURED = ("hover value", "hover distance")
 # Pixels of the rows' names and of the colour bar, which the axis' label may stand below.
 _BESIDE = 80
-_TEXTS = ("shown", "ink", "ground", "settled", "crossed")
+_TEXTS = ("shown", "ink", "ground", "settled", "crossed", "blank")
 
 
 def heatmap(
@@ -226,26 +226,49 @@ def _grid(
     refused: Mapping[tuple[str, str], str] | None = None,
 ) -> hv.HeatMap:
     """Lay a long table out as a heat map with both backends' options set."""
-    table = table.assign(
-        shown=[scale.text(value) for value in table["value"]],
-        ink=[ink(scale.colour(value)) for value in table["value"]],
-        ground=[scale.colour(value) for value in table["value"]],
-    )
+    table = with_looks(table, scale)
     # HoloViews draws the first row at the bottom; its invert_yaxis fails with matplotlib.
     grid = pd.MultiIndex.from_product(
         [rows[::-1], _select_columns(table, columns)], names=["layer", "column"]
     )
     cells = table.set_index(["layer", "column"]).reindex(grid).reset_index()
-    cells["settled"] = cells.get("verdict", "")
-    crossed = cells["not_finite"] > 0 if "not_finite" in cells else np.zeros(len(cells), bool)
-    cells["crossed"] = np.where(crossed, "crossed", "")
-    texts = [n for n in map(str, cells) if n in _TEXTS or n.startswith("hover ")]
+    texts = texts_of(cells)
     cells = cells.assign(**cells[texts].fillna(""))
     cells["hover layer"], cells["hover reset to"] = cells["layer"], cells["column"]
     cells["blank"], cells[next(name for name in texts if name in _MEASURED)] = _blanks(
         cells, table, refused or {}
     )
-    texts.append("blank")
+    return draw_cells(cells, scale, title, label, _axis_label(cells))
+
+
+def with_looks(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+    """Say of each value how it is written, and in which colours."""
+    grounds = [scale.colour(value) for value in table["value"]]
+    crossed = table["not_finite"] > 0 if "not_finite" in table else np.zeros(len(table), bool)
+    return table.assign(
+        shown=[scale.text(value) for value in table["value"]],
+        ink=[ink(ground) for ground in grounds],
+        ground=grounds,
+        settled=table.get("verdict", ""),
+        crossed=np.where(crossed, "crossed", ""),
+    )
+
+
+def draw_cells(
+    cells: pd.DataFrame, scale: Scale, title: str, label: str, xlabel: str, ylabel: str = ""
+) -> hv.HeatMap:
+    """Draw a grid with both backends' options set.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        One row per place of the grid, the lowest first: ``column``, ``layer``, ``value``,
+        ``blank`` (what is the matter where there is none), what `with_looks` adds, and "hover …".
+    scale : Scale
+    title, label, xlabel, ylabel : str
+        `label` is of the colour bar.
+    """
+    texts = texts_of(cells)
     # With pyarrow installed, pandas keeps text in a form that HoloViews can't lay out as a grid.
     cells = cells.astype(dict.fromkeys([*texts, "layer", "column"], object))
     plot = hv.HeatMap(cells, ["column", "layer"], ["value", *texts])
@@ -255,8 +278,8 @@ def _grid(
         "clim": (scale.low, scale.high),
         "logz": scale.log,
         "clipping_colors": {"NaN": "#00000000"},  # lets the hatching behind show
-        "xlabel": _axis_label(cells),
-        "ylabel": "",
+        "xlabel": xlabel,
+        "ylabel": ylabel,
     }
     return both(
         plot,
@@ -270,7 +293,7 @@ def _grid(
             "default_tools": ["save"],
             "line_width": 2,
             "colorbar": True,
-            "xlabel": wrap(_axis_label(cells), size.pixels[0] + _BESIDE),
+            "xlabel": wrap(xlabel, size.pixels[0] + _BESIDE),
             "clabel": wrap(label, size.pixels[1]),
             "hooks": [partial(finish_bokeh, size=size)],
         },
@@ -286,6 +309,11 @@ def _grid(
             "hooks": [partial(finish_matplotlib, size=size, label=label)],
         },
     )
+
+
+def texts_of(cells: pd.DataFrame) -> list[str]:
+    """Name the columns of cells that hold texts."""
+    return [name for name in map(str, cells) if name in _TEXTS or name.startswith("hover ")]
 
 
 def _blanks(

@@ -10,7 +10,7 @@ import pandas as pd
 from layerscope.plots._colours import NO_NUMBER, ColourMap, shades
 from layerscope.results import MetricInfo
 
-__all__ = ["Scale", "label_of", "scale_of"]
+__all__ = ["Scale", "damage_scale", "label_of", "scale_of"]
 
 
 class Scale(NamedTuple):
@@ -71,11 +71,41 @@ def scale_of(values: pd.Series, metric: MetricInfo | None, cmap: ColourMap | Non
     if high <= low:
         high = low + 1.0
     log = low > 0 and high / low > (10 if metric is not None and metric.logarithmic else 100)
+    return Scale(low, high, log, _decimals(low, high, log), colours)
+
+
+def damage_scale(
+    values: pd.Series, factors: bool, limit: float | None, cmap: ColourMap | None = None
+) -> Scale:
+    """Choose the range of colours for damage: from none on, up to a limit.
+
+    Parameters
+    ----------
+    values : Series
+        Positive where a network got worse; factors of 1 or more.
+    factors : bool
+    limit : float or None
+        What the darkest colour stands for, and all beyond it; the largest value if None.
+    cmap : str, sequence of str or Colormap, optional
+    """
+    finite = values[np.isfinite(values)]
+    none = 1.0 if factors else 0.0
+    low, high = min([none, *finite]), max([none, *finite])
+    high = high if limit is None else min(high, limit)
+    high = high if high > low else low + 1.0
+    log = factors and low > 0 and high / low > 10
+    beyond = bool((values > high).any())
+    # What runs over the end of the scale may be of any size.
+    decimals = None if beyond else _decimals(low, high, log)
+    return Scale(low, high, log, decimals, shades(cmap))
+
+
+def _decimals(low: float, high: float, log: bool) -> int | None:
+    """Choose how many decimals a value is written with; None where their sizes differ much."""
     largest = max(-low, high)
-    decimals = int(np.clip(2 - np.floor(np.log10(largest)), 0, 4))
     # Neither 0.0000 nor numbers that run over the cells beside them.
     plain = not log and 1e-3 <= largest < 9999.5
-    return Scale(low, high, log, decimals if plain else None, colours)
+    return int(np.clip(2 - np.floor(np.log10(largest)), 0, 4)) if plain else None
 
 
 def _brief(value: float) -> str:

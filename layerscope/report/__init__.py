@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 
-from layerscope import plots, results
+from layerscope import plots, results, stats
 from layerscope.base import validate
 from layerscope.base.templates import render, trusted
 from layerscope.base.writing import write_bytes
@@ -29,6 +30,8 @@ from layerscope.report._findings import classify, finding, refusal_rows, unpertu
 from layerscope.report._reading import read
 
 __all__ = ["argument", "finding", "page", "read", "write"]
+
+_MOST_TRIANGLES = 6
 
 
 def write(
@@ -171,16 +174,28 @@ class _Section(NamedTuple):
 
 
 def _section(name: str, ds: xr.Dataset, metric: str, critical: float | None) -> _Section:
-    figures = [plots.overview(ds, metric) if "distance" in ds else plots.heatmap(ds, metric)]
-    if results.resets(ds):
-        figures.append(plots.curves(ds, metric))
     return _Section(
         name,
         finding(ds, metric, critical),
         results.notices(ds),
-        [trusted(plots.embed(figure)) for figure in figures],
+        [trusted(plots.embed(figure)) for figure in _figures(ds, metric)],
         verdict_table(ds, metric, critical),
         refusal_rows(ds),
         settings_table(ds),
         again(ds),
     )
+
+
+def _figures(ds: xr.Dataset, metric: str) -> list[Any]:
+    """Draw ranges of blocks as triangles, one for each thing done to them; all else as layers."""
+    lengths = ds["n_blocks"].values if "n_blocks" in ds.coords else np.zeros(ds.sizes["layer"])
+    drawn = []
+    if lengths.max(initial=0) > 1:
+        table = stats.summary(ds.isel(layer=lengths > 0), metric)
+        columns = stats.column_order(table)
+        drawn = [plots.triangle(ds, metric, column) for column in columns[:_MOST_TRIANGLES]]
+        ds = ds.isel(layer=lengths < 2)
+        if not stats.layer_order(ds, network=False):
+            return drawn
+    drawn.append(plots.overview(ds, metric) if "distance" in ds else plots.heatmap(ds, metric))
+    return drawn + ([plots.curves(ds, metric)] if results.resets(ds) else [])
