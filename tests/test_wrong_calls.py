@@ -286,7 +286,11 @@ WRONG = [
     ),
     ("data batch loader None", lambda: W(d=[None]), "a batch is a NoneType"),
     # sweep: checkpoints
-    ("cp None", lambda: W(checkpoints=None), "checkpoints is a NoneType"),
+    (
+        "cp None",
+        lambda: W(checkpoints=None, perturbations=["reinitialize"]),
+        "'reinitialize' takes values from a checkpoint, and there is nothing to go back to",
+    ),
     ("cp list", lambda: W(checkpoints=[S[0], S[1]]), "checkpoints is a list"),
     (
         "cp list of paths",
@@ -425,7 +429,7 @@ WRONG = [
     ("norms mapping", lambda: W(norms={"foo": "own"}), "norms is {'foo': 'own'}"),
     # sweep: perturbations
     ("pert unknown", lambda: W(perturbations=["reinit"]), "there is no perturbation 'reinit'"),
-    ("pert None", lambda: W(perturbations=None), "perturbations came as None"),
+    ("pert number", lambda: W(perturbations=3), "perturbations came as"),
     (
         "pert function",
         lambda: W(perturbations=[lambda site: site.trained]),
@@ -898,7 +902,11 @@ WRONG = [
     ("E None", lambda: E(None), "a NoneType can't be explored"),
     ("E path", lambda: E("nowhere"), "there is no folder nowhere"),
     ("E net", lambda: E(net), "a network came alone"),
-    ("E net data", lambda: E(net, pair), "a network came alone"),
+    (
+        "E net data",
+        lambda: E(net, pair, perturbations=["reinitialize"]),
+        "'reinitialize' takes values from a checkpoint, and there is nothing to go back to",
+    ),
     ("E class", lambda: E(nn.Linear, pair, S), "a type can't be explored"),
     ("E foreign", lambda: E(foreign), "the Dataset has no variable 'value'"),
     ("E frame", lambda: E(pd.DataFrame()), "a DataFrame can't be explored"),

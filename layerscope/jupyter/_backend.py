@@ -11,10 +11,9 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.base import validate
-from layerscope.core import perturb
 from layerscope.core.layers import Layer
 from layerscope.core.session import Session
-from layerscope.core.sweep import called, sweep
+from layerscope.core.sweep import called, perturbations_for, sweep
 from layerscope.errors import choose
 from layerscope.jupyter._source import Source
 from layerscope.results import FULL_MODEL
@@ -105,7 +104,7 @@ class Backend:
         epochs = len(self.session.epochs if given["epochs"] is None else given["epochs"])
         cells = sum(
             (epochs if kind.uses_checkpoint else 1) * (given["draws"] if kind.stochastic else 1)
-            for kind in perturb.parse(given["perturbations"])
+            for kind in perturbations_for(self._series, given["perturbations"])
         )
         rows = len(self.layers(view)) + bool(given["whole"])
         return rows * cells * len(self.session.data.lengths)

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 from layerscope.base import devices
 from layerscope.core.layers import VIEWS
 from layerscope.jupyter._strip import Grid, Strip
+from layerscope.results import NO_EPOCH
 
 __all__ = ["Controls"]
 
@@ -47,8 +48,9 @@ class Controls:
             layout=widgets.Layout(width="auto"),
         )
         self.epoch = widgets.SelectionSlider(
-            options=[(str(epoch), epoch) for epoch in epochs],
+            options=[(str(epoch), epoch) for epoch in epochs] or [("–", NO_EPOCH)],
             description=unit,
+            disabled=not epochs,  # nothing to go back to
             continuous_update=True,
             layout=widgets.Layout(width="320px"),
         )

@@ -199,7 +199,7 @@ def verdicts(ds: xr.Dataset | None, metric: str) -> dict[str, str]:
         return {}
     try:
         epochs = [int(epoch) for epoch in ds["epoch"].values if epoch != NO_EPOCH]
-        table = stats.classify(ds, metric, epoch=min(epochs))
+        table = stats.classify(ds, metric, epoch=min(epochs, default=NO_EPOCH))
     except (LayerscopeError, ValueError):
         return {}
     return dict(zip(table["layer"], table["verdict"], strict=True))

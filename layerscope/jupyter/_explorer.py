@@ -60,7 +60,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     ----------
     source : path, Series, Dataset or nn.Module
         The folder of a run that layerscope trained; a Dataset, which is shown as it is; or a
-        network, with `data` and `checkpoints`. The network is copied and never touched.
+        network, with `data`, and `checkpoints` where there are any. The network is copied and
+        never touched.
     data : pair of tensors, Examples, TextData, or iterable of batches, optional
         By default the test part of what a run was trained on. Of a text its test part; what its
         tokens say is shown in place of their numbers.
@@ -75,7 +76,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         As for `layerscope.sweep`. A smaller batch gives a first estimate sooner;
         ``dtype="bfloat16"`` answers faster, and no longer to the last bit, where the device
         multiplies such numbers.
-    perturbations : sequence of str, Perturbation or function
+    perturbations : sequence of str, Perturbation or function, optional
         As for `layerscope.sweep`. All of them can be clicked, and those that need no arguments.
     **sweep
         Whatever else `layerscope.sweep` takes, such as ``draws=10``, ``epochs=[0, 5]`` or
@@ -117,7 +118,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         metric: str | None = None,
         view: str = "leaf",
         norms: Norms | str | Mapping[str, str] = "own",
-        perturbations: Sequence[perturb.PerturbationLike] = ("reinitialize", "rerandomize"),
+        perturbations: Sequence[perturb.PerturbationLike] | None = None,
         metrics: Sequence[str | Metric] | None = None,
         batch_size: int = 1000,
         device: str | torch.device = "auto",
@@ -142,7 +143,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._seq = 0
         if source_.model is not None:
             self._backend = Backend(source_, options, more)
-            self._tools = tools.of_network(perturbations)
+            self._tools = tools.of_network(source_.series, perturbations)
         else:
             self._tools = tools.of_dataset(rows.require(source_.dataset))
         self._history = History(Scene(view))

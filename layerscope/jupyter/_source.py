@@ -67,15 +67,17 @@ def script(source: Source, options: Mapping[str, Any], state: Mapping[str, Any],
     """
     where = {"state": state} | ({} if view == "leaf" else {"view": view})
     call = [argument(name, value) for name, value in where.items()]
+    past = source.series is None or bool(source.series.epochs)
+    names = ["model", "data", *(["checkpoints"] if past else [])]
     return "\n".join(
         [
             "import layerscope",
             "",
-            source.code.rstrip() or "# model, data, checkpoints: as they were given",
+            source.code.rstrip() or f"# {', '.join(names)}: as they were given",
             "with layerscope.Session(",
             "    model,",
             "    data,",
-            "    checkpoints=checkpoints,",
+            *(["    checkpoints=checkpoints,"] if past else []),
             *(argument(name, value) for name, value in options.items()),
             ") as session:",
             "    estimate = session.measure(",
@@ -111,13 +113,13 @@ def resolve(
         about = results.settings(source).get("network", {})
         return Source(None, None, None, source, _short(about.get("class", "")) or "Dataset")
     if isinstance(source, nn.Module):
-        if data is None or checkpoints is None:
+        if data is None:
             raise OptionError(
-                "a network came alone; pass LayerExplorer(network, data, checkpoints)."
+                "a network came alone; pass LayerExplorer(network, data), and checkpoints if any."
             )
-        series = checkpoints_.open_series(checkpoints)
-        name = type(source).__name__
-        return Source(_own(source), data, series, known, name, tokenizer=tokenizer)
+        model, name = _own(source), type(source).__name__
+        series = Series.of(model) if checkpoints is None else checkpoints_.open_series(checkpoints)
+        return Source(model, data, series, known, name, tokenizer=tokenizer)
     if isinstance(source, (str, os.PathLike, Series)):
         return _of_run(checkpoints_.open_series(source), data, known, data_root, tokenizer)
     raise OptionError(

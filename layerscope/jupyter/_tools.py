@@ -11,8 +11,9 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.core import perturb
+from layerscope.core.checkpoints import Series
 from layerscope.core.session import Change, changes
-from layerscope.core.sweep import called
+from layerscope.core.sweep import called, perturbations_for
 from layerscope.results import YOURS, PerturbationInfo
 
 __all__ = ["at", "button", "objects", "of_dataset", "of_network", "parse", "plain", "resetting"]
@@ -21,19 +22,28 @@ Tools = Mapping[str, Change]
 """From the name of a perturbation to what it does to a layer, with no epoch or draw chosen."""
 
 
-def of_network(given: Sequence[perturb.PerturbationLike]) -> dict[str, Change]:
+def of_network(
+    series: Series | None, given: Sequence[perturb.PerturbationLike] | None
+) -> dict[str, Change]:
     """List the perturbations that were given, and the others that need no arguments.
+
+    Those that go back to a checkpoint only where there are any.
 
     Examples
     --------
-    >>> tools = of_network(["zero", "noise(0.1)"])
+    >>> import torch
+    >>> series = Series({0: {"weight": torch.ones(2)}})
+    >>> tools = of_network(series, ["zero", "noise(0.1)"])
     >>> list(tools)[:2], "reinitialize" in tools
     (['zero', 'noise(0.1)'], True)
     """
-    kinds = {kind.name: kind for kind in perturb.parse(given)}
+    kinds = {kind.name: kind for kind in perturbations_for(series, given)}
+    past = series is not None and bool(series.epochs)
     for name, make in perturb.PERTURBATIONS.items():
         if name not in kinds and not inspect.signature(make).parameters:
-            kinds[name] = make()
+            kind = make()
+            if past or not kind.uses_checkpoint:
+                kinds[name] = kind
     return {name: Change(name, kind=kind) for name, kind in kinds.items()}
 
 

@@ -119,6 +119,9 @@ def _call(about: Mapping[str, Any]) -> str:
     kind = f"{network.get('class') or 'your own'}, {network.get('parameters', '?')} parameters"
     known = f"{data.get('name') or 'your own'}, {data.get('examples', '?')} examples, {_hash(data)}"
     recorded = f"epochs {_epochs(about)}; their SHA-256 are listed above"
+    series = [] if about.get("weights") else [_comment("checkpoints=checkpoints,", recorded)]
+    if weights := about.get("weights"):
+        kind += f", weights {_hash({'sha256': weights})}"
     return "\n".join(
         [
             "import layerscope",
@@ -126,7 +129,7 @@ def _call(about: Mapping[str, Any]) -> str:
             "ds = layerscope.sweep(",
             _comment("network,", kind),
             _comment("data,", known),
-            _comment("checkpoints=checkpoints,", recorded),
+            *series,
             *(argument(name, value) for name, value in _arguments(about).items()),
             ")",
         ]

@@ -105,16 +105,18 @@ def _origins(ds: xr.Dataset, about: Mapping[str, Any]) -> Iterator[str]:
         return
     rows = zip(ds["layer"].values, ds["initializer"].values, strict=True)
     origins = {str(name): str(origin) for name, origin in rows if str(name) != FULL_MODEL}
-    first = about.get("distance_from", 0)
+    # Without checkpoints nothing can confirm either.
+    first = about.get("distance_from", None if about.get("weights") else 0)
     unchecked = [
         name
         for name, origin in origins.items()
         if "unchecked" in origin or (first != 0 and any(way in origin for way in _METHODS))
     ]
     if unchecked:
+        there = f"the first checkpoint recorded is {first}, not 0"
         yield (
             f"Random values of {_named(unchecked)} are drawn by the modules' own methods, which "
-            f"nothing confirms: the first checkpoint recorded is {first}, not 0. If the "
+            f"nothing confirms: {'there are no checkpoints' if first is None else there}. If the "
             "network was initialised otherwise, pass fresh=, a function that returns a new one."
         )
     if depending := [name for name, origin in origins.items() if "not independent" in origin]:

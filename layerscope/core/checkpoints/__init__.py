@@ -11,7 +11,7 @@ from __future__ import annotations
 # What is imported `as` itself is for other rooms; users need none of it.
 from layerscope.core.checkpoints._matching import require_finite as require_finite
 from layerscope.core.checkpoints._opening import open_series
-from layerscope.core.checkpoints._series import Series
+from layerscope.core.checkpoints._series import WITHOUT_A_PAST as WITHOUT_A_PAST, Series
 from layerscope.core.checkpoints._source import Checkpoint, open_checkpoint
 from layerscope.core.checkpoints._writer import (
     MANIFEST as MANIFEST,

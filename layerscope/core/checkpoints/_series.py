@@ -19,8 +19,15 @@ from layerscope.core.checkpoints._sharing import require_apart, require_copies
 from layerscope.core.checkpoints._tying import require_one_value
 from layerscope.core.checkpoints._writer import UNITS
 from layerscope.errors import CheckpointError, choose
+from layerscope.results import NO_EPOCH
 
-__all__ = ["Series"]
+__all__ = ["WITHOUT_A_PAST", "Series"]
+
+WITHOUT_A_PAST = (
+    "Pass checkpoints={0: 'start.pt', …}, or perturbations that need none, such as 'zero', 'skip' "
+    "or 'rerandomize'."
+)
+"""Advice to who wants to set back a network without checkpoints."""
 
 _LARGE = 2**20
 """Elements that are worth giving back the memory of what was read before."""
@@ -78,15 +85,55 @@ class Series:
         self.manifest = dict(manifest or {})
         self.unit: str = choose(unit or self.manifest.get("unit", UNITS[0]), UNITS, "unit")
 
+    @classmethod
+    def of(cls, model: nn.Module) -> Series:
+        """Make a series of the weights that a network holds, and nothing before them.
+
+        They are not copied. There are no `epochs` then, so that nothing can be set back; `last`
+        and `first` are `results.NO_EPOCH`.
+
+        Parameters
+        ----------
+        model : nn.Module
+
+        Returns
+        -------
+        Series
+
+        Raises
+        ------
+        CheckpointError
+            If a tensor holds no values, as on the device meta.
+
+        Examples
+        --------
+        >>> Series.of(nn.Linear(2, 1)).epochs
+        ()
+        """
+        # Detached: a network that is lent gives its parameters other memory; these keep theirs.
+        state = {name: held.detach() for name, held in named_tensors(model).items()}
+        made = cls({0: files.InMemory(state, "the network")})
+        made._sources = {NO_EPOCH: made._sources[0]}
+        return made
+
     @property
     def epochs(self) -> tuple[int, ...]:
-        """The recorded epochs in order."""
-        return tuple(self._sources)
+        """The recorded epochs in order; none where the network came with its weights alone."""
+        return tuple(epoch for epoch in self._sources if epoch != NO_EPOCH)
+
+    @property
+    def first(self) -> int:
+        """The first epoch recorded."""
+        return min(self._sources)
 
     @property
     def last(self) -> int:
         """The epoch of the trained network."""
-        return self.epochs[-1]
+        return max(self._sources)
+
+    def where(self, epoch: int) -> str:
+        """Call a checkpoint by its epoch, for messages."""
+        return "the network" if epoch == NO_EPOCH else f"the checkpoint of {self.unit} {epoch}"
 
     def require(self, epochs: Iterable[int]) -> None:
         """Check that every one of `epochs` was recorded.
@@ -97,7 +144,13 @@ class Series:
             Names those that were not, and those that were.
         """
         wanted = epochs if isinstance(epochs, Iterable) else [epochs]
-        absent = [epoch for epoch in wanted if epoch not in self._sources]
+        absent = [epoch for epoch in wanted if epoch not in self.epochs]
+        if absent and not self.epochs:
+            raise CheckpointError(
+                f"there is nothing to go back to: no checkpoints came, only the network with the "
+                f"weights that it holds, so there is no {self.unit} {', '.join(map(str, absent))}. "
+                f"{WITHOUT_A_PAST}"
+            )
         if absent:
             without_start = (
                 " Without the initial checkpoint nothing can be re-initialised to it; "
@@ -203,7 +256,8 @@ class Series:
         CheckpointError
             If the epoch was not recorded, or its file can't be read.
         """
-        self.require([epoch])
+        if epoch not in self._sources:
+            self.require([epoch])
         checkpoint = self._source(epoch)
         stored = self._names.get(epoch) or {name: name for name in checkpoint.signature()}
         wanted = list(stored) if names is None else list(names)
@@ -234,5 +288,7 @@ class Series:
         return found
 
     def __repr__(self) -> str:
+        if not self.epochs:
+            return "<Series of the weights that a network holds, without checkpoints>"
         place = f" in {self.folder}" if self.folder else ""
         return f"<Series of {len(self.epochs)} checkpoints, {self.unit}s {self.epochs}{place}>"

@@ -28,6 +28,7 @@ from layerscope.core.perturb._named import *  # noqa: F403 - so that one more is
 from layerscope.core.perturb._parsing import (
     PERTURBATIONS,
     PerturbationLike as PerturbationLike,
+    default_names as default_names,
     parse,
     together,
 )

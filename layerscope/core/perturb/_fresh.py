@@ -143,7 +143,7 @@ class Redraw:
             return "declared"
         if leaf.parameters and len(self._frozen(leaf)) == len(leaf.parameters):
             return "frozen"
-        known = self._series.epochs[0] == 0
+        known = self._series.first == 0
         for way, can in (("init_weights", self._redraws), ("reset_parameters", self._resets)):
             if can(leaf) and (not known or self._looks_alike(leaf, way)):
                 return way if known else f"{way} (unchecked)"
@@ -151,9 +151,14 @@ class Redraw:
             return self._how_empirical(leaf)
         raise LayerError(
             f"nothing says how {leaf.name} was initialised: its {leaf.module_type} has no "
-            f"reset_parameters, and {self._series.unit} 0 was not recorded. Pass fresh=, a "
+            f"reset_parameters, and {self._unrecorded()}. Pass fresh=, a "
             "function that returns a freshly initialised network."
         )
+
+    def _unrecorded(self) -> str:
+        if not self._series.epochs:
+            return "there are no checkpoints"
+        return f"{self._series.unit} 0 was not recorded"
 
     def _resets(self, leaf: Layer) -> bool:
         """Check that the module's own method draws all of the leaf's parameters."""
@@ -232,7 +237,7 @@ class Redraw:
         if leaf.name not in self._stayed:
             names = [name for name in leaf.parameters if name in self._fixed]
             several = len(self._series.epochs) > 1
-            first = self._series.read(self._series.epochs[0], names) if several else {}
+            first = self._series.read(self._series.first, names) if several else {}
             last = self._series.read(self._series.last, list(first))
             self._stayed[leaf.name] = [n for n, t in first.items() if torch.equal(t, last[n])]
         return self._stayed[leaf.name]
@@ -297,8 +302,8 @@ class Redraw:
         """
         if not names:
             return {}
-        first = self._series.read(self._series.epochs[0], names)
-        if self._series.epochs[0] == 0:
+        first = self._series.read(self._series.first, names)
+        if self._series.first == 0:
             return first
         reset = {name: value for name in names if (value := self._statistic(name)) is not None}
         last = self._series.read(self._series.last, names)
@@ -310,7 +315,7 @@ class Redraw:
             if name not in reset and not constant:
                 raise LayerError(
                     f"nothing says what the buffer {name} was before training: "
-                    f"{self._series.unit} 0 was not recorded, and its module has no "
+                    f"{self._unrecorded()}, and its module has no "
                     "reset_running_stats. Pass fresh=, a function that returns a freshly "
                     "initialised network."
                 )

@@ -17,11 +17,23 @@ from layerscope.core.perturb import _named as named, _protocol as protocol
 from layerscope.core.perturb._protocol import Perturbation, Site
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 
-__all__ = ["PERTURBATIONS", "PerturbationLike", "parse", "together"]
+__all__ = ["PERTURBATIONS", "PerturbationLike", "default_names", "parse", "together"]
 
 
 PerturbationLike = str | Perturbation | Callable[[Site], Mapping[str, Tensor]]
 """A perturbation as users write it."""
+
+
+def default_names(past: bool = True) -> tuple[str, ...]:
+    """Name the perturbations of a sweep that was not told any.
+
+    Parameters
+    ----------
+    past : bool
+        There are checkpoints to go back to; without, nothing says how layers began, so these are
+        two that can be done to any layer.
+    """
+    return ("reinitialize", "rerandomize") if past else ("zero", "rerandomize_matched")
 
 
 def parse(names: PerturbationLike | Sequence[PerturbationLike]) -> list[Perturbation]:

@@ -49,7 +49,7 @@ class Subject:
         model: nn.Module,
         data: Any,
         *,
-        checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+        checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str] | None,
         metrics: Sequence[str | Metric] | None,
         batch_size: int,
         device: str | torch.device,
@@ -65,7 +65,7 @@ class Subject:
             As `layerscope.sweep`.
         """
         model, place = layers.require_network(model), devices.resolve(device)
-        series = open_series(checkpoints).fit(model)
+        series = (Series.of(model) if checkpoints is None else open_series(checkpoints)).fit(model)
         known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
         precision, find = devices.precision(dtype), OutputFinder(output)
         read = _reader(model, known, place, precision)

@@ -37,8 +37,9 @@ class Session:
     Parameters
     ----------
     model : nn.Module
-        Lent, with the weights of the last checkpoint and in evaluation mode, until the session is
-        closed; then it is as before. Not to be used otherwise in between.
+        Lent, with the weights of the last checkpoint, or its own without checkpoints, and in
+        evaluation mode, until the session is closed; then it is as before. Not to be used
+        otherwise in between.
     data, checkpoints, norms, metrics, batch_size, device, dtype, seed, fresh, output
         As for `layerscope.sweep`, which with the same gives the same bits. A smaller batch gives a
         first estimate sooner.
@@ -77,7 +78,7 @@ class Session:
         model: nn.Module,
         data: Any,
         *,
-        checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+        checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str] | None = None,
         norms: Norms | str | Mapping[str, str] = "own",
         metrics: Sequence[str | Metric] | None = None,
         batch_size: int = 1000,

@@ -33,7 +33,12 @@ from layerscope.core.probe import CellTensors, Subject
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._call import batches_of, called
-from layerscope.core.sweep._grid import Grid, recorded_epochs, rows
+from layerscope.core.sweep._grid import (
+    Grid,
+    perturbations_for as perturbations_for,
+    recorded_epochs,
+    rows,
+)
 from layerscope.core.sweep._identity import identify
 from layerscope.core.sweep._loop import FinishedElsewhere, SweepState, measure
 from layerscope.core.sweep._outcomes import gather
@@ -50,11 +55,11 @@ def sweep(
     model: nn.Module,
     data: Any,
     *,
-    checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+    checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str] | None = None,
     layers: LayerSelection = None,
     view: str = "leaf",
     norms: Norms | str | Mapping[str, str] = "own",
-    perturbations: Sequence[perturb.PerturbationLike] = ("reinitialize", "rerandomize"),
+    perturbations: Sequence[perturb.PerturbationLike] | None = None,
     metrics: Sequence[str | Metric] | None = None,
     draws: int = 3,
     batch_size: int = 1000,
@@ -78,9 +83,10 @@ def sweep(
     Parameters
     ----------
     model : nn.Module
-        The architecture; its weights are taken from the last checkpoint for the time of the
-        sweep. It comes back as it was. Of ``DataParallel`` the network inside is taken; what is
-        drawn at random is the same for a compiled network as for the plain one.
+        Its weights are taken from the last checkpoint for the time of the sweep; without
+        `checkpoints` they are its own. It comes back as it was. Of ``DataParallel`` the network
+        inside is taken; what is drawn at random is the same for a compiled network as for the
+        plain one.
     data : pair of tensors, mapping of tensors, or iterable of batches
         ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
         or ``(n, T)`` for the token after each of T; −100 where there is none. Or a mapping from
@@ -95,9 +101,11 @@ def sweep(
 
         What you give reaches the network as it is, of whatever type, in one piece or in batches;
         only data sets of `layerscope.data` normalise their own ``uint8`` pixels.
-    checkpoints : series, mapping, or folder
+    checkpoints : series, mapping, or folder, optional
         From epoch to state dict or path, or a folder of files named by epoch (``epoch-3.pt``,
-        ``step_10.pt``); the last epoch is the trained network.
+        ``step_10.pt``); the last epoch is the trained network. Without any, the network is swept
+        with the weights that it holds, and nothing can be set back: everything stands at epoch −1
+        then, and ``ds.attrs["weights"]`` is the digest of these weights.
     layers : sequence of str, mapping, or callable, optional
         Names or patterns of rows; or from the name of a group to its patterns; or a function
         of a leaf's name and module that returns the name of its group, None to leave it out. By
@@ -109,9 +117,10 @@ def sweep(
         What becomes of normalisation layers: rows of their own; moving with the layer that they
         normalise; never perturbed, not in ``fullmodel`` either. A mapping rules their
         ``"parameters"`` and running ``"statistics"`` apart.
-    perturbations : sequence of str, Perturbation or function
+    perturbations : sequence of str, Perturbation or function, optional
         ``"reinitialize"`` (to each of `epochs`), ``"rerandomize"`` (`draws` times), …, or your own:
-        a `Perturbation`, or a function of a `perturb.Site` that returns tensors by name.
+        a `Perturbation`, or a function of a `perturb.Site` that returns tensors by name. By default
+        these two, and without checkpoints ``"zero"`` and ``"rerandomize_matched"``.
     metrics : sequence of str or Metric, optional
         ``"error"``, ``"accuracy"``, ``"loss"``, … of `metrics.METRICS`, or your own; by default
         error and loss, and perplexity where an example has several targets, as text has. Targets
@@ -186,7 +195,8 @@ def sweep(
     DataError
         If the data have not the form above.
     OptionError
-        If an argument has a value that is not allowed.
+        If an argument has a value that is not allowed, or a perturbation goes back to a checkpoint
+        where there are none.
     ResultError
         If `out` belongs to another sweep, or can't be written to.
 
@@ -221,6 +231,7 @@ def sweep(
     if between is not None:
         validate.function(between, "between", "between()")
     kept, rule = Norms.of(norms), _rule(decide, tolerance)
+    kinds = perturbations_for(checkpoints, perturbations)  # before anything is read
     if metrics is not None:
         # Before the data are read, which may take long.
         metric_of(rule, metrics_.parse(metrics))
@@ -241,7 +252,7 @@ def sweep(
         subject,
         Grid(
             rows(model, layers, view, kept, whole),
-            perturb.parse(perturbations),
+            kinds,
             recorded_epochs(series, epochs),
             draws,
         ),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from layerscope.base.validate import integers
-from layerscope.core import layers
-from layerscope.core.checkpoints import Series
+from layerscope.core import layers, perturb
+from layerscope.core.checkpoints import WITHOUT_A_PAST, Series
 from layerscope.core.layers import Layer, LayerSelection, Norms
-from layerscope.core.perturb import Perturbation
+from layerscope.core.perturb import Perturbation, PerturbationLike
 from layerscope.core.probe import Cell
 from layerscope.errors import OptionError
 from layerscope.results import FULL_MODEL, NO_EPOCH
 
-__all__ = ["Grid", "recorded_epochs", "rows"]
+__all__ = ["Grid", "perturbations_for", "recorded_epochs", "rows"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,35 @@ def rows(
     return [*found, layers.whole_network(model, FULL_MODEL, norms)] if network else found
 
 
+def perturbations_for(
+    checkpoints: Any, wanted: Sequence[PerturbationLike] | None
+) -> list[Perturbation]:
+    """Read the wanted perturbations, or those that are usual with or without checkpoints.
+
+    Raises
+    ------
+    OptionError
+        If one goes back to a checkpoint, and there is none to go back to.
+    """
+    past = bool(checkpoints.epochs) if isinstance(checkpoints, Series) else checkpoints is not None
+    known = perturb.parse(perturb.default_names(past) if wanted is None else wanted)
+    back = [each.name for each in known if each.uses_checkpoint]
+    if back and not past:
+        raise OptionError(
+            f"{back[0]!r} takes values from a checkpoint, and there is nothing to go back to: only "
+            f"the network came, with the weights that it holds. {WITHOUT_A_PAST}"
+        )
+    return known
+
+
 def recorded_epochs(series: Series, wanted: Sequence[int] | None) -> list[int]:
-    """Check that the wanted epochs were recorded; all of them if none is named."""
+    """Check that the wanted epochs were recorded; all of them if none is named.
+
+    Raises
+    ------
+    CheckpointError
+        If one was not.
+    """
     if wanted is None:
         return list(series.epochs)
     known = integers(wanted, "epochs")

@@ -30,7 +30,7 @@ from layerscope.core.probe import Probe, Subject
 from layerscope.core.reuse import moved_by
 from layerscope.core.running import OutputSpec
 from layerscope.core.sweep._plan import Plan
-from layerscope.results import FULL_MODEL
+from layerscope.results import FULL_MODEL, NO_EPOCH
 
 __all__ = ["identify"]
 
@@ -108,7 +108,7 @@ def _environment(subject: Subject) -> dict[str, Any]:
             "sha256": hashlib.sha256(_ADDRESS.sub("", repr(model)).encode()).hexdigest(),
             "dtypes": sorted({str(p.dtype) for p in model.parameters()}),
         },
-        "checkpoints": {str(epoch): sha for epoch, sha in subject.series.digests().items()},
+        **_weights(subject.series.digests()),
         "data": {
             "name": data.name,
             "examples": data.count,
@@ -122,6 +122,13 @@ def _environment(subject: Subject) -> dict[str, Any]:
         "device": str(subject.device),
         "dtype": str(subject.dtype).removeprefix("torch.") if subject.dtype else "",
     }
+
+
+def _weights(digests: Mapping[int, str]) -> dict[str, Any]:
+    """Name every checkpoint by its digest; of a network without any, the weights that it holds."""
+    recorded = {str(epoch): sha for epoch, sha in digests.items() if epoch != NO_EPOCH}
+    held = {"weights": digests[NO_EPOCH]} if NO_EPOCH in digests else {}
+    return {"checkpoints": recorded} | held
 
 
 def _where(where: OutputSpec) -> str:

@@ -37,11 +37,11 @@ def row_distances(
     total = len(leaves) * len(epochs)
     with progress.bar(total, "read checkpoints", "layer", show=show_progress) as advance:
         for leaf in leaves:
-            start = series.read(series.epochs[0], leaf.parameters)
+            start = series.read(series.first, leaf.parameters)
             holders = plan.tensors.holders(start)
             for epoch in epochs:
                 now = series.read(epoch, leaf.tensors)
-                require_finite(now, f"the checkpoint of epoch {epoch}")
+                require_finite(now, series.where(epoch))
                 each = displacements(now, start, holders)
                 found |= {(name, epoch): moved for name, moved in each.items()}
                 found[leaf.name, epoch] = Displacement.total(each.values())
@@ -74,7 +74,7 @@ def draw_distance(plan: Plan, cell: Cell) -> dict[str, float]:
     for name in _beside(plan, cell.layer):
         by_module.setdefault(owner_name(name), []).append(name)
     for names in by_module.values():
-        start = series.read(series.epochs[0], names)
+        start = series.read(series.first, names)
         moved = displacements(drawn, start, plan.tensors.holders(names))
         total += Displacement.total(moved.values())
     return total.norms()
@@ -94,10 +94,11 @@ def _beside(plan: Plan, row: Layer) -> list[str]:
 def moved_rows(plan: Plan) -> dict[str, bool]:
     """Tell which rows hold other values at the last checkpoint than at the first.
 
-    Empty with one checkpoint, which tells nothing. Batches that a layer counted are no values.
+    Empty with one checkpoint or none, which tells nothing. Batches that a layer counted are no
+    values.
     """
     series = plan.subject.series
-    first, last = series.epochs[0], series.last
+    first, last = series.first, series.last
     if first == last:
         return {}
 

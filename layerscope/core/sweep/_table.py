@@ -29,7 +29,7 @@ def assemble(plan: Plan, state: SweepState, attrs: Mapping[str, Any]) -> xr.Data
     Cells of which nothing is known yet are NaN.
     """
     coords = _coords(plan, state)
-    distance, draw_distance = _distances(state, coords)
+    series = plan.subject.series
     known = state.sums.baseline()
     baseline = [known.get(name, Tally()) for name in coords["metric"]]
     return results.build(
@@ -39,19 +39,20 @@ def assemble(plan: Plan, state: SweepState, attrs: Mapping[str, Any]) -> xr.Data
             "baseline_standard_error": (["metric"], [t.standard_error for t in baseline]),
             "baseline_not_finite": ([], _total(known)),
             "chance": ([], plan.subject.data.chance),
-            "distance": (["layer", "epoch", "norm"], distance),
-            "draw_distance": (["layer", "perturbation", "draw", "norm"], draw_distance),
+            **_distances(plan, state, coords),
         },
         coords | _described(state) | _moved(state) | _meant(plan) | _positions(plan),
-        {**attrs, "distance_from": plan.subject.series.epochs[0]},
+        {**attrs} | ({"distance_from": series.first} if series.epochs else {}),
         _counted(plan),
     )
 
 
 def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
     """Say in what checkpoints are counted, and from which one distances are."""
-    unit, first = plan.subject.series.unit, plan.subject.series.epochs[0]
+    unit, first = plan.subject.series.unit, plan.subject.series.first
     start = f"{unit} {first}, the first checkpoint" + (" recorded" if first else "")
+    if not plan.subject.series.epochs:
+        start = "the weights that the network holds"
     return {
         "epoch": ("checkpoint the layer's weights come from", unit),
         "distance": (f"distance of the layer's parameters from {start}", "1"),
@@ -62,14 +63,15 @@ def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
 def _coords(plan: Plan, state: SweepState) -> dict[str, list[Any]]:
     from_none = any(not p.uses_checkpoint for p in plan.grid.perturbations)
     draws = plan.grid.draws if any(p.stochastic for p in plan.grid.perturbations) else 1
-    return {
+    from_start = bool(plan.subject.series.epochs) or _redraws(plan)
+    coords: dict[str, list[Any]] = {
         "layer": [row.name for row in state.rows],
         "epoch": [NO_EPOCH] * from_none + plan.grid.epochs,
         "perturbation": [p.name for p in plan.grid.perturbations],
         "draw": list(range(draws)),
         "metric": [m.name for m in plan.subject.metrics],
-        "norm": list(NORMS),
     }
+    return coords | ({"norm": list(NORMS)} if from_start else {})
 
 
 def _values(
@@ -134,7 +136,28 @@ def _place(cell: Cell, coords: Mapping[str, list[Any]]) -> tuple[int, int, int, 
     )
 
 
-def _distances(state: SweepState, coords: Mapping[str, list[Any]]) -> tuple[np.ndarray, np.ndarray]:
+def _redraws(plan: Plan) -> bool:
+    return any(perturbation.redraws for perturbation in plan.grid.perturbations)
+
+
+def _distances(
+    plan: Plan, state: SweepState, coords: Mapping[str, list[Any]]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Lay out how far layers moved; without checkpoints only how far redrawn ones are."""
+    if "norm" not in coords:
+        return {}
+    distance, drawn = _measured_distances(state, coords)
+    found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        "draw_distance": (("layer", "perturbation", "draw", "norm"), drawn)
+    }
+    if plan.subject.series.epochs:
+        found["distance"] = (("layer", "epoch", "norm"), distance)
+    return found
+
+
+def _measured_distances(
+    state: SweepState, coords: Mapping[str, list[Any]]
+) -> tuple[np.ndarray, np.ndarray]:
     names, norms = coords["layer"], coords["norm"]
     distance = np.full((len(names), len(coords["epoch"]), len(norms)), np.nan)
     for (name, epoch), found in state.distances.items():
