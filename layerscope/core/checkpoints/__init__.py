@@ -9,10 +9,18 @@
 from __future__ import annotations
 
 # What is imported `as` itself is for other rooms; users need none of it.
+from layerscope.core.checkpoints._audit import Audit, audit
+from layerscope.core.checkpoints._findings import find_faults as find_faults
 from layerscope.core.checkpoints._matching import require_finite as require_finite
 from layerscope.core.checkpoints._opening import open_series
+from layerscope.core.checkpoints._sentences import Finding
 from layerscope.core.checkpoints._series import WITHOUT_A_PAST as WITHOUT_A_PAST, Series
 from layerscope.core.checkpoints._source import Checkpoint, open_checkpoint
+from layerscope.core.checkpoints._trails import (
+    COUNTER as COUNTER,
+    History as History,
+    Trail as Trail,
+)
 from layerscope.core.checkpoints._writer import (
     MANIFEST as MANIFEST,
     SeriesWriter,
@@ -20,9 +28,12 @@ from layerscope.core.checkpoints._writer import (
 )
 
 __all__ = [
+    "Audit",
     "Checkpoint",
+    "Finding",
     "Series",
     "SeriesWriter",
+    "audit",
     "open_checkpoint",
     "open_series",
 ]

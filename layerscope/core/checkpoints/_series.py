@@ -269,6 +269,12 @@ class Series:
         found = checkpoint.read(sorted({stored[name] for name in wanted}))
         return {name: found[stored[name]] for name in wanted}
 
+    def shapes(self, epoch: int) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of one checkpoint, under the names that `read` takes."""
+        held = self._source(epoch).signature()
+        stored = self._names.get(epoch) or {name: name for name in held}
+        return {name: held[there][0] for name, there in stored.items()}
+
     def digests(self) -> dict[int, str]:
         """SHA-256 of every checkpoint, compared with the manifest where there is one.
 
