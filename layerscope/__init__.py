@@ -18,7 +18,7 @@ from layerscope._version import __version__
 
 if TYPE_CHECKING:
     from layerscope import plots, report, results, stats, testing
-    from layerscope.core import checkpoints, layers, metrics, perturb, session
+    from layerscope.core import checkpoints, layers, measures, metrics, perturb, session
     from layerscope.core.checkpoints import Series, open_series
     from layerscope.core.metrics import evaluate
     from layerscope.core.session import Session
@@ -44,6 +44,7 @@ __all__ = [
     "experiments",
     "layers",
     "load_data",
+    "measures",
     "metrics",
     "models",
     "open_dataset",
@@ -75,6 +76,7 @@ _HOMES = {
     "experiments": ("paper.experiments", None),
     "layers": ("core.layers", None),
     "load_data": ("zoo.data", "load"),
+    "measures": ("core.measures", None),
     "metrics": ("core.metrics", None),
     "models": ("zoo.models", None),
     "open_dataset": ("results", "open_dataset"),

@@ -19,6 +19,8 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
 ``not_finite`` (layer, epoch, perturbation, draw), ``baseline_not_finite`` ()
     Predictions, one for each target that counts, whose largest output is NaN or infinite. NaN: not
     computed. Earlier sweeps have none.
+``measure_value`` (layer, measure)
+    Where measures of one pass were asked for, such as block influence; see `layerscope.measures`.
 ``verdict`` (layer, epoch, perturbation, draw)
     Where cells were stopped once they were settled: "robust", "intermediate" or "critical"; "not
     moved" where a layer was set back that never changed.
@@ -85,6 +87,7 @@ from layerscope.results._infos import (
     RAND as RAND,
     REDRAWN as REDRAWN,
     RESET as RESET,
+    MeasureInfo,
     MetricInfo,
     PerturbationInfo,
 )
@@ -94,6 +97,7 @@ from layerscope.results._meaning import (
     coordinates as coordinates,
     default_metric as default_metric,
     draw_distance as draw_distance,
+    measure,
     metric,
     metric_name as metric_name,
     perturbation,
@@ -106,9 +110,11 @@ from layerscope.results._notices import notices
 __all__ = [
     "FULL_MODEL",
     "NO_EPOCH",
+    "MeasureInfo",
     "MetricInfo",
     "PerturbationInfo",
     "concat",
+    "measure",
     "metric",
     "not_finite",
     "notices",

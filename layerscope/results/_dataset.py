@@ -95,6 +95,14 @@ _DESCRIBED = {
     "perturbation_sign": ("mark of a layer that was perturbed", ""),
     "stochastic": ("whether the perturbation draws random numbers", ""),
     "redraws": ("whether the perturbation draws a layer's values anew", ""),
+    "measure_value": ("measure of the row, from one pass or its weights", "1"),
+    "measure": ("what is measured in one pass, or of the weights alone", ""),
+    "measure_long_name": ("what the measure is", ""),
+    "measure_unit": ("unit of the measure", ""),
+    "measure_lower_bound": ("least value that the measure can have", "1"),
+    "measure_upper_bound": ("largest value that the measure can have", "1"),
+    "measure_logarithmic": ("whether values of the measure differ by factors", ""),
+    "higher_matters": ("whether high values are said to mark layers that matter", ""),
     "uses_checkpoint": ("whether the perturbation takes values from a checkpoint", ""),
 }
 

@@ -90,6 +90,42 @@ class MetricInfo:
 
 
 @dataclass(frozen=True)
+class MeasureInfo:
+    """Facts of a measure of one pass.
+
+    Attributes
+    ----------
+    name, long_name, unit : str
+    lower_bound, upper_bound : float
+        Between which it lies; NaN where that is not known.
+    logarithmic : bool
+        Whether its values differ by factors rather than by sums.
+    higher_matters : bool
+        Whether it is high values that are said to mark the layers which matter.
+    """
+
+    name: str
+    long_name: str = ""
+    unit: str = "1"
+    lower_bound: float = math.nan
+    upper_bound: float = math.nan
+    logarithmic: bool = False
+    higher_matters: bool = True
+
+    @property
+    def label(self) -> str:
+        """Its name and unit, as an axis has them.
+
+        Examples
+        --------
+        >>> MeasureInfo("block_influence").label, MeasureInfo("angle", unit="rad").label
+        ('block influence', 'angle (rad)')
+        """
+        words = self.name.replace("_", " ")
+        return words if self.unit == "1" else f"{words} ({self.unit})"
+
+
+@dataclass(frozen=True)
 class PerturbationInfo:
     """Facts of a perturbation.
 

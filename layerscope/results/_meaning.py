@@ -19,12 +19,13 @@ from layerscope.results._infos import (
     KNOWN_PERTURBATIONS,
     RAND,
     REDRAWN,
+    MeasureInfo,
     MetricInfo,
     PerturbationInfo,
     known_metric,
 )
 
-_Info = TypeVar("_Info", MetricInfo, PerturbationInfo)
+_Info = TypeVar("_Info", MetricInfo, PerturbationInfo, MeasureInfo)
 
 
 _METRIC = {
@@ -44,18 +45,29 @@ _PERTURBATION = {
     "redraws": "redraws",
     "uses_checkpoint": "uses_checkpoint",
 }
+_MEASURE = {
+    "measure_long_name": "long_name",
+    "measure_unit": "unit",
+    "measure_lower_bound": "lower_bound",
+    "measure_upper_bound": "upper_bound",
+    "measure_logarithmic": "logarithmic",
+    "higher_matters": "higher_matters",
+}
 """From the name of a coordinate to that of what it holds."""
 
 
 def coordinates(
-    metrics: Iterable[MetricInfo] = (), perturbations: Iterable[PerturbationInfo] = ()
+    metrics: Iterable[MetricInfo] = (),
+    perturbations: Iterable[PerturbationInfo] = (),
+    measures: Iterable[MeasureInfo] = (),
 ) -> dict[str, tuple[str, list[Any]]]:
-    """Write what is known as coordinates along ``metric`` and ``perturbation``, in that order."""
+    """Write what is known as coordinates along ``metric``, ``perturbation`` and ``measure``."""
     return {
         coordinate: (dim, [getattr(info, held) for info in infos])
         for dim, infos, names in (
             ("metric", list(metrics), _METRIC),
             ("perturbation", list(perturbations), _PERTURBATION),
+            ("measure", list(measures), _MEASURE),
         )
         for coordinate, held in names.items()
         if infos
@@ -157,6 +169,27 @@ def metric(ds: xr.Dataset | None, name: str) -> MetricInfo:
     -1
     """
     return _read(ds, "metric", known_metric(name) or MetricInfo(name), _METRIC)
+
+
+def measure(ds: xr.Dataset, name: str) -> MeasureInfo:
+    """Read what a Dataset says of a measure.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``measure_value``.
+    name : str
+        Its coordinate along ``measure``.
+
+    Raises
+    ------
+    ResultError
+        If it has no measures.
+    OptionError
+        If there is no such measure.
+    """
+    names = require(ds, "layer", "measure", variable="measure_value")["measure"].values
+    return _read(ds, "measure", MeasureInfo(choose(name, map(str, names), "measure")), _MEASURE)
 
 
 def perturbation(ds: xr.Dataset | None, name: str) -> PerturbationInfo:

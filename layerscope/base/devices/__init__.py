@@ -19,6 +19,7 @@ from layerscope.base.devices._memory import (
 from layerscope.base.devices._precision import (
     arithmetic,
     autocast,
+    double,
     multiplies_bfloat16,
     precision,
     short_attention,
@@ -39,6 +40,7 @@ __all__ = [
     "arithmetic",
     "autocast",
     "describe",
+    "double",
     "multiplies_bfloat16",
     "out_of_memory",
     "precision",

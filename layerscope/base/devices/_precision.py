@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layerscope.base import validate
@@ -53,6 +54,11 @@ def precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """Let operators run in a shorter type where that is usual; nothing where `dtype` is None."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def double(tensor: Tensor) -> Tensor:
+    """Convert to double precision, on the CPU where a device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -1,0 +1,237 @@
+"""Measures of rows: where in the network each is taken, and the one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from layerscope.base import devices, progress
+from layerscope.base.tensors import named_tensors, owner_name
+from layerscope.base.undoing import Undo
+from layerscope.core import layers
+from layerscope.core.layers import Layer
+from layerscope.core.measures._named import OF_STREAM, Measure
+from layerscope.core.measures._watching import Key, Span, Watch
+from layerscope.core.probe import Probe, Subject
+from layerscope.core.running import explain_mismatch
+
+__all__ = ["Measured", "down_projections", "mask_of", "measure_rows"]
+
+_NO_BLOCKS = "is no row of whole blocks, so that no hidden states enter and leave it"
+_NO_BRANCH = "is neither a block nor the {} of one, or what the block adds was not recognised"
+_NO_PROJECTION = "holds no down-projection"
+_NO_MATRIX = "holds no weight with a spectrum that could have a tail"
+_ATTENDS = ("attn", "attention")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Values of measures.
+
+    Attributes
+    ----------
+    values : dict
+        By name of the row and of the measure; what can't be measured is left out.
+    reasons : dict
+        Likewise, why.
+    examples : int
+        That were looked at; 0 where the weights alone were.
+    """
+
+    values: dict[tuple[str, str], float] = field(default_factory=dict)
+    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    examples: int = 0
+
+
+def measure_rows(
+    subject: Subject,
+    rows: Sequence[Layer],
+    measures: Sequence[Measure],
+    show_progress: bool = False,
+) -> Measured:
+    """Measure rows of a network with its trained weights, in one pass over the data.
+
+    The network is lent for the time, and comes back as it was. Of the hidden states of a batch no
+    more are held than rows begin at, and go on from.
+
+    Parameters
+    ----------
+    subject : Subject
+    rows : sequence of Layer
+    measures : sequence of Measure
+    show_progress : bool
+    """
+    with Undo() as undo, undo:
+        undo.enter(devices.NoGradients())
+        probe = undo.enter(Probe(subject, "measures"))
+        return _Rows(subject.model, rows, measures).measure(probe, subject, show_progress)
+
+
+def down_projections(model: nn.Module) -> list[str]:
+    """Name the linear maps of blocks' MLPs that lead back from a wider to the hidden dimension.
+
+    Of the modules right inside one, as an MLP or an expert, the last such.
+    """
+    blocks = {path for row in layers.blocks(model) for path in row.modules}
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        block = next((b for b in blocks if path.startswith(f"{b}.")), None)
+        if block is None or not _narrows(module, _width(model.get_submodule(block))):
+            continue
+        inside = path.removeprefix(f"{block}.").lower()
+        if not any(word in inside for word in _ATTENDS):
+            found[owner_name(path)] = path
+    return list(found.values())
+
+
+def _width(block: nn.Module) -> int | None:
+    """Length of a block's hidden states, by the first vector beside its matrices; None without."""
+    for child in block.children():
+        own = list(child.parameters())
+        if own and all(parameter.ndim == 1 for parameter in own):
+            return own[0].numel()
+    return None
+
+
+def _narrows(module: nn.Module, width: int | None) -> bool:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or isinstance(module, nn.Embedding):
+        return False
+    entering = int(layers.fan_ins({"weight": weight}, module)["weight"][0])
+    leaving = weight.numel() // max(entering, 1)
+    return entering > leaving and width in (None, leaving)
+
+
+def mask_of(inputs: Any) -> Tensor | None:
+    """Find which tokens of a batch are no padding, shape ``(n, T)``; None where all count."""
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool((mask != 0).all()):
+        return None
+    return mask != 0
+
+
+class _Rows:
+    """Rows, each with the places in the network where its measures are taken."""
+
+    def __init__(
+        self, model: nn.Module, rows: Sequence[Layer], measures: Sequence[Measure]
+    ) -> None:
+        self._model, self._rows, self._measures = model, rows, measures
+        known = layers.blocks(model)
+        staged = layers.blocks(model, view="stage")
+        self._blocks = [path for row in known for path in row.modules]
+        self._whole = {*self._blocks, *(path for row in staged for path in row.modules)}
+        self._projections = down_projections(model)
+
+    def measure(self, probe: Probe, subject: Subject, show_progress: bool) -> Measured:
+        """Run the pass, if there is one to run, and read the sums."""
+        data = subject.data
+        if all(measure.per_matrix for measure in self._measures):
+            return self._read(None, 0)
+        watch = Watch(
+            subject.model, self._spans(), self._inside(), self._narrowing(), self._measures
+        )
+        with Undo() as undo, undo:
+            undo.enter(watch)
+            with progress.bar(data.count, "measures", "example", show=show_progress) as advance:
+                for (inputs, _), size in zip(data, data.lengths, strict=True):
+                    mask = mask_of(inputs)
+                    watch.next_batch(mask)
+                    with explain_mismatch(inputs):
+                        probe.plain(partial(subject.call, inputs))
+                    advance(size)
+        return self._read(watch, data.count)
+
+    def _spans(self) -> list[Span]:
+        return [row.modules for row in self._rows if self._spanning(row)]
+
+    def _spanning(self, row: Layer) -> bool:
+        return bool(row.modules) and self._whole.issuperset(row.modules)
+
+    def _inside(self) -> list[str]:
+        """Blocks that rows are, or lie in."""
+        rows = {row.block for row in self._rows} | {m for r in self._rows for m in r.modules}
+        return [path for path in self._blocks if path in rows]
+
+    def _narrowing(self) -> list[str]:
+        held = {owner_name(name) for row in self._rows for name in row.parameters}
+        return [path for path in self._projections if path in held]
+
+    def _read(self, watch: Watch | None, examples: int) -> Measured:
+        found = Measured(examples=examples)
+        for row in self._rows:
+            for measure in self._measures:
+                value, why = self._value(row, measure, watch)
+                if value == value:  # no NaN
+                    found.values[row.name, measure.name] = value
+                else:
+                    found.reasons[row.name, measure.name] = why
+        return found
+
+    def _value(self, row: Layer, measure: Measure, watch: Watch | None) -> tuple[float, str]:
+        if measure.per_matrix is not None:
+            return _mean(map(measure.per_matrix, _matrices(self._model, row))), _NO_MATRIX
+        assert watch is not None
+        if measure.per_output is not None:
+            held = {owner_name(name) for name in row.parameters}
+            keys: list[Key] = [("output", (path,)) for path in self._projections if path in held]
+            return _largest(watch, keys, measure), _NO_PROJECTION
+        if measure.between != OF_STREAM:
+            key: Key = (measure.between, (self._adding(row, measure.between, watch),))
+            return _sum(watch, key, measure), _NO_BRANCH.format(measure.between)
+        if not self._spanning(row):
+            return float("nan"), _NO_BLOCKS
+        key = (OF_STREAM, row.modules)
+        return _sum(watch, key, measure), watch.reasons.get(key, "was not called")
+
+    def _adding(self, row: Layer, role: str, watch: Watch) -> str:
+        """The block whose branch a row is, or all of whose branches it holds."""
+        if len(row.modules) == 1 and row.modules[0] in watch.blocks:
+            return row.modules[0]
+        block = watch.blocks.get(row.block)
+        for branch in (block.branches or []) if block else []:
+            parts = {f"{row.block}.{name}" for name in branch.modules}
+            if (
+                branch.role == role
+                and set(row.modules) >= set(filter(self._weighs, parts)) != set()
+            ):
+                return row.block
+        return ""
+
+    def _weighs(self, path: str) -> bool:
+        """Check for a part with parameters that does not normalise."""
+        module = self._model.get_submodule(path)
+        norm = "norm" in type(module).__name__.lower()
+        return not norm and next(module.parameters(), None) is not None
+
+
+def _sum(watch: Watch, key: Any, measure: Measure) -> float:
+    sums = watch.sums.get((key, measure.name))
+    return float("nan") if sums is None or key in watch.reasons else sums.value
+
+
+def _largest(watch: Watch, keys: Iterable[Any], measure: Measure) -> float:
+    return max((_sum(watch, key, measure) for key in keys), default=float("nan"))
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _matrices(model: nn.Module, row: Layer) -> Iterable[Tensor]:
+    """Weights of a row as matrices in double precision: filters flat, stacked experts each."""
+    held = named_tensors(model)
+    for name in row.parameters:
+        weight = held[name].detach()
+        if not weight.is_floating_point() or weight.ndim < 2:
+            continue
+        stacked = weight.ndim == 3 and not isinstance(
+            model.get_submodule(owner_name(name)), (nn.Conv1d, nn.ConvTranspose1d)
+        )
+        for each in weight if stacked else [weight.flatten(1)]:
+            yield devices.double(each)
