@@ -20,6 +20,7 @@ from layerscope.core.checkpoints import open_series
 from layerscope.core.layers import Norms
 from layerscope.core.perturb import Perturbation, Redraw, Site
 from layerscope.core.probe import CellTensors, Subject
+from layerscope.core.running import PASSED
 from layerscope.core.sweep._grid import Grid, rows
 from layerscope.core.sweep._identity import identify
 from layerscope.core.sweep._plan import Plan
@@ -53,6 +54,10 @@ def made(make, seed=0):
                 else:
                     tensor.fill_(seed + 3)
     return model.eval()
+
+
+def chance():
+    return torch.Generator().manual_seed(3)
 
 
 def site_of(make, *names, seed=7):
@@ -157,11 +162,11 @@ def test_zero_and_skip_leave_buffers_alone():
     assert values.keys() == {"norm.weight", "norm.bias"}
     assert not any(t.any() for t in values.values())
     assert perturb.skip().apply(site) == {}
-    assert perturb.skip().skips(site.layer) == ("norm",)
-    assert perturb.skip().skips(site_of(lambda: Root(), "(root)").layer) == ("",)
+    assert perturb.skip().routes(site.layer, chance()) == {"norm": PASSED}
+    assert perturb.skip().routes(site_of(lambda: Root(), "(root)").layer, chance()) == {"": PASSED}
     alone = dataclasses.replace(site.layer, modules=())
     with pytest.raises(LayerError, match="no module stands for it alone"):
-        perturb.skip().skips(alone)
+        perturb.skip().routes(alone, chance())
 
 
 class Root(nn.Module):
@@ -433,14 +438,15 @@ def applied_zero(site):
 def test_what_is_joined_knows_what_its_parts_need():
     part = {p.name: p for p in perturb.parse(["reinitialize", "noise(1)", "skip", "zero"])}
     joined = part["zero"].then(part["noise(1)"])
-    assert (joined.uses_checkpoint, joined.stochastic, joined.skips) == (False, True, None)
+    assert (joined.uses_checkpoint, joined.stochastic, joined.routes) == (False, True, None)
     joined = part["reinitialize"].then(part["skip"])
     assert (joined.uses_checkpoint, joined.stochastic) == (True, False)
     layer = site_of(Net, "fc").layer
-    assert joined.skips(layer) == part["skip"].then(part["skip"]).skips(layer) == ["fc"]
+    twice = part["skip"].then(part["skip"])
+    assert joined.routes(layer, chance()) == twice.routes(layer, chance()) == {"fc": PASSED}
     several = perturb.together({"conv1": "skip", "fc": "interpolate(0.5)", "norm": "noise(1)"})
     assert (several.uses_checkpoint, several.stochastic) == (True, True)
-    assert several.skips(site_of(Net).layer) == ["conv1"]
+    assert several.routes(site_of(Net).layer, chance()) == {"conv1": PASSED}
 
 
 def test_joining_does_not_depend_on_brackets():
@@ -572,7 +578,8 @@ def test_a_plan_knows_cells_skips_and_settings():
         ("permute", -1, 0),
         ("permute", -1, 1),
     ]
-    assert [cell.skipped for cell in cells] == [()] * 4 + [("fc",)] + [()] * 2
+    ways = [plan.tensors.routes(cell) for cell in cells]
+    assert ways == [{}] * 4 + [{"fc": PASSED}] + [{}] * 2
     assert plan.tensors.computed(cells[4]) == {}
     assert identify(plan, None)["perturbation_settings"] == {
         "reinitialize+noise(0.1)": {

@@ -13,6 +13,7 @@ import layerscope
 from layerscope import layers, perturb, results
 from layerscope.core import plain
 from layerscope.core.checkpoints import open_series
+from layerscope.core.running import PASSED
 
 
 class Tied(nn.Module):
@@ -52,7 +53,7 @@ def test_a_copy_says_what_its_weights_say(rows, skip):
     net, other = Tied(0).train(), Tied(1)
     before = copy.deepcopy(net.state_dict())
     values = {n: t for n, t in other.state_dict().items() if n.startswith(rows)} if rows else {}
-    changed = plain.copy_with(net, values, ["block"] if skip else [])
+    changed = plain.copy_with(net, values, {"block": PASSED} if skip else {})
     assert net.training
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
     assert changed.again.weight is changed.first.weight

@@ -14,6 +14,7 @@ from torch import nn
 
 from layerscope.core import plain
 from layerscope.core.reuse import Group, Recorder
+from layerscope.core.running import PASSED
 from layerscope.errors import LayerError
 
 
@@ -26,22 +27,22 @@ def one_thread():
 
 
 def group(skipped, changed=()):
-    return Group(frozenset(changed), frozenset(skipped))
+    return Group.of(*changed, skipped=skipped)
 
 
-def plainly(model, skipped, weights, *inputs):
+def plainly(model, routes, weights, *inputs):
     """Run a copy in which the skipped modules hand on a clone of what they are given."""
     with torch.no_grad():
-        return plain.copy_with(model, weights, skipped)(*copy.deepcopy(inputs))
+        return plain.copy_with(model, weights, dict(routes))(*copy.deepcopy(inputs))
 
 
 def skippable(model, *inputs):
     """Which modules, other than the network itself, can be passed over."""
     with Recorder(model.eval()) as recorder:
         names = [name for name, _ in model.named_modules() if name]
-        found = recorder.unskippable(lambda: model(*inputs), names)
-    assert found.keys() == set(names)
-    return [name for name, why in found.items() if not why]
+        found = recorder.obstacles(lambda: model(*inputs), [(name, PASSED) for name in names])
+    assert found.keys() == {(name, PASSED) for name in names}
+    return [name for (name, _), why in found.items() if not why]
 
 
 def check(model, *inputs, groups):
@@ -50,7 +51,7 @@ def check(model, *inputs, groups):
     pristine = copy.deepcopy(inputs)
     before = whole.trace_of(model)
     cells = {g: whole.changed_weights(model, g.changed, seed=1) for g in groups}
-    expected = {g: plainly(model, g.skipped, cells[g], *inputs) for g in groups}
+    expected = {g: plainly(model, g.routes, cells[g], *inputs) for g in groups}
     with Recorder(model) as recorder:
         for g in recorder.walk(lambda: model(*inputs), groups):
             own = {name: model.get_parameter(name).data for name in cells[g]}
@@ -206,10 +207,6 @@ def told_by_shape(net, x):
     return net.c(net.times(net.a(x), net.skipped(x).shape[-1]))
 
 
-def told_by_type(net, x):
-    return net.c(net.times(net.a(x), 2 if isinstance(net.skipped(x), tuple) else 3))
-
-
 def told_by_strides(net, x):
     return net.c(net.times(net.a(x), net.skipped(x).stride(0)))
 
@@ -226,7 +223,6 @@ def told_by_identity(net, x):
     ("function", "skipped", "reason"),
     [
         (told_by_shape, lambda: lin(4, 7), r"turns (n, 4) into (n, 7)"),
-        (told_by_type, lambda: Lines(lambda _, x: (x, x)), "returns a tuple"),
         (told_by_strides, lambda: Lines(lambda _, x: (x + 1).t().contiguous().t()), "in memory"),
         (told_by_offset, lambda: Lines(lambda _, x: torch.cat([x, x])[3:]), "in memory"),
         (told_by_identity, nn.Identity, "memory that was there before"),
@@ -237,6 +233,15 @@ def test_what_python_can_tell_of_a_skip_is_not_reused(function, skipped, reason)
     model = lines(function, a=lin(), skipped=skipped(), times=times, c=lin())
     recorder = check(model, torch.randn(3, 4), groups=[group(["skipped"])])
     assert reason in recorder.plain_groups[group(["skipped"])]
+
+
+def test_what_python_can_tell_of_what_is_missing_is_not_reused():
+    def forward(net, x):
+        y, more = net.skipped(net.a(x))
+        return net.c(y) + net.b(x if more is None else x + 1)
+
+    model = lines(forward, a=spy("a"), skipped=Lines(lambda _, x: (x * 2, x)), b=spy("b"), c=lin())
+    assert reused(model, torch.randn(3, 4), skipped=["skipped"]) == {"a"}
 
 
 def test_a_tensor_with_gaps_is_cloned_without():
@@ -338,7 +343,12 @@ def test_what_refuses_to_be_watched_is_passed_over_plainly():
 
 def why(model, name, *inputs):
     with Recorder(model.eval()) as recorder:
-        return recorder.unskippable(lambda: model(*inputs), [name])[name]
+        return recorder.obstacles(lambda: model(*inputs), [(name, PASSED)])[name, PASSED]
+
+
+def grow(_, given):
+    given.append(given[0])
+    return given[0] * 2
 
 
 def scripted():
@@ -368,7 +378,23 @@ def compiled():
             "0",
             "turns torch.float32 into torch.bool",
         ),
-        (lambda: nn.Sequential(Lines(lambda _, x: (x, x))), "0", "returns a tuple, not a tensor"),
+        (
+            lambda: nn.Sequential(Lines(lambda _, x: (x, x))),
+            "0",
+            "returns more than hidden states, and something later reads it",
+        ),
+        (
+            lambda: lines(lambda n, x: sum(n.a(x)), a=Lines(lambda _, x: (x, x))),
+            "a",
+            "returns more than hidden states, and what reads it fails without: TypeError",
+        ),
+        (lambda: lines(lambda n, x: n.a(x)[0], a=Lines(lambda _, x: (x, x))), "a", ""),
+        (lambda: nn.Sequential(Lines(lambda _, x: (3, x))), "0", "returns a tuple, not a tensor"),
+        (
+            lambda: lines(lambda n, x: (n.a(y := [x]), y[0])[1], a=Lines(grow)),
+            "a",
+            "changes a container it was given",
+        ),
         (
             lambda: lines(lambda n, x: (n.a(x), x)[1], a=AddInPlace()),
             "a",
@@ -377,7 +403,7 @@ def compiled():
         (
             lambda: lines(lambda n, x: n.a(x, x + 1), a=Lines(lambda _, x, y: x + y)),
             "a",
-            "takes 2 tensors, not one",
+            "",
         ),
         (lambda: lines(lambda n, x: x * n.a(), a=whole.OwnParameter()), "a", "takes no tensors"),
         (lambda: lines(lambda n, x: n.a(x), a=lin(), b=lin()), "b", "is never called itself"),
@@ -420,18 +446,18 @@ def test_it_is_said_why_a_module_cannot_be_skipped(build, name, expected):
 def test_asking_for_what_is_not_there_is_refused():
     with Recorder(lin()) as recorder:
         with pytest.raises(LayerError, match="nowhere"):
-            recorder.unskippable(lambda: None, ["nowhere"])
+            recorder.obstacles(lambda: None, [("nowhere", PASSED)])
         with pytest.raises(LayerError, match="nowhere"):
             recorder.record(lambda: None, [group(["nowhere"])])
 
 
-def test_passing_over_what_takes_two_tensors_is_refused():
-    model = lines(lambda n, x: n.a(x, x + 1), a=Lines(lambda _, x, y: x + y)).eval()
+def test_passing_over_what_takes_no_tensor_is_refused():
+    model = lines(lambda n, x: n.a() * x, a=Lines(lambda _: torch.ones(4))).eval()
     x = torch.randn(3, 4)
     before = whole.trace_of(model)
     with Recorder(model) as recorder:
         recorder.record(lambda: model(x), [group(["a"])])
-        with pytest.raises(LayerError, match="a was called with 2 tensors and can't be passed"):
+        with pytest.raises(LayerError, match="there is no tensor"):
             recorder.replay(lambda: model(x), group(["a"]))
     whole.assert_same_trace(before, whole.trace_of(model))
 

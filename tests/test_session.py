@@ -15,6 +15,7 @@ from torch import nn
 import layerscope
 from layerscope import session, stats
 from layerscope.core import plain
+from layerscope.core.running import PASSED
 from layerscope.core.session import Change, Session, changes
 from layerscope.errors import CheckpointError, LayerError, LayerscopeError, OptionError
 
@@ -65,7 +66,7 @@ def opened(states, pair, model=None, **options):
 
 
 def specified(states, pair, values, over=(), size=16):
-    other = plain.copy_with(Residual(), {**states[2], **values}, over)
+    other = plain.copy_with(Residual(), {**states[2], **values}, dict.fromkeys(over, PASSED))
     batches = zip(*(each.split(size) for each in pair), strict=True)
     return plain.evaluate(other, batches)
 

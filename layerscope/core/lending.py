@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from layerscope.base.tensors import byte_range, named_tensors, shared_groups, storage_id
 from layerscope.base.undoing import Undo
+from layerscope.core.running import without_cache
 from layerscope.errors import LayerError, LayerscopeError
 
 __all__ = ["Swapper", "borrowed", "like", "swapped"]
@@ -23,7 +24,7 @@ _ALIGNMENT = 64
 
 
 class borrowed(Undo):  # noqa: N801
-    """Lend a network in evaluation mode on a device; afterwards everything is as before.
+    """Lend a network in evaluation mode, without cache, on a device; afterwards it is as before.
 
     Parameters, buffers, modes and device come back also after an exception or Ctrl-C. Buffers
     are lent as copies, in case the network writes to them. Tensors that share memory share it on
@@ -63,6 +64,7 @@ class borrowed(Undo):  # noqa: N801
                 module.training = mode
 
         self.add(restore)
+        self.enter(without_cache(self._model))
         lent = _lent(self._model, self._device)
         for parameter, _ in parameters:
             parameter.data = lent[id(parameter)]

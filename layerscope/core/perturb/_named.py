@@ -10,13 +10,15 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from layerscope.base.copies import uncopied
+from layerscope.core.layers import Layer
 from layerscope.core.perturb._exchanging import exchange
 from layerscope.core.perturb._permuting import permute
 from layerscope.core.perturb._protocol import Perturbation, Site, modules_of
 from layerscope.core.perturb._weights import zero_weights
+from layerscope.core.running import PASSED, Route
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import RAND
 
@@ -87,14 +89,19 @@ def zero() -> Perturbation:
 
 
 def skip() -> Perturbation:
-    """Pass the layer over: a copy of what its module is given stands for what it returns.
+    """Pass the layer over: a copy of the hidden states that it is given stands for what it returns.
 
-    For modules that return a tensor of the shape and type of the one tensor they are given, such
-    as residual blocks.
+    For residual blocks and the like. The hidden states are the first tensor that a module is given
+    and the first that it returns, of the same shape and type; what else it returns, such as
+    attention weights, is None, and nothing may read it.
     """
     return Perturbation(
-        "skip", lambda _: {}, settings={}, skips=modules_of, label="skipped", sign="–"
+        "skip", lambda _: {}, settings={}, routes=_passed, label="skipped", sign="–"
     )
+
+
+def _passed(layer: Layer, _: Generator) -> dict[str, Route]:
+    return dict.fromkeys(modules_of(layer), PASSED)
 
 
 def noise(scale: float, relative: bool = False) -> Perturbation:

@@ -8,13 +8,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
 
+from layerscope.base import seeds
 from layerscope.base.copies import uncopied
 from layerscope.base.validate import describe
 from layerscope.core.layers import ROOT, Layer
 from layerscope.core.perturb import _named as named, _protocol as protocol
 from layerscope.core.perturb._protocol import Perturbation, Site
+from layerscope.core.running import Route
 from layerscope.errors import LayerError, LayerscopeError, OptionError, choose
 
 __all__ = ["PERTURBATIONS", "PerturbationLike", "default_names", "parse", "together"]
@@ -120,7 +123,7 @@ def together(parts: Mapping[str, PerturbationLike], name: str | None = None) -> 
         )
     made = {pattern: parse(part)[0] for pattern, part in parts.items()}
     called = f"together({ {pattern: part.name for pattern, part in made.items()}!r})"
-    skips = any(part.skips for part in made.values())
+    routes = any(part.routes for part in made.values())
     uses_checkpoint = any(part.uses_checkpoint for part in made.values())
     return Perturbation(
         name or called,
@@ -129,7 +132,7 @@ def together(parts: Mapping[str, PerturbationLike], name: str | None = None) -> 
         redraws=any(part.redraws for part in made.values()) and not uses_checkpoint,
         stochastic=any(part.stochastic for part in made.values()),
         settings={"parts": [[p, part.name, dict(part.settings)] for p, part in made.items()]},
-        skips=(lambda layer: _skipped_together(made, layer)) if skips else None,
+        routes=(lambda layer, chance: _routes_together(made, layer, chance)) if routes else None,
     )
 
 
@@ -230,9 +233,14 @@ def _member_site(site: Site, member: str) -> Site:
     )
 
 
-def _skipped_together(made: Mapping[str, Perturbation], layer: Layer) -> list[str]:
-    return [
-        name
-        for member, pattern in _matches(made, layer).items()
-        for name in protocol.skipped_modules([made[pattern]], protocol.member_of(layer, member))
-    ]
+def _routes_together(
+    made: Mapping[str, Perturbation], layer: Layer, chance: Generator
+) -> dict[str, Route]:
+    base = int(torch.randint(2**62, (), generator=chance))
+    found: dict[str, Route] = {}
+    for member, pattern in _matches(made, layer).items():
+        part = made[pattern]
+        if part.routes:
+            own = seeds.generator(base, part.name, member)
+            protocol.join_routes(found, part.routes(protocol.member_of(layer, member), own))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from layerscope.base.copies import copy_modules, copy_tensors, uncopied
 from layerscope.base.fingerprints import fingerprint
 from layerscope.base.tensors import owner_name
 from layerscope.core.layers import ROOT, Layer
+from layerscope.core.running import Route
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import PerturbationInfo
 
@@ -71,9 +72,12 @@ class Perturbation:
         Everything that the values depend on besides the site, as plain values that JSON can hold;
         recorded with a run, which goes on only with the same. By default a digest of the code of
         `apply`, so that a function which was edited meanwhile is noticed.
-    skips : callable, optional
-        Takes a `Layer`, returns the names of the modules that are passed over: whenever one is
-        called, a copy of its one input stands for its output.
+    routes : callable, optional
+        Takes a `Layer` and the only source of chance, a ``torch.Generator``; returns, by the name
+        of the module that stands at a place, the route that is gone there instead: a tuple of
+        branches, whose results are averaged, each a tuple of names of blocks that run one after
+        the other on the hidden states. ``((),)`` hands on the hidden states, ``()`` gives zeros,
+        ``(("b", "b"),)`` runs the block ``b`` twice.
     parts : tuple of Perturbation
         Those that it joins, in their order; `then` fills it in.
     redraws : bool
@@ -106,7 +110,7 @@ class Perturbation:
     uses_checkpoint: bool = False
     stochastic: bool = False
     settings: Mapping[str, Any] = field(default_factory=lambda: _UNSAID)
-    skips: Callable[[Layer], Sequence[str]] | None = None
+    routes: Callable[[Layer, Generator], Mapping[str, Route]] | None = None
     parts: tuple[Perturbation, ...] = field(default=(), repr=False, compare=False)
     redraws: bool = False
     label: str = ""
@@ -148,17 +152,50 @@ class Perturbation:
             stochastic=any(part.stochastic for part in parts),
             redraws=any(part.redraws for part in parts) and not uses_checkpoint,
             settings={"parts": [[part.name, dict(part.settings)] for part in parts]},
-            skips=(lambda layer: skipped_modules(parts, layer))
-            if any(p.skips for p in parts)
+            routes=(lambda layer, chance: routes_in_turn(parts, layer, chance))
+            if any(part.routes for part in parts)
             else None,
             parts=parts,
         )
 
 
-def skipped_modules(parts: Sequence[Perturbation], layer: Layer) -> list[str]:
-    """List the modules that any of the perturbations passes over, each once."""
-    names = (name for part in parts if part.skips for name in part.skips(layer))
-    return list(dict.fromkeys(names))
+def routes_in_turn(
+    parts: Sequence[Perturbation], layer: Layer, chance: Generator
+) -> dict[str, Route]:
+    """Gather the routes of perturbations that are done one after the other.
+
+    Raises
+    ------
+    LayerError
+        If two of them say different things about one place.
+    """
+    base = int(torch.randint(2**62, (), generator=chance))
+    found: dict[str, Route] = {}
+    for part, purpose in _purposes(parts):
+        if part.routes:
+            join_routes(found, part.routes(layer, seeds.generator(base, part.name, purpose)))
+    return found
+
+
+def join_routes(known: dict[str, Route], more: Mapping[str, Route]) -> None:
+    """Add routes to those that are known.
+
+    Raises
+    ------
+    LayerError
+        If both say different things about one place.
+    """
+    for place, route in more.items():
+        if known.setdefault(place, route) != route:
+            raise LayerError(f"two perturbations let different blocks run at {place}; do one")
+
+
+def _purposes(parts: Sequence[Perturbation]) -> Iterator[tuple[Perturbation, int]]:
+    """Number parts by name and how often it came before, so that a part more shifts no other."""
+    met: dict[str, int] = {}
+    for part in parts:
+        met[part.name] = met.get(part.name, 0) + 1
+        yield part, met[part.name]
 
 
 def modules_of(layer: Layer) -> Sequence[str]:
@@ -195,12 +232,9 @@ def base_seed(site: Site) -> int:
 def _in_turn(parts: Sequence[Perturbation], site: Site) -> dict[str, Tensor]:
     base = base_seed(site)
     values: dict[str, Tensor] = {}
-    met: dict[str, int] = {}
-    for part in parts:
-        # By name and how often it came before, so that a part more shifts no other.
-        met[part.name] = met.get(part.name, 0) + 1
+    for part, purpose in _purposes(parts):
         now = replace(site, trained=ChainMap(dict(values), uncopied(site.trained)))  # type: ignore[arg-type]
-        values |= part.apply(part_site(part, now, base, met[part.name]))
+        values |= part.apply(part_site(part, now, base, purpose))
     return values
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from layerscope.base import seeds
 from layerscope.base.copies import changed_names, copy_modules, copy_tensors
@@ -20,6 +20,7 @@ from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer
 from layerscope.core.perturb import Perturbation, Redraw, Site
 from layerscope.core.reuse import Group
+from layerscope.core.running import Route
 from layerscope.errors import OptionError
 from layerscope.results import NO_EPOCH
 
@@ -43,18 +44,6 @@ class Cell:
         parts = (self.layer.name, self.perturbation.name, self.epoch, self.draw)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    @cached_property
-    def skipped(self) -> tuple[str, ...]:
-        """Names of the modules that are passed over.
-
-        Raises
-        ------
-        LayerError
-            If no module stands for the layer.
-        """
-        skips = self.perturbation.skips
-        return tuple(skips(self.layer)) if skips else ()
-
 
 class Question(NamedTuple):
     """Something that a network is asked about.
@@ -62,7 +51,7 @@ class Question(NamedTuple):
     Attributes
     ----------
     group : Group
-        The modules that are changed and passed over.
+        The modules that are changed, and what else runs at places.
     values : callable
         Returns the tensors that are put in, by name; none where the modules stay as they are.
     label : str
@@ -95,6 +84,7 @@ class CellTensors:
         self.model, self.series, self.fresh = model, series, fresh
         self._seed, self._device = seed, device
         self._kept: dict[tuple[str, Layer], dict[str, Tensor]] = {}
+        self._routes: dict[tuple[str, Layer], dict[str, Route]] = {}
         self._left = _KEPT_BYTES
 
     def question(self, cell: Cell) -> Question:
@@ -142,16 +132,34 @@ class CellTensors:
         return {**trained, **self._perturbed(cell, trained)}
 
     def group(self, cells: Iterable[Cell]) -> Group:
-        """Name the modules that cells change and pass over, all of them at once."""
+        """Name the modules that cells change and the routes that they go, all of them at once."""
         # A module that stands in several places goes by the first of its names.
         names, find = self._names, self.model.get_submodule
         known = list(cells)
         owners = {owner_name(tensor) for cell in known for tensor in cell.layer.tensors}
-        skipped = {name for cell in known for name in cell.skipped}
+        routes = {pair for cell in known for pair in self.routes(cell).items()}
         return Group(
             frozenset(names[find(name)] for name in owners),
-            frozenset(names[find(name)] for name in skipped),
+            frozenset((names[find(place)], route) for place, route in routes),
         )
+
+    def routes(self, cell: Cell) -> Mapping[str, Route]:
+        """Tell what runs at places instead of the blocks that stand there.
+
+        Raises
+        ------
+        LayerError
+            If no module stands for the layer, or its modules are not such that could.
+        """
+        routes = cell.perturbation.routes
+        if routes is None:
+            return {}
+        at = cell.key, cell.layer
+        if at not in self._routes:
+            found = routes(cell.layer, self._chance(cell))
+            # Where a draw leaves a block at its place, it runs as it always does.
+            self._routes[at] = {p: way for p, way in found.items() if way != ((p,),)}
+        return self._routes[at]
 
     def holders(self, tensors: Iterable[str]) -> dict[str, nn.Module]:
         """Find the modules that hold tensors, by name."""
@@ -169,14 +177,7 @@ class CellTensors:
             trained=trained,
             checkpoint=self.series.read(cell.epoch, trained) if from_checkpoint else None,
             fresh=self.fresh.draw,
-            # The same whether the network is compiled or not.
-            generator=seeds.generator(
-                self._seed,
-                plain_name(cell.layer.name) or layers.ROOT,
-                cell.perturbation.name,
-                cell.epoch,
-                cell.draw,
-            ),
+            generator=self._chance(cell),
             modules=copy_modules(self.holders(trained)),
         )
         # As in the sweep, where an operation in place on a parameter needs no thought of gradients.
@@ -187,9 +188,14 @@ class CellTensors:
                 f"the perturbation {cell.perturbation.name!r} returned {describe(values)}; let it "
                 "return the tensors that the layer is to hold, by name."
             )
-        if not values and not cell.perturbation.skips:
+        if not values and not cell.perturbation.routes:
             _check_in_place(cell, changed_names(trained, site.modules))
         return dict(values)
+
+    def _chance(self, cell: Cell) -> Generator:
+        """Begin the stream of a cell, the same whether the network is compiled or not."""
+        row = plain_name(cell.layer.name) or layers.ROOT
+        return seeds.generator(self._seed, row, cell.perturbation.name, cell.epoch, cell.draw)
 
 
 def _check_in_place(cell: Cell, changed: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from layerscope.core.probe import _steadiness as steadiness
 from layerscope.core.probe._cell import Question
 from layerscope.core.probe._subject import Subject
 from layerscope.core.reuse import Group, Recorder, Recording
-from layerscope.core.running import explain_mismatch
+from layerscope.core.running import Route, explain_mismatch
 from layerscope.errors import LayerscopeError
 from layerscope.results import FULL_MODEL
 
@@ -149,9 +149,9 @@ class Probe(Undo):
         parts.sort(key=lambda row: min(place[leaf] for leaf in row.members))
         return parts + [row for row in rows if row.name == FULL_MODEL]
 
-    def obstacles(self, names: Iterable[str]) -> dict[str, str]:
-        """Say of modules why they can't be passed over; empty where they can."""
-        return self.recorder.unskippable(self._first_call(), names)
+    def obstacles(self, ways: Iterable[tuple[str, Route]]) -> dict[tuple[str, Route], str]:
+        """Say of places and routes why these can't be gone there; empty where they can."""
+        return self.recorder.obstacles(self._first_call(), ways)
 
     def plain(self, call: Callable[[], T]) -> T:
         """Run a pass of which nothing is remembered, and that leaves no trace."""
@@ -202,9 +202,10 @@ class Probe(Undo):
             itself does.
         """
         values = question.values()
-        if not values and not question.group.skipped:
+        if not values and not question.group.routes:
             return seen.reference
         call = self._call(seen)
+        self.recorder.prepare(call, question.group)
         with Undo() as undo, undo:
             swap, names = self._swapper.swapped(values), list(values)
             del values  # of a large layer: the network holds a copy of its own

@@ -33,15 +33,25 @@ in-place operations are seen for what they are. From the log, for one group of c
    of the right form that takes no memory. A skip for which none of this is right is given up, and
    the calls inside it are considered instead.
 
-A module can also be *passed over*: wherever it is called, a copy of the one tensor that it is given
-stands for what it returns.
+A module can also be *passed over*: wherever it is called, a copy of the hidden states, which are
+the first tensor that it is given, stands for what it returns.
 
 >>> outputs = recorder.replay(call, Group.of(skipped=["block2"]))  # doctest: +SKIP
 
 All its operators then count as reached, with all that they wrote, and what it was given counts as
 read. Where the program could tell without an operator that it was passed over, the whole pass is
-run plainly: if it holds hooks, changes attributes of modules, or if what it returned is not laid
-out like a copy of its one input, in memory of its own.
+run plainly: if it holds hooks, changes attributes of modules, or if the hidden states that it
+returned are not laid out like a copy of those that it was given, in memory of their own. If it
+returned more than hidden states, which the program now finds missing, nothing after it is reused.
+
+*Other blocks* may run at a place, by a `layerscope.core.running.Route`:
+
+>>> outputs = recorder.replay(call, Group.of(routes={"block2": (("block2", "block2"),)}))
+... # doctest: +SKIP
+
+The log says nothing about what they do, so only what comes before the first such place is reused.
+Besides hidden states each gets what it was given in the recorded pass, or at its own place what it
+is given now.
 
 The recording itself runs without the mode, as plainly as any other pass, and is compared with the
 log: the calls, their order, the outputs' forms, the version counters. Each replay checks that the

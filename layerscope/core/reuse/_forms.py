@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,30 +11,49 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
+from layerscope.core.running import PASSED, Route
+
 
 class Group(NamedTuple):
-    """Modules that a replay changes or passes over.
+    """Modules that a replay changes, and places where others run.
 
     Attributes
     ----------
     changed : frozenset of str
         Modules whose own parameters or buffers are others.
-    skipped : frozenset of str
-        Modules that are passed over: whenever one is called, a copy of the one tensor that it is
-        given stands for what it would return.
+    routes : frozenset of (str, Route)
+        Places, by the module that stands there, and what runs there instead of it.
     """
 
     changed: frozenset[str]
-    skipped: frozenset[str] = frozenset()
+    routes: frozenset[tuple[str, Route]] = frozenset()
 
     @classmethod
-    def of(cls, *changed: str, skipped: Iterable[str] = ()) -> Group:
-        """Name modules one by one."""
-        return cls(frozenset(changed), frozenset(skipped))
+    def of(
+        cls,
+        *changed: str,
+        skipped: Iterable[str] = (),
+        routes: Mapping[str, Route] | None = None,
+    ) -> Group:
+        """Name modules one by one; those `skipped` are passed over."""
+        passed: dict[str, Route] = dict.fromkeys(skipped, PASSED)
+        return cls(frozenset(changed), frozenset((passed | dict(routes or {})).items()))
+
+    @property
+    def places(self) -> frozenset[str]:
+        """Modules that do not run as the network calls them."""
+        return frozenset(place for place, _ in self.routes)
 
     def __str__(self) -> str:
-        changed, skipped = ("+".join(sorted(names)) for names in self)
-        return f"{changed} without {skipped}" if skipped else changed
+        said = "+".join(sorted(self.changed))
+        skipped = "+".join(sorted(place for place, route in self.routes if route == PASSED))
+        others = sorted(f"{at}={_path(way)}" for at, way in self.routes if way != PASSED)
+        said += f" without {skipped}" if skipped else ""
+        return f"{said} with {', '.join(others)}" if others else said
+
+
+def _path(route: Route) -> str:
+    return f"[{' | '.join('>'.join(branch) for branch in route)}]"
 
 
 # How a skipped call's tensor is handed back.
@@ -117,13 +136,14 @@ class Plan:
 
 @dataclass(slots=True)
 class Recording:
-    """Memory of one batch: the log, plans by group, and the kept tensors."""
+    """Memory of one batch: the log, plans by group, the kept tensors, and what routes need."""
 
     log: Any
     remembered: list[Group]
     loaded: dict[Group, Plan]
     uses: Counter[Item]
     memory: dict[Item, Any]
+    notes: dict[str, Any]
 
 
 def tensors_in(tree: object) -> list[Tensor]:
@@ -144,22 +164,30 @@ def given_in(args: object) -> list[Form | None]:
 
 def obstacle(given: list[Form | None], out: object) -> str:
     """Say why a call can't be passed over, from what it was given and what it returned."""
-    if len(given) != 1:
-        return f"takes {len(given) or 'no'} tensor{'s' * (len(given) != 1)}, not one"
-    if not isinstance(out, Tensor):
-        return f"returns a {type(out).__name__}, not a tensor"
-    (form,) = given
-    if form is None or out.is_nested:
+    if not given:
+        return "takes no tensors"
+    if why := formless(out):
+        return why
+    form, hidden = given[0], tree_leaves(out)[0]
+    if form is None or hidden.is_nested:
         return "takes or returns a nested tensor"
-    if form.size != out.shape:
-        same_batch = form.size[:1] == out.shape[:1]
-        before, after = (_shape(size, same_batch) for size in (form.size, out.shape))
+    if form.size != hidden.shape:
+        same_batch = form.size[:1] == hidden.shape[:1]
+        before, after = (_shape(size, same_batch) for size in (form.size, hidden.shape))
         return f"turns {before} into {after}"
-    if form.dtype != out.dtype:
-        return f"turns {form.dtype} into {out.dtype}"
-    if form.device != out.device:
-        return f"moves its input from {form.device} to {out.device}"
+    if form.dtype != hidden.dtype:
+        return f"turns {form.dtype} into {hidden.dtype}"
+    if form.device != hidden.device:
+        return f"moves its input from {form.device} to {hidden.device}"
     return ""
+
+
+def formless(out: object) -> str:
+    """Say why other hidden states can't be returned in the form of what a call returned."""
+    leaves = tree_leaves(out)
+    if leaves and isinstance(leaves[0], Tensor):
+        return ""
+    return f"returns a {type(out).__name__}, not a tensor or some with one first"
 
 
 def _shape(shape: torch.Size, same_batch: bool) -> str:

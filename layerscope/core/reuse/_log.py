@@ -22,6 +22,7 @@ from layerscope.core.reuse._forms import (
     Plan,
     RefusedError,
     form_of,
+    formless,
     given_in,
     obstacle,
     signature_of,
@@ -52,8 +53,9 @@ class Call:
     """One module call of the log: operators ``start`` to ``end``, calls up to ``after``.
 
     `given` and `taken` are the tensors and storages it was given, `obstacle` says why it can't be
-    passed over, and `steers` that it, or a call in it, has an effect on the program that no
-    operator shows.
+    passed over, `formless` why nothing else can be returned in its form, `more` that it returns
+    more than hidden states, and `steers` that it, or a call in it, has an effect on the program
+    that no operator shows.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Call:
     given: list[Form | None] = field(default_factory=list)
     taken: set[int] = field(default_factory=set)
     obstacle: str = "raises an exception"
+    formless: str = "raises an exception"
+    more: bool = False
     steers: bool = False
 
 
@@ -212,8 +216,9 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def describe(self, index: int, out: object) -> None:
         """Note what a call returned, and whether that can be made again."""
         call = self.calls[index]
-        call.obstacle = obstacle(call.given, out)
+        call.obstacle, call.formless = obstacle(call.given, out), formless(out)
         leaves, call.spec = tree_flatten(out)
+        call.more = any(leaf is not None for leaf in leaves[1:])
         for leaf in leaves:
             reason = ""
             if isinstance(leaf, Tensor):
@@ -270,15 +275,18 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise RefusedError("it changes its own parameters")
         self.steered = self.spread(self.inputs).cut is not None
 
-    def spread(self, seeds: Collection[int], over: Collection[int] = ()) -> Spread:
+    def spread(
+        self, seeds: Collection[int], over: Collection[int] = (), stop: int | None = None
+    ) -> Spread:
         """Follow a change of the storages `seeds` through the log, the calls `over` left out.
 
-        What such a call wrote is then other than it was.
+        What such a call wrote is then other than it was. From the operator `stop` on nothing is
+        certain.
         """
         since = dict.fromkeys((*seeds, *self.unknown), -1)
         left_out = {at for i in over for at in range(self.calls[i].start, self.calls[i].end)}
         reached = []
-        for position, op in enumerate(self.operators):
+        for position, op in enumerate(self.operators[:stop]):
             gone = position in left_out
             if gone or op.random or not since.keys().isdisjoint(op.reads):
                 reached.append(position)
@@ -287,7 +295,7 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return Spread(reached, since, position)
                 for key in op.writes:
                     since.setdefault(key, position)
-        return Spread(reached, since, None)
+        return Spread(reached, since, stop)
 
 
 def _leaks(func: Any, args: tuple[Any, ...]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,8 +15,9 @@ from layerscope.base.tensors import as_bytes
 from layerscope.base.undoing import Undo
 from layerscope.core.reuse._forms import Form, form_of, tensors_in
 from layerscope.core.reuse._log import Log
+from layerscope.core.reuse._routing import Note, note_of, run_route
 from layerscope.core.reuse._state import State, is_opaque
-from layerscope.errors import LayerError
+from layerscope.core.running import Route
 
 T = TypeVar("T")
 Args = tuple[Any, ...]
@@ -37,7 +38,10 @@ class Passes:
         self._logs: dict[object, Log] = {}
         self._log: Log | None = None
         self._fresh: dict[Form, Tensor] = {}
-        self._over: frozenset[str] = frozenset()
+        self._routes: dict[str, Route] = {}
+        self._blocks: dict[str, Forward] = {}
+        self._noting: Collection[str] = ()
+        self._notes: dict[str, Note] = {}
         self._wrappers = list(self._wrap())
 
     def _pass(
@@ -45,16 +49,18 @@ class Passes:
         handler: Handler,
         call: Callable[[], T],
         *,
-        over: frozenset[str] = frozenset(),
+        routes: Iterable[tuple[str, Route]] = (),
+        noting: Collection[str] = (),
         watched: bool = False,
     ) -> tuple[T, State]:
         """Run one pass with `handler` in place of every module's forward; leave no trace.
 
-        The modules `over` are passed over by those handlers that know of it.
+        Handlers that know of it go by `routes`; of the modules `noting` is kept what routes need.
         """
         state = State(self.model.modules() if watched else self._suspects)
         self._careful = watched or any(log.writes_inputs for log in self._logs.values())
-        self._handler, self._depth, self._cursor, self._over = handler, 0, 0, over
+        self._handler, self._depth, self._cursor = handler, 0, 0
+        self._routes, self._noting = dict(routes), noting
         self._inputs: list[tuple[Tensor, Tensor]] = []
         with Undo() as undo, undo:
             undo.enter(_Pass(self, state))
@@ -91,7 +97,8 @@ class Passes:
             if module not in inside:
                 compiled = module._compiled_call_impl is not None
                 key = "_compiled_call_impl" if compiled else "forward"
-                wrapper = self._wrapper(name, getattr(module, key))
+                self._blocks[name] = forward = getattr(module, key)
+                wrapper = self._wrapper(name, forward)
                 yield vars(module), key, wrapper, vars(module).get(key)
 
     def _wrapper(self, name: str, forward: Forward) -> Forward:
@@ -104,7 +111,10 @@ class Passes:
                 self._inputs += [(tensor, tensor.clone()) for tensor in tensors]
             self._depth += 1
             try:
-                return self._handler(name, forward, args, kwargs)
+                out = self._handler(name, forward, args, kwargs)
+                if name in self._noting:
+                    self._notes[name] = Note.of((args, kwargs), out)
+                return out
             finally:
                 self._depth -= 1
 
@@ -113,9 +123,14 @@ class Passes:
     # What stands in for a module's forward, one handler for each kind of pass.
 
     def _run(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
-        if name in self._over:
-            return _passed(name, args, kwargs)
+        if name in self._routes:
+            call, route, known = (args, kwargs), self._routes[name], self._note(name)
+            return run_route(name, route, call, self._blocks, self._notes, known)
         return forward(*args, **kwargs)
+
+    def _note(self, name: str) -> Note | None:
+        """Find how a block's output lies in the unchanged pass."""
+        return self._notes.get(name) or (note_of(self._log, name) if self._log else None)
 
 
 class _Pass(Undo):
@@ -147,14 +162,3 @@ class _Pass(Undo):
             if not torch.equal(as_bytes(tensor), as_bytes(copy)):
                 tensor.copy_(copy)
         self._passes._inputs, self._passes._fresh = [], {}
-
-
-def _passed(name: str, args: Args, kwargs: Kwargs) -> Tensor:
-    """Return what a module that is passed over hands on."""
-    given = tensors_in((args, kwargs))
-    if len(given) != 1:
-        raise LayerError(
-            f"{name} was called with {len(given)} tensors and can't be passed over; what is passed "
-            "over hands on a copy of the one tensor that it is given."
-        )
-    return given[0].clone()

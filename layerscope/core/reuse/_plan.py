@@ -3,50 +3,74 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping
 
 from layerscope.core.reuse._forms import COPIED, SHARED, STAND_IN, Form, Group, Item, Plan
 from layerscope.core.reuse._log import Call, Log, Spread
+from layerscope.core.running import NOTHING, Route
 
 
 def plan_for(log: Log, group: Group) -> Plan:
     """Work out what a replay of this group may skip."""
     if group not in log.plans:
-        over = _passed_over(log, group.skipped)
-        refusals = [why for index in over if (why := _steers(log, log.calls[index]))]
-        log.plans[group] = Plan([], refusals[0]) if refusals else _plan(log, group.changed, over)
+        routes = dict(group.routes)
+        over = _rerouted(log, group.places)
+        limit = _limit(log, over, routes)
+        certain = [log.calls[index] for index in over if index < limit]
+        refusals = [why for call in certain if (why := _steers(log, call, routes[call.name]))]
+        plan = Plan([], refusals[0]) if refusals else _plan(log, group.changed, over, limit)
+        log.plans[group] = plan
     return log.plans[group]
 
 
-def _plan(log: Log, changed: frozenset[str], over: list[int]) -> Plan:
+def _plan(log: Log, changed: frozenset[str], over: list[int], limit: int) -> Plan:
     seeds = set().union(*(log.owned[name] for name in changed))
-    spread = log.spread(seeds, over)
-    barred: set[int] = set()
+    stop = log.calls[limit].start if limit < len(log.calls) else None
+    spread = log.spread(seeds, over, stop)
+    # What a place lies in runs, also if the log has no operator of the place.
+    barred = {above for index in over for above in _above(log, index)}
     while True:
-        skips = _skips(log, spread, barred, over)
+        skips = _skips(log, spread, barred, over, limit)
         plan, wrong = _judge(log, skips, over, uncertain=spread.cut is not None)
         if not wrong:
             return plan
         barred |= wrong
 
 
-def _passed_over(log: Log, names: frozenset[str]) -> list[int]:
+def _above(log: Log, index: int) -> Iterator[int]:
+    while (index := log.calls[index].parent) >= 0:
+        yield index
+
+
+def _rerouted(log: Log, places: Collection[str]) -> list[int]:
     """List the outermost calls of these modules."""
     over: list[int] = []
     index = 0
     while index < len(log.calls):
         call = log.calls[index]
-        if call.name in names:
+        if call.name in places:
             over.append(index)
-        index = call.after if call.name in names else index + 1
+        index = call.after if call.name in places else index + 1
     return over
 
 
-def _steers(log: Log, call: Call) -> str:
+def _limit(log: Log, over: list[int], routes: Mapping[str, Route]) -> int:
+    """Find the first call from which on the log does not hold.
+
+    That is where another block runs, or where the program may see that what a block returned
+    beside hidden states is missing.
+    """
+    unlike = (i for i in over if any(routes[log.calls[i].name]) or log.calls[i].more)
+    return min(unlike, default=len(log.calls))
+
+
+def _steers(log: Log, call: Call, route: Route) -> str:
     """Say how the program may see, without an operator, that a call was passed over."""
-    if call.steers or call.obstacle:
-        return f"passes over {call.name!r}, which {call.obstacle or call.reason}"
-    (form,) = call.leaves
-    (given,) = call.given
+    why = call.formless if route == NOTHING else call.obstacle
+    if call.steers or why:
+        return f"passes over {call.name!r}, which {why or call.reason}"
+    form = call.leaves[0]
+    given = form if route == NOTHING else call.given[0]
     if not isinstance(form, Form) or given is None or not form.is_clone_of(given):
         return f"passes over {call.name!r}, whose output lies in memory otherwise than its input"
     # Such as its input: for Python the copy is another object, and shares no memory.
@@ -55,12 +79,12 @@ def _steers(log: Log, call: Call) -> str:
     return ""
 
 
-def _skips(log: Log, spread: Spread, barred: set[int], over: list[int]) -> list[int]:
-    """List the outermost calls that the change does not reach."""
+def _skips(log: Log, spread: Spread, barred: set[int], over: list[int], limit: int) -> list[int]:
+    """List the outermost calls before `limit` that the change does not reach."""
     skips = []
     left_out = set(over)
     index = 0
-    while index < len(log.calls):
+    while index < limit:
         call = log.calls[index]
         if index in left_out:
             index = call.after

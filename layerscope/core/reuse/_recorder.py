@@ -21,18 +21,17 @@ from layerscope.core.reuse._forms import (
     Plan,
     Recording,
     RefusedError,
-    given_in,
-    obstacle,
     signature_of,
 )
+from layerscope.core.reuse._inspecting import Inspector
 from layerscope.core.reuse._log import Log
 from layerscope.core.reuse._passes import Args, Forward, Kwargs, T
 from layerscope.core.reuse._plan import plan_for
-from layerscope.core.reuse._watching import Watcher
-from layerscope.errors import LayerError
+from layerscope.core.reuse._routing import foreign_blocks
+from layerscope.core.running import Route
 
 
-class Recorder(Watcher, AbstractContextManager["Recorder"]):
+class Recorder(Inspector, AbstractContextManager["Recorder"]):
     """Remember one pass over one batch; replay it with the weights of some modules changed.
 
     Between passes the network is untouched: only while one runs do its modules have another
@@ -91,7 +90,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             Runs the network over the batch and returns what it returns.
         groups : iterable of Group
             For each coming replay the modules whose own parameters or buffers will be changed, and
-            those to pass over, best in execution order. Of these as many as fit the budget, from
+            the routes to go, best in execution order. Of these as many as fit the budget, from
             the first, are then in `remembered`.
 
         Returns
@@ -104,6 +103,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             If the network has no module of one of the names.
         """
         wanted = [self._group(group) for group in groups]
+        noting = {place for group in wanted for place in group.places} | foreign_blocks(wanted)
         steered = any(log.steered for log in self._logs.values())
         for attempt in range(2):
             self._clear()
@@ -111,16 +111,16 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 if not self.refusal and (steered or attempt):
                     self._watch(call)
                 if not self.refusal:
-                    return self._record(call, wanted)
+                    return self._record(call, wanted, noting)
             except DivergedError:
                 pass
         self._clear()
         self.refusal = self.refusal or "its passes over the same batch differ"
         self.remembered += wanted
-        return self._plain(call)
+        return self._plain(call, noting=noting)
 
     def replay(self, call: Callable[[], T], group: Group) -> T:
-        """Run a pass over the recorded batch while a group of modules is changed or passed over.
+        """Run a pass over the recorded batch while a group of modules is changed or rerouted.
 
         Parameters
         ----------
@@ -128,27 +128,27 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             As it was for `record`.
         group : Group
             One of those given to `record`, or any other: what is remembered may serve it too, as
-            what comes before one layer serves all groups that begin there. The weights of its
-            changed modules are others by now; what it says to pass over is passed over here.
+            what comes before one layer serves all groups that begin there; then `prepare` it. The
+            weights of its changed modules are others by now; its routes are gone here.
 
         Returns
         -------
-        What `call` returns, with the bits of a plain pass through a copy of the network, in which
-        the ``forward`` of what is passed over returns ``x.clone()`` for its input ``x``.
+        What `call` returns, with the bits of a plain pass through a copy of the network that goes
+        the same routes.
 
         Raises
         ------
         LayerError
-            If a module that is to be passed over is called with no tensor or with several.
+            If a module that is to be passed over is called with no tensor.
         """
         group = self._group(group)
         plan = self._loaded.get(group) or self._covered(group)
         if plan is None or not plan.skips:
-            return self._plain(call, group.skipped)
+            return self._plain(call, group.routes)
         if self._intact(plan):
             self._plan, self._skipped = plan, set(plan.skips)
             try:
-                out, _ = self._pass(self._replay_call, call, over=group.skipped)
+                out, _ = self._pass(self._replay_call, call, routes=group.routes)
                 if self._intact(plan):
                     self.passes["replayed"] += 1
                     return out
@@ -158,7 +158,17 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self.plain_groups[group] = "a replay did not follow the recorded pass"
         self._loaded.clear()
         self._memory.clear()
-        return self._plain(call, group.skipped)
+        return self._plain(call, group.routes)
+
+    def prepare(self, call: Callable[[], object], group: Group) -> None:
+        """See, while all weights are unchanged, what the routes of a group need to know.
+
+        Nothing is done where the recording of the batch has seen it.
+        """
+        known = self._group(group)
+        needed = foreign_blocks([known]) | (known.places if self._log is None else set())
+        if any(name not in self._notes or not self._notes[name].intact for name in needed):
+            self._plain(call, noting=needed)
 
     def plain(self, call: Callable[[], T]) -> T:
         """Run a pass of which nothing is remembered, and that leaves no trace."""
@@ -174,7 +184,9 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     def set_aside(self) -> Recording:
         """Hand out what is remembered of a batch, so that another can be recorded meanwhile."""
-        recording = Recording(self._log, self.remembered, self._loaded, self._uses, self._memory)
+        recording = Recording(
+            self._log, self.remembered, self._loaded, self._uses, self._memory, self._notes
+        )
         self._clear()
         return recording
 
@@ -183,7 +195,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._clear()
         self._log, self.remembered = recording.log, recording.remembered
         self._loaded, self._uses = recording.loaded, recording.uses
-        self._memory = recording.memory
+        self._memory, self._notes = recording.memory, recording.notes
 
     def walk(self, call: Callable[[], object], groups: Iterable[Group]) -> Iterator[Group]:
         """Record, yield each group while it can be replayed, and free what is no longer needed.
@@ -198,67 +210,30 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 self.forget(group)
             waiting = waiting[len(self.remembered) :]
 
-    def unskippable(self, call: Callable[[], object], names: Iterable[str]) -> dict[str, str]:
-        """Tell from one pass with the present weights which modules can't be passed over.
-
-        What can be hands on a tensor as it came, only with other values: each call is given one
-        tensor, besides what is none, and returns one of the same shape and type.
-
-        Parameters
-        ----------
-        call : callable
-            Runs the network over a batch.
-        names : iterable of str
-
-        Returns
-        -------
-        dict of str to str
-            For each name why not, such as ``"turns (n, 784) into (n, 256)"``; ``""`` if it can.
-
-        Raises
-        ------
-        LayerError
-            If the network has no module of one of the names.
-        """
-        wanted = {name: next(iter(self._known([name]))) for name in names}
-        self._obstacles: dict[str, str] = {}
-        self._pass(self._inspect_call, call, watched=True)
-        self.passes["plain"] += 1
-        return {name: self._obstacle_of(known) for name, known in wanted.items()}
-
     # What the public methods are made of.
 
     def _group(self, group: Group) -> Group:
-        return Group(self._known(group.changed), self._known(group.skipped))
-
-    def _known(self, names: Collection[str]) -> frozenset[str]:
-        """Name modules as the log does: a module that has several names by the first."""
-        try:
-            return frozenset(self._names[self.model.get_submodule(name)] for name in names)
-        except (AttributeError, KeyError) as error:
-            raise LayerError(f"the network lacks a module of {sorted(names)}: {error}") from None
-
-    def _obstacle_of(self, name: str) -> str:
-        if name in self._obstacles:
-            return self._obstacles[name]
-        around = [n for n in self._opaque if name.startswith(f"{n}." if n else "") and n != name]
-        if around:
-            return f"is inside {min(around) or 'the network'}, which is compiled or scripted"
-        return "is never called itself"
+        routes = (self._way(place, route) for place, route in group.routes)
+        return Group(self._known(group.changed), frozenset(routes))
 
     def _clear(self) -> None:
         self._log = None
         self.remembered = []
         self._loaded = {}
         self._uses = Counter()
-        self._memory = {}
+        self._memory, self._notes = {}, {}
         self._scratch: dict[torch.device, torch.UntypedStorage] = {}
         self._stand_ins: dict[Form, Tensor] = {}
         self._fresh = {}
 
-    def _plain(self, call: Callable[[], T], over: frozenset[str] = frozenset()) -> T:
+    def _plain(
+        self,
+        call: Callable[[], T],
+        routes: Iterable[tuple[str, Route]] = (),
+        noting: Collection[str] = (),
+    ) -> T:
         self.passes["plain"] += 1
-        return self._pass(self._run, call, over=over)[0]
+        return self._pass(self._run, call, routes=routes, noting=noting)[0]
 
     def _watch(self, call: Callable[[], object]) -> None:
         """Write the log of one pass, or note why it can't be done."""
@@ -273,9 +248,9 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
             self._logs[log.signatures[0] if log.signatures else None] = log
             self.plain_modules.update({c.name: c.reason for c in log.calls if c.reason})
 
-    def _record(self, call: Callable[[], T], wanted: list[Group]) -> T:
+    def _record(self, call: Callable[[], T], wanted: list[Group], noting: Collection[str]) -> T:
         self._wanted, self._log, self._outermost = wanted, None, 0
-        out, _ = self._pass(self._record_call, call)
+        out, _ = self._pass(self._record_call, call, noting=noting)
         log = self._log
         if log is None or self._cursor != len(log.calls):
             raise DivergedError
@@ -333,15 +308,6 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
 
     # What stands in for a module's forward, one handler for each kind of pass.
 
-    def _inspect_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
-        # What an earlier call was refused for stands; one that raises leaves this.
-        before = self._obstacles.get(name, "")
-        self._obstacles[name] = before or "raises an exception"
-        given = given_in((args, kwargs))
-        out = forward(*args, **kwargs)
-        self._obstacles[name] = before or obstacle(given, out)
-        return out
-
     def _record_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
         if self._depth == 1:
             self._choose_log((args, kwargs))
@@ -392,7 +358,7 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         assert self._log is not None
         index = self._step(name)
         call = self._log.calls[index]
-        if name in self._over:
+        if name in self._routes:
             self._cursor = call.after
         if index not in self._skipped:
             return self._run(name, forward, args, kwargs)

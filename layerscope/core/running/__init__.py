@@ -7,6 +7,7 @@ from layerscope.core.running._calling import (
     evaluation_mode,
     explain_mismatch,
     run_network,
+    without_cache,
 )
 from layerscope.core.running._convention import infer_reader
 from layerscope.core.running._outputs import (
@@ -15,15 +16,32 @@ from layerscope.core.running._outputs import (
     find_logits,
     tensor_version,
 )
+from layerscope.core.running._routes import (
+    NOTHING,
+    PASSED,
+    Route,
+    first_tensor,
+    merged,
+    with_first,
+    with_hidden,
+)
 
 __all__ = [
+    "NOTHING",
+    "PASSED",
     "OutputFinder",
     "OutputSpec",
+    "Route",
     "call_and_restore",
     "evaluation_mode",
     "explain_mismatch",
     "find_logits",
+    "first_tensor",
     "infer_reader",
+    "merged",
     "run_network",
     "tensor_version",
+    "with_first",
+    "with_hidden",
+    "without_cache",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,13 @@ from layerscope.base.validate import kind_of
 from layerscope.core.running._outputs import tensor_version
 from layerscope.errors import DataError, LayerscopeError
 
-__all__ = ["call_and_restore", "evaluation_mode", "explain_mismatch", "run_network"]
+__all__ = [
+    "call_and_restore",
+    "evaluation_mode",
+    "explain_mismatch",
+    "run_network",
+    "without_cache",
+]
 
 
 def run_network(model: nn.Module, inputs: Any) -> Any:
@@ -84,7 +91,7 @@ def _form(inputs: Any) -> str:
 
 
 class evaluation_mode(Undo):  # noqa: N801
-    """Evaluation mode without gradients; afterwards every module has its own mode again."""
+    """Evaluation mode without gradients or cache; afterwards every module is as it was."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -93,6 +100,7 @@ class evaluation_mode(Undo):  # noqa: N801
     def begin(self) -> nn.Module:
         """Change the modes."""
         self.enter(devices.NoGradients())
+        self.enter(without_cache(self._model))
         modes = [(module, module.training) for module in self._model.modules()]
 
         def restore() -> None:
@@ -103,15 +111,44 @@ class evaluation_mode(Undo):  # noqa: N801
         return self._model.eval()
 
 
+class without_cache(Undo):  # noqa: N801
+    """Let no decoder keep keys and values for tokens to come; afterwards it may again.
+
+    Nothing is generated here, and a cache is an object that blocks change as they run: one that
+    does not run in its turn would leave it with gaps. Decoders of transformers ask the attribute
+    ``use_cache`` of their configuration.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model
+
+    def begin(self) -> nn.Module:
+        """Change the configurations, each once, whoever holds it."""
+        held = (getattr(module, "config", None) for module in self._model.modules())
+        for config in {id(each): each for each in held}.values():
+            if getattr(config, "use_cache", None) is True:
+                self.add(partial(_let_cache, config, True))
+                _let_cache(config, False)
+        return self._model
+
+
+def _let_cache(config: Any, use: bool) -> None:
+    with suppress(AttributeError):  # of one that is frozen
+        config.use_cache = use
+
+
 def call_and_restore(model: nn.Module, inputs: Any) -> Any:
-    """Run the network as `run_network` does, and put back inputs that it changed in place.
+    """Run the network as `run_network` does, without a cache, and put back changed inputs.
 
     They are put back and not copied, since a copy may lie otherwise in memory, and kernels may
     then sum in another order.
     """
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     before = [(tensor, tensor.clone(), tensor_version(tensor)) for tensor in tensors]
-    outputs = run_network(model, inputs)
+    with Undo() as undo, undo:
+        undo.enter(without_cache(model))
+        outputs = run_network(model, inputs)
     changed = [
         (tensor, kept) for tensor, kept, number in before if tensor_version(tensor) != number
     ]

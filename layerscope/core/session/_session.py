@@ -21,7 +21,7 @@ from layerscope.core.layers import Layer, Norms
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Redraw
 from layerscope.core.probe import Cell, CellTensors, Probe, Question, Seen, Subject
-from layerscope.core.running import OutputSpec
+from layerscope.core.running import OutputSpec, Route
 from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._states import changes
 from layerscope.core.session._sums import Answer, Sums, answer
@@ -112,7 +112,7 @@ class Session:
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
         self._views: dict[str, dict[str, Layer]] = {}
         self._known: dict[int, _Known] = {}
-        self._obstacles: dict[str, str] = {}
+        self._obstacles: dict[tuple[str, Route], str] = {}
         self._undo, self._open = Undo(), False
         try:
             self._begin()
@@ -213,16 +213,7 @@ class Session:
 
     def obstacle(self, row: str, view: str = "leaf") -> str:
         """Say why a row can't be skipped; empty if it can."""
-        layer = self._row(row, view)
-        skip = perturb.skip()
-        assert skip.skips is not None
-        try:
-            names = list(skip.skips(layer))
-        except LayerError as error:
-            return str(error)
-        if any(name == "" for name in names) or row == self.rows(view)[-1].name:
-            return NOTHING_LEFT
-        return "; ".join(f"{name} {why}" for name in names if (why := self._unskippable(name)))
+        return self._obstacle(Cell(self._row(row, view), perturb.skip(), NO_EPOCH, 0), view)
 
     def inputs(self, places: Sequence[int]) -> list[Any]:
         """Give the inputs at these places, in the order that examples are seen in.
@@ -286,21 +277,30 @@ class Session:
             cell = Cell(row, kind, change.epoch, change.draw)
             if kind.uses_checkpoint:
                 self.subject.series.require([change.epoch])
-            if kind.skips and (why := self.obstacle(row.name, view)):
+            if kind.routes and (why := self._obstacle(cell, view)):
+                what = "skipped" if kind.name == "skip" else f"changed by {kind.name}"
                 raise LayerError(
-                    f"{row.name} can't be skipped: {why}. A layer can be skipped if it returns "
-                    "one tensor of the shape and type of the one it gets; view='block' may have "
+                    f"{row.name} can't be {what}: {why}. A layer can be skipped if it returns "
+                    "hidden states of the shape and type of those it gets; view='block' may have "
                     "some."
                 )
             cells.append(cell)
         return cells
 
-    def _unskippable(self, name: str) -> str:
-        if name not in self._obstacles:
+    def _obstacle(self, cell: Cell, view: str) -> str:
+        """Say why a row can't go the routes of a perturbation; empty if it can."""
+        try:
+            ways = list(self._tensors.routes(cell).items())
+        except LayerError as error:
+            return str(error)
+        if any(not place for place, _ in ways) or cell.layer.name == self.rows(view)[-1].name:
+            return NOTHING_LEFT
+        if any(way not in self._obstacles for way in ways):
             with Undo() as undo, undo:
                 undo.enter(devices.NoGradients())
-                self._obstacles |= self._probe.obstacles([name])
-        return self._obstacles[name]
+                self._obstacles |= self._probe.obstacles(ways)
+        said = ((place, self._obstacles[place, route]) for place, route in ways)
+        return "; ".join(f"{place} {why}" for place, why in said if why)
 
     def _estimates(self, question: Question) -> Iterator[Estimate]:
         sums = Sums(self.data.count)
@@ -315,7 +315,7 @@ class Session:
             yield estimate
 
     def _ask(self, known: _Known, question: Question, batch: Batch) -> Answer:
-        if not question.values() and not question.group.skipped:
+        if not question.values() and not question.group.routes:
             return known.trained
         self._probe.see_again(known.seen, batch)
         outputs = self._probe.ask(known.seen, question)

@@ -121,7 +121,7 @@ def measure(
         probe = undo.enter(Probe(plan.subject))
         outputs = probe.fit()
         rows = probe.in_order(plan.grid.rows)
-        refused = refused_cells(probe, cells)
+        refused = refused_cells(probe, plan.tensors, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
         most = _largest_weight(plan, outputs)
         work = _Work(plan, probe, _by_group(plan, rows, cells), parts, between, most)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from layerscope.core.probe import Cell, Probe
+from layerscope.core.probe import Cell, CellTensors, Probe
+from layerscope.core.running import Route
 from layerscope.errors import LayerError
 from layerscope.results import FULL_MODEL, NOTHING_LEFT
 
 __all__ = ["refused_cells"]
 
 _At = tuple[str, str]
+_Way = tuple[str, Route]
 
 
-def refused_cells(probe: Probe, cells: Sequence[Cell]) -> dict[_At, str]:
+def refused_cells(probe: Probe, tensors: CellTensors, cells: Sequence[Cell]) -> dict[_At, str]:
     """Find the cells that can't be, such as one that skips a layer which changes the shape.
 
     Returns
@@ -27,19 +29,19 @@ def refused_cells(probe: Probe, cells: Sequence[Cell]) -> dict[_At, str]:
         If nothing is left of a perturbation.
     """
     refused: dict[_At, str] = {}
-    skipping: dict[_At, tuple[str, ...]] = {}
+    routes: dict[_At, dict[_Way, None]] = {}
     for cell in cells:
         at = cell.layer.name, cell.perturbation.name
         try:
-            skipping[at] = cell.skipped
+            routes.setdefault(at, {}).update(dict.fromkeys(tensors.routes(cell).items()))
         except LayerError as error:
             refused[at] = str(error)
-        if at[0] == FULL_MODEL and skipping.get(at):
+        if at[0] == FULL_MODEL and routes.get(at):
             refused[at] = NOTHING_LEFT
-    names = {name for skipped in skipping.values() for name in skipped}
-    reasons = probe.obstacles(names) if names else {}
-    for at, skipped in skipping.items():
-        if why := "; ".join(f"{name} {reasons[name]}" for name in skipped if reasons[name]):
+    ways = {way for asked in routes.values() for way in asked}
+    reasons = probe.obstacles(ways) if ways else {}
+    for at, asked in routes.items():
+        if why := "; ".join(f"{way[0]} {reasons[way]}" for way in asked if reasons[way]):
             refused.setdefault(at, why)
     every = {(cell.layer.name, cell.perturbation.name) for cell in cells}
     for name in dict.fromkeys(cell.perturbation.name for cell in cells):
@@ -55,5 +57,5 @@ def _require_some(perturbation: str, cells: set[_At], refused: Mapping[_At, str]
     row, why = min((at[0] == FULL_MODEL, at[0], refused[at]) for at in cells)[1:]
     raise LayerError(
         f"{perturbation!r} fits no layer; {row}, for example: {why}. A layer can be skipped if it "
-        "returns one tensor of the shape and type of the one it gets; view='block' may have some."
+        "returns hidden states of the shape and type of those it gets; view='block' may have some."
     )
