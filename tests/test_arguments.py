@@ -64,6 +64,7 @@ GIVEN = {
     },
     "--perturbations zero noise(0.1)": {"perturbations": ["zero", "noise(0.1)"]},
     "--metrics accuracy": {"metrics": ["accuracy"]},
+    "--measures block_influence variance": {"measures": ["block_influence", "variance"]},
     "--draws 5 --seed 3": {"draws": 5, "seed": 3},
     "--batch-size 7": {"batch_size": 7},
     "--device cpu": {"device": "cpu"},
@@ -139,7 +140,7 @@ def test_a_session_has_the_arguments_of_a_sweep():
     # What a sweep has besides is about all cells, which a session does not go through.
     left = set(inspect.signature(layerscope.sweep).parameters) - set(shared(layerscope.Session))
     assert left == {
-        "layers", "view", "perturbations", "draws", "out", "epochs", "whole", "decide",
+        "layers", "view", "perturbations", "measures", "draws", "out", "epochs", "whole", "decide",
         "tolerance", "outcomes", "callback", "between", "show_progress",
     }  # fmt: skip
 

@@ -172,7 +172,7 @@ def _imported(value: Any) -> Any:
 
 
 def _takes_objects(argument: Argument) -> bool:
-    return any(kind in argument.kind for kind in ("Metric", "Perturbation", "callable"))
+    return any(kind in argument.kind for kind in ("Metric", "Measure", "Perturbation", "callable"))
 
 
 def _your_own(text: str) -> Any:

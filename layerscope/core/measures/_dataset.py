@@ -13,14 +13,15 @@ from torch import nn
 
 from layerscope import results
 from layerscope._version import __version__
-from layerscope.base import validate
+from layerscope.base import devices, validate
+from layerscope.base.undoing import Undo
 from layerscope.core import layers as layers_
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer, LayerSelection, Norms
 from layerscope.core.measures._measuring import Measured, measure_rows
 from layerscope.core.measures._named import Measure, MeasureLike, parse
 from layerscope.core.metrics import Metric
-from layerscope.core.probe import Subject
+from layerscope.core.probe import Probe, Subject
 from layerscope.core.running import OutputSpec
 
 __all__ = ["measure", "with_measures"]
@@ -128,7 +129,10 @@ def measure(
         output=output,
     )
     rows = layers_.find(subject.model, view, kept, layers)
-    found = measure_rows(subject, rows, wanted, show_progress)
+    with Undo() as undo, undo:
+        undo.enter(devices.NoGradients())
+        probe = undo.enter(Probe(subject, "measures"))
+        found = measure_rows(probe, rows, wanted, show_progress)
     return with_measures(_empty(subject, rows, view, kept), found, wanted)
 
 

@@ -18,6 +18,7 @@ from layerscope.core.measures._named import OF_STREAM, Measure
 from layerscope.core.measures._watching import Key, Span, Watch
 from layerscope.core.probe import Probe, Subject
 from layerscope.core.running import explain_mismatch
+from layerscope.results import FULL_MODEL
 
 __all__ = ["Measured", "down_projections", "mask_of", "measure_rows"]
 
@@ -48,27 +49,23 @@ class Measured:
 
 
 def measure_rows(
-    subject: Subject,
-    rows: Sequence[Layer],
-    measures: Sequence[Measure],
-    show_progress: bool = False,
+    probe: Probe, rows: Sequence[Layer], measures: Sequence[Measure], show_progress: bool = False
 ) -> Measured:
-    """Measure rows of a network with its trained weights, in one pass over the data.
+    """Measure rows of a lent network with its trained weights, in one pass over the data.
 
-    The network is lent for the time, and comes back as it was. Of the hidden states of a batch no
-    more are held than rows begin at, and go on from.
+    Of the hidden states of a batch no more are held than rows begin at, and go on from.
 
     Parameters
     ----------
-    subject : Subject
+    probe : Probe
     rows : sequence of Layer
+        The whole network is no row to be measured.
     measures : sequence of Measure
     show_progress : bool
     """
-    with Undo() as undo, undo:
-        undo.enter(devices.NoGradients())
-        probe = undo.enter(Probe(subject, "measures"))
-        return _Rows(subject.model, rows, measures).measure(probe, subject, show_progress)
+    parts = [row for row in rows if row.name != FULL_MODEL]
+    subject = probe.subject
+    return _Rows(subject.model, parts, measures).measure(probe, subject, show_progress)
 
 
 def down_projections(model: nn.Module) -> list[str]:
@@ -126,6 +123,8 @@ class _Rows:
         self._blocks = [path for row in known for path in row.modules]
         self._whole = {*self._blocks, *(path for row in staged for path in row.modules)}
         self._projections = down_projections(model)
+        self._held = named_tensors(model)
+        self._known: dict[tuple[str, str], list[float]] = {}
 
     def measure(self, probe: Probe, subject: Subject, show_progress: bool) -> Measured:
         """Run the pass, if there is one to run, and read the sums."""
@@ -174,7 +173,8 @@ class _Rows:
 
     def _value(self, row: Layer, measure: Measure, watch: Watch | None) -> tuple[float, str]:
         if measure.per_matrix is not None:
-            return _mean(map(measure.per_matrix, _matrices(self._model, row))), _NO_MATRIX
+            every = (value for name in row.parameters for value in self._of(measure, name))
+            return _mean(every), _NO_MATRIX
         assert watch is not None
         if measure.per_output is not None:
             held = {owner_name(name) for name in row.parameters}
@@ -187,6 +187,16 @@ class _Rows:
             return float("nan"), _NO_BLOCKS
         key = (OF_STREAM, row.modules)
         return _sum(watch, key, measure), watch.reasons.get(key, "was not called")
+
+    def _of(self, measure: Measure, name: str) -> list[float]:
+        """Numbers of a measure for the matrices of one tensor, which may be in many rows."""
+        assert measure.per_matrix is not None
+        at = measure.name, name
+        if at not in self._known:
+            weight = self._held[name].detach()
+            owner = self._model.get_submodule(owner_name(name))
+            self._known[at] = [measure.per_matrix(each) for each in _matrices(weight, owner)]
+        return self._known[at]
 
     def _adding(self, row: Layer, role: str, watch: Watch) -> str:
         """The block whose branch a row is, or all of whose branches it holds."""
@@ -223,15 +233,9 @@ def _mean(values: Iterable[float]) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-def _matrices(model: nn.Module, row: Layer) -> Iterable[Tensor]:
-    """Weights of a row as matrices in double precision: filters flat, stacked experts each."""
-    held = named_tensors(model)
-    for name in row.parameters:
-        weight = held[name].detach()
-        if not weight.is_floating_point() or weight.ndim < 2:
-            continue
-        stacked = weight.ndim == 3 and not isinstance(
-            model.get_submodule(owner_name(name)), (nn.Conv1d, nn.ConvTranspose1d)
-        )
-        for each in weight if stacked else [weight.flatten(1)]:
-            yield devices.double(each)
+def _matrices(weight: Tensor, owner: nn.Module) -> Iterable[Tensor]:
+    """A weight as matrices in double precision: filters flat, stacked experts each."""
+    if not weight.is_floating_point() or weight.ndim < 2:
+        return []
+    stacked = weight.ndim == 3 and not isinstance(owner, (nn.Conv1d, nn.ConvTranspose1d))
+    return map(devices.double, weight if stacked else [weight.flatten(1)])

@@ -24,9 +24,10 @@ from torch import nn
 
 from layerscope import results
 from layerscope.base import devices, validate
-from layerscope.core import metrics as metrics_, perturb
+from layerscope.core import measures as measures_, metrics as metrics_, perturb
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import LayerSelection, Norms
+from layerscope.core.measures import Measure
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Redraw
 from layerscope.core.probe import CellTensors, Subject
@@ -61,6 +62,7 @@ def sweep(
     norms: Norms | str | Mapping[str, str] = "own",
     perturbations: Sequence[perturb.PerturbationLike] | None = None,
     metrics: Sequence[str | Metric] | None = None,
+    measures: Sequence[str | Measure] | None = None,
     draws: int = 3,
     batch_size: int = 1000,
     device: str | torch.device = "auto",
@@ -126,6 +128,10 @@ def sweep(
         error and loss, and perplexity where an example has several targets, as text has. Targets
         may be of any form where all are your own; ``"mse"`` and ``"bce"`` take those of
         regression and of several labels.
+    measures : sequence of str or Measure, optional
+        Measures of one pass to put beside the exact effects, as ``ds.measure_value``:
+        ``"block_influence"``, ``"angular_distance"``, … of `layerscope.measures.MEASURES`, or your
+        own; `layerscope.stats.agreement` says whether they rank the layers alike.
     draws : int
         Random draws of each stochastic perturbation.
     batch_size : int
@@ -260,6 +266,7 @@ def sweep(
         seed=seed,
         rule=rule,
         outcomes=outcomes,
+        measures=() if measures is None else measures_.parse(measures),
         view=view,
         norms=kept,
     )

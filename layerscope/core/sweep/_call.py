@@ -12,6 +12,7 @@ import torch
 
 from layerscope.base.fingerprints import fingerprint
 from layerscope.core import metrics, perturb
+from layerscope.core.measures import MEASURES, Measure
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Perturbation
 from layerscope.errors import LayerscopeError
@@ -95,14 +96,16 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if hasattr(value, "describe") and isinstance(described := value.describe(), Mapping):
         return _plain(described)
-    if isinstance(value, (Perturbation, Metric)) and _goes_by_name(value):
+    if isinstance(value, (Perturbation, Metric, Measure)) and _goes_by_name(value):
         return value.name
     named = getattr(value, "name", None) or getattr(value, "__name__", None)
     return {YOURS: str(named or type(value).__name__)}
 
 
-def _goes_by_name(value: Perturbation | Metric) -> bool:
+def _goes_by_name(value: Perturbation | Metric | Measure) -> bool:
     """Check that looking its name up gives the same, and not the user's own of that name."""
+    if isinstance(value, Measure):
+        return MEASURES.get(value.name) is value
     try:
         if isinstance(value, Metric):
             known = metrics.parse(value.name)[0]

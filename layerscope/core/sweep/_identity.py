@@ -25,6 +25,7 @@ from layerscope.base.fingerprints import Fingerprint, fingerprint, is_library
 from layerscope.base.tensors import tied_names, update_digest as data_digest
 from layerscope.base.undoing import Undo
 from layerscope.core import metrics
+from layerscope.core.measures import MEASURES
 from layerscope.core.perturb import Perturbation
 from layerscope.core.probe import Probe, Subject
 from layerscope.core.reuse import moved_by
@@ -60,9 +61,14 @@ def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any
     said = {f"the metric {m.name!r}": Fingerprint(m, known) for m in own}
     code = {m.name: said[f"the metric {m.name!r}"].sha256 for m in own}
     settings = {p.name: _settings(p, known, said) for p in perturbations}
+    for each in plan.measures:
+        if MEASURES.get(each.name) is not each:
+            said[f"the measure {each.name!r}"] = Fingerprint(each, known)
     made = Fingerprint(fresh, known)
     said["fresh="] = made
+    measured = {m.name: _code(said.get(f"the measure {m.name!r}")) for m in plan.measures}
     return _plain_values(plan) | {
+        **({"measures": measured} if measured else {}),
         "metric_code": code,
         "perturbation_settings": {name: told for name, told in settings.items() if told},
         "fresh": made.sha256 if fresh else "",
@@ -70,6 +76,11 @@ def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any
         **_network(subject, known),
         "not_described": _opaque(said),
     }
+
+
+def _code(own: Fingerprint | None) -> str:
+    """Digest of what is the user's own; of what goes by name, none."""
+    return "" if own is None else own.sha256
 
 
 def _plain_values(plan: Plan) -> dict[str, Any]:

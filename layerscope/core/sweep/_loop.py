@@ -20,6 +20,7 @@ from layerscope.base.undoing import Undo
 from layerscope.core import layers
 from layerscope.core.batches import Batch
 from layerscope.core.layers import Layer
+from layerscope.core.measures import Measured, measure_rows
 from layerscope.core.metrics import NOT_FINITE, Outcome
 from layerscope.core.probe import Cell, Probe, Question, Seen
 from layerscope.core.reuse import Group
@@ -70,6 +71,8 @@ class SweepState:
         By row but that of the whole network, its first block and its number of blocks.
     about : dict
         How much was reused, for the attributes.
+    measured : Measured
+        Measures of one pass.
     """
 
     rows: list[Layer]
@@ -82,6 +85,7 @@ class SweepState:
     moved: dict[str, bool]
     spans: dict[str, tuple[int, int]]
     about: dict[str, Any] = field(default_factory=dict)
+    measured: Measured = field(default_factory=Measured)
 
 
 def measure(
@@ -128,6 +132,8 @@ def measure(
         blocks = layers.blocks(plan.subject.model, norms=plan.norms)
         spans = layers.spans([row for row in rows if row.name != FULL_MODEL], blocks)
         state = SweepState(rows, cells, refused, work.sums, distances, drawn, origins, moved, spans)
+        if plan.measures:
+            state.measured = measure_rows(probe, rows, plan.measures, show_progress)
 
         def report(how: Show | None) -> None:
             if how is not None:

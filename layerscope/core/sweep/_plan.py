@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from layerscope.core.layers import Norms
+from layerscope.core.measures import Measure
 from layerscope.core.probe import CellTensors, Subject
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._grid import Grid
@@ -32,6 +34,8 @@ class Plan:
         When a cell has seen enough.
     outcomes : bool
         What every example gave is kept.
+    measures : sequence of Measure
+        Of one pass, beside the cells.
     view, norms
         How the rows were found.
     """
@@ -42,6 +46,7 @@ class Plan:
     seed: int = 0
     rule: Decision | Tolerance | None = None
     outcomes: bool = False
+    measures: Sequence[Measure] = ()
     view: str = "leaf"
     norms: Norms = field(default_factory=Norms)
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.core.layers import NO_BLOCK
+from layerscope.core.measures import with_measures
 from layerscope.core.metrics import NOT_FINITE, Tally
 from layerscope.core.probe import Cell
 from layerscope.core.stopping import Decision, Tolerance
@@ -32,7 +33,7 @@ def assemble(plan: Plan, state: SweepState, attrs: Mapping[str, Any]) -> xr.Data
     series = plan.subject.series
     known = state.sums.baseline()
     baseline = [known.get(name, Tally()) for name in coords["metric"]]
-    return results.build(
+    ds = results.build(
         _values(plan, state, coords)
         | {
             "baseline": (["metric"], [tally.mean for tally in baseline]),
@@ -45,6 +46,7 @@ def assemble(plan: Plan, state: SweepState, attrs: Mapping[str, Any]) -> xr.Data
         {**attrs} | ({"distance_from": series.first} if series.epochs else {}),
         _counted(plan),
     )
+    return with_measures(ds, state.measured, plan.measures) if plan.measures else ds
 
 
 def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
