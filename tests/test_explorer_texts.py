@@ -11,8 +11,10 @@ from torch import nn
 
 from layerscope import data
 from layerscope.core.metrics import Tally
-from layerscope.core.session import Estimate
-from layerscope.jupyter import LayerExplorer, _words as words
+from layerscope.core.session import Estimate, Text
+from layerscope.errors import DataError, OptionError
+from layerscope.jupyter import LayerExplorer, _texts as texts, _words as words
+from layerscope.jupyter._reader import find_reader, reader_of
 from layerscope.zoo import training
 
 LINES = ["the cat sat on the mat", "the <b>dog</b> sat & ran, the cat sat", "a naïve \x1b mat"]
@@ -151,3 +153,200 @@ def test_a_run_is_read_in_the_tokens_that_it_was_trained_on(news, root, tmp_path
     inputs = explorer._backend.session.inputs([0, 1])
     assert torch.equal(torch.stack(inputs), news.test.inputs[:2])
     explorer.close()
+
+
+# Language models
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Llama as transformers saves it, with a tokenizer beside it."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    place = tmp_path_factory.mktemp("llama")
+    tokenizer = data.Tokenizer.train(LINES * 3, vocab=290)
+    tokenizer.save(place / "tokenizer.json")
+    model = tokenizer._model
+    transformers.PreTrainedTokenizerFast(tokenizer_object=model).save_pretrained(place)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=290, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64,
+        initializer_range=0.5,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(place)
+    return place
+
+
+@pytest.fixture
+def explorer(folder, news):
+    """Of texts in the form in which transformers' collators give them."""
+    transformers = pytest.importorskip("transformers")
+    net = transformers.LlamaForCausalLM.from_pretrained(folder)
+    ids = news.test.inputs[:6]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+    torch.manual_seed(1)
+    start = transformers.LlamaForCausalLM(net.config).state_dict()
+    explorer = LayerExplorer(net, given, {0: start, 1: net.state_dict()}, device="cpu",
+                             batch_size=4)  # fmt: skip
+    assert explorer.wait(60)
+    yield explorer
+    explorer.close()
+
+
+ROW = "model.layers.1.mlp.down_proj"
+
+
+def test_texts_are_shown_with_what_changed_in_them(explorer):
+    assert explorer.texts.box.layout.display is None
+    assert explorer.texts.texts.value == ""  # nothing has changed as trained
+    explorer.state = {ROW: "zero"}
+    assert explorer.wait(60)
+    page = explorer.texts.texts.value
+    assert page.count('class="ls-text"') == 3
+    assert "<b>dog" not in page
+    assert re.search(r'class="ls-tok ls-moved" style="background:rgba\([^"]*\)" title="', page)
+    tip = html.unescape(re.search(r'ls-moved"[^>]* title="([^"]*)"', page)[1])
+    line, predicted = tip.split("\n")
+    assert re.fullmatch(r"'.*': loss [\d.]+ → [\d.]+ nats", line)
+    assert re.fullmatch(r"predicted '.*' → '.*'", predicted)
+    # The text itself is whole.
+    place = int(re.search(r"example (\d+): ", page)[1])
+    inline = re.search(r'class="ls-text" dir="auto">(.*?)</div>', page, re.DOTALL)[1]
+    plain = html.unescape(re.sub(r"<[^>]*>", "", inline))
+    (ids,) = TextIds(explorer, place)
+    assert plain == "".join(texts._inline(int(t), explorer._source.tokenizer) for t in ids)
+
+
+def TextIds(explorer, place):  # noqa: N802
+    """The tokens of an example of a mapping."""
+    start = 0
+    for inputs, _ in explorer._backend.session.data:
+        rows = inputs["input_ids"]
+        if place < start + len(rows):
+            return [rows[place - start]]
+        start += len(rows)
+    raise AssertionError(place)
+
+
+def test_a_prompt_is_continued_as_trained_and_as_changed(explorer):
+    explorer.texts.prompt.value, explorer.texts.count.value = "the <b>cat", 5
+    explorer.texts.go.click()
+    assert explorer.wait(60)
+    same = explorer.texts.said.value
+    assert 'data-final="true" data-count="5"' in same, explorer.controls.status.value
+    assert "the same 5 tokens" in same
+    explorer.state = {ROW: "zero"}
+    assert explorer.wait(60)
+    page = explorer.texts.said.value
+    assert 'data-count="5"' in page
+    assert "<mark>" in page
+    assert "<b>" not in page
+    assert explorer.texts.texts.value  # both are shown
+    # Another prompt is asked about alone: the state was measured.
+    before = explorer.estimate
+    explorer.texts.prompt.value = ""
+    explorer.texts.go.click()
+    assert explorer.wait(60)
+    assert explorer.texts.said.value == ""
+    assert explorer.estimate is before
+
+
+def test_without_a_tokenizer_tokens_are_numbers(news):
+    nets = [nn.Sequential(nn.Embedding(290, 4), nn.Linear(4, 290)) for _ in range(2)]
+    states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
+    plain = LayerExplorer(nets[1], news.test, states, device="cpu")
+    try:
+        plain.texts.prompt.value, plain.texts.count.value = "12, 5 7", 3
+        plain.state = {"0": ("reinitialize", 0)}
+        assert plain.wait(60)
+        assert re.search(r"as trained</div>.*?(\d+ ?){3}<", plain.texts.said.value)
+        assert re.search(r">\d+ </span>", plain.texts.texts.value)
+        plain.texts.prompt.value = "a cat"
+        plain.texts.go.click()
+        assert plain.wait(60)
+        assert "without a tokenizer a prompt is numbers" in plain.controls.status.value
+    finally:
+        plain.close()
+
+
+def test_networks_of_pictures_have_no_prompt():
+    net = nn.Sequential(nn.Linear(4, 3))
+    pair = torch.randn(6, 4), torch.arange(6) % 3
+    explorer = LayerExplorer(net, pair, {0: net.state_dict()}, device="cpu")
+    assert explorer.texts.box.layout.display == "none"
+    explorer.close()
+
+
+def test_any_tokenizer_is_read(folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer as Model
+
+    fast = transformers.AutoTokenizer.from_pretrained(folder)
+    own = data.Tokenizer.load(folder / "tokenizer.json")
+    there = [fast, Model.from_file(str(folder / "tokenizer.json")), folder, str(folder), own,
+             folder / "tokenizer.json"]  # fmt: skip
+    for tokenizer in there:
+        reader = reader_of(tokenizer)
+        ids = reader.tokens("the cat sat")
+        assert ids == own.encode(["the cat sat"])[:-1].tolist()
+        assert reader.text(ids) == "the cat sat"
+        assert reader.piece(ids[1]) == " cat"
+        assert reader.piece(10**6) == ""
+    assert reader_of(reader) is reader
+    assert reader_of(None) is None
+    net = transformers.LlamaForCausalLM.from_pretrained(folder)
+    assert find_reader(net).tokens("the cat") == reader.tokens("the cat")
+    assert find_reader(nn.Linear(2, 2)) is None
+    with pytest.raises(OptionError, match=r"encode\(text\)"):
+        reader_of(3)
+    with pytest.raises(DataError, match="there is no tokenizer at"):
+        reader_of(tmp_path)
+
+
+class Pieces:
+    """A tokenizer of words as sentencepiece has it: blanks are part of the pieces."""
+
+    names = ("\u2581a", "\u2581cat", "s", "\n")
+
+    def convert_ids_to_tokens(self, token):
+        return self.names[token]
+
+    def decode(self, tokens):
+        return "".join(self.names[t] for t in tokens).replace("\u2581", " ").lstrip(" ")
+
+    def encode(self, text):
+        return [self.names.index(text)]
+
+
+def text_of(targets, tokens, trained, predicted, before, after):
+    long = [torch.tensor(each) for each in (tokens, targets, trained, predicted)]
+    return Text(*long, torch.tensor(before), torch.tensor(after))
+
+
+def test_each_token_has_the_colour_of_its_loss():
+    nan = float("nan")
+    given = text_of(
+        [1, -100, 2, 3],
+        [0, 1, 1, 2],
+        [1, 0, 0, 3],
+        [1, 1, 2, 3],
+        [1.0, nan, 2, 1],
+        [5.0, nan, 1, 1],
+    )
+    reader = reader_of(Pieces())
+    first, rose, out, fell, same = texts._tokens(given, reader)
+    assert [token.text for token in (first, rose, out, fell, same)] == [
+        " a",
+        " cat",
+        " cat",
+        "s",
+        "↵\n",
+    ]
+    assert [token.moved for token in (first, rose, out, fell, same)] == [False] * 3 + [True, False]
+    assert rose.colour == "rgba(217,72,15,0.75)"
+    assert fell.colour == "rgba(43,138,155,0.19)"
+    assert (first.colour, out.colour, same.colour) == ("", "", "")
+    assert out.tip == "does not count"
+    assert fell.tip == "'s': loss 2 → 1 nats\npredicted ' a' → 's'"
+    masked = text_of([0, -100, 2], [0, 1, 2], [0, 0, 0], [0, 0, 2], [1.0, nan, 2], [1.0, nan, 1])
+    assert [token.text for token in texts._tokens(masked, reader)] == [" a", " cat", "s"]

@@ -13,7 +13,7 @@ from layerscope.errors import CheckpointError, LayerscopeError
 from layerscope.jupyter import _drawing as drawing, _words as words
 from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._history import History, Scene
-from layerscope.zoo.data import Tokenizer
+from layerscope.jupyter._reader import TokenReader
 
 __all__ = ["Display"]
 
@@ -24,11 +24,11 @@ class Display:
     Parameters
     ----------
     controls : Controls
-    tokenizer : Tokenizer or None
+    tokenizer : TokenReader or None
         Says what tokens are.
     """
 
-    def __init__(self, controls: Controls, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, controls: Controls, tokenizer: TokenReader | None) -> None:
         self._parts, self._tokenizer = controls, tokenizer
 
     def say(self, text: str, kind: str = "info") -> None:

@@ -31,6 +31,7 @@ from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._progress import progress
 from layerscope.jupyter._source import metric_of, resolve, script
 from layerscope.jupyter._still import bundle
+from layerscope.jupyter._texts import Texts, is_text
 from layerscope.jupyter._worker import Worker
 from layerscope.results import FULL_MODEL
 
@@ -70,6 +71,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         A sweep of this network; colours the strip. Computed on demand otherwise.
     data_root : path, optional
         Folder with the data sets.
+    tokenizer : Tokenizer, path or object, optional
+        Says what tokens are, in texts and prompts: transformers', that of the package tokenizers,
+        or any with ``encode`` and ``decode``; or the folder of one. By default that of a text, of
+        a run, or of the folder that the network was loaded from. Else tokens are numbers.
     metric : str, optional
         What the strip and the heat map show; by default the error, or the first there is.
     view, norms, metrics, batch_size, device, dtype, seed, fresh, output
@@ -90,6 +95,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         What was swept, and the scenarios that were kept.
     estimate : Estimate or None
         What is known of the present state.
+    texts : object
+        Of a language model: ``texts.prompt`` and ``texts.said``, widgets with a prompt and what
+        it is continued by.
 
     Raises
     ------
@@ -106,6 +114,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     _worker: Worker = None  # type: ignore[assignment]
     _backend: Backend | None = None
     controls: Controls = None  # type: ignore[assignment]
+    texts: Texts = None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -115,6 +124,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         *,
         dataset: xr.Dataset | str | os.PathLike[str] | None = None,
         data_root: str | os.PathLike[str] | None = None,
+        tokenizer: Any = None,
         metric: str | None = None,
         view: str = "leaf",
         norms: Norms | str | Mapping[str, str] = "own",
@@ -131,7 +141,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         options = dict[str, Any](norms=norms, metrics=metrics, batch_size=batch_size, device=device)
         options |= {"dtype": dtype, "seed": seed, "fresh": fresh, "output": output}
         more = {"perturbations": perturbations, **sweep_only(sweep)}
-        self._source = source_ = resolve(source, data, checkpoints, dataset, data_root)
+        self._source = source_ = resolve(source, data, checkpoints, dataset, data_root, tokenizer)
         self._metric = metric_of(metric, metrics, source_.dataset)
         self._scenarios: list[tuple[str, Scene, Estimate]] = []
         self._datasets: dict[str, xr.Dataset] = {}
@@ -149,8 +159,11 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._history = History(Scene(view))
         self.controls = self._make_controls()
         self._display = Display(self.controls, source_.tokenizer)
+        texts = self._backend is not None and is_text(self._backend.session)
+        self.texts = Texts(source_.tokenizer, texts)
         self._worker = Worker(self._display.fail)
-        super().__init__(self.controls.rows(), _dom_classes=("ls-explorer",))
+        rows_ = [*self.controls.rows(), self.texts.box]
+        super().__init__(rows_, _dom_classes=("ls-explorer",))
         self._wire()
         self._display.say("Click a layer; arrow keys and Enter do the same.")
         self._refresh()
@@ -211,8 +224,9 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._worker.close()
         if self._backend is not None:
             self._backend.close()
-        for part in self.controls.parts() if self.controls is not None else ():
-            part.close()
+        for group in (self.controls, self.texts):
+            for part in group.parts() if group is not None else ():
+                part.close()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -234,6 +248,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             (parts.cancel, self._worker.cancel),
             (parts.keep, lambda: self.keep(self.controls.name.value)),
             (parts.copy, self._show_code),
+            (self.texts.go, self._continue),
             (parts.save, lambda: self.save_figure(self.controls.path.value)),
         ]:
             button.on_click(lambda _, pressed=pressed: self._do(pressed))
@@ -367,6 +382,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         if trouble := backend.move():
             self.controls.device.value = backend.options["device"]
         began = time.monotonic()
+        self.texts.clear()  # which were of another state
         try:
             for estimate in backend.session.evaluate(scene.state, scene.view):
                 if seq != self._seq:
@@ -383,6 +399,16 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._latest = None
             self._display.no_numbers(seq)
             raise
+        if self.estimate is not None and self.estimate.final:
+            yield from self.texts.answers(backend.session, scene, self.estimate)
+
+    def _continue(self) -> None:
+        """Continue the prompt; after what is still being asked."""
+        backend, scene = self._backend, self._history.now
+        if backend is None or self.estimate is None or not self.estimate.final:
+            self._ask()
+        else:
+            self._worker.ask(lambda: self.texts.continuations(backend.session, scene))
 
     def _sweep(self) -> None:
         if self._backend is None:

@@ -18,6 +18,7 @@ from layerscope.core import checkpoints as checkpoints_, metrics
 from layerscope.core.checkpoints import Series
 from layerscope.core.sweep import DATASET
 from layerscope.errors import CheckpointError, OptionError, choose
+from layerscope.jupyter._reader import TokenReader, find_reader, reader_of
 from layerscope.report import argument
 from layerscope.zoo import data as data_, models, training
 from layerscope.zoo.data import TextData, Tokenizer
@@ -40,7 +41,7 @@ class Source:
         What to call it.
     code : str
         Python that gives ``model``, ``data`` and ``checkpoints``; empty where they are the user's.
-    tokenizer : Tokenizer or None
+    tokenizer : TokenReader or None
         Of a text: what its tokens say.
     """
 
@@ -50,7 +51,7 @@ class Source:
     dataset: xr.Dataset | None
     name: str
     code: str = ""
-    tokenizer: Tokenizer | None = None
+    tokenizer: TokenReader | None = None
 
 
 def script(source: Source, options: Mapping[str, Any], state: Mapping[str, Any], view: str) -> str:
@@ -93,6 +94,7 @@ def resolve(
     checkpoints: Any = None,
     dataset: xr.Dataset | str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
+    tokenizer: Any = None,
 ) -> Source:
     """Find network, data, checkpoints and results of what the user gave.
 
@@ -103,7 +105,9 @@ def resolve(
     """
     # Session and sweep both run through it.
     data = list(data) if isinstance(data, Iterator) else data
-    tokenizer = data.tokenizer if isinstance(data, TextData) else None
+    if tokenizer is None and isinstance(data, TextData):
+        tokenizer = data.tokenizer
+    tokenizer = reader_of(tokenizer)
     data = data.test if isinstance(data, TextData) else data
     known = results.open_dataset(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
     if isinstance(source, xr.Dataset) or str(source).endswith(".nc"):
@@ -119,7 +123,8 @@ def resolve(
             )
         model, name = _own(source), type(source).__name__
         series = Series.of(model) if checkpoints is None else checkpoints_.open_series(checkpoints)
-        return Source(model, data, series, known, name, tokenizer=tokenizer)
+        found = tokenizer or find_reader(source)
+        return Source(model, data, series, known, name, tokenizer=found)
     if isinstance(source, (str, os.PathLike, Series)):
         return _of_run(checkpoints_.open_series(source), data, known, data_root, tokenizer)
     raise OptionError(
@@ -129,7 +134,7 @@ def resolve(
 
 
 def _of_run(
-    series: Series, data: Any, dataset: xr.Dataset | None, root: Any, tokenizer: Tokenizer | None
+    series: Series, data: Any, dataset: xr.Dataset | None, root: Any, tokenizer: TokenReader | None
 ) -> Source:
     model = models.rebuild(series)
     name = _short(series.folder.name if series.folder else type(model).__name__)
@@ -139,7 +144,7 @@ def _of_run(
     # The network knows the tokens that it was trained on, whatever the text would give today.
     same: dict[str, Any] = {"tokenizer": str(kept)} if kept and kept.is_file() else {}
     if same and tokenizer is None:
-        tokenizer = Tokenizer.load(same["tokenizer"])
+        tokenizer = reader_of(Tokenizer.load(same["tokenizer"]))
     if data is None:
         if "data" not in series.manifest:
             raise CheckpointError("the run does not say what it was trained on; pass data=.")

@@ -7,13 +7,14 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from layerscope.base.templates import call
 from layerscope.core.session import Estimate
+from layerscope.jupyter._reader import TokenReader, reader_of
 from layerscope.zoo.data import Tokenizer
 
 __all__ = [
@@ -27,9 +28,13 @@ __all__ = [
     "no_numbers",
     "readings",
     "sample",
+    "show_token",
     "status",
     "title",
 ]
+
+Reads: TypeAlias = Tokenizer | TokenReader | None
+"""Says what tokens are; their numbers are shown without."""
 
 _MOST_CLASSES = 12
 _MOST_PICTURES = 12
@@ -129,7 +134,7 @@ def _card(reading: Reading) -> _Box:
     return _Box(reading.metric, reading.value, [reading.interval, moved])
 
 
-def classes(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
+def classes(estimate: Estimate, tokenizer: Reads = None) -> str:
     """Accuracy of each class, the worst first where there are many; a mark for the trained."""
     if estimate.targets is None:
         return ""
@@ -152,7 +157,7 @@ def classes(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
     return _html("bars", head=head, rows=rows)
 
 
-def confusion(estimate: Estimate, tokenizer: Tokenizer | None = None) -> str:
+def confusion(estimate: Estimate, tokenizer: Reads = None) -> str:
     """Confusion matrix; of many classes, of those that are named most."""
     if estimate.targets is None or estimate.classes > 1000:
         return ""
@@ -182,7 +187,7 @@ def changes(
     estimate: Estimate,
     places: Sequence[int],
     inputs: Sequence[Any],
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Reads = None,
 ) -> str:
     """Pictures, or tokens, that are named otherwise now.
 
@@ -193,7 +198,7 @@ def changes(
         As `sample` gives.
     inputs : sequence
         What the network was given at each.
-    tokenizer : Tokenizer, optional
+    tokenizer : Tokenizer or TokenReader, optional
         Says what tokens are; their numbers are shown without.
     """
     pairs = zip(places, inputs, strict=True)
@@ -213,7 +218,7 @@ class _Example(NamedTuple):
     text: str = ""
 
 
-def _example(estimate: Estimate, at: int, given: Any, tokenizer: Tokenizer | None) -> _Example:
+def _example(estimate: Estimate, at: int, given: Any, tokenizer: Reads) -> _Example:
     """Describe an example: of a sequence, the first change with something to read before it."""
     changes = [int(place) for place in estimate.changed_at(at)]
     here = next((place for place in changes if place >= _CONTEXT), changes[-1])
@@ -239,23 +244,31 @@ class _Label(NamedTuple):
     is_token: bool = False
 
 
-def _label(number: int, estimate: Estimate, tokenizer: Tokenizer | None) -> _Label:
-    """Name a class by its number; a token by its text, unless it is a part of a character."""
+def _label(number: int, estimate: Estimate, tokenizer: Reads) -> _Label:
+    """Name a class by its number, and a token as `show_token` does."""
     if number < 0:
         return _Label("not finite")
     if tokenizer is None or estimate.predicted.ndim == 1:
         return _Label(str(number))
-    text = _read([number], tokenizer)
-    known = text and "\ufffd" not in text
-    return _Label(text if known else f"#{number}", is_token=True)
+    return _Label(show_token(number, tokenizer), is_token=True)
 
 
-def _read(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+def show_token(number: int, tokenizer: Reads) -> str:
+    """Write a token: its text, or its number where it is a part of a character."""
+    if number < 0:
+        return "not finite"
+    reader = reader_of(tokenizer)
+    if reader is None:
+        return str(number)
+    text = reader.piece(number).translate(_SHOWN)
+    return text if text and "\ufffd" not in text else f"#{number}"
+
+
+def _read(tokens: Sequence[int], tokenizer: Reads) -> str:
     """Text of tokens in one line, an arrow where a line ends."""
-    lines = tokenizer.decode(tokens)
-    # Nothing follows the last end, so that there is no line for it.
-    ended = "↵" if tokens and tokens[-1] == tokenizer.end else ""
-    return ("↵".join(lines) + ended).translate(_SHOWN)
+    reader = reader_of(tokenizer)
+    assert reader is not None
+    return reader.text(tokens).translate(_SHOWN)
 
 
 def _tokens(given: Any) -> bool:
@@ -272,7 +285,7 @@ def _picture(given: Any) -> Tensor | None:
     return given if given.ndim == 3 and given.shape[0] in (1, 3) else None
 
 
-def _text(given: Any, tokenizer: Tokenizer | None) -> str:
+def _text(given: Any, tokenizer: Reads) -> str:
     """Write an input that is no picture: its tokens, or the first of its numbers."""
     if not isinstance(given, Tensor):
         return "–"

@@ -20,5 +20,10 @@ from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._scenarios import with_scenario
 from layerscope.core.session._session import Session
 from layerscope.core.session._states import Change, changes
+from layerscope.core.session._texts import (
+    Continuation as Continuation,
+    Text as Text,
+    TextReader as TextReader,
+)
 
 __all__ = ["Change", "Estimate", "Session", "changes", "with_scenario"]

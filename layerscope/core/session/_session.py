@@ -25,10 +25,19 @@ from layerscope.core.running import OutputSpec, Route
 from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._states import changes
 from layerscope.core.session._sums import Answer, Sums, answer
-from layerscope.errors import LayerError, LayerscopeError, OptionError, SweepWarning, choose
+from layerscope.errors import (
+    LayerError,
+    LayerscopeError,
+    OptionError,
+    SweepWarning,
+    choose,
+)
 from layerscope.results import FULL_MODEL, NO_EPOCH, NOTHING_LEFT
 
 __all__ = ["Session"]
+
+# Number of a batch that is not of the data: never the first, which is watched.
+_FOREIGN = -1
 
 
 class Session:
@@ -195,16 +204,7 @@ class Session:
         OptionError
             If something can't be done to a layer.
         """
-        if self.closed:
-            raise LayerscopeError("the session is closed; open another to go on.")
-        cells = self._cells(state, view)
-        values: dict[str, Tensor] = {}
-        for cell in cells:
-            changed = self._tensors.of(cell)
-            require_finite(changed, f"what {cell.perturbation.name} gives {cell.layer.name}")
-            values |= changed
-        group = self._tensors.group(cells)
-        return self._estimates(Question(group, lambda: values, "a layer in this state"))
+        return self._estimates(self._question(state, view))
 
     def measure(self, state: Mapping[str, Any], view: str = "leaf") -> Estimate:
         """Evaluate the network in a state on all examples; as for `evaluate`."""
@@ -229,7 +229,51 @@ class Session:
                 break
         return [found[place] for place in places]
 
+    def runner(
+        self, state: Mapping[str, Any], view: str = "leaf"
+    ) -> Callable[[Any], tuple[Any, Any]]:
+        """Make a function that runs the network on inputs of one's own.
+
+        Parameters
+        ----------
+        state, view
+            As for `evaluate`.
+
+        Returns
+        -------
+        callable
+            Takes inputs on the session's device, in the form that the data have; returns what the
+            trained network gives for them, and what the changed one does, found as metrics do.
+
+        Raises
+        ------
+        CheckpointError, LayerError, OptionError
+            As `evaluate`.
+        """
+        question = self._question(state, view)
+        return lambda inputs: self._both(question, (inputs, None))
+
     # What the public methods are made of.
+
+    def _question(self, state: Mapping[str, Any], view: str) -> Question:
+        if self.closed:
+            raise LayerscopeError("the session is closed; open another to go on.")
+        cells = self._cells(state, view)
+        values: dict[str, Tensor] = {}
+        for cell in cells:
+            changed = self._tensors.of(cell)
+            require_finite(changed, f"what {cell.perturbation.name} gives {cell.layer.name}")
+            values |= changed
+        return Question(self._tensors.group(cells), lambda: values, "a layer in this state")
+
+    def _both(self, question: Question, batch: Batch) -> tuple[Any, Any]:
+        """Run the trained and the changed network over a batch that is not of the data."""
+        budget = self._budget // max(len(self.data.lengths), 1)
+        # Around each batch alone: in between, the caller's gradients are none of ours.
+        with Undo() as undo, undo:
+            undo.enter(devices.NoGradients())
+            seen = self._probe.see(_FOREIGN, batch, [question.group], budget)
+            return seen.reference, self._probe.ask(seen, question)
 
     def _places(self, places: Sequence[int]) -> Sequence[int]:
         count = self.data.count

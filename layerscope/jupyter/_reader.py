@@ -1,0 +1,147 @@
+"""What tokens say, in the words of any tokenizer that a user may hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerscope.base import validate
+from layerscope.base.extras import extra
+from layerscope.errors import DataError, OptionError
+from layerscope.zoo.data import Tokenizer
+
+__all__ = ["TokenReader", "find_reader", "reader_of"]
+
+_SPACE = "\u2581"  # which sentencepiece writes for a blank before a word
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class TokenReader:
+    """Reads tokens, and divides text into them.
+
+    Parameters
+    ----------
+    text : callable
+        From tokens to the text that they stand for, in one line: an arrow where a line ends.
+    piece : callable
+        From a token to its own text, with the blank before it; empty where it has none.
+    tokens : callable
+        From a text to its tokens.
+    """
+
+    text: Callable[[Sequence[int]], str]
+    piece: Callable[[int], str]
+    tokens: Callable[[str], list[int]]
+
+
+def reader_of(tokenizer: Any) -> TokenReader | None:
+    """Make a reader of a tokenizer; None of None.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer, path or object, optional
+        layerscope's own, transformers', that of the package tokenizers, a folder or file of
+        theirs, or anything with ``encode(text)`` and ``decode(tokens)``.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these.
+    DataError
+        If there is no tokenizer at the path.
+    """
+    if tokenizer is None or isinstance(tokenizer, TokenReader):
+        return tokenizer
+    if isinstance(tokenizer, Tokenizer):
+        return _own(tokenizer)
+    if isinstance(tokenizer, (str, os.PathLike)):
+        return reader_of(_load(Path(tokenizer)))
+    if not all(callable(getattr(tokenizer, name, None)) for name in ("encode", "decode")):
+        raise OptionError(
+            f"tokenizer is {validate.describe(tokenizer)}; give one with encode(text) and "
+            "decode(tokens), such as transformers.AutoTokenizer.from_pretrained(folder), or the "
+            "folder of one."
+        )
+    return _foreign(tokenizer)
+
+
+def find_reader(model: Any) -> TokenReader | None:
+    """Find the tokenizer that lies in the folder that a network was loaded from, if any does."""
+    folder = Path(str(getattr(getattr(model, "config", None), "_name_or_path", "") or "."))
+    if folder == Path() or not folder.is_dir():
+        return None
+    # Whatever is wrong with it, numbers can be shown.
+    with suppress(Exception):
+        return reader_of(_load(folder))
+    return None
+
+
+def _load(path: Path) -> Any:
+    """Read a tokenizer that lies in a file or a folder; nothing is asked of the hub."""
+    if path.is_file() and path.suffix == ".json":
+        with extra("zoo", "dividing text into tokens"):
+            from tokenizers import Tokenizer as Model
+
+        try:
+            return Model.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - the package raises bare exceptions
+            raise DataError(f"{path} is no tokenizer: {error}.") from None
+    quantised = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    there = path.is_dir() and any((path / name).is_file() for name in _FILES)
+    if not there and (len(quantised) != 1 or quantised[0].suffix != ".gguf"):
+        raise DataError(
+            f"there is no tokenizer at {path}; give a folder that holds one of "
+            f"{', '.join(_FILES)}, or one such file."
+        )
+    with extra("huggingface", "reading the tokenizer of a folder"):
+        from transformers import AutoTokenizer
+
+    more = {} if there else {"gguf_file": quantised[0].name}
+    folder = path if path.is_dir() else path.parent
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
+
+
+def _own(tokenizer: Tokenizer) -> TokenReader:
+    def text(tokens: Sequence[int]) -> str:
+        lines = tokenizer.decode(tokens)
+        # Nothing follows the last end, so that there is no line for it.
+        ended = "↵" if tokens and tokens[-1] == tokenizer.end else ""
+        return "↵".join(lines) + ended
+
+    # Of a prompt the line goes on.
+    return TokenReader(
+        text, lambda token: text([token]), lambda said: tokenizer.encode([said])[:-1].tolist()
+    )
+
+
+def _foreign(tokenizer: Any) -> TokenReader:
+    written = getattr(tokenizer, "convert_ids_to_tokens", None) or getattr(
+        tokenizer, "id_to_token", None
+    )
+
+    def text(tokens: Sequence[int]) -> str:
+        return _one_line(str(tokenizer.decode(list(tokens))))
+
+    def piece(token: int) -> str:
+        # Of a number beyond the vocabulary some raise, each something else.
+        with suppress(Exception):
+            name = written(token) if written else None
+            if isinstance(name, str) and _SPACE in name:
+                return _one_line(name.replace(_SPACE, " "))
+            return text([token])
+        return ""
+
+    def tokens(said: str) -> list[int]:
+        found = tokenizer.encode(said)
+        return [int(token) for token in getattr(found, "ids", found)]
+
+    return TokenReader(text, piece, tokens)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r\n", "↵").replace("\n", "↵")
