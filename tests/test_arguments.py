@@ -70,6 +70,7 @@ GIVEN = {
     "--device cpu": {"device": "cpu"},
     "--dtype bfloat16": {"dtype": "bfloat16"},
     "--epochs 0 2": {"epochs": [0, 2]},
+    "--model-epochs 2 5": {"model_epochs": [2, 5]},
     "--output logits": {"output": "logits"},
     "--output 0": {"output": 0},
     "--output operator:neg": {"output": operator.neg},
@@ -140,8 +141,8 @@ def test_a_session_has_the_arguments_of_a_sweep():
     # What a sweep has besides is about all cells, which a session does not go through.
     left = set(inspect.signature(layerscope.sweep).parameters) - set(shared(layerscope.Session))
     assert left == {
-        "layers", "view", "perturbations", "measures", "draws", "out", "epochs", "whole", "decide",
-        "tolerance", "outcomes", "callback", "between", "show_progress",
+        "layers", "view", "perturbations", "measures", "draws", "out", "epochs", "model_epochs",
+        "whole", "decide", "tolerance", "outcomes", "callback", "between", "show_progress",
     }  # fmt: skip
 
 

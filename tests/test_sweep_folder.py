@@ -15,7 +15,7 @@ import xarray as xr
 
 import layerscope
 from layerscope import models, plots, report, results, testing
-from layerscope.core import sweep as engine
+from layerscope.core.sweep import _single as single
 from layerscope.core.sweep._store import Store
 from layerscope.errors import ResultError
 from layerscope.paper import gallery
@@ -184,14 +184,14 @@ def test_parts_outlive_a_dataset_that_was_written_badly(stopped, monkeypatch):
 
 def test_outcomes_stay_when_another_process_finishes_first(tmp_path, monkeypatch):
     """One has measured everything; before it gathers, the other finishes and clears the parts."""
-    gather, theirs = engine.gather, []
+    gather, theirs = single.gather, []
 
     def late(*given):
-        monkeypatch.setattr(engine, "gather", gather)
+        monkeypatch.setattr(single, "gather", gather)
         theirs.append(sweep(tmp_path, outcomes=True))
         return gather(*given)
 
-    monkeypatch.setattr(engine, "gather", late)
+    monkeypatch.setattr(single, "gather", late)
     mine = sweep(tmp_path, outcomes=True)
     assert mine.identical(theirs[0])
     assert not xr.load_dataset(tmp_path / "outcomes.nc")["outcome"].isnull().any()
@@ -199,13 +199,13 @@ def test_outcomes_stay_when_another_process_finishes_first(tmp_path, monkeypatch
 
 
 def test_a_part_that_is_missing_is_an_error_and_no_nan(tmp_path, monkeypatch):
-    gather = engine.gather
+    gather = single.gather
 
     def robbed(*given):
         (tmp_path / "parts-4" / "batch-000001-part-2.npz").unlink()
         return gather(*given)
 
-    monkeypatch.setattr(engine, "gather", robbed)
+    monkeypatch.setattr(single, "gather", robbed)
     with pytest.raises(ResultError, match=r"batch-000001-part-2 was recorded .* is gone"):
         sweep(tmp_path, outcomes=True)
     assert not (tmp_path / "outcomes.nc").exists()

@@ -11,9 +11,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
-__all__ = ["RELAY", "Advance", "bar", "read_relay"]
+__all__ = ["RELAY", "Advance", "Joint", "bar", "joint", "read_relay"]
 
 RELAY = "LAYERSCOPE_PROGRESS"
 """Environment variable with the file to report to, or ``off``."""
@@ -46,6 +47,10 @@ def bar(total: int, what: str, unit: str, start: int = 0, show: bool = True) -> 
         ``advance(steps, **shown)``.
     """
     relay = os.environ.get(RELAY)
+    share = _SHARE.get()
+    if share is not None:
+        yield share.advance_of(total, start) if unit == share.joint.unit else _silent
+        return
     if not show or relay == "off":
         yield _silent
         return
@@ -65,6 +70,77 @@ def bar(total: int, what: str, unit: str, start: int = 0, show: bool = True) -> 
                 shown_bar.set_postfix(shown, refresh=False)
 
         yield advance
+
+
+class Joint:
+    """One bar over several pieces of work, each of which has a bar of its own when done alone.
+
+    Parameters
+    ----------
+    advance : callable
+        Of the bar.
+    unit : str
+        Bars of this unit advance it; others, of what is only prepared, show nothing.
+    """
+
+    def __init__(self, advance: Advance, unit: str) -> None:
+        self.advance, self.unit = advance, unit
+
+    @contextmanager
+    def share(self, steps: int) -> Iterator[None]:
+        """Let what is done in the block count as so many steps, however it counts itself."""
+        share = _Share(self, steps)
+        token = _SHARE.set(share)
+        try:
+            yield
+        finally:
+            _SHARE.reset(token)
+        share.finish()
+
+
+class _Share:
+    """One piece's steps of a joint bar."""
+
+    def __init__(self, joint: Joint, steps: int) -> None:
+        self.joint, self._steps, self._shown = joint, steps, 0
+
+    def advance_of(self, total: int, start: int) -> Advance:
+        done = start
+
+        def advance(steps: int = 1, **shown: str) -> None:
+            nonlocal done
+            done += steps
+            self._show(self._steps * done // max(total, 1), **shown)
+
+        return advance
+
+    def finish(self) -> None:
+        """Count what was found done already, or was not needed."""
+        self._show(self._steps)
+
+    def _show(self, upto: int, **shown: str) -> None:
+        # A bar that begins anew, as after memory ran out, does not take the joint one back.
+        upto = min(upto, self._steps)
+        self.joint.advance(max(upto - self._shown, 0), **shown)
+        self._shown = max(upto, self._shown)
+
+
+# For each thread its own: an explorer sweeps in another than the notebook's.
+_SHARE: ContextVar[_Share | None] = ContextVar("share", default=None)
+
+
+@contextmanager
+def joint(total: int, what: str, unit: str, show: bool = True) -> Iterator[Joint]:
+    """Show one bar over several pieces of work; the arguments are those of `bar`.
+
+    Examples
+    --------
+    >>> with joint(300, "sweep", "example", show=False) as together:
+    ...     with together.share(100), bar(7, "sweep", "example") as advance:
+    ...         advance(7)
+    """
+    with bar(total, what, unit, show=show) as advance:
+        yield Joint(advance, unit)
 
 
 def _silent(steps: int = 1, **shown: str) -> None:

@@ -40,6 +40,11 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
     Of each draw of a perturbation that redraws a layer from the same. Earlier versions left out
     the dimension ``perturbation``: there it is that of re-randomised layers.
 
+A sweep over several data sets has the dimension ``task`` before all others, and one over several
+trained networks of a series ``model_epoch`` (the checkpoint that counts as trained): in everything
+that depends on them, the baseline and ``chance`` among it. Epochs after ``model_epoch`` are NaN,
+and so are metrics that a task does not have. `parts` cuts such a Dataset into ordinary ones.
+
 Checkpoints are counted in epochs, or in steps of the optimiser: ``ds.epoch.units`` says.
 
 Along ``layer`` stand ``depth`` (index in execution order), ``kind``, ``module_type``,
@@ -106,6 +111,14 @@ from layerscope.results._meaning import (
     resets as resets,
 )
 from layerscope.results._notices import notices
+from layerscope.results._outer import (
+    OUTER as OUTER,
+    Place as Place,
+    join as join,
+    parts,
+    places as places,
+    words as words,
+)
 
 __all__ = [
     "FULL_MODEL",
@@ -119,6 +132,7 @@ __all__ = [
     "not_finite",
     "notices",
     "open_dataset",
+    "parts",
     "perturbation",
     "refusals",
     "save",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,8 @@ _DESCRIBED = {
     "metric": ("what is measured", ""),
     "norm": ("how the distance is measured", ""),
     "seed": (SEED, ""),
+    "task": ("data set that the network is evaluated on", ""),
+    "model_epoch": ("checkpoint that counts as the trained network", "epoch"),
     "depth": ("index in execution order", ""),
     "kind": ("layer, or network for all layers at once", ""),
     "module_type": ("class of the module", ""),
@@ -131,7 +133,7 @@ def build(
     ds = xr.Dataset(
         {name: (tuple(dims), np.asarray(values)) for name, (dims, values) in variables.items()},
         coords=dict(coords),
-        attrs={name: _plain(value) for name, value in attrs.items()},
+        attrs={name: plain_attribute(value) for name, value in attrs.items()},
     )
     stamp(ds, map(str, ds.variables), described)
     if "epoch" in ds.coords and NO_EPOCH in ds["epoch"].values:
@@ -189,8 +191,8 @@ def refusals(ds: xr.Dataset) -> dict[tuple[str, str], str]:
     {('layer1', 'zero'): 'no weights'}
     """
     about = settings(ds)
-    runs = about["runs"] if isinstance(about.get("runs"), list) else []
-    kept = [each["refused"] for each in (about, *runs) if isinstance(each.get("refused"), dict)]
+    every = (about, *each_run(about))
+    kept = [each["refused"] for each in every if isinstance(each.get("refused"), dict)]
     # A perturbation that nothing could be done with has no cell; a layer's name may hold blanks.
     names = [str(name) for name in ds["layer"].values] if "layer" in ds.coords else []
     return {
@@ -229,7 +231,16 @@ def refusals_by_reason(ds: xr.Dataset) -> list[Refusal]:
     return [Refusal(*reason, tuple(names)) for reason, names in layers.items()]
 
 
-def _plain(value: Any) -> str | int | float:
+def each_run(about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the settings of every run that a Dataset was joined of, however often it was joined."""
+    runs = about.get("runs")
+    for run in runs if isinstance(runs, list) else ():
+        if isinstance(run, dict):
+            yield run
+            yield from each_run(run)
+
+
+def plain_attribute(value: Any) -> str | int | float:
     if isinstance(value, str):
         # Subclasses of str, such as torch's version, have no place in a file.
         return str(value)

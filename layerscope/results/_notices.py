@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from layerscope.results._dataset import FULL_MODEL, NO_EPOCH, refusals_by_reason, settings
+from layerscope.results._outer import OUTER, parts
 
 _MOST_NAMED = 4
 _SLOWER = "computed anew in every cell, which is slower and gives the same values"
@@ -38,6 +39,8 @@ def notices(ds: xr.Dataset) -> list[str]:
     >>> notices(testing.dataset().assign_attrs(refused='{"layer1 skip": "returns another shape"}'))
     ["layer1 has no cells for 'skip': returns another shape."]
     """
+    if any(dim in ds.dims for dim in OUTER):
+        return _of_parts(ds)
     about = settings(ds)
     runs = [run for run in about.get("runs") or [] if isinstance(run, dict)]
     said = [*_targets(about), *_refused(ds), *_still(ds), *_origins(ds, about)]
@@ -46,6 +49,19 @@ def notices(ds: xr.Dataset) -> list[str]:
         said += _plain(reuse) if isinstance(reuse, dict) else []
         said += [f"Damaged parts were computed again: {_named(damaged)}."] if damaged else []
     return list(dict.fromkeys(said))
+
+
+def _of_parts(ds: xr.Dataset) -> list[str]:
+    """Say once what holds for all tasks and trained networks, and of the rest for which it does."""
+    said: dict[str, list[str]] = {}
+    each = parts(ds)
+    for place, part in each.items():
+        for notice in notices(part):
+            said.setdefault(notice, []).append(place)
+    return [
+        notice if len(where) == len(each) else f"{'; '.join(where)}: {notice}"
+        for notice, where in said.items()
+    ]
 
 
 def _targets(about: Mapping[str, Any]) -> Iterator[str]:

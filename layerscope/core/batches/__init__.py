@@ -10,8 +10,8 @@ from layerscope.core.batches._examples import (
     label_range,
     normalise,
 )
-from layerscope.core.batches._fixed import FixedBatches
-from layerscope.core.batches._forms import Cuttable, batches, move
+from layerscope.core.batches._fixed import HELD_BYTES, FixedBatches
+from layerscope.core.batches._forms import Cuttable, batches, iterate_tensors, move
 from layerscope.core.batches._reading import (
     FOLLOWING,
     SAME,
@@ -23,6 +23,7 @@ from layerscope.core.batches._reading import (
 
 __all__ = [
     "FOLLOWING",
+    "HELD_BYTES",
     "NO_TARGET",
     "SAME",
     "Arguments",
@@ -34,6 +35,7 @@ __all__ = [
     "alignments",
     "batches",
     "by_batch",
+    "iterate_tensors",
     "label_range",
     "move",
     "normalise",

@@ -27,7 +27,10 @@ from layerscope.core.batches._joined import JoinedBatches
 from layerscope.core.batches._reading import BatchReader
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["FixedBatches"]
+__all__ = ["HELD_BYTES", "FixedBatches"]
+
+HELD_BYTES = 2 * 2**30
+"""Bytes of batches that may be held on the device."""
 
 _EMPTY = "data holds no examples; give at least one batch."
 
@@ -101,7 +104,7 @@ class FixedBatches:
         data: Any,
         size: int,
         device: torch.device,
-        limit: int = 2 * 2**30,
+        limit: int = HELD_BYTES,
         shuffle_seed: int | None = None,
         read: Callable[[Any, Any], BatchReader] | None = None,
     ) -> None:

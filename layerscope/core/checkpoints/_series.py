@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -134,6 +135,23 @@ class Series:
     def where(self, epoch: int) -> str:
         """Call a checkpoint by its epoch, for messages."""
         return "the network" if epoch == NO_EPOCH else f"the checkpoint of {self.unit} {epoch}"
+
+    def until(self, epoch: int) -> Series:
+        """Return the series as it was when `epoch` was the last: that is the trained network.
+
+        It shares the checkpoints with this one, which stays as it is.
+
+        Raises
+        ------
+        CheckpointError
+            If the epoch was not recorded.
+        """
+        self.require([epoch])
+        cut = copy.copy(self)
+        for name in ("_sources", "_names", "_converted"):
+            held = getattr(self, name)
+            setattr(cut, name, {each: held[each] for each in held if each <= epoch})
+        return cut
 
     def require(self, epochs: Iterable[int]) -> None:
         """Check that every one of `epochs` was recorded.

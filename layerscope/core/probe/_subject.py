@@ -56,8 +56,11 @@ class Subject:
         dtype: str | torch.dtype | None,
         output: OutputSpec,
         shuffle_seed: int | None = None,
+        limit: int = batches.HELD_BYTES,
     ) -> Subject:
         """Open and check what a user gave; the arguments are those of `layerscope.sweep`.
+
+        Of the data at most `limit` bytes are held on the device.
 
         Raises
         ------
@@ -66,11 +69,11 @@ class Subject:
         """
         model, place = layers.require_network(model), devices.resolve(device)
         series = (Series.of(model) if checkpoints is None else open_series(checkpoints)).fit(model)
-        known = metrics_.parse(metrics_.default_names() if metrics is None else metrics)
+        known = metrics_.chosen(data, metrics)
         precision, find = devices.precision(dtype), OutputFinder(output)
         read = _reader(model, known, place, precision)
-        held = batches.FixedBatches(data, batch_size, place, shuffle_seed=shuffle_seed, read=read)
-        if metrics is None:
+        held = batches.FixedBatches(data, batch_size, place, limit, shuffle_seed, read)
+        if metrics is None and not metrics_.own(data):
             known = metrics_.parse(metrics_.default_names(positions=held.positions))
         return cls(model, series, held, known, place, precision, find)
 

@@ -14,39 +14,28 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import xarray as xr
 from torch import nn
 
 from layerscope import results
-from layerscope.base import devices, validate
-from layerscope.core import measures as measures_, metrics as metrics_, perturb
+from layerscope.base import validate
+from layerscope.core import measures as measures_, perturb
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import LayerSelection, Norms
 from layerscope.core.measures import Measure
 from layerscope.core.metrics import Metric
-from layerscope.core.perturb import Redraw
-from layerscope.core.probe import CellTensors, Subject
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
-from layerscope.core.sweep._call import batches_of, called
-from layerscope.core.sweep._grid import (
-    Grid,
-    perturbations_for as perturbations_for,
-    recorded_epochs,
-    rows,
-)
-from layerscope.core.sweep._identity import identify
-from layerscope.core.sweep._loop import FinishedElsewhere, SweepState, measure
-from layerscope.core.sweep._outcomes import gather
-from layerscope.core.sweep._plan import Plan
-from layerscope.core.sweep._store import DATASET, IDENTITY, Store, digest
-from layerscope.core.sweep._sums import metric_of
-from layerscope.core.sweep._table import assemble
+from layerscope.core.sweep._call import called
+from layerscope.core.sweep._grid import perturbations_for as perturbations_for
+from layerscope.core.sweep._outer import OuterSweep
+from layerscope.core.sweep._request import Request
+from layerscope.core.sweep._store import DATASET
+from layerscope.core.sweep._warning import warn
 from layerscope.errors import OptionError, SweepWarning
 
 __all__ = ["DATASET", "called", "sweep"]
@@ -69,6 +58,7 @@ def sweep(
     dtype: str | torch.dtype | None = None,
     out: str | os.PathLike[str] | None = None,
     epochs: Sequence[int] | None = None,
+    model_epochs: Sequence[int] | None = None,
     seed: int = 0,
     fresh: Callable[[], nn.Module] | None = None,
     output: OutputSpec = None,
@@ -89,7 +79,7 @@ def sweep(
         `checkpoints` they are its own. It comes back as it was. Of ``DataParallel`` the network
         inside is taken; what is drawn at random is the same for a compiled network as for the
         plain one.
-    data : pair of tensors, mapping of tensors, or iterable of batches
+    data : pair of tensors, mapping of tensors, iterable of batches, or mapping of data sets
         ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
         or ``(n, T)`` for the token after each of T; −100 where there is none. Or a mapping from
         the network's arguments to tensors, with ``"labels"``, as tokenizers and collators make it;
@@ -100,6 +90,10 @@ def sweep(
         Where labels equal the tokens, as causal networks of Hugging Face's take them, and the
         network's own loss shifts them, metrics shift them too; nothing counts where the attention
         mask is 0. ``ds.attrs["data"]`` says how targets were read.
+
+        A mapping from names to data sets of these forms, ``{"news": news, "code": code}``, is
+        several tasks, which are swept one after the other; the Dataset has the dimension ``task``
+        then. Data that bring ``metrics`` of their own, a list of Metric, are measured by these.
 
         What you give reaches the network as it is, of whatever type, in one piece or in batches;
         only data sets of `layerscope.data` normalise their own ``uint8`` pixels.
@@ -147,9 +141,15 @@ def sweep(
     out : path, optional
         Folder to keep what is done in, and the Dataset at the end. The same call goes on where it
         was stopped, and several processes with the same call share the work. Files of others in
-        it stay as they are; one that has a name which the sweep needs is refused.
+        it stay as they are; one that has a name which the sweep needs is refused. Every task and
+        every one of `model_epochs` has a folder of its own in it, such as ``task-news``.
     epochs : sequence of int, optional
         Which of the recorded epochs to re-initialise to; all by default.
+    model_epochs : sequence of int, optional
+        Recorded epochs whose weights count as the trained network, one after the other, so that one
+        sees when during training a layer became critical. Layers are set back to recorded epochs
+        up to that one. The Dataset has the dimension ``model_epoch`` then. By default the last
+        epoch alone is the trained network.
     seed : int
         Of the random draws.
     fresh : callable, optional
@@ -177,7 +177,8 @@ def sweep(
         this to either side, at a confidence that holds however often one looks. Otherwise as
         `decide`.
     outcomes : bool
-        Keep what every example gave, in ``outcomes.nc`` below `out`; opens with xarray.
+        Keep what every example gave, in ``outcomes.nc`` below `out`, or below the folder of each
+        of several tasks or `model_epochs`; opens with xarray.
     callback : callable
         Called after the first batch, and then at most twice a second, with the Dataset as far as
         it is known; for plots that sharpen while the sweep runs. What it raises stops the sweep.
@@ -236,99 +237,41 @@ def sweep(
         validate.function(callback, "callback", "callback(ds)")
     if between is not None:
         validate.function(between, "between", "between()")
-    kept, rule = Norms.of(norms), _rule(decide, tolerance)
-    kinds = perturbations_for(checkpoints, perturbations)  # before anything is read
-    if metrics is not None:
-        # Before the data are read, which may take long.
-        metric_of(rule, metrics_.parse(metrics))
-    subject = Subject.of(
+    request = Request(
         model,
         data,
         checkpoints=checkpoints,
+        layers=layers,
+        view=view,
+        norms=Norms.of(norms),
+        # Before anything is read.
+        perturbations=perturbations_for(checkpoints, perturbations),
         metrics=metrics,
+        draws=draws,
         batch_size=batch_size,
         device=device,
         dtype=dtype,
-        output=output,
-        shuffle_seed=seed if rule else None,
-    )
-    metric_of(rule, subject.metrics)
-    model, series, place = subject.model, subject.series, subject.device
-    plan = Plan(
-        subject,
-        Grid(
-            rows(model, layers, view, kept, whole),
-            kinds,
-            recorded_epochs(series, epochs),
-            draws,
-        ),
-        CellTensors(model, series, Redraw(model, series, fresh), seed, place),
+        epochs=epochs,
+        model_epochs=model_epochs,
         seed=seed,
-        rule=rule,
+        fresh=fresh,
+        output=output,
+        whole=whole,
+        rule=_rule(decide, tolerance),
         outcomes=outcomes,
         measures=() if measures is None else measures_.parse(measures),
-        view=view,
-        norms=kept,
     )
-    identity = identify(plan, fresh) | {"batch_size": batch_size}
-    if folder is not None and identity["not_described"]:
-        warnings.warn(
-            f"{'; '.join(identity['not_described'])}: that can't be described, so a sweep into "
-            f"{folder} goes on even if it is another by then.",
-            stacklevel=2,
+    parts = request.parts(folder, call, began)
+    if folder is not None and (unsaid := parts[0][1].not_described):
+        warn(
+            f"{'; '.join(unsaid)}: that can't be described, so a sweep into {folder} goes on even "
+            "if it is another by then."
         )
-    mark = {IDENTITY: digest(identity), "call": call}
-    store = Store(folder, identity) if folder is not None else None
-    if store is not None and (done := store.finished()) is not None:
-        return _noticed(done)
-
-    def described(state: SweepState) -> xr.Dataset:
-        spent = {"wall_time_s": round(time.monotonic() - began, 3)}
-        data = plan.subject.data
-        actual: dict[str, Any] = {"batch_size": batches_of(data.size, data.lengths)}
-        if state.refused:
-            actual["refused"] = {" ".join(at): why for at, why in state.refused.items()}
-        return assemble(plan, state, identity | mark | state.about | spent | actual)
-
-    while True:
-        try:
-            parts = store.parts(plan.subject.data.size) if store is not None else None
-            state = measure(
-                plan,
-                parts,
-                show=(lambda known: callback(described(known))) if callback else None,
-                save=(lambda known: store.show(described(known))) if store else None,
-                show_progress=show_progress,
-                between=between,
-            )
-            break
-        except FinishedElsewhere:
-            assert store is not None
-            return _noticed(cast("xr.Dataset", store.finished()))
-        except (RuntimeError, MemoryError) as error:
-            if not devices.out_of_memory(error):
-                raise
-            plan = plan.halved(error)
-        # Out here, where the error no longer holds on to what it ran out of memory with.
-        devices.release(place)
-    ds = described(state)
-    if callback:
-        callback(ds.copy(deep=True))  # which may change what it is handed, and this is kept
-    if store is None or parts is None:
-        return _noticed(ds)
-    try:
-        if outcomes:
-            store.keep_outcomes(gather(plan, state, parts, identity | mark))
-        store.finish(ds)
-    except FinishedElsewhere:
-        return _noticed(cast("xr.Dataset", store.finished()))
-    return _noticed(ds)
-
-
-def _noticed(ds: xr.Dataset) -> xr.Dataset:
-    """Say what the numbers alone do not show, in the name of the line that called `sweep`."""
+    one = parts[0][1] if parts[0][0] == {} else None
+    work = OuterSweep(parts, folder=folder, call=call) if one is None else one.open()
+    ds = work.run(callback, between, show_progress=show_progress)
     for notice in results.notices(ds):
-        warnings.warn(notice, SweepWarning, stacklevel=3)
+        warn(notice, SweepWarning)
     return ds
 
 

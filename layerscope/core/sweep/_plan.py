@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +11,7 @@ from layerscope.core.probe import CellTensors, Subject
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._grid import Grid
 from layerscope.core.sweep._sums import metric_of
+from layerscope.core.sweep._warning import warn
 from layerscope.errors import LayerscopeError
 
 __all__ = ["Plan"]
@@ -87,8 +87,5 @@ class Plan:
                 "device, or dtype='bfloat16'."
             ) from error
         smaller = data.resized(size)
-        warnings.warn(
-            f"out of memory with {data.size} examples in a batch; starting again with {size}",
-            stacklevel=3,
-        )
+        warn(f"out of memory with {data.size} examples in a batch; starting again with {size}")
         return replace(self, subject=replace(self.subject, data=smaller))

@@ -1,0 +1,172 @@
+"""One sweep of one network on one data set: planned, then run and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import xarray as xr
+from torch import nn
+
+from layerscope.base import devices
+from layerscope.base.undoing import Undo
+from layerscope.core import metrics
+from layerscope.core.probe import Probe
+from layerscope.core.sweep._call import batches_of
+from layerscope.core.sweep._identity import identify
+from layerscope.core.sweep._loop import FinishedElsewhere, SweepState, measure
+from layerscope.core.sweep._outcomes import gather
+from layerscope.core.sweep._plan import Plan
+from layerscope.core.sweep._store import IDENTITY, Parts, Store, digest
+from layerscope.core.sweep._table import assemble
+
+__all__ = ["SingleSweep"]
+
+Show = Callable[[xr.Dataset], object]
+
+
+class SingleSweep:
+    """A sweep that is planned; all that may be wrong with what was given is found by then.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path, optional
+        Where it is kept.
+    batch_size : int
+        What was asked for.
+    call : mapping
+        The call that it is, in plain values.
+    fresh : callable, optional
+        What makes a freshly initialised network.
+    began : float, optional
+        When it was asked for; by default when it is run.
+
+    Attributes
+    ----------
+    plan : Plan
+    identity : dict
+        Everything that its values depend on, in plain values.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        folder: Path | None,
+        batch_size: int,
+        call: Mapping[str, Any],
+        fresh: Callable[[], nn.Module] | None,
+        began: float | None = None,
+    ) -> None:
+        self.plan = plan
+        self._batch_size = batch_size
+        self.identity = identify(plan, fresh) | {"batch_size": batch_size}
+        self._mark = {IDENTITY: digest(self.identity), "call": dict(call)}
+        self._folder = folder
+        self._store: Store | None = None
+        self._began = began or 0.0
+
+    @property
+    def size(self) -> int:
+        """Number of examples in all cells together."""
+        return self.plan.subject.data.count * sum(1 for _ in self.plan.grid.cells())
+
+    @property
+    def not_described(self) -> list[str]:
+        """List what can't be described, where that matters: it may change in a folder unnoticed."""
+        return list(self.identity["not_described"]) if self._folder is not None else []
+
+    def open(self) -> SingleSweep:
+        """Open its folder.
+
+        Raises
+        ------
+        ResultError
+            If it is another sweep's, or can't be written to.
+        """
+        if self._folder is not None:
+            self._store = Store(self._folder, self.identity)
+        return self
+
+    def rehearse(self) -> None:
+        """Run the first batch once, for what is wrong with it to be found beforehand.
+
+        Raises
+        ------
+        DataError, OptionError, LayerscopeError
+            If the network can't take it, or a metric can't measure it.
+        """
+        if self._store is not None and self._store.is_finished():
+            return
+        with Undo() as undo, undo:
+            undo.enter(devices.NoGradients())
+            probe = undo.enter(Probe(self.plan.subject))
+            outputs = probe.fit()
+            metrics.measure(
+                self.plan.subject.metrics, outputs, self.plan.subject.data.first[1], outputs
+            )
+
+    def run(
+        self,
+        callback: Show | None = None,
+        between: Callable[[], object] | None = None,
+        *,
+        show_progress: bool = True,
+    ) -> xr.Dataset:
+        """Compute what is not done yet; the arguments are those of `layerscope.sweep`."""
+        self._began = self._began or time.monotonic()
+        if self._store is not None and (done := self._store.finished()) is not None:
+            return done
+        try:
+            state, parts = self._measure(callback, between, show_progress)
+            ds = self._described(state)
+            if callback:
+                callback(ds.copy(deep=True))  # which may change what it is handed; this is kept
+            if self._store is not None and parts is not None:
+                self._keep(self._store, state, parts, ds)
+        except FinishedElsewhere:
+            assert self._store is not None
+            return cast("xr.Dataset", self._store.finished())
+        return ds
+
+    def _measure(
+        self,
+        callback: Show | None,
+        between: Callable[[], object] | None,
+        show_progress: bool,
+    ) -> tuple[SweepState, Parts | None]:
+        store = self._store
+        while True:
+            try:
+                parts = store.parts(self.plan.subject.data.size) if store is not None else None
+                state = measure(
+                    self.plan,
+                    parts,
+                    show=(lambda known: callback(self._described(known))) if callback else None,
+                    save=(lambda known: store.show(self._described(known))) if store else None,
+                    show_progress=show_progress,
+                    between=between,
+                )
+                return state, parts
+            except (RuntimeError, MemoryError) as error:
+                if not devices.out_of_memory(error):
+                    raise
+                self.plan = self.plan.halved(error)
+            # Out here, where the error no longer holds on to what it ran out of memory with.
+            devices.release(self.plan.subject.device)
+
+    def _keep(self, store: Store, state: SweepState, parts: Parts, ds: xr.Dataset) -> None:
+        if self.plan.outcomes:
+            store.keep_outcomes(gather(self.plan, state, parts, self.identity | self._mark))
+        store.finish(ds)
+
+    def _described(self, state: SweepState) -> xr.Dataset:
+        spent = {"wall_time_s": round(time.monotonic() - self._began, 3)}
+        data = self.plan.subject.data
+        actual: dict[str, Any] = {"batch_size": batches_of(data.size, data.lengths)}
+        if state.refused:
+            actual["refused"] = {" ".join(at): why for at, why in state.refused.items()}
+        return assemble(self.plan, state, self.identity | self._mark | state.about | spent | actual)
