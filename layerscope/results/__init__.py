@@ -40,6 +40,11 @@ Dimensions are ``layer``, ``epoch``, ``perturbation``, ``draw``, ``metric`` and 
     Of each draw of a perturbation that redraws a layer from the same. Earlier versions left out
     the dimension ``perturbation``: there it is that of re-randomised layers.
 
+``doubt`` (layer, epoch)
+    Why a layer that is put back to that checkpoint says nothing: "equals the trained weights", as a
+    frozen layer does and the last checkpoint, or in a few words what the audit of the series found,
+    whose sentences the attribute ``audit`` holds. Empty where there is nothing to doubt.
+
 A sweep over several data sets has the dimension ``task`` before all others, and one over several
 trained networks of a series ``model_epoch`` (the checkpoint that counts as trained): in everything
 that depends on them, the baseline and ``chance`` among it. Epochs after ``model_epoch`` are NaN,
@@ -67,12 +72,14 @@ from __future__ import annotations
 
 # What is written `as` itself is for other wings; users need none of it.
 from layerscope.results._dataset import (
+    AS_TRAINED as AS_TRAINED,
     FULL_MODEL,
     NO_EPOCH,
     NOT_FINITE as NOT_FINITE,
     NOT_MOVED as NOT_MOVED,
     NOTHING_LEFT as NOTHING_LEFT,
     REFUSED as REFUSED,
+    UNDECIDED as UNDECIDED,
     YOURS as YOURS,
     Refusal as Refusal,
     build as build,

@@ -24,6 +24,12 @@ NOT_FINITE = "not finite"
 NOT_MOVED = "not moved"
 """The verdict of a layer that holds the same values at the first checkpoint and at the last."""
 
+UNDECIDED = "undecided"
+"""The verdict of a layer of which more would have to be known."""
+
+AS_TRAINED = "equals the trained weights"
+"""Why a layer that is put back to a checkpoint says nothing: it is the same there."""
+
 REFUSED = "refused"
 """The verdict of a layer whose cell can't be computed, as `refusals` says."""
 
@@ -76,6 +82,7 @@ _DESCRIBED = {
     "kind": ("layer, or network for all layers at once", ""),
     "module_type": ("class of the module", ""),
     "moved": ("whether the layer changed from the first checkpoint to the last", ""),
+    "doubt": ("why a layer put back to the checkpoint says nothing, empty if it does", ""),
     "parameters": ("number of parameters", "1"),
     "component": ("component that the layer lies in, empty for several", ""),
     "block": ("block that the layer lies in, empty for several", ""),

@@ -10,9 +10,9 @@ import xarray as xr
 
 from layerscope.base import validate
 from layerscope.errors import ResultError
-from layerscope.results._dataset import SEED, listing, settings
+from layerscope.results._dataset import AS_TRAINED, SEED, listing, settings
 
-_LATER = ("component", "block", "stage", "moved", "first_block", "n_blocks")
+_LATER = ("component", "block", "stage", "moved", "doubt", "first_block", "n_blocks")
 """Coordinates that Datasets of earlier sweeps don't have."""
 
 
@@ -47,6 +47,9 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
         # Where a layer did not move in one of them, an average over them says nothing of it.
         moved = np.all([run["moved"].values for run in runs], axis=0)
         runs = [run.assign_coords(moved=run["moved"].copy(data=moved)) for run in runs]
+    if "doubt" in later and len({run["doubt"].shape for run in runs}) == 1:
+        doubt = _joined_doubts([run["doubt"].values.astype(str) for run in runs], seeds)
+        runs = [run.assign_coords(doubt=run["doubt"].copy(data=doubt)) for run in runs]
     runs = _alike(runs)
     # What only some have, xarray would fill with NaN in the others.
     held = [{str(name) for name in run.variables} for run in runs]
@@ -70,6 +73,19 @@ def concat(datasets: Iterable[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     joined = joined.assign_coords(seed=("seed", np.asarray(seeds), {"long_name": SEED}))
     joined.attrs["runs"] = json.dumps([settings(run) for run in runs])
     return joined
+
+
+def _joined_doubts(doubts: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+    """Say what is in doubt in any of the runs, and in which, since an average is then too."""
+    joined = np.array(doubts[0], dtype=object)
+    for place in np.ndindex(joined.shape):
+        found = [str(doubt[place]) for doubt in doubts]
+        if AS_TRAINED in found:
+            joined[place] = AS_TRAINED
+        elif len(set(found)) > 1:
+            which, why = next((s, f) for s, f in zip(seeds, found, strict=True) if f)
+            joined[place] = f"{why}, in seed {which}"
+    return joined.astype(str)
 
 
 def _alike(runs: Sequence[xr.Dataset]) -> list[xr.Dataset]:

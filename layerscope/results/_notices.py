@@ -11,7 +11,7 @@ import xarray as xr
 from layerscope.results._dataset import FULL_MODEL, NO_EPOCH, refusals_by_reason, settings
 from layerscope.results._outer import OUTER, parts
 
-_MOST_NAMED = 4
+_MOST_NAMED = _MOST_FAULTS = 4
 _SLOWER = "computed anew in every cell, which is slower and gives the same values"
 _CONTAINS = re.compile(r"contains '(.*)', which (.*)")
 _METHODS = ("reset_parameters", "init_weights")
@@ -28,10 +28,10 @@ def notices(ds: xr.Dataset) -> list[str]:
     Returns
     -------
     list of str
-        Labels that were shifted; cells that were asked for and can't be; layers that never moved;
-        what could not be reused from cell to cell; layers whose random values come from where
-        nothing says that the network's did; parts that were damaged. Empty where there is nothing
-        to say.
+        Labels that were shifted; what the audit of the checkpoints found; cells that were asked for
+        and can't be; layers that never moved; what could not be reused from cell to cell; layers
+        whose random values come from where nothing says that the network's did; parts that were
+        damaged. Empty where there is nothing to say.
 
     Examples
     --------
@@ -43,7 +43,8 @@ def notices(ds: xr.Dataset) -> list[str]:
         return _of_parts(ds)
     about = settings(ds)
     runs = [run for run in about.get("runs") or [] if isinstance(run, dict)]
-    said = [*_targets(about), *_refused(ds), *_still(ds), *_origins(ds, about)]
+    said = [*_targets(about), *_faults(ds, (about, *runs)), *_refused(ds), *_still(ds)]
+    said += _origins(ds, about)
     for each in (about, *runs):
         reuse, damaged = each.get("reuse"), each.get("damaged_parts")
         said += _plain(reuse) if isinstance(reuse, dict) else []
@@ -72,6 +73,20 @@ def _targets(about: Mapping[str, Any]) -> Iterator[str]:
         yield read
 
 
+def _faults(ds: xr.Dataset, runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Faults of the series, where anything was taken from it."""
+    if "epoch" not in ds.coords or not (ds["epoch"] != NO_EPOCH).any():
+        return
+    faults = [fault for run in runs for fault in run.get("audit") or [] if isinstance(fault, dict)]
+    said = list(dict.fromkeys(f"{f.get('sentence')} {f.get('advice')}" for f in faults))
+    yield from said[:_MOST_FAULTS]
+    if len(said) > _MOST_FAULTS:
+        yield (
+            f"The checkpoints have {len(said) - _MOST_FAULTS} more faults: layerscope checkpoints "
+            "FOLDER, or layerscope.checkpoints.audit, says all."
+        )
+
+
 def _refused(ds: xr.Dataset) -> Iterator[str]:
     """Layers by what can't be done to them and why."""
     for perturbation, why, names in refusals_by_reason(ds):
@@ -85,6 +100,10 @@ def _still(ds: xr.Dataset) -> Iterator[str]:
         return
     names = [str(name) for name in ds["layer"].values[~ds["moved"].values.astype(bool)]]
     if len(names) == ds.sizes["layer"]:
+        # Of the network as a whole the audit says it, and which checkpoints these are.
+        faults = settings(ds).get("audit") or []
+        if any(fault.get("kind") == "copy" for fault in faults):
+            return
         yield (
             "Nothing moved: the first checkpoint and the last hold the same values, so that "
             "setting a layer back changes nothing. Is one a copy of the other?"

@@ -12,7 +12,7 @@ import xarray as xr
 from layerscope import results
 from layerscope.base import validate
 from layerscope.errors import OptionError, ResultError, choose
-from layerscope.results import NOT_FINITE, NOT_MOVED, REFUSED
+from layerscope.results import AS_TRAINED, NOT_FINITE, NOT_MOVED, REFUSED, UNDECIDED
 from layerscope.stats._arrays import Array, newcombe, normal_quantile
 from layerscope.stats._labelled import (
     baseline_of,
@@ -51,15 +51,17 @@ def classify(
     - *critical* if the whole interval lies at or above `critical`, which is
       ``critical_share × (chance − baseline)`` unless given,
     - *intermediate* if the whole interval lies strictly between the two,
-    - *not moved* if it was set back to a checkpoint but holds the same values at the first one and
-      at the last, as a frozen layer does: its degradation of 0 says nothing of it,
+    - *not moved* if it was set back to a checkpoint at which it holds the same values as at the
+      last, as a frozen layer does: its degradation of 0 says nothing of it,
     - *refused* if the sweep could not compute it, as `results.refusals` tells why: it is none of
       the layers that were judged,
     - *not finite* if its degradation was computed and is no number, as the loss of a network that
       outputs NaN; where it is infinite in every draw and seed, it is critical,
     - *undecided* otherwise: more examples, draws or seeds would tell. So is a layer that was not
-      computed, and one whose interval is unknown. Where `critical` is not above `tolerance`, as in
-      a network that is hardly better than chance, only an interval beyond both is decided.
+      computed, one whose interval is unknown, and one that was set back to a checkpoint with which
+      the audit of the series found fault: ``ds.doubt`` says why. Where `critical` is not above
+      `tolerance`, as in a network that is hardly better than chance, only an interval beyond both
+      is decided.
 
     The paper gives no numbers; these limits are defaults of this package.
 
@@ -134,7 +136,7 @@ def classify(
     worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
     broken = _same_cell(computed, cell).transpose("layer", "seed", "draw").values & np.isnan(worse)
     found = estimate_of(worse, low, high, early, broken, confidence)
-    refused = is_refused(ds, cell)
+    refused, doubt = is_refused(ds, cell), _doubts(cell)
     frame = pd.DataFrame(
         {
             "layer": [str(name) for name in samples["layer"].values],
@@ -145,10 +147,11 @@ def classify(
             "verdict": np.select(
                 [
                     refused & np.isnan(found.value) & ~broken.any((1, 2)),
-                    _still(cell),
+                    doubt == AS_TRAINED,
                     broken.any((1, 2)) | (np.isinf(found.value) & np.isnan(found.lower)),
+                    doubt != "",
                 ],
-                [REFUSED, NOT_MOVED, NOT_FINITE],
+                [REFUSED, NOT_MOVED, NOT_FINITE, UNDECIDED],
                 _verdicts(found.lower, found.upper, tolerance, limit),
             ),
         }
@@ -208,7 +211,10 @@ def rank_correlation(
     sign = results.metric(ds, metric).worse
     layers = layer_order(ds, network=False)
     # What is no number is as bad as can be, not left out.
-    worse = (sign * moved).where(~computed | moved.notnull(), np.inf).mean("draw").sel(layer=layers)
+    worse = (sign * moved).where(~computed | moved.notnull(), np.inf).mean("draw")
+    # A checkpoint of another run tells neither how far a layer moved nor how much that matters.
+    doubt = xr.DataArray(_doubts(cell), {"layer": cell["layer"].values}, dims="layer")
+    worse = worse.where(doubt.isin(["", AS_TRAINED])).sel(layer=layers)
     kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
     choose(norm, map(str, ds["norm"].values), "norm")
     distance = with_seed(kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=layers))
@@ -324,11 +330,15 @@ def _apply(
     return lower, upper
 
 
-def _still(cell: xr.DataArray) -> npt.NDArray[np.bool_]:
-    """Mark layers that never moved, where they were set back to a checkpoint."""
-    if "moved" not in cell.coords or cell["epoch"].item() == results.NO_EPOCH:
-        return np.zeros(cell.sizes["layer"], bool)
-    return ~cell["moved"].values.astype(bool)
+def _doubts(cell: xr.DataArray) -> npt.NDArray[np.str_]:
+    """Say why layers tell nothing where they were set back to a checkpoint; empty if they do."""
+    if cell["epoch"].item() == results.NO_EPOCH:
+        return np.full(cell.sizes["layer"], "")
+    if "doubt" in cell.coords:
+        return np.asarray(cell["doubt"].values.astype(str))
+    # As earlier sweeps say it.
+    moved = cell.coords.get("moved", xr.ones_like(cell["layer"], bool))
+    return np.where(moved.values.astype(bool), "", AS_TRAINED)
 
 
 def _verdicts(
@@ -342,7 +352,7 @@ def _verdicts(
             (lower > tolerance) & (upper < critical),
         ],
         ["robust", "critical", "intermediate"],
-        "undecided",
+        UNDECIDED,
     )
 
 

@@ -29,6 +29,7 @@ from layerscope.core.checkpoints._opening import open_series
 from layerscope.core.checkpoints._sentences import Finding, Sentences
 from layerscope.core.checkpoints._series import Series
 from layerscope.core.checkpoints._trails import History, Trail
+from layerscope.errors import CheckpointError
 
 __all__ = ["Audit", "audit"]
 
@@ -100,6 +101,11 @@ def audit(
     []
     """
     series = open_series(checkpoints)
+    if not series.epochs:
+        raise CheckpointError(
+            "there are no checkpoints to audit, only the weights that a network holds; give a "
+            "folder, or a mapping from epoch to state dict or path."
+        )
     if model is not None:
         series.fit(model)
     names, differing = _common(series)

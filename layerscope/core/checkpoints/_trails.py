@@ -116,12 +116,20 @@ class Trail:
     Parameters
     ----------
     name : str
+
+    Attributes
+    ----------
+    digests : list of str
+        SHA-256 over values, shape and type.
+    types : list of torch.dtype
     """
 
     def __init__(self, name: str) -> None:
         self.name, self.size = name, 0
+        self.digests: list[str] = []
+        self.types: list[torch.dtype] = []
         self.weight = self.wide = False
-        self._seen: list[dict[str, Any]] = []
+        self._seen: list[dict[str, float]] = []
         self._sketches: list[Tensor] = []
         self._done: dict[str, Any] = {}
 
@@ -134,7 +142,9 @@ class Trail:
         self.weight = floating and not is_statistic(self.name)
         self.wide = floating and now.element_size() >= 4
         sums, sketch = _sums(now, first)
-        self._seen.append({"digest": seen.hexdigest(), **sums})
+        self.digests.append(seen.hexdigest())
+        self.types.append(now.dtype)
+        self._seen.append(sums)
         self._sketches.append(sketch)
 
     def finish(self) -> dict[str, Any]:
@@ -162,7 +172,7 @@ class Trail:
 
         last = len(seen) - 1
         return {
-            "digest": [one["digest"] for one in seen],
+            "digest": self.digests,
             "not_finite": [one["bad"] for one in seen],
             "norm": [math.sqrt(one["squares"]) for one in seen],
             "spread": spread,

@@ -24,6 +24,7 @@ from layerscope.core.measures import Measured, measure_rows
 from layerscope.core.metrics import NOT_FINITE, Outcome
 from layerscope.core.probe import Cell, Probe, Question, Seen
 from layerscope.core.reuse import Group
+from layerscope.core.sweep._doubts import Doubts, find_doubts
 from layerscope.core.sweep._movement import draw_distance, moved_rows, row_distances
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._refusals import refused_cells
@@ -67,6 +68,8 @@ class SweepState:
         By row, where re-randomised values are drawn from.
     moved : dict
         By row, whether it holds other values than at the first checkpoint; empty if there is one.
+    doubts : Doubts
+        What was found against the checkpoints.
     spans : dict
         By row but that of the whole network, its first block and its number of blocks.
     about : dict
@@ -83,6 +86,7 @@ class SweepState:
     draw_distances: dict[str, dict[str, float]]
     origins: dict[str, str]
     moved: dict[str, bool]
+    doubts: Doubts
     spans: dict[str, tuple[int, int]]
     about: dict[str, Any] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
@@ -116,7 +120,9 @@ def measure(
     """
     # Everything that may be wrong with the input is found before the first cell.
     plan.check()
-    distances, moved = row_distances(plan, show_progress), moved_rows(plan)
+    distances, trails = row_distances(plan, show_progress)
+    moved, doubts = moved_rows(plan, trails), find_doubts(plan, trails)
+    del trails
     origins = {row.name: plan.tensors.fresh.drawn_from(row) for row in plan.grid.rows}
     cells = list(plan.grid.cells())
     drawn = {c.key: draw_distance(plan, c) for c in cells if c.perturbation.redraws}
@@ -131,7 +137,8 @@ def measure(
         work = _Work(plan, probe, _by_group(plan, rows, cells), parts, between, most)
         blocks = layers.blocks(plan.subject.model, norms=plan.norms)
         spans = layers.spans([row for row in rows if row.name != FULL_MODEL], blocks)
-        state = SweepState(rows, cells, refused, work.sums, distances, drawn, origins, moved, spans)
+        known = distances, drawn, origins, moved, doubts, spans
+        state = SweepState(rows, cells, refused, work.sums, *known)
         if plan.measures:
             state.measured = measure_rows(probe, rows, plan.measures, show_progress)
 

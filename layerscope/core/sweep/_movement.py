@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -9,21 +10,28 @@ import torch
 from layerscope.base import progress
 from layerscope.base.tensors import owner_name
 from layerscope.core import layers
-from layerscope.core.checkpoints import require_finite
+from layerscope.core.checkpoints import COUNTER, Trail, require_finite
 from layerscope.core.layers import Layer
 from layerscope.core.probe import Cell
 from layerscope.core.sweep._distances import Displacement, displacements
 from layerscope.core.sweep._plan import Plan
 
-__all__ = ["draw_distance", "moved_rows", "row_distances"]
-
-_COUNTER = "num_batches_tracked"
+__all__ = ["draw_distance", "moved_rows", "row_distances", "values_of", "watched_epochs"]
 
 
-def row_distances(
-    plan: Plan, show_progress: bool = False
-) -> dict[tuple[str, int], dict[str, float]]:
-    """Measure how far every row moved at every epoch, reading one leaf at a time.
+Distances = dict[tuple[str, int], dict[str, float]]
+
+
+def row_distances(plan: Plan, show_progress: bool = False) -> tuple[Distances, dict[str, Trail]]:
+    """Measure how far every row moved at every epoch, reading one leaf at a time, and once.
+
+    Returns
+    -------
+    distances : dict
+        By row and epoch, in every norm.
+    trails : dict of Trail
+        What was seen of every tensor, by its name, at the first epoch recorded, those of the sweep
+        and the last.
 
     Raises
     ------
@@ -32,28 +40,43 @@ def row_distances(
     """
     series, grid = plan.subject.series, plan.grid
     found: dict[tuple[str, int], Displacement] = {}
-    epochs = sorted({*grid.epochs, series.last})
+    trails: dict[str, Trail] = {}
+    epochs = watched_epochs(plan)
     leaves = layers.find(plan.subject.model)
     total = len(leaves) * len(epochs)
     with progress.bar(total, "read checkpoints", "layer", show=show_progress) as advance:
         for leaf in leaves:
-            start = series.read(series.first, leaf.parameters)
-            holders = plan.tensors.holders(start)
+            start = series.read(series.first, leaf.tensors)
+            holders = plan.tensors.holders(leaf.parameters)
+            trails |= {name: Trail(name) for name in leaf.tensors}
             for epoch in epochs:
-                now = series.read(epoch, leaf.tensors)
-                require_finite(now, series.where(epoch))
-                each = displacements(now, start, holders)
+                now = start if epoch == series.first else series.read(epoch, leaf.tensors)
+                if epoch in (*grid.epochs, series.last):
+                    require_finite(now, series.where(epoch))
+                parameters = {name: start[name] for name in leaf.parameters}
+                each = displacements(now, parameters, holders)
                 found |= {(name, epoch): moved for name, moved in each.items()}
                 found[leaf.name, epoch] = Displacement.total(each.values())
+                for name, tensor in now.items():
+                    trails[name].add(tensor, start[name])
                 del now  # before the next is read
                 advance(1)
-    return {
+            for name in leaf.tensors:
+                trails[name].finish()
+    distances = {
         (row.name, epoch): Displacement.total(
             found[part, epoch] for part in _parts(plan, row)
         ).norms()
         for row in grid.rows
         for epoch in grid.epochs
     }
+    return distances, trails
+
+
+def watched_epochs(plan: Plan) -> list[int]:
+    """List the epochs that a sweep reads: the first recorded, its own and the last."""
+    series = plan.subject.series
+    return sorted({series.first, *plan.grid.epochs, series.last})
 
 
 def _parts(plan: Plan, row: Layer) -> tuple[str, ...]:
@@ -91,7 +114,7 @@ def _beside(plan: Plan, row: Layer) -> list[str]:
     return [name for leaf in leaves if leaf.name in row.members for name in leaf.parameters]
 
 
-def moved_rows(plan: Plan) -> dict[str, bool]:
+def moved_rows(plan: Plan, trails: Mapping[str, Trail]) -> dict[str, bool]:
     """Tell which rows hold other values at the last checkpoint than at the first.
 
     Empty with one checkpoint or none, which tells nothing. Batches that a layer counted are no
@@ -104,10 +127,15 @@ def moved_rows(plan: Plan) -> dict[str, bool]:
 
     @cache
     def changed(name: str) -> bool:
+        trail = trails.get(name)
+        if trail is not None and trail.types[0] == trail.types[-1]:
+            return trail.digests[0] != trail.digests[-1]
         (then,), (now,) = (series.read(epoch, [name]).values() for epoch in (first, last))
         return not torch.equal(then.to(now.dtype), now)
 
-    return {
-        row.name: any(changed(n) for n in row.tensors if not n.endswith(_COUNTER))
-        for row in plan.grid.rows
-    }
+    return {row.name: any(map(changed, values_of(row))) for row in plan.grid.rows}
+
+
+def values_of(row: Layer) -> list[str]:
+    """Name the tensors of a row but for the batches that it counted."""
+    return [name for name in row.tensors if not name.endswith(COUNTER)]

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from layerscope import results
+from layerscope.core.checkpoints import Series
 from layerscope.core.layers import NO_BLOCK
 from layerscope.core.measures import with_measures
 from layerscope.core.metrics import NOT_FINITE, Tally
@@ -17,7 +18,7 @@ from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._distances import NORMS
 from layerscope.core.sweep._loop import SweepState
 from layerscope.core.sweep._plan import Plan
-from layerscope.results import FULL_MODEL, NO_EPOCH, NOT_MOVED
+from layerscope.results import AS_TRAINED, FULL_MODEL, NO_EPOCH, NOT_MOVED, UNDECIDED
 
 __all__ = ["assemble"]
 
@@ -42,11 +43,19 @@ def assemble(plan: Plan, state: SweepState, attrs: Mapping[str, Any]) -> xr.Data
             "chance": ([], plan.subject.data.chance),
             **_distances(plan, state, coords),
         },
-        coords | _described(state) | _moved(state) | _meant(plan) | _positions(plan),
-        {**attrs} | ({"distance_from": series.first} if series.epochs else {}),
+        coords | _described(state) | _moved(state, coords) | _meant(plan) | _positions(plan),
+        {**attrs, **_origin(series), **_audit(state)},
         _counted(plan),
     )
     return with_measures(ds, state.measured, plan.measures) if plan.measures else ds
+
+
+def _origin(series: Series) -> dict[str, int]:
+    return {"distance_from": series.first} if series.epochs else {}
+
+
+def _audit(state: SweepState) -> dict[str, Any]:
+    return {"audit": state.doubts.faults} if state.doubts.faults else {}
 
 
 def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
@@ -103,8 +112,7 @@ def _values(
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
         count[at] = next((tally.count for tally in tallies.values()), np.nan)
         broken[at], early[at] = _total(tallies), cell.key in stopped
-        still = cell.epoch != NO_EPOCH and not state.moved.get(cell.layer.name, True)
-        verdict[at] = NOT_MOVED if still and decides else verdicts.get(cell.key, "")
+        verdict[at] = _verdict(state, cell, verdicts.get(cell.key, "")) if decides else ""
         bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name: (_DIMS, array) for name, array in full.items()
@@ -121,6 +129,14 @@ def _values(
         variables["baseline_lower"] = (), np.array(least)
         variables["baseline_upper"] = (), np.array(most)
     return variables
+
+
+def _verdict(state: SweepState, cell: Cell, settled: str) -> str:
+    """Return what was settled, unless the checkpoint can settle nothing."""
+    doubt = state.doubts.cells.get((cell.layer.name, cell.epoch), "")
+    if not state.moved.get(cell.layer.name, True) and cell.epoch != NO_EPOCH:
+        doubt = AS_TRAINED
+    return NOT_MOVED if doubt == AS_TRAINED else UNDECIDED if doubt and settled else settled
 
 
 def _total(tallies: Mapping[str, Tally]) -> float:
@@ -174,9 +190,19 @@ def _measured_distances(
     return distance, drawn
 
 
-def _moved(state: SweepState) -> dict[str, Any]:
+def _moved(state: SweepState, coords: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Say which layers moved, and at which checkpoints they tell nothing."""
     known = state.moved
-    return {"moved": ("layer", [known[row.name] for row in state.rows])} if known else {}
+    if not known:
+        return {}
+    doubt = np.full((len(state.rows), len(coords["epoch"])), "", dtype=object)
+    for (name, epoch), why in state.doubts.cells.items():
+        if epoch in coords["epoch"]:
+            doubt[coords["layer"].index(name), coords["epoch"].index(epoch)] = why
+    return {
+        "moved": ("layer", [known[row.name] for row in state.rows]),
+        "doubt": (("layer", "epoch"), doubt.astype(str)),
+    }
 
 
 def _meant(plan: Plan) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Doubts about the checkpoints of a sweep: what was found while they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from layerscope.core.checkpoints import History, Trail, find_faults
+from layerscope.core.sweep._movement import values_of, watched_epochs
+from layerscope.core.sweep._plan import Plan
+from layerscope.results import AS_TRAINED
+
+__all__ = ["Doubts", "find_doubts"]
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Reasons not to trust cells that take their values from a checkpoint.
+
+    Attributes
+    ----------
+    cells : dict
+        By row and epoch, in a few words.
+    faults : list of dict
+        Of the series, as `layerscope.checkpoints.Finding` has them, in plain values.
+    """
+
+    cells: dict[tuple[str, int], str] = field(default_factory=dict)
+    faults: list[dict[str, str]] = field(default_factory=list)
+
+
+def find_doubts(plan: Plan, trails: Mapping[str, Trail]) -> Doubts:
+    """Judge a series by what was seen of it while distances were measured.
+
+    Where a row equals the trained one, nothing can be concluded from putting it back; nor from
+    tensors that show a fault of the series.
+    """
+    series, epochs = plan.subject.series, watched_epochs(plan)
+    if not series.epochs:
+        return Doubts()
+    findings = find_faults(History.of(list(trails.values()), epochs), series.unit)
+    faults = [finding for finding in findings if finding.fault]
+    cells: dict[tuple[str, int], str] = {}
+    for row in plan.grid.rows:
+        held = [trails[name] for name in values_of(row) if name in trails]
+        for place, epoch in enumerate(epochs):
+            if held and all(trail.digests[place] == trail.digests[-1] for trail in held):
+                cells[row.name, epoch] = AS_TRAINED
+        for finding in faults:
+            if not set(finding.tensors).isdisjoint(row.tensors):
+                for epoch in finding.epochs:
+                    cells.setdefault((row.name, epoch), finding.mark)
+    told = [{"kind": f.kind, "sentence": f.sentence, "advice": f.advice} for f in faults]
+    return Doubts(cells, told)
