@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from benchmarks import audit as cases
 from layerscope import checkpoints
+from layerscope.cli import main
 from layerscope.core.checkpoints._trails import Trail, _ones
 from layerscope.errors import CheckpointError
 
@@ -338,3 +339,33 @@ def check(name, seed, folder):
     assert found.pop("alarms") == []
     assert found.pop("held") == 2
     assert set(found.values()) == {"."}, found
+
+
+# The command
+
+
+def recorded(folder, series):
+    writer = checkpoints.SeriesWriter(folder, {})
+    folder.mkdir()
+    for epoch, state in series.items():
+        writer.record(epoch, state, {})
+    return str(folder)
+
+
+def test_the_command_prints_the_audit_and_its_status_says_if_faults_were_found(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    series = walk()
+    assert main(["checkpoints", recorded(tmp_path / "sound", series)]) == 0
+    assert "Nothing was found" in capsys.readouterr().out
+    series[2]["a.weight"] = series[5]["a.weight"].clone()
+    folder = recorded(tmp_path / "spoilt", series)
+    assert main(["checkpoints", folder, "--tensors"]) == 3
+    said = capsys.readouterr().out
+    assert "✕ a.weight holds the same values in epoch 2 and epoch 5" in said
+    assert "the same values as epoch 5" in said
+    digest = checkpoints.audit(folder, show_progress=False).dataset.digest
+    assert str(digest.sel(tensor="b.weight", epoch=3).values)[:12] in said
+    assert main(["checkpoints", str(tmp_path / "none")]) == 1
+    assert "there is no folder" in capsys.readouterr().err

@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from layerscope._version import __version__
-from layerscope.cli import _listing as listing, _reproducing as reproducing, _sweeping as sweeping
+from layerscope.cli import (
+    _auditing as auditing,
+    _listing as listing,
+    _reproducing as reproducing,
+    _sweeping as sweeping,
+)
 from layerscope.errors import LayerscopeError, SweepWarning
 
 __all__ = ["main"]
@@ -20,6 +25,7 @@ _COMMANDS = (
     listing.add_models,
     listing.add_data,
     sweeping.add_train,
+    auditing.add_checkpoints,
     sweeping.add_sweep,
     sweeping.add_show_result,
     sweeping.add_report,
@@ -30,11 +36,17 @@ _COMMANDS = (
 
 
 def main(command: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 1 for an error with its message, 130 for Ctrl-C."""
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0; 1 for an error with its message; 3 where an audit found faults; 130 for Ctrl-C.
+    """
     options = _parser().parse_args(command)
     try:
         with _notices_as_lines():
-            options.run(options)
+            status: int | None = options.run(options)
     except LayerscopeError as error:
         print(f"layerscope: {error}", file=sys.stderr)
         return 1
@@ -45,7 +57,8 @@ def main(command: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader, such as head, has seen enough.
         sys.stderr.close()
-    return 0
+        return 0
+    return status or 0
 
 
 @contextmanager
