@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from layerscope import plots, report, results, stats, testing
     from layerscope.core import checkpoints, layers, measures, metrics, perturb, session
     from layerscope.core.checkpoints import Series, open_series
+    from layerscope.core.export import export
     from layerscope.core.metrics import evaluate
     from layerscope.core.session import Session
     from layerscope.core.sweep import sweep
@@ -42,6 +43,7 @@ __all__ = [
     "data",
     "evaluate",
     "experiments",
+    "export",
     "layers",
     "load_data",
     "measures",
@@ -74,6 +76,7 @@ _HOMES = {
     "data": ("zoo.data", None),
     "evaluate": ("core.metrics", "evaluate"),
     "experiments": ("paper.experiments", None),
+    "export": ("core.export", "export"),
     "layers": ("core.layers", None),
     "load_data": ("zoo.data", "load"),
     "measures": ("core.measures", None),

@@ -96,6 +96,7 @@ from layerscope.results._files import (
 )
 from layerscope.results._finite import not_finite
 from layerscope.results._infos import (
+    CHECKPOINT as CHECKPOINT,
     RAND as RAND,
     REDRAWN as REDRAWN,
     RESET as RESET,

@@ -113,6 +113,8 @@ _DESCRIBED = {
     "measure_logarithmic": ("whether values of the measure differ by factors", ""),
     "higher_matters": ("whether high values are said to mark layers that matter", ""),
     "uses_checkpoint": ("whether the perturbation takes values from a checkpoint", ""),
+    "towards": ("other values on the straight line to which the perturbation puts the layer", ""),
+    "alpha": ("how far on that line: 0 at the trained values, 1 at the others", "1"),
 }
 
 

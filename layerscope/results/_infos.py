@@ -16,6 +16,9 @@ RAND = "rand"
 RESET, REDRAWN = "reinitialize", "rerandomize"
 """The perturbations that distances of checkpoints, and of fresh values, belong to."""
 
+CHECKPOINT = "checkpoint"
+"""Where perturbations lead that put a layer back towards the checkpoint of ``epoch``."""
+
 
 @dataclass(frozen=True)
 class MetricInfo:
@@ -141,6 +144,11 @@ class PerturbationInfo:
         A layer's mark in the explorer, one or two characters.
     stochastic, redraws, uses_checkpoint : bool
         As for `layerscope.perturb.Perturbation`.
+    towards : str
+        On the straight line to what other values it puts the layer, if it does: of which network,
+        or of ``"checkpoint"``; else empty.
+    alpha : float
+        How far on that line, 0 at the trained values and 1 at the others.
     """
 
     name: str
@@ -150,6 +158,8 @@ class PerturbationInfo:
     stochastic: bool = False
     redraws: bool = False
     uses_checkpoint: bool = False
+    towards: str = ""
+    alpha: float = 0.0
 
     def __post_init__(self) -> None:
         # Written out, for those who read the Dataset without this package.
@@ -220,7 +230,14 @@ _METRICS: Mapping[str, MetricInfo] = {
 KNOWN_PERTURBATIONS: Mapping[str, PerturbationInfo] = {
     info.name: info
     for info in (
-        PerturbationInfo(RESET, "reset to checkpoint {epoch}", "{epoch}", uses_checkpoint=True),
+        PerturbationInfo(
+            RESET,
+            "reset to checkpoint {epoch}",
+            "{epoch}",
+            uses_checkpoint=True,
+            towards=CHECKPOINT,
+            alpha=1.0,
+        ),
         PerturbationInfo(REDRAWN, "re-randomised", RAND, "R", stochastic=True, redraws=True),
         PerturbationInfo(
             "rerandomize_matched", "re-randomised to its mean and deviation", stochastic=True

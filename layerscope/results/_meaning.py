@@ -44,6 +44,8 @@ _PERTURBATION = {
     "stochastic": "stochastic",
     "redraws": "redraws",
     "uses_checkpoint": "uses_checkpoint",
+    "towards": "towards",
+    "alpha": "alpha",
 }
 _MEASURE = {
     "measure_long_name": "long_name",

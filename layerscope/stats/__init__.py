@@ -26,13 +26,17 @@ is shown; where the test set is small, look at both.
 
 from __future__ import annotations
 
+from layerscope.stats._allocating import allocation
 from layerscope.stats._arrays import newcombe, student, wilson
+from layerscope.stats._barriers import barrier, line as line
 from layerscope.stats._labelled import degradation, interval, layer_order
 from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
 from layerscope.stats._tables import column_order, distances, summary
 from layerscope.stats._verdicts import classify, rank_correlation
 
 __all__ = [
+    "allocation",
+    "barrier",
     "bootstrap",
     "classify",
     "column_order",

@@ -1,11 +1,13 @@
-"""Exchanging a layer with that of another network."""
+"""Exchanging a layer with that of another network, wholly or a part of the way."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from layerscope.base.copies import uncopied
@@ -13,9 +15,9 @@ from layerscope.base.tensors import owner_name
 from layerscope.core.checkpoints import Checkpoint, open_checkpoint
 from layerscope.core.layers import ROOT
 from layerscope.core.perturb._protocol import Perturbation, Site
-from layerscope.errors import LayerError
+from layerscope.errors import LayerError, OptionError
 
-__all__ = ["exchange"]
+__all__ = ["between", "blend", "exchange", "require_number"]
 
 
 def exchange(
@@ -24,10 +26,15 @@ def exchange(
 ) -> Perturbation:
     """Take the layer from another network, buffers included.
 
+    Restoring layers, or ranges of them, of a tuned network from the one that it was tuned from is
+    ``sweep(tuned, data, layers=layers.ranges(tuned), view="block",
+    perturbations=[perturb.exchange("base")])``. What a tuned layer alone brings to the base is the
+    same with base and tuned in each other's place.
+
     Parameters
     ----------
     other : state dict, nn.Module, or path
-        A file is read as weights alone.
+        Whatever a checkpoint may be; a file is read as weights alone.
     layers : mapping of str to str, optional
         From the name of a module of this network to that of the other whose tensors it takes;
         those not named take the tensors of the same name.
@@ -53,15 +60,118 @@ def exchange(
     'exchange(sha256:24841c6b)'
     """
     source = open_checkpoint(other, "the network that exchange was given")
-    sha = source.digest()
     names = dict(layers or {})
-    is_path = isinstance(other, (str, os.PathLike))
-    given = repr(os.fspath(other)) if is_path else f"sha256:{sha[:8]}"  # type: ignore[arg-type]
+    sha = source.digest()
     return Perturbation(
-        f"exchange({given}{f', {names!r}' if names else ''})",
+        f"exchange({_called(other, sha)}{f', {names!r}' if names else ''})",
         lambda site: _taken(source, names, site),
         settings={"sha256": sha, "layers": names},
+        towards=_towards(other, sha, names),
+        alpha=1.0,
     )
+
+
+def blend(
+    other: Mapping[str, Tensor] | nn.Module | str | os.PathLike[str],
+    alpha: float,
+    layers: Mapping[str, str] | None = None,
+) -> Perturbation:
+    """Go a part of the way from the layer to that of another network, buffers included.
+
+    One layer at a time, and ranges of them from either end (`layers.cumulative`), show the
+    layer-wise barriers between two networks: see `stats.barrier`.
+
+    Parameters
+    ----------
+    other : state dict, nn.Module, or path
+        Whatever a checkpoint may be; a file is read as weights alone.
+    alpha : float
+        (1 − alpha) · trained + alpha · other: at 0 exactly the trained values, at 1 exactly those
+        of the other. Buffers of whole numbers keep their trained values short of 1.
+    layers : mapping of str to str, optional
+        As for `exchange`.
+
+    Returns
+    -------
+    Perturbation
+        Named by the path, or by a digest of what was given, and alpha.
+
+    Raises
+    ------
+    CheckpointError
+        If the file can't be read.
+    OptionError
+        If alpha is not a finite number.
+    LayerError
+        When it is applied: if the other network lacks a tensor, or has it in another shape.
+
+    Notes
+    -----
+    Unit by unit, as they stand: no permutation of units is looked for. Networks that were trained
+    independently compute the same with their units in any order, so a barrier between them may be
+    due to that alone; between two that share their start, or a base and what was tuned from it,
+    there is no such doubt to speak of.
+
+    References
+    ----------
+    Adilova, Andriushchenko, Kamp, Fischer and Jaggi, "Layer-wise linear mode connectivity",
+    ICLR 2024.
+    """
+    source = open_checkpoint(other, "the network that blend was given")
+    names = dict(layers or {})
+    require_number("blend", "alpha", alpha)
+    sha = source.digest()
+    more = f", {names!r}" if names else ""
+    return Perturbation(
+        f"blend({_called(other, sha)}, {float(alpha)!r}{more})",
+        lambda site: _blended(source, names, alpha, site),
+        settings={"sha256": sha, "alpha": alpha, "layers": names, "permuted": False},
+        label=f"{alpha:g} of the way to the other network, its units as they stand",
+        towards=_towards(other, sha, names),
+        alpha=float(alpha),
+    )
+
+
+def _blended(
+    source: Checkpoint, names: Mapping[str, str], alpha: float, site: Site
+) -> dict[str, Tensor]:
+    own = uncopied(site.trained)
+    there = _taken(source, names, site)
+    return {
+        name: between(here, there[name].to(here.dtype), alpha)
+        for name, here in own.items()
+        if alpha == 1 or here.is_floating_point() or here.is_complex()
+    }
+
+
+def between(here: Tensor, there: Tensor, alpha: float) -> Tensor:
+    """Go a part of the way from one tensor to another."""
+    # The formula would lose the sign of zeros at the ends.
+    if alpha in (0, 1):
+        return there if alpha else here
+    return torch.lerp(here, there, alpha)
+
+
+def _called(other: Any, sha: str) -> str:
+    """Name a network by its path, or by a digest of what was given."""
+    is_path = isinstance(other, (str, os.PathLike))
+    return repr(os.fspath(other)) if is_path else f"sha256:{sha[:8]}"
+
+
+def _towards(other: Any, sha: str, names: Mapping[str, str]) -> str:
+    # The same for every part of the way, and for whoever exchanges the whole of it.
+    return f"{_called(other, sha)}{f', {dict(names)!r}' if names else ''}"
+
+
+def require_number(kind: str, what: str, value: object) -> None:
+    """Refuse what is no finite number, in the name of a perturbation.
+
+    Raises
+    ------
+    OptionError
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise OptionError(f"{kind} got {value!r} as {what}; give a finite number, such as 0.5.")
 
 
 def _taken(source: Checkpoint, names: Mapping[str, str], site: Site) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ figures and in the explorer, whether it draws, redraws, or takes a checkpoint.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -14,15 +13,16 @@ from torch import Generator, Tensor
 
 from layerscope.base.copies import uncopied
 from layerscope.core.layers import Layer
-from layerscope.core.perturb._exchanging import exchange
+from layerscope.core.perturb._exchanging import between, blend, exchange, require_number
 from layerscope.core.perturb._permuting import permute
 from layerscope.core.perturb._protocol import Perturbation, Site, modules_of
 from layerscope.core.perturb._weights import zero_weights
 from layerscope.core.running import PASSED, Route
 from layerscope.errors import LayerError, OptionError
-from layerscope.results import RAND
+from layerscope.results import CHECKPOINT, RAND
 
 __all__ = [
+    "blend",
     "exchange",
     "interpolate",
     "noise",
@@ -45,6 +45,8 @@ def reinitialize() -> Perturbation:
         settings={},
         label="reset to checkpoint {epoch}",
         column="{epoch}",
+        towards=CHECKPOINT,
+        alpha=1.0,
     )
 
 
@@ -129,7 +131,7 @@ def noise(scale: float, relative: bool = False) -> Perturbation:
     >>> noise(0.1, relative=True).name
     'noise(0.1, relative=True)'
     """
-    _number("noise", "scale", scale)
+    require_number("noise", "scale", scale)
     if scale <= 0:
         raise OptionError(f"noise got the scale {scale}; it must be above 0.")
 
@@ -160,26 +162,24 @@ def interpolate(alpha: float) -> Perturbation:
     OptionError
         If alpha is not a finite number.
     """
-    _number("interpolate", "alpha", alpha)
+    require_number("interpolate", "alpha", alpha)
 
-    def between(site: Site) -> Mapping[str, Tensor]:
+    def interpolated(site: Site) -> Mapping[str, Tensor]:
         there = _checkpoint(site)
         return {
-            name: _between(here, there[name].to(here.dtype), alpha)
+            name: between(here, there[name].to(here.dtype), alpha)
             for name, here in uncopied(site.trained).items()
             if here.is_floating_point() or here.is_complex()
         }
 
     return Perturbation(
-        f"interpolate({alpha})", between, uses_checkpoint=True, settings={"alpha": alpha}
+        f"interpolate({alpha})",
+        interpolated,
+        uses_checkpoint=True,
+        settings={"alpha": alpha},
+        towards=CHECKPOINT,
+        alpha=float(alpha),
     )
-
-
-def _between(here: Tensor, there: Tensor, alpha: float) -> Tensor:
-    # The formula would lose the sign of zeros at the ends.
-    if alpha in (0, 1):
-        return there if alpha else here
-    return torch.lerp(here, there, alpha)
 
 
 def _checkpoint(site: Site) -> Mapping[str, Tensor]:
@@ -211,8 +211,3 @@ def _mean(tensor: Tensor) -> Tensor:
 def _deviation(tensor: Tensor) -> Tensor:
     whole = tensor.double()
     return whole.std(correction=0) if whole.numel() else whole.sum()
-
-
-def _number(kind: str, what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise OptionError(f"{kind} got {value!r} as {what}; give a finite number, such as 0.5.")

@@ -90,6 +90,11 @@ class Perturbation:
         Its column in figures and tables; by default the name, with the epoch where there is one.
     sign : str, optional
         A layer's mark in the explorer, one or two characters.
+    towards : str, optional
+        On the straight line to what other values it puts the layer, if it does: a name for the
+        other network, or ``"checkpoint"``.
+    alpha : float
+        How far on that line, 0 at the trained values and 1 at the others.
 
     Raises
     ------
@@ -116,6 +121,8 @@ class Perturbation:
     label: str = ""
     column: str = ""
     sign: str = ""
+    towards: str = ""
+    alpha: float = 0.0
 
     def __post_init__(self) -> None:
         if self.redraws and (self.uses_checkpoint or not self.stochastic):
@@ -134,7 +141,13 @@ class Perturbation:
         """Facts of the perturbation that a Dataset keeps."""
         said = (self.label, self.column, self.sign)
         return PerturbationInfo(
-            self.name, *said, self.stochastic, self.redraws, self.uses_checkpoint
+            self.name,
+            *said,
+            self.stochastic,
+            self.redraws,
+            self.uses_checkpoint,
+            self.towards,
+            self.alpha,
         )
 
     def then(self, other: Perturbation) -> Perturbation:
