@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from layerscope.core.checkpoints import Series, open_series
     from layerscope.core.export import export
     from layerscope.core.metrics import evaluate
+    from layerscope.core.networks import open_network, open_tokenizer
     from layerscope.core.session import Session
     from layerscope.core.sweep import sweep
     from layerscope.jupyter import LayerExplorer
@@ -50,7 +51,9 @@ __all__ = [
     "metrics",
     "models",
     "open_dataset",
+    "open_network",
     "open_series",
+    "open_tokenizer",
     "perturb",
     "plots",
     "report",
@@ -83,7 +86,9 @@ _HOMES = {
     "metrics": ("core.metrics", None),
     "models": ("zoo.models", None),
     "open_dataset": ("results", "open_dataset"),
+    "open_network": ("core.networks", "open_network"),
     "open_series": ("core.checkpoints", "open_series"),
+    "open_tokenizer": ("core.networks", "open_tokenizer"),
     "perturb": ("core.perturb", None),
     "plots": ("plots", None),
     "report": ("report", None),

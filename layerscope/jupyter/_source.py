@@ -6,7 +6,8 @@ import copy
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import nn
 from layerscope import results
 from layerscope.core import checkpoints as checkpoints_, metrics
 from layerscope.core.checkpoints import Series
+from layerscope.core.networks import is_network, open_network, open_tokenizer
 from layerscope.core.sweep import DATASET
-from layerscope.errors import CheckpointError, OptionError, choose
+from layerscope.errors import CheckpointError, ExtraError, OptionError, choose
 from layerscope.jupyter._reader import TokenReader, find_reader, reader_of
 from layerscope.report import argument
 from layerscope.zoo import data as data_, models, training
@@ -40,7 +42,7 @@ class Source:
     name : str
         What to call it.
     code : str
-        Python that gives ``model``, ``data`` and ``checkpoints``; empty where they are the user's.
+        Python that gives those of ``model``, ``data`` and ``checkpoints`` that are not the user's.
     tokenizer : TokenReader or None
         Of a text: what its tokens say.
     """
@@ -74,7 +76,7 @@ def script(source: Source, options: Mapping[str, Any], state: Mapping[str, Any],
         [
             "import layerscope",
             "",
-            source.code.rstrip() or f"# {', '.join(names)}: as they were given",
+            *_given(source, names),
             "with layerscope.Session(",
             "    model,",
             "    data,",
@@ -86,6 +88,14 @@ def script(source: Source, options: Mapping[str, Any], state: Mapping[str, Any],
             "    )",
         ]
     )
+
+
+def _given(source: Source, names: list[str]) -> list[str]:
+    """Write what gives the network, its data and checkpoints, as far as that is known."""
+    code = source.code.rstrip()
+    unsaid = [name for name in names if f"{name} = " not in code]
+    said = f"# {', '.join(unsaid)}: as {'it was' if len(unsaid) == 1 else 'they were'} given"
+    return [*([code] if code else []), *([said] if unsaid else [])]
 
 
 def resolve(
@@ -116,6 +126,12 @@ def resolve(
         results.require(source, "layer", "epoch", "perturbation", "draw", "metric")
         about = results.settings(source).get("network", {})
         return Source(None, None, None, source, _short(about.get("class", "")) or "Dataset")
+    if data is not None and is_network(source):
+        reader = tokenizer or _tokenizer_of(source)
+        code = f"model = layerscope.open_network({os.fspath(source)!r})\n"
+        name, source = os.fspath(source).rstrip("/").rpartition("/")[2], open_network(source)
+        made = resolve(source, data, checkpoints, known, tokenizer=reader)
+        return replace(made, name=name, code=code)
     if isinstance(source, nn.Module):
         if data is None:
             raise OptionError(
@@ -131,6 +147,12 @@ def resolve(
         f"a {type(source).__name__} can't be explored; give the folder of a run, a Dataset, or "
         "network, data and checkpoints."
     )
+
+
+def _tokenizer_of(source: Any) -> TokenReader | None:
+    with suppress(CheckpointError, ExtraError):  # without one, numbers are shown
+        return reader_of(open_tokenizer(source))
+    return None
 
 
 def _of_run(

@@ -116,6 +116,8 @@ def _probe(ds: xr.Dataset, about: Mapping[str, Any], trained: list[dict[str, Any
 def _call(about: Mapping[str, Any]) -> str:
     """Write the call of a sweep over checkpoints of the user's own."""
     network, data = _mapping(about.get("network")), _mapping(about.get("data"))
+    given = _arguments(about)
+    path = given.pop("model", None)  # where it was given by its name
     kind = f"{network.get('class') or 'your own'}, {network.get('parameters', '?')} parameters"
     known = f"{data.get('name') or 'your own'}, {data.get('examples', '?')} examples, {_hash(data)}"
     recorded = f"epochs {_epochs(about)}; their SHA-256 are listed above"
@@ -127,10 +129,10 @@ def _call(about: Mapping[str, Any]) -> str:
             "import layerscope",
             "",
             "ds = layerscope.sweep(",
-            _comment("network,", kind),
+            _comment("network," if path is None else f"{path!r},", kind),
             _comment("data,", known),
             *series,
-            *(argument(name, value) for name, value in _arguments(about).items()),
+            *(argument(name, value) for name, value in given.items()),
             ")",
         ]
     )

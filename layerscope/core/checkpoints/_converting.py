@@ -6,22 +6,18 @@ new name, while files keep the old form; how one becomes the other only transfor
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from layerscope.core.checkpoints import _source as files
+from layerscope.core.checkpoints._gguf import quietly
 from layerscope.core.checkpoints._matching import Form
-from layerscope.core.checkpoints._writer import separate_tensors
+from layerscope.core.checkpoints._temporary import write_temporary
 
 __all__ = ["ConvertedCheckpoint", "convert"]
 
@@ -37,15 +33,9 @@ class ConvertedCheckpoint:
     """
 
     def __init__(self, checkpoint: files.Checkpoint, state: dict[str, Tensor]) -> None:
-        from safetensors.torch import save_file
-
         self.where = checkpoint.where
         self._made_from = checkpoint
-        folder = tempfile.mkdtemp(prefix="layerscope-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        path = Path(folder) / "converted.safetensors"
-        save_file(separate_tensors(state), path)
-        self._file = files.SafeTensors(path)
+        self._file = write_temporary(self, state)
 
     def signature(self) -> files.Signature:
         """Shape and type of every tensor."""
@@ -84,7 +74,7 @@ def convert(
     state = checkpoint.read(wanted)
     kinds = {t.dtype for t in state.values() if t.is_floating_point()} or {torch.float32}
     try:
-        with _quietly(library):
+        with quietly():
             made, about = type(model).from_pretrained(
                 None,
                 config=model.config,
@@ -97,19 +87,3 @@ def convert(
         return None
     # What it did not find it made up.
     return None if any(about.values()) else ConvertedCheckpoint(checkpoint, made.state_dict())
-
-
-@contextmanager
-def _quietly(library: Any) -> Iterator[None]:
-    """Without bars, without advice on what was not found, and without a draw from chance."""
-    logging = library.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

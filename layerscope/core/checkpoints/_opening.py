@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ __all__ = ["open_series"]
 
 
 def open_series(
-    checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str],
+    checkpoints: Series
+    | Mapping[int, Any]
+    | Sequence[str | os.PathLike[str]]
+    | str
+    | os.PathLike[str],
     *,
     ignore: Iterable[str] = (),
 ) -> Series:
@@ -25,14 +29,16 @@ def open_series(
 
     Parameters
     ----------
-    checkpoints : Series, mapping, or path of a folder
+    checkpoints : Series, mapping, sequence, or path of a folder
         A mapping goes from epoch, or step, to state dict, path or revision on the Hugging Face hub:
         ``{step: f"EleutherAI/pythia-70m@step{step}" for step in (0, 1000)}``. A folder holds a
         series that layerscope recorded, or checkpoints that are all named by epoch or step:
         ``epoch-3.pt``, ``3.safetensors``, ``model_3.pth``, ``checkpoint-3.pth.tar``,
         ``iter_0000300.pt`` (step 300), folders such as ``checkpoint-500`` (step 500), and
         Lightning's ``epoch=3-step=400.ckpt`` (step 400) or ``epoch=3.ckpt`` (the step that it says
-        inside, since Lightning counts epochs from 0).
+        inside, since Lightning counts epochs from 0). A sequence holds paths or revisions that are
+        named so. A LoRA adapter is merged into the one network beside it, as in
+        ``{0: base, 1: adapter}``, or else into the one that it says it was trained on.
     ignore : iterable of str
         Names or patterns (``"*.mask"``) of tensors that may be in a checkpoint though the network
         does not have them. Those that networks once saved and no longer do, such as ``inv_freq``
@@ -48,6 +54,8 @@ def open_series(
         return checkpoints.ignoring(ignored) if ignored else checkpoints
     if isinstance(checkpoints, Mapping):
         return Series(checkpoints).ignoring(ignored)
+    if isinstance(checkpoints, (list, tuple)) and checkpoints and all(map(_is_named, checkpoints)):
+        return _listed(checkpoints).ignoring(ignored)
     if not isinstance(checkpoints, (str, os.PathLike)):
         raise CheckpointError(
             f"checkpoints is a {type(checkpoints).__name__}; give a series, a folder, or a mapping "
@@ -69,6 +77,30 @@ def open_series(
     return series.ignoring(ignored)
 
 
+def _is_named(item: object) -> bool:
+    return isinstance(item, (str, os.PathLike))
+
+
+def _listed(items: Sequence[str | os.PathLike[str]]) -> Series:
+    """Open paths and revisions, each of which says its epoch or step."""
+    sources: dict[int, Any] = {}
+    by_step = []
+    for item in items:
+        last = Path(str(item).rpartition("@")[2]) if not Path(item).exists() else Path(item)
+        match = _named(last)
+        if match is None:
+            raise CheckpointError(
+                f"{item} does not say its epoch, as epoch-3.pt, step_10.pt or name@step1000 "
+                "would; give a mapping from epoch to path or revision."
+            )
+        epoch = int(match["count"] or match["bare"])
+        if epoch in sources:
+            raise CheckpointError(f"{sources[epoch]} and {item} both say epoch {epoch}.")
+        sources[epoch] = item
+        by_step.append((match["word"] or "").lower() in _BY_STEP or last.is_dir())
+    return Series(sources, unit="step" if all(by_step) else "epoch")
+
+
 def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
     sources = {int(epoch): folder / entry["file"] for epoch, entry in manifest["epochs"].items()}
     return Series(sources, folder, manifest)
@@ -80,7 +112,9 @@ _NAMED_BY_EPOCH = re.compile(
     re.I,
 )
 _BY_STEP = ("step", "iter", "iteration")
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar", ".gguf")
+_TOKENS = re.compile(r"-tokens\d+[a-z]?", re.I)
+"""What suites say beside the step: ``step1000-tokens4B``."""
 
 
 def _collected(folder: Path) -> Series:
@@ -128,7 +162,7 @@ def _step_of(path: Path) -> int:
 
 def _named(path: Path) -> re.Match[str] | None:
     suffix = max((end for end in _SUFFIXES if path.name.endswith(end)), key=len, default="")
-    name = path.name if path.is_dir() else path.name.removesuffix(suffix)
+    name = _TOKENS.sub("", path.name if path.is_dir() else path.name.removesuffix(suffix))
     return _NAMED_BY_EPOCH.fullmatch(name)
 
 

@@ -73,10 +73,7 @@ class Series:
                     f"epoch {epoch!r}, of type {type(epoch).__name__}, is not a whole number (int) "
                     "from 0 up; name checkpoints by epoch."
                 )
-        self._sources = {
-            epoch: files.open_checkpoint(sources[epoch], f"the checkpoint of epoch {epoch}")
-            for epoch in sorted(sources)
-        }
+        self._sources = _opened({epoch: sources[epoch] for epoch in sorted(sources)})
         self._names: dict[int, dict[str, str]] = {}
         self._converted: dict[int, files.Checkpoint] = {}
         self._ignored: tuple[str, ...] = ()
@@ -316,3 +313,17 @@ class Series:
             return "<Series of the weights that a network holds, without checkpoints>"
         place = f" in {self.folder}" if self.folder else ""
         return f"<Series of {len(self.epochs)} checkpoints, {self.unit}s {self.epochs}{place}>"
+
+
+def _opened(sources: Mapping[int, Any]) -> dict[int, files.Checkpoint]:
+    """Open every checkpoint; an adapter on the one network beside it, or else on what it names."""
+    alone = {epoch for epoch, item in sources.items() if files.is_adapter_alone(item)}
+    found = {
+        epoch: files.open_checkpoint(item, f"the checkpoint of epoch {epoch}")
+        for epoch, item in sources.items()
+        if epoch not in alone
+    }
+    base = next(iter(found.values())) if len(found) == 1 else None
+    for epoch in alone:
+        found[epoch] = files.open_checkpoint(sources[epoch], f"epoch {epoch}", base)
+    return {epoch: found[epoch] for epoch in sources}

@@ -19,10 +19,10 @@ from layerscope.core.checkpoints._memory import Signature, unwrap
 from layerscope.core.checkpoints._zipped import mappable
 from layerscope.errors import CheckpointError
 
-__all__ = ["SafeTensors", "TorchFile"]
+__all__ = ["SafeTensors", "TorchFile", "WholeFile"]
 
 
-class _File:
+class WholeFile:
     """A file that must not change while it is in use: it may be mapped into memory."""
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,7 @@ class _File:
             )
 
 
-class SafeTensors(_File):
+class SafeTensors(WholeFile):
     """A ``.safetensors`` file; single tensors are read without the rest."""
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,7 @@ class SafeTensors(_File):
             raise CheckpointError(f"{self.path} can't be read as safetensors: {error}") from None
 
 
-class TorchFile(_File):
+class TorchFile(WholeFile):
     """A ``.pt`` or ``.pth`` file, read with ``weights_only=True``."""
 
     def signature(self) -> Signature:

@@ -1,7 +1,8 @@
 """Checkpoints of any origin, each read one tensor at a time where its form allows.
 
-A state dict in memory, ``.safetensors``, ``.pt``, ``.pth`` and ``.ckpt`` files, weights in several
-files with an index, folders as Hugging Face writes them, and revisions on its hub.
+A state dict in memory, ``.safetensors``, ``.pt``, ``.pth`` and ``.ckpt`` files, GGUF files, weights
+in several files with an index, folders as Hugging Face writes them, LoRA adapters on their base,
+and revisions on the hub.
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ from typing import Any
 import torch
 
 from layerscope.core.checkpoints import _hub as hub
+from layerscope.core.checkpoints._adapter import (
+    CONFIG,
+    MERGE,
+    AdaptedCheckpoint,
+    base_of,
+    is_adapter,
+)
+from layerscope.core.checkpoints._gguf import GGUF, GGUFFile
 from layerscope.core.checkpoints._memory import Checkpoint, InMemory, Signature
 from layerscope.core.checkpoints._sharded import INDEX, ShardedFiles
 from layerscope.core.checkpoints._single import SafeTensors, TorchFile
@@ -22,12 +31,15 @@ from layerscope.errors import CheckpointError
 __all__ = [
     "MERGE",
     "WEIGHTS",
+    "AdaptedCheckpoint",
     "Checkpoint",
+    "GGUFFile",
     "InMemory",
     "SafeTensors",
     "ShardedFiles",
     "Signature",
     "TorchFile",
+    "is_adapter_alone",
     "open_checkpoint",
 ]
 
@@ -39,30 +51,27 @@ WEIGHTS = (
 )
 """What holds the weights in a folder, in order of preference."""
 
-MERGE = (
-    "merge them, with PEFT's model.merge_and_unload(), and save that; or give the network with its "
-    "adapter, and checkpoints that hold both"
-)
-"""What to do with an adapter."""
 
-
-def open_checkpoint(item: Any, where: str) -> Checkpoint:
+def open_checkpoint(item: Any, where: str, base: Checkpoint | None = None) -> Checkpoint:
     """Turn a state dict, a path, a revision or a source into a source.
 
     Parameters
     ----------
     item : state dict, nn.Module, path, str or Source
-        A folder holds one of `WEIGHTS`; ``"org/name@revision"`` is fetched from the Hugging Face
-        hub, unless a file of that name is there.
+        A folder holds one of `WEIGHTS`, or a LoRA adapter; ``"org/name@revision"`` is fetched from
+        the Hugging Face hub, unless a file of that name is there.
     where : str
         What errors call it, where it has no name of its own.
+    base : Source, optional
+        What an adapter belongs to, where what it names itself is not at hand.
 
     Raises
     ------
     CheckpointError
         If it is none of these, or the file is not what its name says.
     """
-    if isinstance(item, (InMemory, SafeTensors, TorchFile, ShardedFiles)):
+    known = (InMemory, SafeTensors, TorchFile, ShardedFiles, GGUFFile, AdaptedCheckpoint)
+    if isinstance(item, known):
         return item
     if isinstance(item, torch.nn.Module):
         return InMemory(item.state_dict(), where)
@@ -73,20 +82,37 @@ def open_checkpoint(item: Any, where: str) -> Checkpoint:
         revision = hub.REVISION.fullmatch(item) if isinstance(item, str) else None
         if revision and not path.exists():
             path = hub.fetch(revision["repo"], revision["revision"])
-        return _opened(path)
+        return _adapted(path, base) if is_adapter_alone(path) else _opened(path)
     raise CheckpointError(
         f"{where} is a {type(item).__name__}; give a state dict, the path of a .safetensors, .pt, "
-        ".pth or .ckpt file or of a folder with weights, or 'org/name@revision'."
+        ".pth, .ckpt or .gguf file or of a folder with weights, or 'org/name@revision'."
     )
+
+
+def is_adapter_alone(item: Any) -> bool:
+    """Check for a folder with an adapter, and without the network that it changes."""
+    if not isinstance(item, (str, os.PathLike)):
+        return False
+    path = Path(item)
+    return is_adapter(path) and not any((path / name).is_file() for name in WEIGHTS)
+
+
+def _adapted(folder: Path, base: Checkpoint | None) -> Checkpoint:
+    name, revision = base_of(folder) if base is None else ("", "")
+    if base is None:
+        where = name if Path(name).exists() or "@" in name else f"{name}@{revision}"
+        base = open_checkpoint(where, f"the base of {folder}")
+    return AdaptedCheckpoint(folder, base, _opened)
 
 
 def _opened(path: Path) -> Checkpoint:
     if path.is_dir():
         held = [name for name in WEIGHTS if (path / name).is_file()]
+        held = held or sorted(each.name for each in path.glob(f"*{GGUF}"))[:1]
         if not held and any(path.glob("adapter_model.*")):
             raise CheckpointError(
-                f"the folder {path} holds an adapter alone, not the network that it changes; "
-                f"{MERGE}."
+                f"the folder {path} holds an adapter without {CONFIG}, which says how it is "
+                f"merged into its network; {MERGE}."
             )
         if not held:
             raise CheckpointError(
@@ -95,4 +121,6 @@ def _opened(path: Path) -> Checkpoint:
         path = path / held[0]
     if path.name.endswith(INDEX):
         return ShardedFiles(path, _opened)
-    return SafeTensors(path) if path.suffix == ".safetensors" else TorchFile(path)
+    kinds: dict[str, Any] = {".safetensors": SafeTensors, GGUF: GGUFFile}
+    opened: Checkpoint = kinds.get(path.suffix, TorchFile)(path)
+    return opened

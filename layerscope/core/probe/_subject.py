@@ -18,6 +18,7 @@ from layerscope.core import batches, layers, metrics as metrics_
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.lending import borrowed
 from layerscope.core.metrics import Metric
+from layerscope.core.networks import network_of
 from layerscope.core.running import (
     OutputFinder,
     OutputSpec,
@@ -46,7 +47,7 @@ class Subject:
     @classmethod
     def of(
         cls,
-        model: nn.Module,
+        model: nn.Module | str | os.PathLike[str],
         data: Any,
         *,
         checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str] | None,
@@ -67,7 +68,8 @@ class Subject:
         CheckpointError, DataError, OptionError
             As `layerscope.sweep`.
         """
-        model, place = layers.require_network(model), devices.resolve(device)
+        place = devices.resolve(device)
+        model = layers.require_network(network_of(model))
         series = (Series.of(model) if checkpoints is None else open_series(checkpoints)).fit(model)
         known = metrics_.chosen(data, metrics)
         precision, find = devices.precision(dtype), OutputFinder(output)

@@ -45,7 +45,7 @@ class Session:
 
     Parameters
     ----------
-    model : nn.Module
+    model : nn.Module, str or path
         Lent, with the weights of the last checkpoint, or its own without checkpoints, and in
         evaluation mode, until the session is closed; then it is as before. Not to be used
         otherwise in between.
@@ -84,7 +84,7 @@ class Session:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str | os.PathLike[str],
         data: Any,
         *,
         checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str] | None = None,

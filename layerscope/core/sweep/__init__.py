@@ -28,6 +28,7 @@ from layerscope.core.checkpoints import Series
 from layerscope.core.layers import LayerSelection, Norms
 from layerscope.core.measures import Measure
 from layerscope.core.metrics import Metric
+from layerscope.core.networks import network_of
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._call import called
@@ -42,7 +43,7 @@ __all__ = ["DATASET", "called", "sweep"]
 
 
 def sweep(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     data: Any,
     *,
     checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str] | None = None,
@@ -74,11 +75,11 @@ def sweep(
 
     Parameters
     ----------
-    model : nn.Module
-        Its weights are taken from the last checkpoint for the time of the sweep; without
-        `checkpoints` they are its own. It comes back as it was. Of ``DataParallel`` the network
-        inside is taken; what is drawn at random is the same for a compiled network as for the
-        plain one.
+    model : nn.Module, str or path
+        A network, or the name, folder or file of one, see `layerscope.open_network`. Its weights
+        are taken from the last checkpoint for the time of the sweep; without `checkpoints` they
+        are its own. It comes back as it was. Of ``DataParallel`` the network inside is taken; what
+        is drawn at random is the same for a compiled network as for the plain one.
     data : pair of tensors, mapping of tensors, iterable of batches, or mapping of data sets
         ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
         or ``(n, T)`` for the token after each of T; −100 where there is none. Or a mapping from
@@ -98,8 +99,9 @@ def sweep(
         What you give reaches the network as it is, of whatever type, in one piece or in batches;
         only data sets of `layerscope.data` normalise their own ``uint8`` pixels.
     checkpoints : series, mapping, or folder, optional
-        From epoch to state dict or path, or a folder of files named by epoch (``epoch-3.pt``,
-        ``step_10.pt``); the last epoch is the trained network. Without any, the network is swept
+        From epoch to state dict, path or revision, or a folder of files named by epoch
+        (``epoch-3.pt``, ``step_10.pt``), see `layerscope.open_series`; the last epoch is the
+        trained network. Without any, the network is swept
         with the weights that it holds, and nothing can be set back: everything stands at epoch −1
         then, and ``ds.attrs["weights"]`` is the digest of these weights.
     layers : sequence of str, mapping, or callable, optional
@@ -237,15 +239,15 @@ def sweep(
         validate.function(callback, "callback", "callback(ds)")
     if between is not None:
         validate.function(between, "between", "between()")
+    kinds = perturbations_for(checkpoints, perturbations)  # before anything is read
     request = Request(
-        model,
+        network_of(model),
         data,
         checkpoints=checkpoints,
         layers=layers,
         view=view,
         norms=Norms.of(norms),
-        # Before anything is read.
-        perturbations=perturbations_for(checkpoints, perturbations),
+        perturbations=kinds,
         metrics=metrics,
         draws=draws,
         batch_size=batch_size,

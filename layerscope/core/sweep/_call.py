@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -49,10 +50,15 @@ def called(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
     return {
         name: _plain(arguments[name])
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in _TOLD_ELSEWHERE + _WITHOUT_EFFECT
+        if (name not in _TOLD_ELSEWHERE + _WITHOUT_EFFECT or _is_name(name, arguments.get(name)))
         and arguments[name] is not parameter.default
         and _plain(arguments[name]) != _plain(parameter.default)
     }
+
+
+def _is_name(argument: str, value: Any) -> bool:
+    """Recognise a network that was given by its name or folder, which says what it is."""
+    return argument == "model" and isinstance(value, (str, os.PathLike))
 
 
 def batches_of(size: int, lengths: Sequence[int]) -> int | str:
@@ -85,6 +91,8 @@ def batches_of(size: int, lengths: Sequence[int]) -> int | str:
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, (torch.dtype, torch.device)):
         return str(value).removeprefix("torch.")
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):

@@ -118,6 +118,7 @@ def _environment(subject: Subject) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in model.parameters()),
             "sha256": hashlib.sha256(_ADDRESS.sub("", repr(model)).encode()).hexdigest(),
             "dtypes": sorted({str(p.dtype) for p in model.parameters()}),
+            **_attention(model),
         },
         **_weights(subject.series.digests()),
         "data": {
@@ -133,6 +134,12 @@ def _environment(subject: Subject) -> dict[str, Any]:
         "device": str(subject.device),
         "dtype": str(subject.dtype).removeprefix("torch.") if subject.dtype else "",
     }
+
+
+def _attention(model: nn.Module) -> dict[str, str]:
+    """Say how a network of transformers computes attention, each way to other last bits."""
+    said = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return {"attention": said} if isinstance(said, str) else {}
 
 
 def _weights(digests: Mapping[int, str]) -> dict[str, Any]:
