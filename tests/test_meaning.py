@@ -179,8 +179,10 @@ DRAWN = {
     "curves": lambda ds: plots.curves(ds, "certainty"),
     "compare": lambda ds: plots.compare({"a": ds, "b": ds}, "certainty", "uniform"),
     "points": lambda ds: plots.points(per_run(ds), "seed", "certainty"),
+    "agreement": lambda ds: plots.agreement(with_measure(ds), "depth", "certainty"),
 }
 NO_FIGURES = {"FORMULAS", "embed", "library", "save", "show"}
+OF_RANGES = {"triangle"}  # of blocks, which these layers are not: see test_plots_triangle
 
 
 def per_run(ds):
@@ -188,8 +190,13 @@ def per_run(ds):
     return pd.DataFrame({"seed": [0, 1], "certainty": baseline})
 
 
+def with_measure(ds):
+    value = ("layer", "measure"), ds["depth"].values[:, None] * 1.0
+    return ds.assign(measure_value=value).assign_coords(measure=["depth"])
+
+
 def test_every_plot_is_tried():
-    assert set(plots.__all__) - NO_FIGURES == set(DRAWN)
+    assert set(plots.__all__) - NO_FIGURES - OF_RANGES == set(DRAWN)
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -10,6 +10,7 @@ Nothing is computed here: the numbers come from `layerscope.stats`.
 
 from __future__ import annotations
 
+from layerscope.plots._agreement import agreement
 from layerscope.plots._backends import escape_dollars as escape_dollars
 from layerscope.plots._colours import ink as ink
 from layerscope.plots._comparing import compare
@@ -24,6 +25,7 @@ from layerscope.plots._triangle import triangle
 
 __all__ = [
     "FORMULAS",
+    "agreement",
     "compare",
     "curves",
     "distances",

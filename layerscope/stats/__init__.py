@@ -26,6 +26,7 @@ is shown; where the test set is small, look at both.
 
 from __future__ import annotations
 
+from layerscope.stats._agreement import agreement, effects as effects
 from layerscope.stats._allocating import allocation
 from layerscope.stats._arrays import newcombe, student, wilson
 from layerscope.stats._barriers import barrier, line as line
@@ -35,6 +36,7 @@ from layerscope.stats._tables import column_order, distances, summary
 from layerscope.stats._verdicts import classify, rank_correlation
 
 __all__ = [
+    "agreement",
     "allocation",
     "barrier",
     "bootstrap",

@@ -122,19 +122,19 @@ def classify(
     metric = results.metric_name(ds, metric)
     samples = samples_of(ds, metric)
     computed = samples.notnull() | marked_of(ds, metric, samples)
-    cell = _one_cell(samples, computed, epoch, results.perturbation_name(ds, perturbation))
+    cell = one_cell(samples, computed, epoch, results.perturbation_name(ds, perturbation))
     validate.number(tolerance, "tolerance", "(-inf, inf)", 0.05)
     limit = (
         _critical_limit(ds, metric, critical_share)
         if critical is None
         else (validate.number(critical, "critical", "(-inf, inf)", 0.25))
     )
-    moved = _same_cell(difference_of(ds, metric, samples, required=True), cell)
+    moved = same_cell(difference_of(ds, metric, samples, required=True), cell)
     lower, upper, early = _difference_bounds(ds, metric, cell, moved, confidence)
     sign = results.metric(ds, metric).worse
     arrays = (sign * moved, *((lower, upper) if sign > 0 else (-upper, -lower)))
     worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
-    broken = _same_cell(computed, cell).transpose("layer", "seed", "draw").values & np.isnan(worse)
+    broken = same_cell(computed, cell).transpose("layer", "seed", "draw").values & np.isnan(worse)
     found = estimate_of(worse, low, high, early, broken, confidence)
     refused, doubt = is_refused(ds, cell), _doubts(cell)
     frame = pd.DataFrame(
@@ -206,8 +206,8 @@ def rank_correlation(
     samples = samples_of(ds, metric)
     moved = difference_of(ds, metric, samples, required=True)
     computed = samples.notnull() | marked_of(ds, metric, samples)
-    cell = _one_cell(samples, computed, 0, results.perturbation_name(ds))
-    moved, computed = _same_cell(moved, cell), _same_cell(computed, cell)
+    cell = one_cell(samples, computed, 0, results.perturbation_name(ds))
+    moved, computed = same_cell(moved, cell), same_cell(computed, cell)
     sign = results.metric(ds, metric).worse
     layers = layer_order(ds, network=False)
     # What is no number is as bad as can be, not left out.
@@ -234,7 +234,7 @@ def rank_correlation(
     )
 
 
-def _one_cell(
+def one_cell(
     samples: xr.DataArray, computed: xr.DataArray, epoch: int, perturbation: str
 ) -> xr.DataArray:
     """(layer, seed, draw) at one epoch and perturbation, if anything was computed there."""
@@ -251,8 +251,8 @@ def _one_cell(
     return chosen.sel(epoch=epoch)
 
 
-def _same_cell(array: xr.DataArray, cell: xr.DataArray) -> xr.DataArray:
-    """(layer, seed, draw) at the epoch and perturbation that `_one_cell` chose."""
+def same_cell(array: xr.DataArray, cell: xr.DataArray) -> xr.DataArray:
+    """(layer, seed, draw) at the epoch and perturbation that `one_cell` chose."""
     return array.sel({name: cell[name].item() for name in ("epoch", "perturbation")})
 
 

@@ -1,0 +1,206 @@
+"""Cheap measures against exact effects, one point per layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+import xarray as xr
+from bokeh.models import NoOverlap
+
+from layerscope import results, stats
+from layerscope.errors import ResultError
+from layerscope.plots._backends import (
+    FONT_SIZES,
+    both,
+    drop_sizing_mode,
+    escape_braces,
+    escape_dollars,
+)
+from layerscope.plots._colours import LINES
+from layerscope.plots._hover import tooltips
+from layerscope.plots._names import shorten
+
+__all__ = ["agreement"]
+
+_MOST_NAMED = 40
+_INK = "#444444"
+
+
+def agreement(
+    ds: xr.Dataset,
+    measure: str,
+    metric: str | None = None,
+    perturbation: str | None = None,
+    epoch: int = 0,
+    title: str | None = None,
+) -> hv.Overlay:
+    """Draw a measure of one pass against the exact effect: a point for each layer, with its name.
+
+    Where the measure ranks the layers as the exact effect does, the points rise from the left to
+    the right; the title says how well, as `layerscope.stats.agreement` has it.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With ``value``, ``baseline`` and ``measure_value``.
+    measure : str
+        One of ``ds.measure``. Its axis is turned round where low values are said to matter.
+    metric, perturbation, epoch
+        As for `layerscope.stats.agreement`.
+    title : str, optional
+
+    Returns
+    -------
+    holoviews.Overlay
+
+    Raises
+    ------
+    ResultError
+        If the Dataset lacks measures, or no layer has both a measure and an effect.
+    OptionError
+        If there is no such measure, metric, perturbation or epoch.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> ds = testing.dataset(layers=8)
+    >>> cheap = ("layer", "measure"), ds.depth.values[:, None] * 1.0
+    >>> ds = ds.assign(measure_value=cheap).assign_coords(measure=["depth"])
+    >>> len(agreement(ds, "depth"))
+    2
+    """
+    chosen: dict[str, Any] = {"perturbation": perturbation, "epoch": epoch}
+    table = _with_hover(ds, stats.effects(ds, measure, metric, **chosen), measure)
+    found = stats.agreement(ds, measure, metric, **chosen, repeats=400).set_index("statistic")
+    info = results.measure(ds, measure)
+    words = results.perturbation(ds, table.attrs["perturbation"]).words_at(table.attrs["epoch"])
+    heading = f"{info.label} against the effect of a layer {words}\n{_words(found)}"
+    parts = [_points(table), _labels(table)]
+    shared: dict[str, Any] = {
+        "title": escape_braces(heading if title is None else title),
+        "xlabel": info.label + ("" if info.higher_matters else ", turned round"),
+        "ylabel": _effect_label(results.metric(ds, table.attrs["metric"])),
+        "logx": info.logarithmic and bool((table["measure"] > 0).all()),
+        "invert_xaxis": not info.higher_matters,
+        "logy": _by_factors(table["height"]),
+        "padding": 0.12,
+        "show_legend": False,
+    }
+    return both(
+        hv.Overlay(parts),
+        shared,
+        bokeh={
+            "frame_width": 520,
+            "frame_height": 380,
+            "toolbar": "above",
+            "default_tools": ["save", "box_zoom", "wheel_zoom", "reset"],
+            "hooks": [_finish_bokeh],
+        },
+        matplotlib={
+            "aspect": "auto",
+            "fig_inches": (4.6, 3.4),
+            "fig_bounds": (0, 0, 1, 1),
+            "show_frame": False,
+            "fontsize": FONT_SIZES,
+            "hooks": [_finish_matplotlib],
+        },
+    )
+
+
+def _words(found: pd.DataFrame) -> str:
+    row = found.loc["spearman"]
+    if np.isnan(row["value"]):
+        return f"no rank correlation over {row['n_layers']:.0f} layers"
+    span = (
+        f", 95 % {row['lower']:.2f} to {row['upper']:.2f}" if row["lower"] == row["lower"] else ""
+    )
+    return f"Spearman {row['value']:.2f}{span}, over {row['n_layers']:.0f} layers"
+
+
+def _effect_label(metric: results.MetricInfo) -> str:
+    way = "fall" if metric.higher_is_better else "rise"
+    return f"{way} of test {metric.label}"
+
+
+def _by_factors(effect: pd.Series) -> bool:
+    return bool((effect > 0).all() and effect.max() > 100 * effect.min())
+
+
+def _with_hover(ds: xr.Dataset, table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    if table.empty:
+        raise ResultError(
+            f"no layer has both {measure!r} and an effect; sweep rows of blocks: view='block'."
+        )
+    finite = np.isfinite(table["effect"])
+    known = table["effect"][finite]
+    # What is no number stands a little above all others.
+    beyond = known.max() + 0.08 * (known.max() - known.min() or 1.0) if finite.any() else 1.0
+    short = shorten([str(name) for name in table["layer"]], 24)
+    few = len(table) <= _MOST_NAMED
+    told: dict[str, list[str]] = {
+        "layer": [str(name) for name in table["layer"]],
+        results.measure(ds, measure).label: [f"{value:.4g}" for value in table["measure"]],
+        "effect": [f"{x:+.4g}" if np.isfinite(x) else "no number" for x in table["effect"]],
+    }
+    names = [_label(short[str(name)], few) for name in table["layer"]]
+    hover = {f"hover {name}": texts for name, texts in told.items()}
+    kept = table.attrs
+    table = table.assign(height=table["effect"].where(finite, beyond), name=names, **hover)
+    table.attrs |= kept
+    return table
+
+
+def _label(name: str, few: bool) -> str:
+    """What is written beside a point: its number, where blocks are counted."""
+    if not few:
+        return ""
+    last = name.rpartition(".")[2]
+    return last if last.replace("-", "").isdigit() else name
+
+
+def _points(table: pd.DataFrame) -> Any:
+    texts = [str(name) for name in table if str(name).startswith("hover ")]
+    dots = hv.Points(table, ["measure", "height"], texts)
+    return both(
+        dots,
+        {"color": LINES[0]},
+        bokeh={"size": 7, "tools": ["hover"], "hover_tooltips": tooltips(texts)},
+        matplotlib={"s": 22},
+    )
+
+
+def _labels(table: pd.DataFrame) -> Any:
+    labels = hv.Labels(table, ["measure", "height"], "name")
+    return both(
+        labels,
+        {},
+        bokeh={"text_font_size": "8pt", "text_color": _INK, "text_align": "left", "xoffset": 0},
+        matplotlib={"size": 7, "color": _INK},
+    )
+
+
+def _finish_bokeh(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+    drop_sizing_mode(plot)
+    plot.state.outline_line_color = None
+    plot.state.xaxis.major_label_policy = NoOverlap(min_distance=0)
+    for part in plot.subplots.values():
+        glyph = part.handles.get("glyph")
+        if type(glyph).__name__ == "Text":
+            glyph.update(x_offset=6, y_offset=-2)
+
+
+def _finish_matplotlib(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+    axes = plot.handles["axis"]
+    axes.spines[["top", "right"]].set_visible(False)
+    for text in axes.texts:
+        text.set(text=escape_dollars(text.get_text()), ha="left", va="bottom")
+        text.set_transform(text.get_transform() + _shifted(axes))
+
+
+def _shifted(axes: Any) -> Any:
+    from matplotlib.transforms import ScaledTranslation
+
+    return ScaledTranslation(3 / 72, 2 / 72, axes.figure.dpi_scale_trans)
