@@ -12,7 +12,7 @@ share memory are one.
 
 # What is imported `as` itself is for other rooms; users need none of it.
 from layerscope.core.layers._fans import fan_ins
-from layerscope.core.layers._layer import ROOT as ROOT, Layer
+from layerscope.core.layers._layer import ROOT as ROOT, BlockPart as BlockPart, Layer
 from layerscope.core.layers._network import require_network as require_network
 from layerscope.core.layers._norms import Norms
 from layerscope.core.layers._order import execution_order

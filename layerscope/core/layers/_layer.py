@@ -14,6 +14,46 @@ ROOT = "(root)"
 
 
 @dataclass(frozen=True)
+class BlockPart:
+    """A part of a block.
+
+    Parameters
+    ----------
+    role : {"attention", "mlp", "mixer"}
+    module : str
+        Dotted name of its module.
+    place : str
+        Dotted name of the module whose output is added to the hidden states; the same, or a
+        matrix in it.
+    output : str
+        Name of the weight of the last matrix of attention, which reads the heads; empty where it
+        isn't known.
+    axis : int
+        Along which the heads lie in it.
+    heads, experts : int
+        How many there are; 0 where there are none, or it isn't known.
+    downs : tuple of tuple of str
+        Names of the tensors of the last projection of the experts: one of all where they are
+        `stacked`, else of one expert each.
+    stacked : bool
+    """
+
+    role: str
+    module: str
+    place: str
+    output: str = ""
+    axis: int = 1
+    heads: int = 0
+    experts: int = 0
+    downs: tuple[tuple[str, ...], ...] = ()
+    stacked: bool = False
+
+    def experts_at(self, index: int) -> tuple[str, ...]:
+        """Names of the tensors of the last projection of one expert, or of all in one."""
+        return self.downs[0 if self.stacked else index] if index < self.experts else ()
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer, or a group of layers that is perturbed as one.
 
@@ -37,6 +77,10 @@ class Layer:
         Names of the rows of these views that it lies in; empty where it lies in several.
     aliases : tuple of str
         Further names of its tensors, which are tied to tensors elsewhere.
+    parts : tuple of BlockPart
+        Attention and MLP of its blocks, or that which it is itself.
+    impassable : str
+        Why it is not to be passed over, although its shapes allow it; empty where it may be.
     """
 
     name: str
@@ -50,6 +94,18 @@ class Layer:
     block: str = ""
     stage: str = ""
     aliases: tuple[str, ...] = ()
+    parts: tuple[BlockPart, ...] = ()
+    impassable: str = ""
+
+    @property
+    def heads(self) -> int:
+        """Number of heads that attention has, the fewest of several blocks; 0 without."""
+        return min((part.heads for part in self.parts if part.heads), default=0)
+
+    @property
+    def experts(self) -> int:
+        """Number of experts that the MLP has, the fewest of several blocks; 0 without."""
+        return min((part.experts for part in self.parts if part.experts), default=0)
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -80,6 +136,8 @@ def merge(name: str, members: Sequence[Layer], module_type: str = "group") -> La
         block=common([layer.block for layer in members]),
         stage=common([layer.stage for layer in members]),
         aliases=tuple(alias for layer in members for alias in layer.aliases),
+        parts=tuple(dict.fromkeys(part for layer in members for part in layer.parts)),
+        impassable=next((layer.impassable for layer in members if layer.impassable), ""),
     )
 
 

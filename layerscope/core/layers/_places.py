@@ -36,7 +36,7 @@ from layerscope.core.layers._layer import ROOT
 from layerscope.core.layers._tree import Tree, conv_like, lineage, pooling
 from layerscope.errors import LayerError
 
-__all__ = ["GROUPING", "Place", "alone", "places", "true_blocks"]
+__all__ = ["GROUPING", "Place", "alone", "block_modules", "places", "true_blocks"]
 
 GROUPING = ("component", "block", "stage")
 """The views in which a row may hold several leaves."""
@@ -76,6 +76,11 @@ def places(model: nn.Module, tree: Tree) -> dict[str, dict[str, Place]]:
         "stage": _stages(tree, blocks),
     }
     return found | {view: _declared(tree, view, groups) for view, groups in declared.items()}
+
+
+def block_modules(tree: Tree) -> list[str]:
+    """List the paths of the modules that are blocks of several leaves, in order of registration."""
+    return list(dict.fromkeys(_blocks(tree).values()))
 
 
 def true_blocks(model: nn.Module, tree: Tree) -> set[str]:

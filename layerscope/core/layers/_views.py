@@ -10,6 +10,7 @@ from torch import nn
 from layerscope.core.layers._layer import ROOT, Layer, common
 from layerscope.core.layers._network import require_module
 from layerscope.core.layers._norms import Norms
+from layerscope.core.layers._parts import with_parts
 from layerscope.core.layers._places import GROUPING, Place, alone, places
 from layerscope.core.layers._tree import Leaf, Tree
 from layerscope.errors import LayerError, choose
@@ -40,7 +41,8 @@ def find_all(
     for part in _parts(tree, rule):
         name = units[part.at].row
         rows.setdefault(name, _Row(name, view)).parts.append(part)
-    return _required([r.layer(tree, where, units) for r in rows.values() if r.counts(tree)])
+    found = _required([r.layer(tree, where, units) for r in rows.values() if r.counts(tree)])
+    return with_parts(tree, found, view)
 
 
 def _required(found: list[Layer]) -> list[Layer]:
@@ -192,5 +194,7 @@ class _Row:
             members=self.members(tree),
             modules=tuple(dict.fromkeys(m for p in chief for m in units[p.leaf.path].modules)),
             aliases=self.aliases(tree),
-            **{view: common([where[view][p.at].row for p in chief]) for view in GROUPING},
+            component=common([where["component"][p.at].row for p in chief]),
+            block=common([where["block"][p.at].row for p in chief]),
+            stage=common([where["stage"][p.at].row for p in chief]),
         )

@@ -32,7 +32,7 @@ from layerscope.core.perturb._parsing import (
     parse,
     together,
 )
-from layerscope.core.perturb._protocol import Perturbation, Site
+from layerscope.core.perturb._protocol import Perturbation, Site, join_routes as join_routes
 
 __all__ = [
     "PERTURBATIONS",

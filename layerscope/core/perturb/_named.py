@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from layerscope.base.copies import uncopied
-from layerscope.core.layers import Layer
 from layerscope.core.perturb._exchanging import between, blend, exchange, require_number
+from layerscope.core.perturb._parts import (
+    skip,
+    skip_attention,
+    skip_expert,
+    skip_head,
+    skip_mlp,
+)
 from layerscope.core.perturb._permuting import permute
-from layerscope.core.perturb._protocol import Perturbation, Site, modules_of
+from layerscope.core.perturb._protocol import Perturbation, Site
+from layerscope.core.perturb._routes import parallel, repeat, reverse, shuffle, swap
 from layerscope.core.perturb._weights import zero_weights
-from layerscope.core.running import PASSED, Route
 from layerscope.errors import LayerError, OptionError
 from layerscope.results import CHECKPOINT, RAND
 
@@ -26,11 +32,20 @@ __all__ = [
     "exchange",
     "interpolate",
     "noise",
+    "parallel",
     "permute",
     "reinitialize",
+    "repeat",
     "rerandomize",
     "rerandomize_matched",
+    "reverse",
+    "shuffle",
     "skip",
+    "skip_attention",
+    "skip_expert",
+    "skip_head",
+    "skip_mlp",
+    "swap",
     "zero",
     "zero_weights",
 ]
@@ -88,22 +103,6 @@ def zero() -> Perturbation:
         label="set to zero",
         sign="0",
     )
-
-
-def skip() -> Perturbation:
-    """Pass the layer over: a copy of the hidden states that it is given stands for what it returns.
-
-    For residual blocks and the like. The hidden states are the first tensor that a module is given
-    and the first that it returns, of the same shape and type; what else it returns, such as
-    attention weights, is None, and nothing may read it.
-    """
-    return Perturbation(
-        "skip", lambda _: {}, settings={}, routes=_passed, label="skipped", sign="–"
-    )
-
-
-def _passed(layer: Layer, _: Generator) -> dict[str, Route]:
-    return dict.fromkeys(modules_of(layer), PASSED)
 
 
 def noise(scale: float, relative: bool = False) -> Perturbation:

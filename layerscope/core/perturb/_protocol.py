@@ -224,6 +224,19 @@ def modules_of(layer: Layer) -> Sequence[str]:
     return layer.modules
 
 
+def blocks_of(layer: Layer) -> Sequence[str]:
+    """Names of the modules of a layer at whose places other blocks, or none, may run.
+
+    Raises
+    ------
+    LayerError
+        If no module stands for it, or it is none that hidden states could pass by.
+    """
+    if layer.impassable:
+        raise LayerError(layer.impassable)
+    return modules_of(layer)
+
+
 def part_site(perturbation: Perturbation, site: Site, base: int, *purpose: str | int) -> Site:
     """Give a part of a perturbation its own stream and copies, and what else it asked for."""
     there = site.checkpoint if perturbation.uses_checkpoint else None

@@ -18,7 +18,7 @@ from layerscope.base.validate import describe
 from layerscope.core import layers
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer
-from layerscope.core.perturb import Perturbation, Redraw, Site
+from layerscope.core.perturb import Perturbation, Redraw, Site, join_routes
 from layerscope.core.reuse import Group
 from layerscope.core.running import Route
 from layerscope.errors import OptionError
@@ -132,16 +132,22 @@ class CellTensors:
         return {**trained, **self._perturbed(cell, trained)}
 
     def group(self, cells: Iterable[Cell]) -> Group:
-        """Name the modules that cells change and the routes that they go, all of them at once."""
+        """Name the modules that cells change and the routes that they go, all of them at once.
+
+        Raises
+        ------
+        LayerError
+            If two of them let different blocks run at one place.
+        """
         # A module that stands in several places goes by the first of its names.
         names, find = self._names, self.model.get_submodule
         known = list(cells)
         owners = {owner_name(tensor) for cell in known for tensor in cell.layer.tensors}
-        routes = {pair for cell in known for pair in self.routes(cell).items()}
-        return Group(
-            frozenset(names[find(name)] for name in owners),
-            frozenset((names[find(place)], route) for place, route in routes),
-        )
+        routes: dict[str, Route] = {}
+        for cell in known:
+            own = {names[find(place)]: route for place, route in self.routes(cell).items()}
+            join_routes(routes, own)
+        return Group(frozenset(names[find(name)] for name in owners), frozenset(routes.items()))
 
     def routes(self, cell: Cell) -> Mapping[str, Route]:
         """Tell what runs at places instead of the blocks that stand there.

@@ -51,25 +51,32 @@ class Additions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         given = tensors_in((args, kwargs))
+        if self._open and func in _ADD:
+            self._add(given)  # before it may be done in place
         out = func(*args, **(kwargs or {}))
         if self._open:
-            self._see(func in _ADD, given, tensors_in(out))
+            self._see(given, tensors_in(out))
         return out
 
-    def _see(self, adds: bool, given: list[Tensor], out: list[Tensor]) -> None:
-        keys = [_key(tensor) for tensor in given]
+    def _add(self, given: list[Tensor]) -> None:
+        """Settle the parts of which something is added to what does not come of them."""
         still = []
         for name, held in self._open:
-            ours = [tensor for tensor, key in zip(given, keys, strict=True) if key in held]
-            others = [key for key in keys if key not in held and key not in self._own]
-            if adds and ours and others:
+            ours = [tensor for tensor in given if _key(tensor) in held]
+            others = {_key(tensor) for tensor in given} - held - self._own
+            if ours and others:
                 self._settle(name, ours)
-                continue
-            if ours:
+            else:
+                still.append((name, held))
+        self._open = still
+
+    def _see(self, given: list[Tensor], out: list[Tensor]) -> None:
+        """Follow what comes of a part through an operator."""
+        keys = {_key(tensor) for tensor in given}
+        for _, held in self._open:
+            if not held.isdisjoint(keys):
                 self._kept += out
                 held.update(map(_key, out))
-            still.append((name, held))
-        self._open = still
 
     def _settle(self, name: str, ours: list[Tensor]) -> None:
         self._added.add(name)

@@ -322,11 +322,10 @@ class Session:
             if kind.uses_checkpoint:
                 self.subject.series.require([change.epoch])
             if kind.routes and (why := self._obstacle(cell, view)):
-                what = "skipped" if kind.name == "skip" else f"changed by {kind.name}"
                 raise LayerError(
-                    f"{row.name} can't be {what}: {why}. A layer can be skipped if it returns "
-                    "hidden states of the shape and type of those it gets; view='block' may have "
-                    "some."
+                    f"{row.name} can't be {kind.info.label}: {why}. Hidden states can pass by a "
+                    "layer that returns them in the shape and type of those it gets; view='block' "
+                    "may have some."
                 )
             cells.append(cell)
         return cells

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from layerscope.core.layers import Layer
 from layerscope.core.probe import Cell, CellTensors, Probe
 from layerscope.core.running import Route
 from layerscope.errors import LayerError
@@ -43,19 +44,20 @@ def refused_cells(probe: Probe, tensors: CellTensors, cells: Sequence[Cell]) -> 
     for at, asked in routes.items():
         if why := "; ".join(f"{way[0]} {reasons[way]}" for way in asked if reasons[way]):
             refused.setdefault(at, why)
-    every = {(cell.layer.name, cell.perturbation.name) for cell in cells}
     for name in dict.fromkeys(cell.perturbation.name for cell in cells):
-        _require_some(name, {at for at in every if at[1] == name}, refused)
+        _require_some(name, [c.layer for c in cells if c.perturbation.name == name], refused)
     return refused
 
 
-def _require_some(perturbation: str, cells: set[_At], refused: Mapping[_At, str]) -> None:
+def _require_some(perturbation: str, rows: Sequence[Layer], refused: Mapping[_At, str]) -> None:
     """Refuse a perturbation that fits no row."""
-    if not cells <= refused.keys():
+    at = {row.name: refused.get((row.name, perturbation), "") for row in rows}
+    if not all(at.values()):
         return
-    # The whole network last, which is never worth saying.
-    row, why = min((at[0] == FULL_MODEL, at[0], refused[at]) for at in cells)[1:]
+    # A block says most, and the whole network, which comes last, is never worth saying.
+    row = min(rows, key=lambda row: (row.name == FULL_MODEL, not row.parts, row.name)).name
     raise LayerError(
-        f"{perturbation!r} fits no layer; {row}, for example: {why}. A layer can be skipped if it "
-        "returns hidden states of the shape and type of those it gets; view='block' may have some."
+        f"{perturbation!r} fits no layer; {row}, for example: {at[row]}. Hidden states can pass by "
+        "a layer that returns them in the shape and type of those it gets; view='block' may have "
+        "some."
     )
