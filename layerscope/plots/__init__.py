@@ -15,6 +15,7 @@ from layerscope.plots._backends import escape_dollars as escape_dollars
 from layerscope.plots._colours import ink as ink
 from layerscope.plots._comparing import compare
 from layerscope.plots._embedding import embed, library
+from layerscope.plots._emergence import emergence
 from layerscope.plots._grids import FORMULAS, distances, heatmap, overview
 from layerscope.plots._lines import curves
 from layerscope.plots._names import shorten as shorten
@@ -30,6 +31,7 @@ __all__ = [
     "curves",
     "distances",
     "embed",
+    "emergence",
     "heatmap",
     "library",
     "overview",

@@ -30,6 +30,7 @@ from layerscope.stats._agreement import agreement, effects as effects
 from layerscope.stats._allocating import allocation
 from layerscope.stats._arrays import newcombe, student, wilson
 from layerscope.stats._barriers import barrier, line as line
+from layerscope.stats._emergence import emergence
 from layerscope.stats._labelled import degradation, interval, layer_order
 from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
 from layerscope.stats._tables import column_order, distances, summary
@@ -45,6 +46,7 @@ __all__ = [
     "degradation",
     "discordant",
     "distances",
+    "emergence",
     "interval",
     "layer_order",
     "mcnemar",

@@ -192,17 +192,16 @@ def _measured_distances(
 
 def _moved(state: SweepState, coords: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Say which layers moved, and at which checkpoints they tell nothing."""
-    known = state.moved
-    if not known:
-        return {}
-    doubt = np.full((len(state.rows), len(coords["epoch"])), "", dtype=object)
-    for (name, epoch), why in state.doubts.cells.items():
-        if epoch in coords["epoch"]:
-            doubt[coords["layer"].index(name), coords["epoch"].index(epoch)] = why
-    return {
-        "moved": ("layer", [known[row.name] for row in state.rows]),
-        "doubt": (("layer", "epoch"), doubt.astype(str)),
-    }
+    found: dict[str, Any] = {}
+    if state.moved:
+        found["moved"] = ("layer", [state.moved[row.name] for row in state.rows])
+    if state.doubts.cells:
+        doubt = np.full((len(state.rows), len(coords["epoch"])), "", dtype=object)
+        for (name, epoch), why in state.doubts.cells.items():
+            if epoch in coords["epoch"]:
+                doubt[coords["layer"].index(name), coords["epoch"].index(epoch)] = why
+        found["doubt"] = (("layer", "epoch"), doubt.astype(str))
+    return found
 
 
 def _meant(plan: Plan) -> dict[str, Any]:
