@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -89,16 +91,55 @@ images, labels = torch.randn(60, 4), torch.arange(60) % 3
 """
 
 
+def _examples(project, folder, monkeypatch):
+    """The lines of Python in the README, which find `my_project` beside them."""
+    (folder / "my_project.py").write_text(project)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "my_project", types.ModuleType("my_project"))
+    del sys.modules["my_project"]  # whatever it becomes goes after the test
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
 def test_the_lines_in_the_readme_run_as_they_stand(tmp_path, monkeypatch, capsys):
-    (tmp_path / "my_project.py").write_text(PROJECT_OF_ONES_OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    example, _ = _examples(PROJECT_OF_ONES_OWN, tmp_path, monkeypatch)
     exec(compile(example, "README.md", "exec"), {})
     assert "verdict" in capsys.readouterr().out
     assert b"<html" in (tmp_path / "layers.html").read_bytes()[:300]
     assert (tmp_path / "layers" / "sweep.nc").is_file()
+
+
+LANGUAGE_PROJECT = """
+import tokenizers
+import torch
+import transformers
+
+texts = ["Every layer of a network was random once.", "Some layers hardly moved."] * 40
+model = tokenizers.Tokenizer(tokenizers.models.BPE())
+model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=300, special_tokens=["<end>"], show_progress=False,
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+)
+model.train_from_iterator(texts, trainer)
+fast = transformers.PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<end>")
+fast.save_pretrained("SmolLM2-135M")
+torch.manual_seed(0)
+config = transformers.LlamaConfig(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, vocab_size=300, max_position_embeddings=256,
+)
+transformers.LlamaForCausalLM(config).save_pretrained("SmolLM2-135M")
+"""
+
+
+def test_the_lines_on_a_language_model_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    _, example = _examples(LANGUAGE_PROJECT, tmp_path, monkeypatch)
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert all(f"model.layers.{n}" in printed for n in range(3))
+    assert b"<html" in (tmp_path / "blocks.html").read_bytes()[:300]
 
 
 def test_commands_in_the_readme_exist():

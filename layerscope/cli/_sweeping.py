@@ -24,6 +24,10 @@ __all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_tra
 _REFUSED = "✕ refused"
 
 
+_ROWS = 8
+"""Rows of a text that a language model sees at once."""
+
+
 def add_train(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("train", help="train a network and record its checkpoints")
@@ -72,9 +76,16 @@ def _scores(scores: Mapping[str, float]) -> str:
 def add_sweep(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("sweep", help="reset each layer of a trained series and evaluate")
-    parser.add_argument("series", help="folder that layerscope train printed")
+    parser.add_argument(
+        "series",
+        metavar="NETWORK",
+        help="folder that layerscope train printed; or a language model: a folder of Hugging "
+        "Face's, a GGUF file, or org/name@revision",
+    )
     parser.add_argument("--data", help="data set (default: the one it was trained on)")
-    parser.add_argument("--out", help="folder for the result (default: SERIES/sweep)")
+    parser.add_argument(
+        "--out", help="folder for the result (default: in that of the series, else NETWORK-sweep)"
+    )
     add_data_root(parser)
     add_data_option(parser)
     add(parser, SWEEP)
@@ -84,9 +95,12 @@ def add_sweep(commands: Any) -> None:
 def _run_sweep(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from layerscope.core import checkpoints, sweep as engine
+    from layerscope.core import checkpoints, networks, sweep as engine
     from layerscope.zoo import models, training
 
+    if networks.is_network(options.series):
+        _sweep_network(options)
+        return
     series = checkpoints.open_series(options.series)
     model = models.rebuild(series)
     more = assignments(options.data_option, "--data-option")
@@ -100,6 +114,27 @@ def _run_sweep(options: argparse.Namespace) -> None:
         out=out,
         **{"batch_size": size} | get(options, SWEEP),
     )
+    print(out / engine.DATASET)
+    _show_result(ds)
+
+
+def _sweep_network(options: argparse.Namespace) -> None:
+    """Sweep a network without checkpoints over a text, in its own tokens."""
+    from pathlib import Path
+
+    from layerscope.core import networks, sweep as engine
+    from layerscope.zoo import data
+
+    if options.data is None:
+        raise DataError(f"{options.series} does not say what to evaluate on; name it: --data NAME.")
+    more = assignments(options.data_option, "--data-option")
+    if "tokenizer" not in more:
+        more["tokenizer"] = networks.open_tokenizer(options.series)
+    found: Any = data.load(options.data, options.data_root, **more)
+    place = Path(options.series)
+    out = Path(options.out) if options.out else Path(f"{place.stem}-sweep")
+    size = {"batch_size": _ROWS}
+    ds = engine.sweep(options.series, found.test, out=out, **size | get(options, SWEEP))
     print(out / engine.DATASET)
     _show_result(ds)
 

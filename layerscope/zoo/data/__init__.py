@@ -14,6 +14,7 @@ from layerscope.core.batches import Examples
 from layerscope.zoo.data._augment import AUGMENTATIONS, Augment, epoch_augmentation
 from layerscope.zoo.data._in_memory import ImageData
 from layerscope.zoo.data._pictures import ImageStream, Pictures, RandomResizedCrop
+from layerscope.zoo.data._rows import tokenize
 from layerscope.zoo.data._sources import ROOT_VARIABLE, SOURCES, load
 from layerscope.zoo.data._text import TextData
 from layerscope.zoo.data._tokens import Tokenizer
@@ -32,4 +33,5 @@ __all__ = [
     "Tokenizer",
     "epoch_augmentation",
     "load",
+    "tokenize",
 ]

@@ -157,7 +157,8 @@ def _build(
     cut: dict[str, Sequence[str]] = {**parts, "train": parts["train"][:lines]}
     known = tokenizer
     if known is not None and not isinstance(known, Tokenizer):
-        known = Tokenizer.load(known)
+        path = isinstance(known, (str, os.PathLike))
+        known = Tokenizer.load(known) if path else Tokenizer.of(known)
     return from_lines(name, cut, origin, vocab=vocab, length=length, tokenizer=known)
 
 

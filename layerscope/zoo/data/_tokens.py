@@ -30,6 +30,8 @@ class Tokenizer:
     ----------
     json : str
         As the package tokenizers writes it.
+    end_token : str
+        The token that ends a line.
 
     Examples
     --------
@@ -43,6 +45,26 @@ class Tokenizer:
     """
 
     json: str
+    end_token: str = _END
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Tokenizer:
+        """Take over the tokens of a fast tokenizer of transformers.
+
+        Raises
+        ------
+        OptionError
+            If it is none, or has no token that ends a text.
+        """
+        backend, end = (
+            getattr(tokenizer, name, None) for name in ("backend_tokenizer", "eos_token")
+        )
+        if backend is None or not isinstance(end, str):
+            raise OptionError(
+                f"tokenizer is a {type(tokenizer).__name__}; give a Tokenizer, its file, or a fast "
+                "tokenizer of transformers with a token that ends a text (eos_token)."
+            )
+        return cls(backend.to_str(), end)
 
     @classmethod
     def train(cls, lines: Iterable[str], vocab: int) -> Tokenizer:
@@ -118,8 +140,10 @@ class Tokenizer:
         # The package raises bare exceptions.
         except Exception as error:  # noqa: BLE001
             raise DataError(f"is no tokenizer: {error}.") from None
-        if model.token_to_id(_END) is None:
-            raise DataError(f"is a tokenizer without the token {_END}, which ends a line.")
+        if model.token_to_id(self.end_token) is None:
+            raise DataError(
+                f"is a tokenizer without the token {self.end_token}, which ends a line."
+            )
         # A line that holds the special token's letters is text like any other.
         model.encode_special_tokens = True
         return model
@@ -135,7 +159,7 @@ class Tokenizer:
     @property
     def end(self) -> int:
         """The token that ends a line."""
-        return int(self._model.token_to_id(_END))
+        return int(self._model.token_to_id(self.end_token))
 
     def encode(self, lines: Sequence[str]) -> Tensor:
         """Tokens of all lines, each followed by the line end; shape ``(tokens,)``, ``int64``."""
@@ -143,7 +167,9 @@ class Tokenizer:
         step = 10_000  # bounds what the package holds besides the numbers
         for start in range(0, len(lines), step):
             part: list[int] = []
-            for line in self._model.encode_batch_fast(list(lines[start : start + step])):
+            batch = list(lines[start : start + step])
+            # What some tokenizers put before a text would stand before every line.
+            for line in self._model.encode_batch_fast(batch, add_special_tokens=False):
                 part += line.ids
                 part.append(end)
             tokens.append(torch.tensor(part, dtype=torch.int64))
