@@ -109,7 +109,7 @@ def test_a_language_model_is_swept_from_the_command_line(fast, tmp_path, monkeyp
     transformers.LlamaForCausalLM(config).save_pretrained("net")
     fast.save_pretrained("net")
     (tmp_path / "text.txt").write_text("\n".join(TEXTS * 20))
-    words = "--data text.txt --data-option length=16 --view block --perturbations skip --no-whole"
+    words = "--data ./text.txt --data-option length=16 --view block --perturbations skip --no-whole"
     main(["sweep", "net", *words.split(), "--device", "cpu", "--no-show-progress"])
     ds = layerscope.open_dataset(tmp_path / "net-sweep" / "sweep.nc")
     assert "model.layers.1" in capsys.readouterr().out
