@@ -182,8 +182,8 @@ DRAWN = {
     "agreement": lambda ds: plots.agreement(with_measure(ds), "depth", "certainty"),
 }
 NO_FIGURES = {"FORMULAS", "embed", "library", "save", "show"}
-# Of ranges of blocks, and of several trained networks: see tests of their own.
-OF_OTHER_DATASETS = {"emergence", "triangle"}
+# Of ranges of blocks, of several trained networks, of the way to another: see tests of their own.
+OF_OTHER_DATASETS = {"barriers", "emergence", "triangle"}
 
 
 def per_run(ds):

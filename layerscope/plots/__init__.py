@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from layerscope.plots._agreement import agreement
 from layerscope.plots._backends import escape_dollars as escape_dollars
+from layerscope.plots._barriers import barriers
 from layerscope.plots._colours import ink as ink
 from layerscope.plots._comparing import compare
 from layerscope.plots._embedding import embed, library
@@ -27,6 +28,7 @@ from layerscope.plots._triangle import triangle
 __all__ = [
     "FORMULAS",
     "agreement",
+    "barriers",
     "compare",
     "curves",
     "distances",
