@@ -196,6 +196,50 @@ def picture(lab, name):
         lab.page.locator(".ls-explorer").first.screenshot(path=f"{folder}/{name}.png")
 
 
+LANGUAGE = """
+import torch, transformers, warnings
+from layerscope import LayerExplorer, data
+warnings.simplefilter("ignore")  # of transformers, about the tiny configuration
+lines = ["the cat sat on the mat", "the <b>dog</b> sat & ran, the cat sat"]
+tokenizer = data.Tokenizer.train(lines, vocab=280)
+tokenizer.save("tokenizer.json")
+torch.manual_seed(0)
+net = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+    vocab_size=280, hidden_size=16, intermediate_size=24, num_hidden_layers=4,
+    num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64,
+    initializer_range=0.5))
+ids = tokenizer.encode(lines * 8)[:160].reshape(8, 20)
+explorer = LayerExplorer(net, {"input_ids": ids, "labels": ids}, tokenizer="tokenizer.json",
+                         view="block", device="cpu", batch_size=4, perturbations=["skip"])
+explorer
+"""
+
+
+def test_a_language_model_is_read_token_by_token(server, lab):
+    lab.open(server, "language", LANGUAGE)
+    texts, said = lab.page.locator(".ls-text .ls-tok"), lab.page.locator(".ls-said")
+    lab.page.locator(".ls-explorer textarea").fill("the cat")
+    lab.page.locator(".ls-explorer textarea").blur()
+    lab.press("Continue")
+    sync_api.expect(said).to_have_attribute("data-final", "true", timeout=PATIENCE)
+    sync_api.expect(said).to_contain_text("the same 24 tokens")
+    lab.tool("skipped")
+    lab.asking(lambda: lab.layer("model.layers.1").click())
+    lab.has_state("model.layers.1", "skipped")
+    sync_api.expect(said.locator("mark")).to_have_count(2, timeout=PATIENCE)
+    moved = lab.page.locator(".ls-tok.ls-moved")
+    moved.first.hover()
+    assert "nats\npredicted" in moved.first.get_attribute("title")
+    assert texts.count() > 40
+    assert lab.page.locator(".ls-text b").count() == 0  # what texts hold never becomes HTML
+    # Rows that can't be skipped are marked, in the strip and the heat map, with the reason.
+    lab.press("Sweep")
+    cell = lab.page.locator('.ls-grid button[data-column="skip"].ls-refused')
+    cell.first.wait_for()
+    assert "can't be computed: " in cell.first.get_attribute("title")
+    picture(lab, "language")
+
+
 def test_clicking_through_a_run(server, lab):
     run = Path(server[3])
     lab.open(server, "run", OPEN.format(run=str(run)))

@@ -17,6 +17,7 @@ from layerscope import analyses, report, results, stats, testing
 from layerscope.cli import main
 from layerscope.errors import SweepWarning
 from layerscope.jupyter import LayerExplorer
+from layerscope.jupyter._drawing import legend
 
 
 def fresh():
@@ -244,3 +245,18 @@ def test_the_terminal_lists_what_can_not_be_computed(refusing, tmp_path, capsys,
     assert "–" not in row  # which is said of what was not computed
     (why,) = [line for line in lines if REASON in line and "1 of 4" in line]
     assert "layer2" in why
+
+
+def test_the_explorer_marks_what_can_not_be_computed(refusing):
+    explorer = LayerExplorer(refusing)
+    strip = {block["name"]: block for block in explorer.controls.strip.blocks}
+    grid = explorer.controls.grid
+    assert strip["layer2"]["badge"] == "⊘"
+    assert strip["layer2"]["tip"].split("\n")[-2] == f"refused: {REASON}"
+    assert strip["layer1"]["badge"] == "●"
+    cell = grid.cells[grid.rows.index("layer2")][grid.columns.index("0")]
+    assert cell == {"refused": "refused", "tip": f"layer2, 0: can't be computed: {REASON}"}
+    assert "refused" not in grid.cells[grid.rows.index("layer1")][grid.columns.index("0")]
+    lines = legend(explorer.controls.strip.blocks, stats.summary(refusing), "error")
+    assert "⊘ refused" in lines
+    explorer.close()

@@ -26,10 +26,14 @@ class Display:
     controls : Controls
     tokenizer : TokenReader or None
         Says what tokens are.
+    texts : bool
+        Whether examples are texts, which have a part of their own.
     """
 
-    def __init__(self, controls: Controls, tokenizer: TokenReader | None) -> None:
-        self._parts, self._tokenizer = controls, tokenizer
+    def __init__(
+        self, controls: Controls, tokenizer: TokenReader | None, texts: bool = False
+    ) -> None:
+        self._parts, self._tokenizer, self._texts = controls, tokenizer, texts
 
     def say(self, text: str, kind: str = "info") -> None:
         """Write into the status line."""
@@ -59,7 +63,8 @@ class Display:
         parts = self._parts
         table = stats.summary(ds, metric) if ds is not None else None
         found, info = drawing.verdicts(ds, metric), results.metric(ds, metric)
-        parts.strip.blocks = drawing.blocks(layers, scene.state, table, found, info)
+        refused = drawing.refused_rows(ds, table)
+        parts.strip.blocks = drawing.blocks(layers, scene.state, table, found, info, refused)
         if ds is not None and table is not None:
             names = [layer.name for layer in layers]
             rows, columns, cells = drawing.cells(ds, table, metric, names)
@@ -81,6 +86,8 @@ class Display:
         """Show which predictions changed, and of which classes."""
         parts, places = self._parts, words.sample(estimate)
         inputs = session.inputs(places)
-        parts.changed.value = words.changes(estimate, places, inputs, self._tokenizer)
+        changed = words.changes(estimate, places, inputs, self._tokenizer)
+        # Which texts show token by token.
+        parts.changed.value = "" if self._texts else changed
         parts.classes.value = words.classes(estimate, self._tokenizer)
         parts.confusion.value = words.confusion(estimate, self._tokenizer)

@@ -13,7 +13,7 @@ from layerscope import results, stats
 from layerscope.core.layers import Layer
 from layerscope.core.session import Change
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.plots import ink, scale_of
+from layerscope.plots import ink, scale_of, shorten
 from layerscope.results import FULL_MODEL, NO_EPOCH
 
 __all__ = [
@@ -24,13 +24,15 @@ __all__ = [
     "legend",
     "preset_rows",
     "presets",
+    "refused_rows",
     "verdicts",
 ]
 
 _UNKNOWN = "#e9ecef"
+_LONGEST = 12  # signs of a name below its block, whose end tells blocks apart
 _TRAINED, _ALL = "all trained", "reset all layers"
 _ROBUST, _UNCRITICAL = "reset all robust layers", "reset all but the critical ones"
-_SIGNS = {"critical": "●", "robust": "○", results.NOT_FINITE: "✕"}
+_SIGNS = {"critical": "●", "robust": "○", results.NOT_FINITE: "✕", results.REFUSED: "⊘"}
 
 
 def column_of(change: Change) -> str:
@@ -52,6 +54,7 @@ def blocks(
     table: pd.DataFrame | None,
     found: Mapping[str, str],
     metric: results.MetricInfo,
+    refused: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Draw every layer as a block of the strip.
 
@@ -65,10 +68,14 @@ def blocks(
     found : mapping of str to str
         Verdicts by layer.
     metric : MetricInfo
+    refused : mapping of str to str, optional
+        As `refused_rows` gives.
     """
+    refused = refused or {}
     critical = _criticality(table)
     scale = scale_of(table["value"], metric) if table is not None else None
     largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
+    short = shorten([layer.name for layer in layers], _LONGEST)
     drawn = []
     for layer in layers:
         value, broken = critical.get(layer.name, (None, False))
@@ -76,11 +83,15 @@ def blocks(
         change = state.get(layer.name)
         reset = "" if value is None else f"\nreset: {_format(value, broken)}"
         verdict = results.NOT_FINITE if broken else found.get(layer.name, "")
-        line = f"\n{verdict}" if verdict else ""
+        if value is None and layer.name in refused:
+            verdict = results.REFUSED
+        why = f": {refused[layer.name]}" if verdict == results.REFUSED and refused else ""
+        line = f"\n{verdict}{why}" if verdict else ""
         tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{line}"
         drawn.append(
             {
                 "name": layer.name,
+                "short": short[layer.name],
                 "stage": layer.stage,
                 "block": layer.block,
                 "colour": colour,
@@ -92,6 +103,14 @@ def blocks(
             }
         )
     return drawn
+
+
+def refused_rows(ds: xr.Dataset | None, table: pd.DataFrame | None) -> dict[str, str]:
+    """Say why rows can't be computed in the column that colours the strip."""
+    if ds is None or table is None or table.empty:
+        return {}
+    done = str(table.loc[table["column"] == _first(table), "perturbation"].iloc[0])
+    return {row: why for (row, name), why in results.refusals(ds).items() if name == done}
 
 
 def _badge(change: Change | None, verdict: str) -> str:
@@ -181,6 +200,11 @@ def cells(
             "colour": colour, "ink": ink(colour), "text": scale.text(value),
             "tip": "\n".join(lines), "crossed": "crossed" if broken else "",
         }  # fmt: skip
+    done = dict(zip(table["column"], table["perturbation"], strict=True))
+    for (row, name), why in results.refusals(ds).items():
+        for column in (each for each in columns if done[each] == name):
+            tip = f"{row}, {column}: can't be computed: {why}"
+            known.setdefault((row, column), {"refused": "refused", "tip": tip})
     return rows, columns, [[known.get((row, column), {}) for column in columns] for row in rows]
 
 

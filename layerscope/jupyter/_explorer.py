@@ -158,11 +158,12 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             self._tools = tools.of_dataset(rows.require(source_.dataset))
         self._history = History(Scene(view))
         self.controls = self._make_controls()
-        self._display = Display(self.controls, source_.tokenizer)
         texts = self._backend is not None and is_text(self._backend.session)
+        self._display = Display(self.controls, source_.tokenizer, texts)
         self.texts = Texts(source_.tokenizer, texts)
         self._worker = Worker(self._display.fail)
-        rows_ = [*self.controls.rows(), self.texts.box]
+        *above, columns, tools_, code = self.controls.rows()
+        rows_ = [*above, self.texts.box, columns, tools_, code]
         super().__init__(rows_, _dom_classes=("ls-explorer",))
         self._wire()
         self._display.say("Click a layer; arrow keys and Enter do the same.")

@@ -38,9 +38,9 @@ class Strip(_Clickable):
     Attributes
     ----------
     blocks : list of dict
-        In execution order: ``name``; ``stage`` and ``block`` that it lies in; ``colour`` and
-        ``ink``, as CSS has them; ``share``, how tall it is in [0, 1]; ``state``, ``badge``;
-        ``tip``, what shows on hovering.
+        In execution order: ``name``, and ``short`` where there is little room; ``stage`` and
+        ``block`` that it lies in; ``colour`` and ``ink``, as CSS has them; ``share``, how tall it
+        is in [0, 1]; ``state``, ``badge``; ``tip``, what shows on hovering.
     selected : list of str
     """
 

@@ -34,6 +34,7 @@ function render({ model, el }) {
           button.style.background = known.colour;
           button.style.color = known.ink;
         }
+        if (known.refused) button.classList.add("ls-refused");
         if (known.crossed) button.classList.add("ls-crossed");
         if (marked.has(`${name}\n${column}`)) button.classList.add("ls-marked");
         button.addEventListener("click", () =>

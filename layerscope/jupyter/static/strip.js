@@ -19,7 +19,7 @@ function block(model, layer, press) {
   body.textContent = layer.badge;
   const name = document.createElement("span");
   name.className = "ls-name";
-  name.textContent = layer.name;
+  name.textContent = layer.short;
   button.append(body, name);
   button.addEventListener("click", (event) => press(layer.name, event));
   return button;
