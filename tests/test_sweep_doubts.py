@@ -162,3 +162,24 @@ def test_a_network_without_checkpoints_has_none_in_doubt():
     assert "doubt" not in ds.coords
     with pytest.raises(layerscope.errors.CheckpointError, match="no checkpoints to audit"):
         checkpoints.audit(Series.of(network(1)))
+
+
+# Sessions
+
+
+def test_a_session_says_at_once_which_checkpoints_are_the_trained_network(monkeypatch):
+    series = walk()
+    series[0] = {name: t.clone() for name, t in series[4].items()}
+    seen, read = [], Series.read
+    monkeypatch.setattr(Series, "read", lambda s, e, n=None: seen.append(e) or read(s, e, n))
+    with pytest.warns(SweepWarning, match="^Epoch 0 holds the very weights of the last, epoch 4"):
+        layerscope.Session(network(9), PAIR, checkpoints=series, device="cpu").close()
+    # Of the others one small tensor told.
+    assert {epoch: seen.count(epoch) for epoch in (1, 2, 3)} == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_session_on_a_sound_series_says_nothing():
+    for series, model in ((walk(), network(9)), ({4: walk()[4]}, network(9)), (None, network(1))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            layerscope.Session(model, PAIR, checkpoints=series, device="cpu").close()

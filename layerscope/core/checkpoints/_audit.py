@@ -17,9 +17,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import nn
 
@@ -28,10 +30,10 @@ from layerscope.core.checkpoints._findings import find_faults
 from layerscope.core.checkpoints._opening import open_series
 from layerscope.core.checkpoints._sentences import Finding, Sentences
 from layerscope.core.checkpoints._series import Series
-from layerscope.core.checkpoints._trails import History, Trail
+from layerscope.core.checkpoints._trails import COUNTER, History, Trail
 from layerscope.errors import CheckpointError
 
-__all__ = ["Audit", "audit"]
+__all__ = ["Audit", "audit", "find_copies"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,24 @@ def audit(
             trails.append(trail)
     history = History.of(trails, series.epochs)
     return Audit([*differing, *find_faults(history, series.unit)], _dataset(history, series.unit))
+
+
+def find_copies(series: Series) -> list[Finding]:
+    """Find earlier checkpoints with the very weights of the last, reading little of the others.
+
+    Tensors are compared from the smallest on, one of each at a time, up to the first that differs.
+    """
+    shapes = series.shapes(series.last)
+    names = sorted((n for n in shapes if not n.endswith(COUNTER)), key=lambda n: prod(shapes[n]))
+
+    def equal(epoch: int, name: str) -> bool:
+        (then,), (now,) = (series.read(at, [name]).values() for at in (epoch, series.last))
+        return then.dtype == now.dtype and torch.equal(then, now)
+
+    epochs = series.epochs
+    same = [at for at, e in enumerate(epochs[:-1]) if all(equal(e, name) for name in names)]
+    say = Sentences(epochs, series.unit)
+    return [say.copy([*same, len(epochs) - 1], same, names)] if same else []
 
 
 def _common(series: Series) -> tuple[list[str], list[Finding]]:

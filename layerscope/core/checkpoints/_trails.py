@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from layerscope.base.tensors import update_digest
 
@@ -203,17 +204,22 @@ def _past_each(of: Callable[[int, int], float], last: int) -> list[float]:
 def _sums(now: Tensor, first: Tensor) -> tuple[dict[str, float], Tensor]:
     """Sums over all elements, in double precision, and the sketch; in pieces that fit a cache."""
     sums = dict.fromkeys(("total", "squares", "moved", "dot", "bad"), 0.0)
-    found = torch.zeros(WIDTH, dtype=torch.float64)
+    sketch, room = _Sketch(), torch.empty(2, _PIECE, dtype=torch.float64)
     pieces = (torch.split(_numbers(t), _PIECE) for t in (now, first))
-    for index, (piece, start) in enumerate(zip(*pieces, strict=True)):
-        piece, start = piece.double(), start.double()
-        sums["total"] += float(piece.sum())
-        sums["squares"] += float(piece @ piece)
-        sums["dot"] += float(piece @ start)
-        sums["moved"] += float((piece - start).square().sum())
-        sums["bad"] += int((~torch.isfinite(piece)).sum())
-        _fold(found, piece * _signs_of(index, len(piece)))
-    return sums, found[: min(_numbers(now).numel(), WIDTH)].clone()
+    for piece, start in zip(*pieces, strict=True):
+        # Into the same memory: to make room anew for each piece takes longer than to sum it.
+        number, before = (
+            to[: len(piece)].copy_(x) for to, x in zip(room, (piece, start), strict=True)
+        )
+        squares = float(number @ number)
+        sums["total"] += float(number.sum())
+        sums["squares"] += squares
+        sums["dot"] += float(number @ before)
+        sums["bad"] += 0 if math.isfinite(squares) else int((~torch.isfinite(number)).sum())
+        sketch.add(number)
+        difference = before.sub_(number)
+        sums["moved"] += float(difference @ difference)
+    return sums, sketch.of(_numbers(now).numel())
 
 
 def _numbers(tensor: Tensor) -> Tensor:
@@ -222,10 +228,25 @@ def _numbers(tensor: Tensor) -> Tensor:
     return (torch.view_as_real(plain) if plain.is_complex() else plain).flatten()
 
 
-def _fold(sketch: Tensor, signed: Tensor) -> None:
-    whole = len(signed) // WIDTH * WIDTH
-    sketch += signed[:whole].view(-1, WIDTH).sum(0)
-    sketch[: len(signed) - whole] += signed[whole:]
+class _Sketch:
+    """Sums of elements with signs, to which pieces are added one after the other."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(_PIECE // WIDTH, WIDTH, dtype=torch.float64)
+        self._pieces = 0
+
+    def add(self, piece: Tensor) -> None:
+        """Add the next elements: as many as a piece has, unless they are the last."""
+        start = self._pieces * _STRIDE % _PIECE
+        self._pieces += 1
+        if len(piece) < _PIECE:
+            piece = functional.pad(piece, (0, _PIECE - len(piece)))
+        signs = _signs()[start : start + _PIECE]
+        self._sums.addcmul_(piece.view_as(self._sums), signs.view_as(self._sums))
+
+    def of(self, size: int) -> Tensor:
+        """Return the sketch of so many elements, no longer than these."""
+        return self._sums.sum(0)[:size].clone()
 
 
 @cache
@@ -234,14 +255,9 @@ def _signs() -> Tensor:
     return torch.randint(0, 2, (2 * _PIECE,), generator=generator).double() * 2 - 1
 
 
-def _signs_of(index: int, length: int) -> Tensor:
-    start = index * _STRIDE % _PIECE
-    return _signs()[start : start + length]
-
-
 def _ones(size: int) -> Tensor:
     """Sketch of as many ones, to take a mean off a sketch."""
-    found = torch.zeros(WIDTH, dtype=torch.float64)
-    for index in range(-(-size // _PIECE)):
-        _fold(found, _signs_of(index, min(_PIECE, size - index * _PIECE)))
-    return found[: min(size, WIDTH)]
+    sketch, ones = _Sketch(), torch.ones(_PIECE, dtype=torch.float64)
+    for start in range(0, size, _PIECE):
+        sketch.add(ones[: size - start])
+    return sketch.of(size)

@@ -17,7 +17,7 @@ from layerscope.base import devices, validate
 from layerscope.base.undoing import Undo
 from layerscope.core import layers, perturb
 from layerscope.core.batches import Batch
-from layerscope.core.checkpoints import Series, require_finite
+from layerscope.core.checkpoints import Series, find_copies, require_finite
 from layerscope.core.layers import Layer, Norms
 from layerscope.core.metrics import Metric
 from layerscope.core.perturb import Redraw
@@ -117,6 +117,8 @@ class Session:
         source = Redraw(model, series, fresh)
         seed = validate.integer(seed, "seed")
         self._tensors = CellTensors(model, series, source, seed, self.device)
+        for copy in find_copies(series):
+            warnings.warn(f"{copy.sentence} {copy.advice}", SweepWarning, stacklevel=2)
         if self.data.reader.guessed:
             warnings.warn(str(self.data.reader), SweepWarning, stacklevel=2)
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
