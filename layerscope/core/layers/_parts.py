@@ -63,20 +63,27 @@ def _impassable(tree: Tree, row: Layer, blocks: Collection[str]) -> str:
 
 def _find_parts(tree: Tree, block: str) -> list[BlockPart]:
     """Find the parts of a block, in order of registration."""
-    inside = list(dict.fromkeys(child for child, _ in tree.through(block)))
+    inside = list(_called(tree, block))
     whole = {child: _role(tree, child) for child in inside if _compound(tree, child)}
     roles = {child: role for child, role in whole.items() if role}
     if ATTENTION in roles.values():
         # What stands beside attention and says nothing else maps each token.
         roles = {child: role or MLP for child, role in whole.items()}
-    elif not roles and len(whole) == 1:
-        roles = dict.fromkeys(whole, MIXER)
     found = [_part(tree, child, role) for child, role in roles.items()]
     if ATTENTION in roles.values() and MLP not in roles.values():
         rest = [leaf for child in inside if child not in roles for leaf in tree.below(child)]
         last = _last_matrix(rest)
         found += [BlockPart(MLP, last.path, last.path)] if last else []
     return found
+
+
+def _called(tree: Tree, path: str) -> Iterator[str]:
+    """Yield the modules right inside one, those of a list in its place."""
+    for child in tree.children(path):
+        if tree.called(child):
+            yield child
+        else:
+            yield from _called(tree, child)
 
 
 def _compound(tree: Tree, path: str) -> bool:
