@@ -17,5 +17,9 @@ from layerscope.core.networks._opening import (
     open_network,
     open_tokenizer,
 )
+from layerscope.core.networks._packed import (
+    find_packed as find_packed,
+    require_readable as require_readable,
+)
 
 __all__ = ["open_network", "open_tokenizer"]

@@ -18,6 +18,7 @@ from layerscope.base.validate import describe
 from layerscope.core import layers
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer
+from layerscope.core.networks import find_packed
 from layerscope.core.perturb import Perturbation, Redraw, Site, join_routes
 from layerscope.core.reuse import Group
 from layerscope.core.running import Route
@@ -130,6 +131,26 @@ class CellTensors:
         """Compute all tensors of a cell's layer, those that it leaves as they were included."""
         trained = self.series.read(self.series.last, cell.layer.tensors)
         return {**trained, **self._perturbed(cell, trained)}
+
+    def obstacle(self, cell: Cell) -> str:
+        """Say why the values of a cell's layer can't be others; empty if they can.
+
+        What takes another way through the network leaves values alone, and what a checkpoint
+        holds as a whole is put back with its scales.
+        """
+        kind = cell.perturbation
+        if all(part.routes for part in kind.parts or (kind,)) or kind.info.resets:
+            return ""
+        packed = next((name for name in cell.layer.tensors if name in self._packed), "")
+        return packed and (
+            f"{packed} is stored as {self._packed[packed]}, whose numbers mean nothing without "
+            "their scales; it can be passed over, as 'skip' does. To change its values, open the "
+            "network without quantisation"
+        )
+
+    @cached_property
+    def _packed(self) -> dict[str, str]:
+        return find_packed(self.model)
 
     def group(self, cells: Iterable[Cell]) -> Group:
         """Name the modules that cells change and the routes that they go, all of them at once.

@@ -18,7 +18,7 @@ from layerscope.core import batches, layers, metrics as metrics_
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.lending import borrowed
 from layerscope.core.metrics import Metric
-from layerscope.core.networks import network_of
+from layerscope.core.networks import network_of, require_readable
 from layerscope.core.running import (
     OutputFinder,
     OutputSpec,
@@ -70,6 +70,7 @@ class Subject:
         """
         place = devices.resolve(device)
         model = layers.require_network(network_of(model))
+        require_readable(model)
         series = (Series.of(model) if checkpoints is None else open_series(checkpoints)).fit(model)
         known = metrics_.chosen(data, metrics)
         precision, find = devices.precision(dtype), OutputFinder(output)

@@ -328,6 +328,8 @@ class Session:
             cell = Cell(row, kind, change.epoch, change.draw)
             if kind.uses_checkpoint:
                 self.subject.series.require([change.epoch])
+            if why := self._tensors.obstacle(cell):
+                raise LayerError(f"{row.name} can't be {kind.info.label}: {why}.")
             if kind.routes and (why := self._obstacle(cell, view)):
                 raise LayerError(
                     f"{row.name} can't be {kind.info.label}: {why}. Hidden states can pass by a "

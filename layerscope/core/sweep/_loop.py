@@ -125,7 +125,8 @@ def measure(
     del trails
     origins = {row.name: plan.tensors.fresh.drawn_from(row) for row in plan.grid.rows}
     cells = list(plan.grid.cells())
-    drawn = {c.key: draw_distance(plan, c) for c in cells if c.perturbation.redraws}
+    redrawn = [c for c in cells if c.perturbation.redraws and not plan.tensors.obstacle(c)]
+    drawn = {c.key: draw_distance(plan, c) for c in redrawn}
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
         probe = undo.enter(Probe(plan.subject))

@@ -69,7 +69,8 @@ class Plan:
             If a perturbation can't be applied to a row.
         """
         for cell in self.grid.samples():
-            self.tensors.computed(cell)
+            if not self.tensors.obstacle(cell):
+                self.tensors.computed(cell)
 
     def halved(self, error: BaseException) -> Plan:
         """Return the same plan with batches half as large, after running out of memory.

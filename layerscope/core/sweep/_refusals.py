@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from layerscope.core.layers import Layer
+from layerscope.core.perturb import Perturbation
 from layerscope.core.probe import Cell, CellTensors, Probe
 from layerscope.core.running import Route
 from layerscope.errors import LayerError
@@ -33,6 +34,9 @@ def refused_cells(probe: Probe, tensors: CellTensors, cells: Sequence[Cell]) -> 
     routes: dict[_At, dict[_Way, None]] = {}
     for cell in cells:
         at = cell.layer.name, cell.perturbation.name
+        if why := tensors.obstacle(cell):
+            refused[at] = why
+            continue
         try:
             routes.setdefault(at, {}).update(dict.fromkeys(tensors.routes(cell).items()))
         except LayerError as error:
@@ -44,20 +48,22 @@ def refused_cells(probe: Probe, tensors: CellTensors, cells: Sequence[Cell]) -> 
     for at, asked in routes.items():
         if why := "; ".join(f"{way[0]} {reasons[way]}" for way in asked if reasons[way]):
             refused.setdefault(at, why)
-    for name in dict.fromkeys(cell.perturbation.name for cell in cells):
-        _require_some(name, [c.layer for c in cells if c.perturbation.name == name], refused)
+    for name, kind in {cell.perturbation.name: cell.perturbation for cell in cells}.items():
+        _require_some(kind, [c.layer for c in cells if c.perturbation.name == name], refused)
     return refused
 
 
-def _require_some(perturbation: str, rows: Sequence[Layer], refused: Mapping[_At, str]) -> None:
+def _require_some(kind: Perturbation, rows: Sequence[Layer], refused: Mapping[_At, str]) -> None:
     """Refuse a perturbation that fits no row."""
-    at = {row.name: refused.get((row.name, perturbation), "") for row in rows}
+    at = {row.name: refused.get((row.name, kind.name), "") for row in rows}
     if not all(at.values()):
         return
     # A block says most, and the whole network, which comes last, is never worth saying.
     row = min(rows, key=lambda row: (row.name == FULL_MODEL, not row.parts, row.name)).name
+    passing = (
+        " Hidden states can pass by a layer that returns them in the shape and type of those it "
+        "gets; view='block' may have some."
+    )
     raise LayerError(
-        f"{perturbation!r} fits no layer; {row}, for example: {at[row]}. Hidden states can pass by "
-        "a layer that returns them in the shape and type of those it gets; view='block' may have "
-        "some."
+        f"{kind.name!r} fits no layer; {row}, for example: {at[row]}.{passing * bool(kind.routes)}"
     )
