@@ -211,11 +211,10 @@ def _runs(tree: Tree, blocks: Mapping[str, str]) -> dict[str, Place]:
     """Split the row of blocks where the resolution falls."""
     rows = {path: blocks.get(path, path) for path in tree.held}
     span = _span(tree, blocks)
-    found: dict[str, Place] = {}
     numbers: dict[str, int] = {}
-    stage, fallen = 1, False
+    stage, fallen, known = 1, False, set(blocks.values())
     for path, module in tree.modules.items():
-        row = rows.get(path) or next((b for b in blocks.values() if b in lineage(path)), None)
+        row = rows.get(path) or next((p for p in lineage(path) if p in known), None)
         if row is None:
             fallen |= pooling(module)
         elif row in span and row not in numbers:
@@ -225,14 +224,16 @@ def _runs(tree: Tree, blocks: Mapping[str, str]) -> dict[str, Place]:
     places_ = {
         path: _in(tree, blocks[path]) if path in blocks else alone(tree, path) for path in rows
     }
+    standing: dict[int, dict[str, None]] = {}
     for path, row in rows.items():
-        if row not in numbers:
-            found[path] = places_[path]
-            continue
-        same = [p for p, other in rows.items() if numbers.get(other) == numbers[row]]
-        modules = dict.fromkeys(module for p in same for module in places_[p].modules)
-        found[path] = Place(f"stage{numbers[row]}", tuple(modules))
-    return found
+        if row in numbers:
+            standing.setdefault(numbers[row], {}).update(dict.fromkeys(places_[path].modules))
+    return {
+        path: Place(f"stage{numbers[row]}", tuple(standing[numbers[row]]))
+        if row in numbers
+        else places_[path]
+        for path, row in rows.items()
+    }
 
 
 def _span(tree: Tree, blocks: Mapping[str, str]) -> set[str]:

@@ -161,7 +161,8 @@ class Tree:
 
     def reduces(self, path: str) -> bool:
         """Check whether the resolution falls inside a module."""
-        inside = (m for p, m in self.modules.items() if path in lineage(p))
+        start = f"{path}." if path else ""
+        inside = (m for p, m in self.modules.items() if p == path or p.startswith(start))
         return any(pooling(m) or (conv_like(m) and _step(m) > 1) for m in inside)
 
 

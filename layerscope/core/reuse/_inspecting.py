@@ -87,8 +87,8 @@ class Inspector(Watcher):
     def _known(self, names: Collection[str]) -> frozenset[str]:
         """Name modules as the log does: a module that has several names by the first."""
         try:
-            return frozenset(self._names[self.model.get_submodule(name)] for name in names)
-        except (AttributeError, KeyError) as error:
+            return frozenset(self._first_names[name] for name in names)
+        except KeyError as error:
             raise LayerError(f"the network lacks a module of {sorted(names)}: {error}") from None
 
     def _obstacle(self, place: str, route: Route) -> str:

@@ -33,6 +33,9 @@ class Passes:
         self.model = model
         self.passes: Counter[str] = Counter()
         self._names = {module: name for name, module in model.named_modules()}
+        # By any of its names: looking modules up by path takes a third of a sweep over ranges.
+        every = model.named_modules(remove_duplicate=False)
+        self._first_names = {name: self._names[module] for name, module in every}
         self._opaque = {name for name, module in model.named_modules() if is_opaque(module)}
         self._suspects: list[nn.Module] = []
         self._logs: dict[object, Log] = {}
