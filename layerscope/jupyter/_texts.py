@@ -15,14 +15,12 @@ from layerscope.errors import DataError
 from layerscope.jupyter._history import Scene
 from layerscope.jupyter._reader import TokenReader
 from layerscope.jupyter._words import show_token
+from layerscope.plots import FULL_CHANGE, loss_colour
 
 __all__ = ["Texts", "is_text"]
 
 _MOST_TEXTS = 3
 _MOST_TOKENS = 400
-# Change of the loss, in nats, that has the full colour: the target is e⁴ ≈ 55 times less likely.
-_FULL = 4.0
-_ROSE, _FELL = "217,72,15", "43,138,155"
 
 
 def is_text(session: Session) -> bool:
@@ -142,7 +140,7 @@ class _Shown(NamedTuple):
 def texts(found: Sequence[tuple[int, Text]], reader: TokenReader | None) -> str:
     """Write texts inline, each token coloured by how the loss of predicting it changed."""
     shown = [_Shown(_head(place, text), _tokens(text, reader)) for place, text in found]
-    return _html("texts", shown=shown, full=f"{_FULL:g}")
+    return _html("texts", shown=shown, full=f"{FULL_CHANGE:g}")
 
 
 def _head(place: int, text: Text) -> str:
@@ -178,15 +176,7 @@ def _token(text: Text, at: int, token: int, reader: TokenReader | None) -> _Toke
         f"{show_token(target, reader)!r}: loss {before:.3g} → {after:.3g} nats\n"
         f"predicted {named[0]!r} → {named[1]!r}"
     )
-    return _Token(_inline(target, reader), _colour(after - before), bool(text.changed[at]), tip)
-
-
-def _colour(change: float) -> str:
-    """Give the colour of a change of loss, in nats; what is no number has the darkest."""
-    if np.isnan(change):
-        return f"rgba({_ROSE},.75)"
-    strength = 0.75 * min(abs(change) / _FULL, 1.0)
-    return f"rgba({_ROSE if change > 0 else _FELL},{strength:.2f})" if strength >= 0.03 else ""
+    return _Token(_inline(target, reader), loss_colour(after - before), bool(text.changed[at]), tip)
 
 
 def _inline(token: int, reader: TokenReader | None) -> str:
@@ -222,4 +212,4 @@ def _said(ids: Sequence[int], reader: TokenReader | None) -> str:
 
 
 def _html(macro: str, **values: Any) -> str:
-    return str(call("jupyter/templates/texts.html.jinja", macro, **values))
+    return str(call("report/templates/texts.html.jinja", macro, **values))

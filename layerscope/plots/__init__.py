@@ -13,7 +13,11 @@ from __future__ import annotations
 from layerscope.plots._agreement import agreement
 from layerscope.plots._backends import escape_dollars as escape_dollars
 from layerscope.plots._barriers import barriers
-from layerscope.plots._colours import ink as ink
+from layerscope.plots._colours import (
+    FULL_CHANGE as FULL_CHANGE,
+    ink as ink,
+    loss_colour as loss_colour,
+)
 from layerscope.plots._comparing import compare
 from layerscope.plots._embedding import embed, library
 from layerscope.plots._emergence import emergence

@@ -15,7 +15,7 @@ from layerscope.errors import OptionError
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
-__all__ = ["LINES", "NO_NUMBER", "ColourMap", "ink", "shades"]
+__all__ = ["FULL_CHANGE", "LINES", "NO_NUMBER", "ColourMap", "ink", "loss_colour", "shades"]
 
 ColourMap: TypeAlias = "str | Sequence[str] | Colormap"
 """A name known to matplotlib, Bokeh or colorcet; colours to go between; a map of matplotlib's."""
@@ -27,6 +27,10 @@ which is too pale for a thin line on white."""
 NO_NUMBER = "#f4c5ad"
 """The ground of a cell whose value is NaN: none of the usual colours that stand for values."""
 
+FULL_CHANGE = 4.0
+"""Change of a token's loss, in nats, that has the full colour: e⁴ ≈ 55 times less likely."""
+
+_ROSE, _FELL = "217,72,15", "43,138,155"
 _STEPS = 256
 
 
@@ -54,6 +58,20 @@ def ink(colour: str) -> str:
     luminance = float(np.dot([0.2126, 0.7152, 0.0722], linear))
     # Where both have the same; the lower of the two is nowhere below 4.58.
     return "#000000" if luminance > 0.179 else "#ffffff"
+
+
+def loss_colour(change: float) -> str:
+    """Give the colour of a token, as CSS has it, by how its loss changed; empty for no change.
+
+    What is no number has the colour of the largest rise.
+
+    Examples
+    --------
+    >>> loss_colour(4.0), loss_colour(-1.0), loss_colour(0.0)
+    ('rgba(217,72,15,0.75)', 'rgba(43,138,155,0.19)', '')
+    """
+    strength = 0.75 * min(1.0 if np.isnan(change) else abs(change) / FULL_CHANGE, 1.0)
+    return f"rgba({_FELL if change < 0 else _ROSE},{strength:.2f})" if strength >= 0.03 else ""
 
 
 def _find(cmap: ColourMap) -> Colormap:

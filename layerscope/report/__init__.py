@@ -28,6 +28,7 @@ from layerscope.errors import OptionError
 from layerscope.report._again import again, argument, settings_table
 from layerscope.report._findings import classify, finding, refusal_rows, unperturbed, verdict_table
 from layerscope.report._reading import read
+from layerscope.report._texts import TextSection, positions, text_sections
 
 __all__ = ["argument", "finding", "page", "read", "write"]
 
@@ -122,6 +123,7 @@ def page(
         "report/templates/report.html.jinja",
         title=title,
         library=trusted(plots.library()),
+        full=f"{plots.FULL_CHANGE:g}",
         comparison=_comparison(each, metric, critical) if len(each) > 1 else None,
         runs=[_section(name, ds, metric, critical) for name, ds in each.items()],
     )
@@ -169,6 +171,8 @@ class _Section(NamedTuple):
     figures: list[Markup]
     verdicts: Markup
     refused: list[list[str]]
+    texts: list[TextSection]
+    positions: tuple[list[str], list[list[str]]]
     settings: Markup
     again: str
 
@@ -181,6 +185,8 @@ def _section(name: str, ds: xr.Dataset, metric: str, critical: float | None) -> 
         [trusted(plots.embed(figure)) for figure in _figures(ds, metric)],
         verdict_table(ds, metric, critical),
         refusal_rows(ds),
+        text_sections(ds),
+        positions(ds),
         settings_table(ds),
         again(ds),
     )

@@ -17,6 +17,7 @@ batches.
 from __future__ import annotations
 
 from layerscope.core.session._estimate import Estimate
+from layerscope.core.session._kept import with_texts
 from layerscope.core.session._scenarios import with_scenario
 from layerscope.core.session._session import Session
 from layerscope.core.session._states import Change, changes
@@ -26,4 +27,4 @@ from layerscope.core.session._texts import (
     TextReader as TextReader,
 )
 
-__all__ = ["Change", "Estimate", "Session", "changes", "with_scenario"]
+__all__ = ["Change", "Estimate", "Session", "changes", "with_scenario", "with_texts"]
