@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 
+import holoviews as hv
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import layerscope
-from layerscope import checkpoints, results, stats
+from layerscope import checkpoints, plots, report, results, stats
 from layerscope.core.checkpoints import Series
 from layerscope.errors import SweepWarning
 from layerscope.results import AS_TRAINED, NO_EPOCH
@@ -183,3 +184,31 @@ def test_a_session_on_a_sound_series_says_nothing():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             layerscope.Session(model, PAIR, checkpoints=series, device="cpu").close()
+
+
+# Figures and reports
+
+
+def test_heat_maps_and_reports_say_what_is_in_doubt(tmp_path):
+    series = walk()
+    series[1] = {name: t.clone() for name, t in series[4].items()}
+    series[2] |= {n: t for n, t in walk(seed=1)[2].items() if n.startswith("3.")}
+    ds, _ = sweep(series)
+    cells = plots.heatmap(ds).dframe().set_index(["layer", "column"])
+    assert cells.loc[("0", "1"), "hover in doubt"] == AS_TRAINED
+    assert cells.loc[("3", "2"), "settled"] == "in doubt"
+    assert cells.loc[("3", "2"), "hover in doubt"] == "as of another run than its neighbours"
+    # That the last checkpoint is the trained network is no doubt.
+    assert set(cells["settled"].xs("4", level="column")) == {""}
+    assert set(cells["settled"].xs("rand", level="column")) == {""}
+    assert plots.save(plots.heatmap(ds), tmp_path / "map.png").stat().st_size > 1000
+    label = hv.Store.lookup_options("matplotlib", plots.heatmap(ds), "plot").kwargs["xlabel"]
+    assert label.endswith("△ in doubt, as notices say")
+    spoilt, _ = sweep({**series, 0: {name: t.clone() for name, t in series[4].items()}})
+    page = report.write({"spoilt": spoilt}, tmp_path / "report.html").read_text("utf-8")
+    assert f"not moved: {AS_TRAINED}" in page
+    # Also where the trained checkpoint is not among those of the sweep.
+    spoilt, _ = sweep({**series, 0: {name: t.clone() for name, t in series[4].items()}}, epochs=[0])
+    assert set(plots.heatmap(spoilt).dframe().set_index("column")["settled"]["0"]) == {"in doubt"}
+    sound, _ = sweep(walk())
+    assert "hover in doubt" not in plots.heatmap(sound).dframe()

@@ -39,6 +39,7 @@ MARKS = {
     "critical": ("●", "circle", "o", True),
     "intermediate": ("×", "x", "x", True),
     "robust": ("○", "circle", "o", False),
+    "in doubt": ("△", "triangle", "^", False),
 }
 
 
@@ -56,8 +57,10 @@ CROSSING = {
 def explain_marks(settled: Iterable[str]) -> str:
     """Say what the marks mean that there are; empty without any."""
     there = set(settled)
-    marks = [f"{look[0]} {name}" for name, look in MARKS.items() if name in there]
-    return f"settled: {', '.join(marks)}" if marks else ""
+    signs = {name: f"{look[0]} {name}" for name, look in MARKS.items() if name in there}
+    doubt = signs.pop("in doubt", "")
+    settled = f"settled: {', '.join(signs.values())}" if signs else ""
+    return "; ".join(filter(None, [settled, doubt and f"{doubt}, as notices say"]))
 
 
 class _Size(NamedTuple):

@@ -24,7 +24,7 @@ from layerscope.plots._finishing import (
     grid_size,
     name_size,
 )
-from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, doubts_of, tooltips, with_hover
 from layerscope.plots._names import wrap
 from layerscope.plots._scales import Scale, label_of, scale_of
 from layerscope.plots._stills import option
@@ -245,11 +245,12 @@ def with_looks(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
     """Say of each value how it is written, and in which colours."""
     grounds = [scale.colour(value) for value in table["value"]]
     crossed = table["not_finite"] > 0 if "not_finite" in table else np.zeros(len(table), bool)
+    settled = table["verdict"] if "verdict" in table else pd.Series("", table.index)
     return table.assign(
         shown=[scale.text(value) for value in table["value"]],
         ink=[ink(ground) for ground in grounds],
         ground=grounds,
-        settled=table.get("verdict", ""),
+        settled=settled.where(doubts_of(table) == "", "in doubt"),
         crossed=np.where(crossed, "crossed", ""),
     )
 

@@ -23,6 +23,7 @@ VALUE_HOVER = {
     "draws, seeds": "{n_draws}, {n_seeds}",
 }
 FINITE_HOVER = {"outputs": "{outputs}"}
+DOUBT_HOVER = {"in doubt": "{doubt}"}
 SETTLED_HOVER = {"settled": "{verdict}"}
 DISTANCE_HOVER = {
     "layer": "{layer}",
@@ -49,6 +50,9 @@ def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd
     if (table.get("not_finite", pd.Series(0)) > 0).any():
         forms = forms | FINITE_HOVER
         told = told.assign(outputs=[_outputs(row) for row in table.itertuples()])
+    if (doubts_of(table) != "").any():
+        forms = forms | DOUBT_HOVER
+        told = told.assign(doubt=doubts_of(table).replace("", "no"))
     if all(name in ds.coords and ds[name].dims == ("layer",) for name in _LAYER_COORDINATES):
         forms = forms | _LAYER_HOVER
         for name in _LAYER_COORDINATES:
@@ -57,6 +61,11 @@ def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd
     return table.assign(
         **{f"hover {name}": [_fill(form, row) for row in rows] for name, form in forms.items()}
     )
+
+
+def doubts_of(table: pd.DataFrame) -> pd.Series:
+    """Why cells say nothing, in words; empty where they do."""
+    return table["doubt"] if "doubt" in table else pd.Series("", table.index)
 
 
 def _outputs(row: Any) -> str:

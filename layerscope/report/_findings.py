@@ -146,7 +146,9 @@ def _verdicts(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo) -
         why = refused.get((row.layer, table.attrs["perturbation"]))
         measured = f"can't be computed: {why}" if why else _number(row.degradation, metric)
         measured = row.verdict if row.verdict == results.NOT_FINITE else measured
-        rows.append([row.layer, *facts[row.layer], measured, _range(row, metric), row.verdict])
+        doubt = table.attrs.get("doubt", {}).get(row.layer)
+        verdict = f"{row.verdict}: {doubt}" if doubt else row.verdict
+        rows.append([row.layer, *facts[row.layer], measured, _range(row, metric), verdict])
     way = "fall" if metric.higher_is_better else "rise"
     done = table.attrs["done"]
     what = f"{way} of test {metric.name} when {done}"

@@ -80,6 +80,8 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
         ``verdict``
             Only where the sweep stopped cells once they were settled: "robust", "intermediate" or
             "critical" if every draw and seed was settled to be that, else "".
+        ``doubt``
+            Only where the sweep audited its checkpoints: why the cell says nothing, else "".
 
         ``attrs`` holds how many "layers" there are, the whole network among them, and by
         perturbation how many of them can't be computed, "refused"; `results.refusals` tells why.
@@ -121,6 +123,8 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
         cells["stopped_early"] = (stopped & samples.notnull()).any(("seed", "draw")).values
     if "verdict" in ds:
         cells["verdict"] = _verdict_of_all(ds, samples)
+    if "doubt" in ds.coords:
+        cells["doubt"] = _doubts(ds, samples)
     frame = _long(ds, samples, cells)
     counts = frame.pop("n_examples")
     counts = counts if counts.isna().any() else counts.astype(int)
@@ -196,6 +200,26 @@ def _fewest(ds: xr.Dataset, samples: xr.DataArray) -> Array:
     """Fewest examples of any draw and seed that was computed, (layer, epoch, perturbation)."""
     n = samples.where(samples.isnull(), examples_of(ds, samples))
     return np.asarray(n.min(("seed", "draw")).values)
+
+
+def _doubts(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:
+    """Reasons not to trust cells, (layer, epoch, perturbation).
+
+    That the last checkpoint is the trained network is no doubt.
+    """
+    doubt = ds["doubt"].reset_coords(drop=True).sel(layer=samples["layer"].values)
+    words = doubt.transpose("layer", "epoch").values.astype(str)
+    last = samples["epoch"].values == _trained_epoch(ds)
+    words = np.where(last & (words == results.AS_TRAINED), "", words)
+    return np.repeat(words[:, :, None], samples.sizes["perturbation"], axis=2)
+
+
+def _trained_epoch(ds: xr.Dataset) -> int:
+    """Last checkpoint of the series, which need not be among those of the sweep."""
+    about = results.settings(ds)
+    runs = [run for run in about.get("runs") or [] if isinstance(run, dict)]
+    known = [each["checkpoints"] for each in (about, *runs) if each.get("checkpoints")]
+    return max(map(int, known[0])) if known else int(ds["epoch"].max())
 
 
 def _verdict_of_all(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:

@@ -103,7 +103,8 @@ def classify(
     DataFrame
         ``layer``, ``degradation``, ``lower``, ``upper``, ``interval_kind``, ``verdict``. Above 0
         is worse for every metric here. ``attrs`` holds the limits "tolerance" and "critical", and
-        of how many "layers" how many could be computed: "judged".
+        of how many "layers" how many could be computed, "judged"; "doubt" goes from layers to why
+        they tell nothing at this checkpoint.
 
     Raises
     ------
@@ -159,6 +160,8 @@ def classify(
     frame.attrs |= {"tolerance": float(tolerance), "critical": float(limit)}
     keep = np.ones(len(frame), bool) if include_network else ~is_network(samples)
     kept = frame[keep].reset_index(drop=True)
+    why = {str(name): str(each) for name, each in zip(cell["layer"].values, doubt, strict=True)}
+    kept.attrs["doubt"] = {name: each for name, each in why.items() if each}
     kept.attrs |= {"layers": len(kept), "judged": int((kept["verdict"] != REFUSED).sum())}
     return kept
 
