@@ -248,6 +248,13 @@ SOURCES: Mapping[str, Source] = {
             embedded=True,
         ),
         Source(
+            "tones",
+            "2,160 computed frames of tones, 360 pitches as CREPE hears them (1,440 to train)",
+            "Computed; there is nothing to get.",
+            generated.read_tones,
+            embedded=True,
+        ),
+        Source(
             "mnist",
             "70,000 handwritten digits, 28×28 (60,000 to train, 10,000 to test)",
             images.MNIST_HELP,

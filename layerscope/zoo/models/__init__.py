@@ -28,6 +28,7 @@ from layerscope.zoo.models import (
 )
 from layerscope.zoo.models._family import Config, Family, Network, assemble, structure
 from layerscope.zoo.models._initializers import INITIALIZERS
+from layerscope.zoo.models._pitch import open_crepe
 from layerscope.zoo.models._removal import remove
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "build",
     "configure",
     "count_parameters",
+    "open_crepe",
     "rebuild",
     "remove",
 ]
