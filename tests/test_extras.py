@@ -22,7 +22,7 @@ from layerscope.errors import ExtraError, LayerscopeError
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-MODULES = {"pillow": "PIL", "huggingface-hub": "huggingface_hub"}
+MODULES = {"lm-eval": "lm_eval", "pillow": "PIL", "huggingface-hub": "huggingface_hub"}
 
 
 def requirements(*extras):
@@ -285,7 +285,7 @@ def guards(path):
     def walk(node, names):
         if isinstance(node, ast.With):
             calls = [ast.unparse(item.context_expr) for item in node.items]
-            names = names | set(re.findall(r"^extra\('(\w+)'", "\n".join(calls), re.MULTILINE))
+            names = names | set(re.findall(r"^extra\('([\w-]+)'", "\n".join(calls), re.MULTILINE))
         if isinstance(node, ast.Import):
             found.extend((each.name.split(".")[0], names) for each in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -330,6 +330,6 @@ def test_the_base_needs_nothing_beside_what_it_asks_for():
 def test_readme_and_contributing_name_extras_that_there_are():
     for name in ("README.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        named = re.findall(r"\.\[([\w,]+)\]", text) + re.findall(r"extra `(\w+)`", text)
+        named = re.findall(r"\.\[([\w,-]+)\]", text) + re.findall(r"extra `([\w-]+)`", text)
         assert named
         assert {each for group in named for each in group.split(",")} <= set(EXTRAS), name

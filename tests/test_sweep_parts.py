@@ -10,8 +10,9 @@ import xarray as xr
 from torch import nn
 
 import layerscope
-from layerscope import metrics, models, open_dataset, results
+from layerscope import metrics, models, open_dataset, plots, results, stats
 from layerscope.base import progress
+from layerscope.cli import main
 from layerscope.core.sweep._tasks import tasks_of
 from layerscope.errors import CheckpointError, DataError, OptionError, ResultError, SweepWarning
 
@@ -255,6 +256,54 @@ def test_runs_of_several_seeds_are_joined_with_their_parts():
     xr.testing.assert_identical(part.drop_attrs(), alone.drop_attrs())
     assert len(results.settings(part)["runs"]) == 2
     assert results.settings(part)["runs"][1]["data"]["examples"] == 7
+
+
+# Who reads it.
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Two tasks, of which one is measured by something else, and two trained networks."""
+    return sweep(
+        {"news": TASKS["news"], "own": Brings(TASKS["code"], "margin")}, model_epochs=[3, 5]
+    )
+
+
+def test_the_terminal_shows_every_part(mixed, tmp_path, capsys):
+    path = layerscope.save(mixed, tmp_path / "sweep.nc")
+    assert main(["show", str(path)]) == 0
+    said = capsys.readouterr().out
+    for words in results.parts(mixed):
+        assert words in said
+    assert main(["show", str(path), "--png", str(tmp_path / "a.png")]) == 1
+    assert "--part: 'task news, model_epoch 3'" in " ".join(capsys.readouterr().err.split())
+    part = ["--part", "task own, model_epoch 5"]
+    assert main(["show", str(path), *part, "--html", str(tmp_path / "a.html")]) == 0
+    said = capsys.readouterr().out
+    assert "margin" in said
+    assert "news" not in said
+    assert main(["show", str(path), "--part", "task old"]) == 1
+    assert main(["show", str(path), "--metric", "margi"]) == 1
+
+
+def test_a_report_has_a_section_for_every_part(mixed):
+    page = layerscope.report.page({"net": mixed})
+    for words in results.parts(mixed):
+        assert f"net, {words}" in page
+    assert ", unperturbed" not in page  # a table of an error beside a margin
+    alike = layerscope.report.page({"net": mixed.isel(task=[0])})
+    assert "error, unperturbed" in alike
+
+
+def test_what_reads_one_sweep_says_which_to_choose(mixed):
+    for read in (stats.summary, stats.classify, plots.heatmap, plots.curves):
+        with pytest.raises(ResultError, match=r"the dimension task, model_epoch; choose one"):
+            read(mixed)
+        one = mixed.sel(task="news", model_epoch=5)
+        read(one)
+    alone = results.parts(mixed)["task news, model_epoch 5"]
+    one = stats.summary(mixed.sel(task="news", model_epoch=5), "error")
+    assert one.equals(stats.summary(alone, "error"))
 
 
 # What counts as several data sets.

@@ -16,7 +16,7 @@ from layerscope.cli._shared import (
     make_table,
     show,
 )
-from layerscope.errors import DataError
+from layerscope.errors import DataError, OptionError, choose
 
 __all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_train"]
 
@@ -176,6 +176,9 @@ def add_show_result(commands: Any) -> None:
     parser.add_argument("--metric", help="default: error, where the result has it")
     parser.add_argument("--html", metavar="FILE", help="write the figure as a page, with hover")
     parser.add_argument("--png", metavar="FILE", help="write the figure as a picture")
+    parser.add_argument(
+        "--part", help="of several tasks or trained networks show this one, such as 'task news'"
+    )
     parser.set_defaults(run=_run_show)
 
 
@@ -183,6 +186,9 @@ def _run_show(options: argparse.Namespace) -> None:
     from layerscope import results
 
     ds = results.open_dataset(options.result)
+    if options.part is not None:
+        parts = results.parts(ds)
+        ds = parts[choose(options.part, parts, "part of this result")]
     _show_result(ds, options.metric)
     for notice in results.notices(ds):
         print(notice)
@@ -190,6 +196,10 @@ def _run_show(options: argparse.Namespace) -> None:
     if targets:
         from layerscope import plots
 
+        if len(found := results.parts(ds)) > 1:
+            raise OptionError(
+                f"a figure is of one part; choose it with --part: {', '.join(map(repr, found))}."
+            )
         draw = plots.overview if "distance" in ds else plots.heatmap
         figure = draw(ds, options.metric)
         for target in targets:
@@ -200,7 +210,12 @@ def _show_result(ds: Any, metric: str | None = None) -> None:
     """Print what came out, and what can't be computed and why."""
     from layerscope import results
 
-    show(_result_table(ds, metric))
+    if metric is not None:
+        choose(metric, map(str, ds["metric"].values), "metric")
+    for words, part in results.parts(ds).items():
+        # A task that is not measured by it shows what it is measured by.
+        there = metric is None or metric in part["metric"]
+        show(_result_table(part, metric if there else None, words))
     if reasons := results.refusals_by_reason(ds):
         table = make_table("can't be computed", "perturbation", "rows", "which", "why")
         for perturbation, why, layers in reasons:
@@ -209,7 +224,7 @@ def _show_result(ds: Any, metric: str | None = None) -> None:
         show(table)
 
 
-def _result_table(ds: Any, metric: str | None = None) -> Any:
+def _result_table(ds: Any, metric: str | None = None, words: str = "") -> Any:
     """Make a table like the paper's figure: layers down, checkpoints across, coloured."""
     import numpy as np
 
@@ -220,7 +235,8 @@ def _result_table(ds: Any, metric: str | None = None) -> Any:
     cells = stats.summary(ds, metric)
     columns = list(dict.fromkeys(cells["column"]))
     info = results.metric(ds, metric)
-    table = make_table(f"{metric} with one layer {results.act(ds)}", "layer", *columns)
+    heading = f"{metric} with one layer {results.act(ds)}"
+    table = make_table(f"{words}: {heading}" if words else heading, "layer", *columns)
     finite = cells["value"][np.isfinite(cells["value"])]
     ends = finite.min(), finite.max()
     good, bad = ends[:: info.worse]

@@ -11,7 +11,7 @@ Dataset, such as the names of layers, is escaped.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,17 +117,36 @@ def page(
         if not isinstance(ds, xr.Dataset):
             came = validate.describe(ds)
             raise OptionError(f"the result {name!r} is {came}; open it first: open_dataset(path).")
-    metric = results.metric_name(runs.values(), metric)
-    each = {str(name): ds for name, ds in runs.items()}
+    each = dict(_parts(runs))
+    metrics = _metrics(each, metric)
+    shared = set(metrics.values()) if len(each) > 1 else set()
     made = render(
         "report/templates/report.html.jinja",
         title=title,
         library=trusted(plots.library()),
         full=f"{plots.FULL_CHANGE:g}",
-        comparison=_comparison(each, metric, critical) if len(each) > 1 else None,
-        runs=[_section(name, ds, metric, critical) for name, ds in each.items()],
+        # Of tasks that are measured by different things there is nothing to set side by side.
+        comparison=_comparison(each, shared.pop(), critical) if len(shared) == 1 else None,
+        runs=[_section(name, ds, metrics[name], critical) for name, ds in each.items()],
     )
     return str(made)
+
+
+def _parts(runs: Mapping[str, xr.Dataset]) -> Iterator[tuple[str, xr.Dataset]]:
+    """Name every result; of several tasks or trained networks each is one."""
+    for name, ds in runs.items():
+        for words, part in results.parts(ds).items():
+            yield f"{name}, {words}" if words else str(name), part
+
+
+def _metrics(runs: Mapping[str, xr.Dataset], metric: str | None) -> dict[str, str]:
+    """Choose what each result is judged by: one metric for all where all have one."""
+    try:
+        return dict.fromkeys(runs, results.metric_name(runs.values(), metric))
+    except OptionError:
+        if metric is not None or all("," not in name for name in runs):
+            raise
+    return {name: results.metric_name(ds) for name, ds in runs.items()}
 
 
 class _Comparison(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ __all__ = [
     "NO_TARGET",
     "Batch",
     "Examples",
+    "Grouped",
     "by_batch",
     "label_range",
     "normalise",
@@ -33,6 +34,22 @@ None where the inputs have no labels."""
 NO_TARGET = -100
 """The target of a position that nothing counts, as torch's losses have it: such as the last of a
 packed text, which has no next token."""
+
+
+class Grouped:
+    """Targets of examples that have several rows of the inputs each, one after the other.
+
+    Attributes
+    ----------
+    rows : sequence of int
+        How many each example has.
+    """
+
+    __slots__ = ()
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def require_values(tensor: Tensor, what: str) -> None:

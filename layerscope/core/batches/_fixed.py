@@ -179,7 +179,10 @@ class FixedBatches:
             )
         lows, highs = zip(*ranges, strict=True) if ranges else ((), ())
         self.labels = (min(lows), max(highs)) if ranges else None
-        self.chance = _chance(classes) if len(classes) == len(labels) else float("nan")
+        known_chance = getattr(self._data, "chance", None)
+        by_classes = _chance(classes) if len(classes) == len(labels) else float("nan")
+        # A task may say itself what guessing gives.
+        self.chance = known_chance if isinstance(known_chance, float) else by_classes
         self.positions = any(targets.ndim > 1 for targets in classes)
         known = [_most_counted(targets) for targets in labels if targets is not None]
         self.heaviest = max(known) if len(known) == len(labels) else None

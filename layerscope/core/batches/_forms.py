@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from layerscope.base.validate import integer
-from layerscope.core.batches._examples import Batch, require_values
+from layerscope.core.batches._examples import Batch, Grouped, require_values
 from layerscope.core.batches._reading import IDS, Arguments, is_padding
 from layerscope.errors import DataError, OptionError
 
@@ -183,6 +183,8 @@ def as_cuttable(data: Any) -> Cuttable | None:
 
 def count_examples(inputs: Any, targets: Any) -> int:
     """Number of examples in a batch: of its targets, else of the first of its inputs."""
+    if isinstance(targets, Grouped):
+        return len(targets)
     if targets is not None:
         return _length(targets)
     several = isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence)

@@ -25,7 +25,12 @@ from layerscope.core.metrics._named import (
     parse,
     predicted_class as predicted_class,
 )
-from layerscope.core.metrics._own import chosen as chosen, own as own
+from layerscope.core.metrics._own import (
+    Task as Task,
+    chosen as chosen,
+    own as own,
+    within as within,
+)
 from layerscope.core.metrics._per_example import (
     Outcome,
     check_in_place as check_in_place,

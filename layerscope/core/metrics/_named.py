@@ -60,6 +60,9 @@ class Metric:
         Of a calibration error: `per_example` returns shape ``(2, n, …)``, what happened (0 or 1)
         and how probable it was said to be. What differs is summed in this many bins of equal
         width, and the sizes of the sums are averaged.
+    weighted : bool
+        `per_example` returns shape ``(2, n)``: the sum over whatever an example is made of, such as
+        words, and how many they are. The mean is Σ sums / Σ numbers.
     classes : bool
         Outputs are logits of classes in their last dimension, and targets class indices, which is
         checked.
@@ -91,6 +94,7 @@ class Metric:
     logarithmic: bool = False
     classes: bool = False
     positions: tuple[int, int] | None = None
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         for what in ("name", "long_name"):

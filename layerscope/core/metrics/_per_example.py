@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from layerscope.core.batches import NO_TARGET
+from layerscope.core.batches import NO_TARGET, Grouped
 from layerscope.core.metrics._named import METRICS, Metric
 from layerscope.core.running import find_logits, tensor_version
 from layerscope.errors import DataError, OptionError
@@ -89,7 +89,7 @@ def measure(
         same = metric.per_example, metric.uses_reference
         if same not in scored:
             given = (found, targets, against) if metric.uses_reference else (found, targets)
-            scored[same] = _measured(metric, given)
+            scored[same] = _by_example(metric, _measured(metric, given), targets)
         rows[metric.name] = _rows(metric, scored[same], found, there)
     counted, held = _together(there, rows)
     return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
@@ -222,7 +222,9 @@ def _check(
 def _counted(outputs: Tensor, targets: Any) -> Tensor:
     """Mask of positions that count, shape (n, …); of targets of another form (n,): all examples."""
     shape = outputs.shape[:-1] if outputs.ndim > 1 else outputs.shape
-    if targets is not None:
+    if isinstance(targets, Grouped):
+        shape = torch.Size([len(targets)])
+    elif targets is not None:
         placed = torch.is_tensor(targets) and targets.shape in (shape, outputs.shape[:1])
         # Real-valued targets of a metric of one's own may well be −100.
         if placed and not _is_real(targets):
@@ -231,20 +233,35 @@ def _counted(outputs: Tensor, targets: Any) -> Tensor:
     return torch.ones(shape, dtype=torch.bool, device=outputs.device)
 
 
+def _by_example(metric: Metric, values: Any, targets: Any) -> Any:
+    """Sum what a metric says of every row of the outputs over the rows of an example."""
+    if not isinstance(targets, Grouped) or not torch.is_tensor(values) or metric.weighted:
+        return values
+    rows = torch.tensor(list(targets.rows), device=values.device)
+    if values.shape[:1] != (int(rows.sum()),):
+        return values
+    flat = values.flatten(1).sum(1) if values.ndim > 1 else values
+    if len(flat) == len(rows):
+        return flat
+    place = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
+    return torch.zeros(len(rows), dtype=flat.dtype, device=rows.device).index_add_(0, place, flat)
+
+
 def _is_real(targets: Tensor) -> bool:
     return targets.is_floating_point() or targets.is_complex()
 
 
 def _rows(metric: Metric, values: Any, outputs: Tensor, counted: Tensor) -> Tensor:
     """Give what a metric returned one leading row, or two where it has bins."""
-    shapes = [(1 + bool(metric.bins), *shape) for shape in (counted.shape, counted.shape[:1])]
-    rows = values if metric.bins or not torch.is_tensor(values) else values.unsqueeze(0)
+    two = bool(metric.bins) or metric.weighted
+    shapes = [(1 + two, *shape) for shape in (counted.shape, counted.shape[:1])]
+    rows = values if two or not torch.is_tensor(values) else values.unsqueeze(0)
     if not torch.is_tensor(rows) or rows.shape not in shapes:
         given = f"shape {tuple(values.shape)}" if torch.is_tensor(values) else repr(values)
         raise DataError(
             f"the metric {metric.name!r} returned {given} for outputs of shape "
             f"{tuple(outputs.shape)}; expected one value per position, "
-            f"{shapes[0][not metric.bins :]}, or per example."
+            f"{shapes[0][not two :]}, or per example."
         )
     return rows
 
@@ -268,6 +285,8 @@ def _together(counted: Tensor, rows: Mapping[str, Tensor]) -> tuple[Tensor, dict
 
 def _outcome(metric: Metric, rows: Tensor, counted: Tensor) -> Outcome:
     """Sum the counted positions of every example."""
+    if metric.weighted:
+        return Outcome(metric, rows[0], rows[1])
     if rows.ndim == 2 and counted.ndim > 1:
         if metric.positions is not None:
             raise DataError(

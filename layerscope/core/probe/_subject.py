@@ -75,7 +75,9 @@ class Subject:
         known = metrics_.chosen(data, metrics)
         precision, find = devices.precision(dtype), OutputFinder(output)
         read = _reader(model, known, place, precision)
-        held = batches.FixedBatches(data, batch_size, place, limit, shuffle_seed, read)
+        plain = metrics_.within(data)
+        held = batches.FixedBatches(plain, batch_size, place, limit, shuffle_seed, read)
+        held.name = str(getattr(data, "name", ""))
         if metrics is None and not metrics_.own(data):
             known = metrics_.parse(metrics_.default_names(positions=held.positions))
         return cls(model, series, held, known, place, precision, find)

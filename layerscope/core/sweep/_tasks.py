@@ -79,7 +79,7 @@ def _is_data_set(value: Any) -> bool:
     """Recognise what may hold examples on its own; a tensor is an argument of a network."""
     if torch.is_tensor(value) or isinstance(value, str) or hasattr(value, "dtype"):
         return False
-    if isinstance(value, Cuttable):
+    if isinstance(value, (Cuttable, metrics_.Task)):
         return True
     if isinstance(value, (Mapping, tuple, list)):
         return next(iterate_tensors(value), None) is not None

@@ -11,7 +11,9 @@ Images stay ``uint8`` in memory; each batch is normalised on the device it is us
 from __future__ import annotations
 
 from layerscope.core.batches import Examples
+from layerscope.core.metrics import Task
 from layerscope.zoo.data._augment import AUGMENTATIONS, Augment, epoch_augmentation
+from layerscope.zoo.data._harness import HarnessTask, harness_task
 from layerscope.zoo.data._in_memory import ImageData
 from layerscope.zoo.data._pictures import ImageStream, Pictures, RandomResizedCrop
 from layerscope.zoo.data._rows import tokenize
@@ -25,13 +27,16 @@ __all__ = [
     "SOURCES",
     "Augment",
     "Examples",
+    "HarnessTask",
     "ImageData",
     "ImageStream",
     "Pictures",
     "RandomResizedCrop",
+    "Task",
     "TextData",
     "Tokenizer",
     "epoch_augmentation",
+    "harness_task",
     "load",
     "tokenize",
 ]
