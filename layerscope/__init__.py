@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from layerscope import plots, report, results, stats, testing
     from layerscope.core import checkpoints, layers, measures, metrics, perturb, session
     from layerscope.core.checkpoints import Series, open_series
+    from layerscope.core.drilling import drill, super_weights
     from layerscope.core.export import export
     from layerscope.core.metrics import evaluate
     from layerscope.core.networks import open_network, open_tokenizer
@@ -42,6 +43,7 @@ __all__ = [
     "checkpoints",
     "concat",
     "data",
+    "drill",
     "evaluate",
     "experiments",
     "export",
@@ -62,6 +64,7 @@ __all__ = [
     "save",
     "session",
     "stats",
+    "super_weights",
     "sweep",
     "testing",
     "train",
@@ -77,6 +80,7 @@ _HOMES = {
     "checkpoints": ("core.checkpoints", None),
     "concat": ("results", "concat"),
     "data": ("zoo.data", None),
+    "drill": ("core.drilling", "drill"),
     "evaluate": ("core.metrics", "evaluate"),
     "experiments": ("paper.experiments", None),
     "export": ("core.export", "export"),
@@ -97,6 +101,7 @@ _HOMES = {
     "save": ("results", "save"),
     "session": ("core.session", None),
     "stats": ("stats", None),
+    "super_weights": ("core.drilling", "super_weights"),
     "sweep": ("core.sweep", "sweep"),
     "testing": ("testing", None),
     "train": ("zoo.training", "train"),

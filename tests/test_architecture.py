@@ -21,8 +21,8 @@ ROOMS = {
     "base": ["tensors", "fingerprints", "copies", "extras", "memory", "notebooks", "templates",
              "validate", "undoing", "writing", "seeds", "progress", "devices"],
     "core": ["batches", "layers", "checkpoints", "networks", "running", "metrics", "perturb",
-             "plain", "lending", "reuse", "stopping", "probe", "measures", "sweep", "session",
-             "export"],
+             "plain", "lending", "reuse", "stopping", "probe", "measures", "sweep",
+             "drilling", "session", "export"],
     "zoo": ["models", "data", "recorders", "training"],
     "paper": ["analyses", "reference", "experiments", "reproduce", "batch", "gallery"],
 }  # fmt: skip

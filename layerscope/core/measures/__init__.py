@@ -24,5 +24,6 @@ from layerscope.core.measures._named import (
     MeasureLike as MeasureLike,
     parse as parse,
 )
+from layerscope.core.measures._peaks import Peaks as Peaks, find_peaks as find_peaks
 
 __all__ = ["MEASURES", "Measure", "measure"]
