@@ -83,9 +83,9 @@ def agreement(
         "title": escape_braces(heading if title is None else title),
         "xlabel": info.label + ("" if info.higher_matters else ", turned round"),
         "ylabel": _effect_label(results.metric(ds, table.attrs["metric"])),
-        "logx": info.logarithmic and bool((table["measure"] > 0).all()),
+        "logx": _by_factors(table["measure"], info.logarithmic),
         "invert_xaxis": not info.higher_matters,
-        "logy": _by_factors(table["height"]),
+        "logy": _by_factors(table["height"]),  # a few layers often matter more than all others
         "padding": 0.12,
         "show_legend": False,
     }
@@ -125,8 +125,9 @@ def _effect_label(metric: results.MetricInfo) -> str:
     return f"{way} of test {metric.label}"
 
 
-def _by_factors(effect: pd.Series) -> bool:
-    return bool((effect > 0).all() and effect.max() > 100 * effect.min())
+def _by_factors(values: pd.Series, known: bool = False) -> bool:
+    """Check for values that would lie on each other on a linear axis."""
+    return bool((values > 0).all() and (known or values.max() > 20 * values.min()))
 
 
 def _with_hover(ds: xr.Dataset, table: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -154,7 +155,7 @@ def _with_hover(ds: xr.Dataset, table: pd.DataFrame, measure: str) -> pd.DataFra
 
 
 def _label(name: str, few: bool) -> str:
-    """What is written beside a point: its number, where blocks are counted."""
+    """Name a point: by its number, where blocks are counted."""
     if not few:
         return ""
     last = name.rpartition(".")[2]
