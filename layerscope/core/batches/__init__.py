@@ -12,7 +12,13 @@ from layerscope.core.batches._examples import (
     normalise,
 )
 from layerscope.core.batches._fixed import HELD_BYTES, FixedBatches
-from layerscope.core.batches._forms import Cuttable, batches, iterate_tensors, move
+from layerscope.core.batches._forms import (
+    Cuttable,
+    batches,
+    first_examples,
+    iterate_tensors,
+    move,
+)
 from layerscope.core.batches._reading import (
     FOLLOWING,
     SAME,
@@ -37,6 +43,7 @@ __all__ = [
     "alignments",
     "batches",
     "by_batch",
+    "first_examples",
     "iterate_tensors",
     "label_range",
     "move",

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from layerscope.base.validate import integer
 from layerscope.core.batches._examples import Batch, Grouped, require_values
-from layerscope.core.batches._reading import IDS, Arguments, is_padding
+from layerscope.core.batches._reading import IDS, Arguments, is_padding, tokens
 from layerscope.errors import DataError, OptionError
 
 __all__ = [
@@ -227,6 +227,32 @@ def iterate_tensors(value: Any) -> Iterator[Tensor]:
         yield from (each for part in value.values() for each in iterate_tensors(part))
     elif isinstance(value, (tuple, list)):
         yield from (each for part in value for each in iterate_tensors(part))
+
+
+def first_examples(batch: Batch, few: Callable[[int], int], *, own: bool) -> Batch:
+    """Copy the first examples of a batch; all of them where it can't be told what to cut.
+
+    Parameters
+    ----------
+    batch : pair
+    few : callable
+        How many to take of how many.
+    own : bool
+        The batch is the user's own, and is cut only if all that it holds has the form of its
+        tokens: else something in it may be no list of examples.
+    """
+    inputs, targets = batch
+    found: list[Any] = []  # whatever else has `to` as well, which can't be cut
+    map_tensors(found.append, batch)
+    count, ids = count_examples(inputs, targets), tokens(inputs, targets)
+    by_example = all(torch.is_tensor(each) and each.shape[:1] == (count,) for each in found)
+    if own and by_example:
+        by_example = ids is not None and all(each.shape == ids.shape for each in found)
+    stop = few(count) if by_example else None
+    inputs, targets = map_tensors(
+        lambda each: each[:stop].clone() if torch.is_tensor(each) and each.ndim else each, batch
+    )
+    return inputs, targets
 
 
 def _length(value: Any) -> int:

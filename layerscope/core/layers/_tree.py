@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -176,10 +177,12 @@ def holder(every: dict[str, nn.Module], path: str) -> str:
     return path
 
 
-def lineage(path: str) -> list[str]:
+@lru_cache(maxsize=2**14)
+def lineage(path: str) -> tuple[str, ...]:
     """A path and the paths of all that holds it, from the root."""
+    # Asked for each pair of module and block of deep networks.
     parts = path.split(".") if path else []
-    return [".".join(parts[:count]) for count in range(len(parts) + 1)]
+    return tuple(".".join(parts[:count]) for count in range(len(parts) + 1))
 
 
 def conv_like(module: nn.Module) -> bool:

@@ -22,7 +22,6 @@ from layerscope.core.probe._cell import Question
 from layerscope.core.probe._subject import Subject
 from layerscope.core.reuse import Group, Recorder, Recording
 from layerscope.core.running import Route, explain_mismatch
-from layerscope.errors import LayerscopeError
 from layerscope.results import FULL_MODEL
 
 __all__ = ["Probe", "Seen"]
@@ -80,6 +79,7 @@ class Probe(Undo):
         super().__init__()
         self.subject, self._to, self._keeps = subject, to, keeps
         self._current: Seen | None = None
+        self._repeats = False
 
     def begin(self) -> Probe:
         """Borrow the network, and put the trained weights in."""
@@ -100,44 +100,57 @@ class Probe(Undo):
 
     # Before the first question
 
-    def require_steady(self) -> None:
+    def require_steady(self, first: Callable[[Any], object] | None = None) -> None:
         """Refuse a network whose passes change its weights, or its answers to later batches.
 
         Every batch is answered from the state that the network was given in, where a copy would
         carry on from one to the next. What a network merely keeps, such as a counter or a rotary
         table, makes no difference.
 
+        Parameters
+        ----------
+        first : callable, optional
+            Runs the network on some inputs of the first batch, to find out something else.
+
         Raises
         ------
         LayerscopeError
         """
-        steadiness.require_steady(self.subject, self.recorder)
+        steadiness.require_steady(self.subject, self.recorder, first)
 
-    def fit(self) -> Tensor:
-        """Find out from the first batch how outputs are read; return those of that batch.
+    def fit(self, *, twice: bool = False) -> tuple[Tensor, Any]:
+        """Find out from some examples of the first batch how outputs are read.
+
+        Parameters
+        ----------
+        twice : bool
+            Refuse at once a network that does not repeat itself, and not at the first batch seen.
+
+        Returns
+        -------
+        outputs, targets
+            Of these examples.
 
         Raises
         ------
         DataError
             If the network can't take the batch.
         LayerscopeError
-            If it does not repeat itself on the same batch.
+            If it does not repeat itself.
         OptionError
             If a metric changes what it is handed.
         """
-        inputs, targets = self.subject.data.first
+        first = self.subject.data.first
+        inputs, targets = self.subject.few(first)
         call = partial(self.subject.call, inputs)
-        with explain_mismatch(inputs):
-            once, again = self.plain(call), self.plain(call)
-        if not steadiness.same(once, again):
-            raise LayerscopeError(
-                "the network gives different outputs for the same batch in evaluation mode, so no "
-                "cell could be compared with another. Does it use dropout as a function, or sample?"
-            )
+        with explain_mismatch(first[0]):
+            once = self.plain(call)
+        if twice:
+            steadiness.require_same(once, self.plain(call))
         self.subject = self.subject.fitted(once, inputs, targets)
         outputs = self.subject.output.classes_last(once)
         metrics.check_in_place(self.subject.metrics, outputs, targets)
-        return outputs
+        return outputs, targets
 
     def in_order(self, rows: Sequence[Layer]) -> list[Layer]:
         """Sort rows as they are executed, the whole network last."""
@@ -173,12 +186,20 @@ class Probe(Undo):
             Of the questions, in execution order; others can be asked too, and may take longer.
         budget : int, optional
             Bytes that may be remembered of this batch; by default what the device can spare.
+
+        Raises
+        ------
+        LayerscopeError
+            If the network does not repeat itself on the first batch that it sees.
         """
         self._put_by()
         if budget is not None:
             self.recorder.budget = budget
         seen = Seen(batch, watched=index == 0 and len(self.subject.data.lengths) > 1)
         seen.reference = self.recorder.record(self._call(seen), groups)
+        if not self._repeats:
+            steadiness.require_same(seen.reference, self.plain(self._call(seen)))
+            self._repeats = True
         self._current = seen
         return seen
 
@@ -192,8 +213,15 @@ class Probe(Undo):
         # The user's own batches are made anew for each pass over the data, and not kept.
         seen.batch, seen.recording = batch, None
 
+    def let_go(self, seen: Seen) -> None:
+        """Free what the trained network gave, which takes memory, if no metric compares with it."""
+        if not any(metric.uses_reference for metric in self.subject.metrics):
+            seen.reference = None
+
     def ask(self, seen: Seen, question: Question) -> Any:
         """Tell what the network gives for a batch if it is changed as the question says.
+
+        None where that changes nothing: then it is what the trained network gave.
 
         Raises
         ------
@@ -203,7 +231,7 @@ class Probe(Undo):
         """
         values = question.values()
         if not values and not question.group.routes:
-            return seen.reference
+            return None
         call = self._call(seen)
         self.recorder.prepare(call, question.group)
         with Undo() as undo, undo:
@@ -246,7 +274,7 @@ class Probe(Undo):
 
     def _first_call(self) -> Callable[[], Tensor]:
         # Read before the pass, which is to leave no trace of its own.
-        return partial(self.subject.call, self.subject.data.first[0])
+        return partial(self.subject.call, self.subject.few(self.subject.data.first)[0])
 
     def _call(self, seen: Seen) -> Callable[[], Tensor]:
         assert seen.batch is not None

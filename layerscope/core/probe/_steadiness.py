@@ -15,11 +15,20 @@ from layerscope.core.reuse import Recorder
 from layerscope.core.running import explain_mismatch
 from layerscope.errors import LayerscopeError
 
-__all__ = ["marks", "refuse_carried", "require_steady", "same"]
+__all__ = ["marks", "refuse_carried", "require_same", "require_steady"]
 
 
-def require_steady(subject: Subject, recorder: Recorder) -> None:
+def require_steady(
+    subject: Subject, recorder: Recorder, first: Callable[[Any], object] | None = None
+) -> None:
     """Refuse a network whose passes change its weights, or its answers to later batches.
+
+    Parameters
+    ----------
+    subject : Subject
+    recorder : Recorder
+    first : callable, optional
+        Runs the network on inputs of the first batch, as often as it likes; once by default.
 
     Raises
     ------
@@ -27,10 +36,11 @@ def require_steady(subject: Subject, recorder: Recorder) -> None:
     """
     own = dict(subject.model.named_parameters())
     before = marks(own)
-    few = [subject.few(inputs) for inputs, _ in itertools.islice(subject.data, 2)]
+    few = [subject.few(batch)[0] for batch in itertools.islice(subject.data, 2)]
+    begin = first or subject.call
     try:
         with explain_mismatch(few[0]):
-            differs = _carries(subject, recorder, few)
+            differs = _carries(subject, recorder, few, lambda: begin(few[0]))
         changed = [name for name, mark in marks(own).items() if mark != before[name]]
     finally:
         _repair(subject, own, before)
@@ -60,7 +70,7 @@ def refuse_carried(
             return _last(subject, recorder, batches)
 
     both = [inputs for inputs, _ in itertools.islice(subject.data, 2)]
-    if not same(within(both[1:]), within(both)):
+    if not _same(within(both[1:]), within(both)):
         raise LayerscopeError(
             f"{what} initialises itself from the first batch that it sees, so a value would hang "
             "on the order of the batches. Leave the layer or the epoch out, or pass all data as a "
@@ -81,18 +91,44 @@ def marks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return dict(zip(found, together, strict=True))
 
 
-def same(a: Tensor, b: Tensor) -> bool:
+def require_same(once: Tensor, again: Tensor) -> None:
+    """Refuse a network that gave different outputs for the same batch.
+
+    Raises
+    ------
+    LayerscopeError
+    """
+    if not _same(once, again):
+        raise LayerscopeError(
+            "the network gives different outputs for the same batch in evaluation mode, so no "
+            "cell could be compared with another. Does it use dropout as a function, or sample?"
+        )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
     """Compare values; NaN equals itself."""
-    return torch.equal(a.nan_to_num(), b.nan_to_num())
+    # Whole copies without NaN are made only where there may be some, and example by example.
+    if torch.equal(a, b):
+        return True
+    if a.shape != b.shape or a.ndim == 0:
+        return torch.equal(a.nan_to_num(), b.nan_to_num())
+    pairs = zip(a, b, strict=True)
+    return all(torch.equal(one.nan_to_num(), two.nan_to_num()) for one, two in pairs)
 
 
-def _carries(subject: Subject, recorder: Recorder, few: Sequence[Any]) -> bool:
+def _carries(
+    subject: Subject, recorder: Recorder, few: Sequence[Any], first: Callable[[], object]
+) -> bool:
+    def after_first() -> Tensor:
+        first()
+        return subject.call(few[1])
+
     if len(few) < 2:
-        _last(subject, recorder, few)
+        recorder.plain(first)
         return False
     once = _last(subject, recorder, few[1:])
     # One that gives something else each time is refused for that, elsewhere.
-    return not same(once, _last(subject, recorder, few)) and same(
+    return not _same(once, recorder.plain(after_first)) and _same(
         once, _last(subject, recorder, few[1:])
     )
 

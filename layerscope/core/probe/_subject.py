@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from layerscope.base import devices
 from layerscope.base.tensors import named_tensors
 from layerscope.base.undoing import Undo
 from layerscope.core import batches, layers, metrics as metrics_
+from layerscope.core.batches import Batch
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.lending import borrowed
 from layerscope.core.metrics import Metric
@@ -28,8 +28,6 @@ from layerscope.core.running import (
 )
 
 __all__ = ["Subject"]
-
-_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,9 @@ class Subject:
         """Run the network on one batch, and find in what it returned what metrics read."""
         return self.output(_run(self.model, inputs, self.device, self.dtype))
 
-    def few(self, inputs: Any) -> Any:
-        """Some inputs of a batch, that fit whatever its size; all of a batch of the user's own."""
-        some = inputs[:_FEW] if self.data.cut and torch.is_tensor(inputs) else inputs
-        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, some)
+    def few(self, batch: Batch) -> Batch:
+        """Some examples of a batch, that take little time; all of it where it can't be cut."""
+        return batches.first_examples(batch, _few, own=not self.data.cut)
 
     def trained(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Read tensors of the trained network."""
@@ -114,6 +111,11 @@ class Subject:
         known = {name for names in held.values() for name in names}
         rest = tuple(name for name in named_tensors(self.model) if name not in known)
         return [*held.values(), rest]
+
+
+def _few(count: int) -> int:
+    """How many examples of a batch to look at: more than one, and a small part of many."""
+    return max(2, min(16, count // 8))
 
 
 def _run(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:

@@ -139,7 +139,7 @@ class Session:
             undo.enter(devices.NoGradients())
             self._probe = self._undo.enter(Probe(self.subject, "an open Session", keeps=True))
             self._probe.require_steady()
-            self._probe.fit()
+            self._probe.fit(twice=True)
             # From the last, since they cost the least memory and save the most time.
             zero = perturb.zero()
             leaves = [row for row in self.rows() if row.name != FULL_MODEL]
@@ -378,8 +378,7 @@ class Session:
         budget = int(self._budget * self.data.lengths[index] / self.data.count)
         seen = self._probe.see(index, batch, self._groups, budget)
         trained = answer(seen, self.subject.metrics, seen.reference)
-        if not any(metric.uses_reference for metric in self.subject.metrics):
-            seen.reference = None  # which takes memory, and nobody asks for it
+        self._probe.let_go(seen)
         self._known[index] = _Known(seen, trained)
         return self._known[index]
 

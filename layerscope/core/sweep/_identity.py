@@ -191,24 +191,19 @@ def _network(subject: Subject, known: Mapping[int, str]) -> dict[str, Any]:
         patched = [_patches(module) for module in subject.model.modules()]
         code = Fingerprint(([_used(each) for each in classes], patched), known)
         found["network_code"] = code.sha256
-        probe.require_steady()
-        inputs, _ = subject.data.first
 
-        def call() -> Any:
-            return subject.call(subject.few(inputs))
-
-        def twice() -> None:
+        def twice(inputs: Any) -> None:
             # The first fills what a network keeps for later, such as rotary tables; what changes
             # once more, such as a counter, is of the passes and not of the network.
-            call()
-            outputs, moved = moved_by(subject.model, call)
+            subject.call(inputs)
+            outputs, moved = moved_by(subject.model, lambda: subject.call(inputs))
             told = list(_attributes(subject.model, known, moved))
             found["network_attributes"] = Fingerprint(told, known).sha256
             seen = hashlib.sha256()
             data_digest(seen, outputs)
             found["network_outputs"] = seen.hexdigest()
 
-        probe.plain(twice)
+        probe.require_steady(twice)
     return found
 
 

@@ -130,11 +130,10 @@ def measure(
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
         probe = undo.enter(Probe(plan.subject))
-        outputs = probe.fit()
+        most = _largest_weight(plan, *probe.fit())
         rows = probe.in_order(plan.grid.rows)
         refused = refused_cells(probe, plan.tensors, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
-        most = _largest_weight(plan, outputs)
         work = _Work(plan, probe, _by_group(plan, rows, cells), parts, between, most)
         blocks = layers.blocks(plan.subject.model, norms=plan.norms)
         spans = layers.spans([row for row in rows if row.name != FULL_MODEL], blocks)
@@ -153,9 +152,9 @@ def measure(
     return state
 
 
-def _largest_weight(plan: Plan, outputs: Tensor) -> float:
-    data, metric = plan.subject.data, metric_of(plan.rule, plan.subject.metrics)
-    return largest_weight(metric, outputs, data.first[1], data.heaviest) if metric else 1.0
+def _largest_weight(plan: Plan, outputs: Tensor, targets: Any) -> float:
+    heaviest, metric = plan.subject.data.heaviest, metric_of(plan.rule, plan.subject.metrics)
+    return largest_weight(metric, outputs, targets, heaviest) if metric else 1.0
 
 
 @dataclass
@@ -286,6 +285,7 @@ class _Work:
         ]
         seen = self._probe.see(index, batch, waiting)
         baseline = self._measure(seen, seen.reference)
+        self._probe.let_go(seen)
         for part in ready:
             builder = PartBuilder(baseline, self._plan.each)
             with self._claimed(index, part) as mine:
@@ -297,7 +297,7 @@ class _Work:
                         self._probe.remember(seen, waiting)
                     waiting.remove(group)
                     for cell in wanted if mine else ():
-                        builder.add(cell.key, self._measure(seen, self._ask(seen, cell, group)))
+                        builder.add(cell.key, self._answer(seen, cell, group) or baseline)
                     self._probe.forget(group)
                 if not mine:
                     continue
@@ -306,12 +306,15 @@ class _Work:
             if self.sums.next[part] == index:
                 self._fold(part, result)
 
-    def _ask(self, seen: Seen, cell: Cell, group: Group) -> Any:
+    def _answer(self, seen: Seen, cell: Cell, group: Group) -> dict[str, Outcome] | None:
+        """Measure one cell; None if it changes nothing."""
         self._between()
         if self._store is not None:
             self._store.beat()
         label = f"{cell.layer.name} under {cell.perturbation.name}"
-        return self._probe.ask(seen, Question(group, partial(self._plan.tensors.of, cell), label))
+        question = Question(group, partial(self._plan.tensors.of, cell), label)
+        outputs = self._probe.ask(seen, question)
+        return None if outputs is None else self._measure(seen, outputs)
 
     def _measure(self, seen: Seen, outputs: Any) -> dict[str, Outcome]:
         return seen.measure([*self._metrics, NOT_FINITE], outputs)

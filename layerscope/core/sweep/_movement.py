@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from layerscope.base import progress
 from layerscope.base.tensors import owner_name
@@ -54,7 +55,8 @@ def row_distances(plan: Plan, show_progress: bool = False) -> tuple[Distances, d
                 if epoch in (*grid.epochs, series.last):
                     require_finite(now, series.where(epoch))
                 parameters = {name: start[name] for name in leaf.parameters}
-                each = displacements(now, parameters, holders)
+                still = epoch == series.first
+                each = _unmoved(parameters) if still else displacements(now, parameters, holders)
                 found |= {(name, epoch): moved for name, moved in each.items()}
                 found[leaf.name, epoch] = Displacement.total(each.values())
                 for name, tensor in now.items():
@@ -85,6 +87,11 @@ def _parts(plan: Plan, row: Layer) -> tuple[str, ...]:
         return row.parameters
     # A row of buffers alone has no parameters that could have moved.
     return row.members if row.parameters else ()
+
+
+def _unmoved(parameters: Mapping[str, Tensor]) -> dict[str, Displacement]:
+    """Parameters where they started, which nothing has to be computed for."""
+    return {name: Displacement(count=tensor.numel()) for name, tensor in parameters.items()}
 
 
 def draw_distance(plan: Plan, cell: Cell) -> dict[str, float]:

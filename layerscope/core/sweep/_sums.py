@@ -294,7 +294,7 @@ def largest_weight(metric: Metric, outputs: Tensor, targets: Any, known: int | N
     ----------
     metric : Metric
     outputs, targets
-        Of the first batch, as `metrics.measure` takes them.
+        Of the first examples, as `metrics.measure` takes them.
     known : int or None
         The most targets that count of any one example.
     """
