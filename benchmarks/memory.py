@@ -4,7 +4,7 @@ A network of 30 equal linear layers of 17 MB each, 500 MB in all, is evaluated p
 swept over 100 checkpoints, both in a process of its own; the checkpoints are a few files under 100
 names. Needs Linux, which says how much memory a process has used at most.
 
-    python benchmarks/memory.py [--quick] [--whole] [--json FILE]
+    python benchmarks/memory.py [--quick] [--whole] [--vocabulary] [--json FILE]
 
 plain, sweep
     The most that the process held at a time while it evaluated the network plainly, and while it
@@ -12,6 +12,12 @@ plain, sweep
     of the packages is loaded beforehand.
 added
     What the sweep took more. It should be below 100 MB.
+
+With ``--vocabulary`` it is a decoder language model of 49,152 tokens and a few blocks of SmolLM2's
+size, on one batch of 16 × 512 tokens, whose logits take 1.6 GB: once with metrics of the loss, and
+once with one that compares with the unperturbed network, whose logits are then held too. The sweep
+should stay below twice the plain forward. With as many blocks as SmolLM2 has (``--blocks 30``) more
+is remembered; the logits are the same.
 
 With ``--whole`` the sweep has the row ``fullmodel``, which perturbs all layers at once and adds
 1.2 GB: weights of the network, of the checkpoint and of what is swapped in are held together.
@@ -41,6 +47,7 @@ from layerscope.core.sweep import sweep as run
 
 _WIDTH, _DEPTH, _BATCH, _FILES = 2048, 30, 64, 3
 _AIM_MB = 100.0
+_VOCABULARY, _TEXTS = 49_152, (16, 512)
 _MB = 1e6
 
 
@@ -80,6 +87,72 @@ def peak() -> Iterator[dict[str, float]]:
         done.set()
         watcher.join()
         found["all"] = status("VmHWM")
+
+
+def decoder(blocks: int) -> nn.Module:
+    """Build a decoder language model, of blocks and a vocabulary as SmolLM2 has them."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=blocks,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=_VOCABULARY,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+    model: nn.Module = LlamaForCausalLM(config)
+    return model.eval()
+
+
+def child_of_vocabulary(pipe: Connection, options: argparse.Namespace, wanted: list[str]) -> None:
+    """Run one plain forward, sweep over a few blocks, and send both peaks."""
+    torch.set_num_threads(options.threads)
+    model = decoder(options.blocks)
+    ids = torch.randint(_VOCABULARY, _TEXTS, generator=torch.Generator().manual_seed(0))
+    targets = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -100)], 1)
+    state = {name: each.clone() for name, each in model.state_dict().items()}
+    # What it takes from the system for the first time is of neither.
+    with torch.no_grad():
+        model(input_ids=ids[:1])
+    with peak() as plain, torch.no_grad():
+        model(input_ids=ids)
+    ends = [f"model.layers.{index}.mlp.down_proj" for index in (0, options.blocks - 1)]
+    with peak() as sweep:
+        ds = run(
+            model,
+            (ids, targets),
+            checkpoints={0: state},
+            layers=ends,
+            perturbations=["zero"],
+            metrics=wanted,
+            batch_size=len(ids),
+            device="cpu",
+            whole=False,
+            show_progress=False,
+        )
+    pipe.send({"plain": plain, "sweep": sweep, "cells": int(ds.value.notnull().sum())})
+
+
+def of_vocabulary(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure a large vocabulary, each time in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for wanted in (["loss", "perplexity", "error"], ["loss", "kl_divergence"]):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=child_of_vocabulary, args=(sender, options, wanted))
+        process.start()
+        sender.close()
+        row: dict[str, Any] = receiver.recv()
+        process.join()
+        row |= {"metrics": wanted, "times": row["sweep"]["all"] / row["plain"]["all"]}
+        rows.append(row)
+        figures = " ".join(f"{what} {row[what]['all']:.0f} MB," for what in ("plain", "sweep"))
+        print(f"{', '.join(wanted)}: {figures} {row['times']:.2f} times (aim below 2)")
+    return rows
 
 
 def child(pipe: Connection, files: list[str], options: argparse.Namespace) -> None:
@@ -135,11 +208,18 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3, help=f"of {_DEPTH} that are swept")
     parser.add_argument("--quick", action="store_true", help="10 checkpoints")
     parser.add_argument("--whole", action="store_true", help="with the row fullmodel")
+    parser.add_argument("--vocabulary", action="store_true", help="a language model instead")
+    parser.add_argument("--blocks", type=int, default=4, help="of the language model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     if options.quick:
         options.checkpoints = 10
+    if options.vocabulary:
+        rows = of_vocabulary(options)
+        if options.json:
+            options.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+        return
     row = measure(options)
     print(f"{options.checkpoints} checkpoints of 500 MB, {row['cells']} cells")
     print(f"{'MB':<12}{'plain':>10}{'sweep':>10}{'added':>10}{'aim':>10}")

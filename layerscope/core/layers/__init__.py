@@ -15,7 +15,7 @@ from layerscope.core.layers._fans import fan_ins
 from layerscope.core.layers._layer import ROOT as ROOT, BlockPart as BlockPart, Layer
 from layerscope.core.layers._network import require_network as require_network
 from layerscope.core.layers._norms import Norms
-from layerscope.core.layers._order import execution_order
+from layerscope.core.layers._order import execution_order, sort_by_call as sort_by_call
 from layerscope.core.layers._ranges import (
     NO_BLOCK as NO_BLOCK,
     blocks as blocks,

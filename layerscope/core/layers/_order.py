@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from layerscope.base.tensors import owner_name
 from layerscope.base.undoing import Undo
 from layerscope.core.layers._layer import ROOT, Layer
 
-__all__ = ["execution_order"]
+__all__ = ["execution_order", "sort_by_call"]
 
 
 def execution_order(
@@ -47,6 +47,12 @@ def execution_order(
         for module in paths:
             module.register_forward_pre_hook(note)
         run()
+
+    return sort_by_call(layers, called)
+
+
+def sort_by_call(layers: Sequence[Layer], called: Mapping[str, int]) -> list[Layer]:
+    """Sort layers by when the modules of a network were first called, as `execution_order` does."""
 
     def position(leaf: str) -> int:
         path = "" if leaf == ROOT else leaf

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from layerscope.base import devices
-from layerscope.base.tensors import owner_name
+from layerscope.base.tensors import marks, owner_name
 from layerscope.base.undoing import Undo
 from layerscope.core import layers, metrics
 from layerscope.core.batches import Batch
@@ -119,7 +119,7 @@ class Probe(Undo):
         steadiness.require_steady(self.subject, self.recorder, first)
 
     def fit(self, *, twice: bool = False) -> tuple[Tensor, Any]:
-        """Find out from some examples of the first batch how outputs are read.
+        """Find out from the first batch how outputs are read, and in which order modules run.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class Probe(Undo):
         Returns
         -------
         outputs, targets
-            Of these examples.
+            Of that batch.
 
         Raises
         ------
@@ -140,13 +140,11 @@ class Probe(Undo):
         OptionError
             If a metric changes what it is handed.
         """
-        first = self.subject.data.first
-        inputs, targets = self.subject.few(first)
-        call = partial(self.subject.call, inputs)
-        with explain_mismatch(first[0]):
-            once = self.plain(call)
+        inputs, targets = self.subject.data.first
+        with explain_mismatch(inputs):
+            once = self.recorder.notice(partial(self.subject.call, inputs))
         if twice:
-            steadiness.require_same(once, self.plain(call))
+            steadiness.require_same(*(self.plain(self._first_call()) for _ in range(2)))
         self.subject = self.subject.fitted(once, inputs, targets)
         outputs = self.subject.output.classes_last(once)
         metrics.check_in_place(self.subject.metrics, outputs, targets)
@@ -154,9 +152,13 @@ class Probe(Undo):
 
     def in_order(self, rows: Sequence[Layer]) -> list[Layer]:
         """Sort rows as they are executed, the whole network last."""
-        found = layers.find(self.subject.model)
-        call = self._first_call()
-        leaves = layers.execution_order(self.subject.model, found, lambda: self.plain(call))
+        found, called = layers.find(self.subject.model), self.recorder.called
+        if all(leaf.name in called for leaf in found):
+            leaves = layers.sort_by_call(found, called)
+        else:
+            # With hooks, some modules call those inside them that they compute themselves without.
+            call = self._first_call()
+            leaves = layers.execution_order(self.subject.model, found, lambda: self.plain(call))
         place = {leaf.name: index for index, leaf in enumerate(leaves)}
         parts = [row for row in rows if row.name != FULL_MODEL]
         parts.sort(key=lambda row: min(place[leaf] for leaf in row.members))
@@ -197,9 +199,10 @@ class Probe(Undo):
             self.recorder.budget = budget
         seen = Seen(batch, watched=index == 0 and len(self.subject.data.lengths) > 1)
         seen.reference = self.recorder.record(self._call(seen), groups)
-        if not self._repeats:
+        if not self._repeats and not self.recorder.repeats:
+            # They may differ in watching alone.
             steadiness.require_same(seen.reference, self.plain(self._call(seen)))
-            self._repeats = True
+        self._repeats = True
         self._current = seen
         return seen
 
@@ -295,4 +298,4 @@ class Probe(Undo):
         """
         model, restless = self.subject.model, self.recorder.restless
         lasting = [n for n in names if model.get_submodule(owner_name(n)) not in restless]
-        return steadiness.marks(self._swapper.current(lasting))
+        return marks(self._swapper.current(lasting))

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerscope.base.tensors import marks
 from layerscope.base.undoing import Undo
 from layerscope.core.probe._subject import Subject
 from layerscope.core.reuse import Recorder
 from layerscope.core.running import explain_mismatch
 from layerscope.errors import LayerscopeError
 
-__all__ = ["marks", "refuse_carried", "require_same", "require_steady"]
+__all__ = ["refuse_carried", "require_same", "require_steady"]
 
 
 def require_steady(
@@ -76,19 +77,6 @@ def refuse_carried(
             "on the order of the batches. Leave the layer or the epoch out, or pass all data as a "
             "single batch."
         )
-
-
-def marks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Compute one number for each tensor, another where its bits are; cheap, and no copy."""
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32}
-    found = {}
-    for name, tensor in tensors.items():
-        plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-        if plain.layout == torch.strided and not plain.is_meta:
-            bits = plain.view(whole.get(plain.element_size(), torch.int64))
-            found[name] = bits.sum(dtype=torch.int64)
-    together = torch.stack(list(found.values())).tolist() if found else []
-    return dict(zip(found, together, strict=True))
 
 
 def require_same(once: Tensor, again: Tensor) -> None:

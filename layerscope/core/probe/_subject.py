@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,7 +100,10 @@ class Subject:
 
     def few(self, batch: Batch) -> Batch:
         """Some examples of a batch, that take little time; all of it where it can't be cut."""
-        return batches.first_examples(batch, _few, own=not self.data.cut)
+        # A network may treat a single picture otherwise than several, but texts stand alone.
+        least = 1 if batches.tokens(*batch) is not None else 2
+        few = partial(_few, least)
+        return batches.first_examples(batch, few, own=not self.data.cut)
 
     def trained(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Read tensors of the trained network."""
@@ -113,9 +117,9 @@ class Subject:
         return [*held.values(), rest]
 
 
-def _few(count: int) -> int:
-    """How many examples of a batch to look at: more than one, and a small part of many."""
-    return max(2, min(16, count // 8))
+def _few(least: int, count: int) -> int:
+    """How many examples of a batch to look at: a small part of many."""
+    return max(least, min(16, count // 8))
 
 
 def _run(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:

@@ -28,6 +28,7 @@ from layerscope.core.reuse._log import Log
 from layerscope.core.reuse._passes import Args, Forward, Kwargs, T
 from layerscope.core.reuse._plan import plan_for
 from layerscope.core.reuse._routing import foreign_blocks
+from layerscope.core.reuse._watching import mark_of
 from layerscope.core.running import Route
 
 
@@ -56,6 +57,8 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         Why nothing of this network can be reused; empty if something can.
     remembered : list of Group
         The groups that can be replayed now.
+    repeats : bool
+        Whether the last pass that was watched and then recorded gave the same outputs both times.
     passes : Counter of str
         How many passes were "watched", "recorded", "replayed" and "plain".
     """
@@ -71,6 +74,7 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         self.plain_modules: dict[str, str] = {}
         self.plain_groups: dict[Group, str] = {}
         self.refusal = ""
+        self.repeats = False
         self._clear()
 
     def __exit__(self, *exc: object) -> None:
@@ -105,13 +109,17 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         wanted = [self._group(group) for group in groups]
         noting = {place for group in wanted for place in group.places} | foreign_blocks(wanted)
         steered = any(log.steered for log in self._logs.values())
+        self._missing = None
         for attempt in range(2):
             self._clear()
             try:
                 if not self.refusal and (steered or attempt):
                     self._watch(call)
                 if not self.refusal:
-                    return self._record(call, wanted, noting)
+                    out = self._record(call, wanted, noting)
+                    if steered or attempt:
+                        self.repeats = self._mark == mark_of(out)
+                    return out
             except DivergedError:
                 pass
         self._clear()
@@ -323,6 +331,7 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         if self._log is None:
             self._log = self._logs.get(signature)
             if self._log is None:
+                self._missing = signature
                 raise DivergedError
             self._admit(self._log)
         if self._log.signatures[self._outermost : self._outermost + 1] != [signature]:

@@ -6,54 +6,105 @@ import functools
 import operator
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from torch import nn
 from torch.overrides import _pop_mode_temporarily
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from layerscope.base import devices
-from layerscope.core.reuse._forms import CONTAINER, RefusedError, tensors_in
+from layerscope.base.tensors import marks
+from layerscope.core.reuse._forms import CONTAINER, RefusedError, signature_of, tensors_in
 from layerscope.core.reuse._log import EscapeMode, Log
-from layerscope.core.reuse._passes import Args, Forward, Kwargs, Passes
+from layerscope.core.reuse._passes import Args, Forward, Kwargs, Passes, T
 from layerscope.core.reuse._state import is_hooked, picture_of, unchanged
 
 
 class Watcher(Passes):
-    """Watches a pass, operator by operator."""
+    """Watches a pass, operator by operator.
+
+    Attributes
+    ----------
+    called : dict of str to int
+        When each module was first called in the last pass that was noticed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.called: dict[str, int] = {}
+        # The form of the inputs of that pass, and that of a pass which has no log yet.
+        self._noticed: object = None
+        self._missing: object = None
+        self._escaped: set[str] = set()
+        self._mark: object = None
+
+    def notice(self, call: Callable[[], T]) -> T:
+        """Run a pass and note what no log shows: ways past PyTorch, and which modules change.
+
+        The log of the next pass over inputs of this form needs no such pass of its own.
+        """
+        self._noticed, self.called = None, {}
+        escapes, before = EscapeMode(), _random_states()
+
+        def noticed() -> T:
+            with escapes:
+                return call()
+
+        out, state = self._pass(self._notice_call, noticed, watched=True)
+        self._suspect(state.changed)
+        self._escaped |= escapes.found
+        if _random_states() != before:
+            self._escaped.add("random numbers from outside PyTorch")
+        return out
+
+    def _suspect(self, changed: Iterable[nn.Module]) -> bool:
+        """Remember modules that a pass changes; say whether any is new."""
+        new = [module for module in dict.fromkeys(changed) if module not in self._suspects]
+        self._suspects += new
+        return bool(new)
 
     def _written_log(self, call: Callable[[], object]) -> Log:
         self._log = None
-        before = pickle.dumps((random.getstate(), np.random.get_state()))
-        escapes = EscapeMode()
+        known = self._missing is not None and self._noticed == self._missing
+        if not known:
+            self.notice(call)
+        self._refuse_escapes()
+        log = self._watched_log(call)
+        if known and log.steered:
+            # The values of another batch may lead elsewhere.
+            self.notice(call)
+            self._refuse_escapes()
+        return log
 
-        def noticed() -> None:
-            with escapes:
-                call()
+    def _refuse_escapes(self) -> None:
+        if self._escaped:
+            raise RefusedError(f"it uses {' and '.join(sorted(self._escaped))}")
 
-        _, state = self._pass(self._run_outside, noticed, watched=True)
-        if escapes.found:
-            raise RefusedError(f"it uses {' and '.join(sorted(escapes.found))}")
+    def _watched_log(self, call: Callable[[], object]) -> Log:
+        before = _random_states()
         # Who changes a suspect is only seen by watching it, so a new one takes another pass.
-        while True:
-            known = len(self._suspects)
-            self._suspects += [m for m in dict.fromkeys(state.changed) if m not in self._suspects]
-            if self._log is not None and len(self._suspects) == known:
-                break
+        new = True
+        while new:
             self.passes["watched"] += 1
             self._log = log = Log(self.model)
-            _, state = self._pass(
+            out, state = self._pass(
                 self._watch_call, functools.partial(_logged, log, call), watched=True
             )
-        if pickle.dumps((random.getstate(), np.random.get_state())) != before:
-            raise RefusedError("it draws random numbers outside PyTorch")
+            new = self._suspect(state.changed)
+        self._mark = mark_of(out)
+        if _random_states() != before:
+            raise RefusedError("it uses random numbers from outside PyTorch")
         if not log.keys(state.written) <= log.written:
             raise RefusedError("it changes tensors that it keeps past PyTorch's operators")
         return log
 
-    def _run_outside(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+    def _notice_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+        if not self.called:
+            self._noticed = signature_of((args, kwargs))
+        self.called.setdefault(name, len(self.called))
         if name not in self._opaque:
             return forward(*args, **kwargs)
         with _pop_mode_temporarily():
@@ -108,10 +159,20 @@ class Watcher(Passes):
         return out
 
 
-def _logged(log: Log, call: Callable[[], object]) -> None:
+def mark_of(out: object) -> object:
+    """Tell outputs from others without keeping them: one number for the bits of each tensor."""
+    return marks({str(number): tensor for number, tensor in enumerate(tensors_in(out))})
+
+
+def _logged(log: Log, call: Callable[[], T]) -> T:
     with log:
         out = call()
     log.finish(out)
+    return out
+
+
+def _random_states() -> bytes:
+    return pickle.dumps((random.getstate(), np.random.get_state()))
 
 
 def _same_tree(before: tuple[list[Any], TreeSpec], after: tuple[list[Any], TreeSpec]) -> bool:
