@@ -118,7 +118,6 @@ def swept(model: nn.Module, ids: Tensor, targets: Tensor, examples: int) -> dict
     ds = layerscope.sweep(
         model,
         (ids, targets),
-        checkpoints={0: model.state_dict()},
         view="block",
         layers="model.layers.*",
         perturbations=_WANTED,

@@ -32,7 +32,12 @@ from layerscope.core.perturb._parsing import (
     parse,
     together,
 )
-from layerscope.core.perturb._protocol import Perturbation, Site, join_routes as join_routes
+from layerscope.core.perturb._protocol import (
+    Perturbation,
+    Site,
+    join_routes as join_routes,
+    no_values as no_values,
+)
 
 __all__ = [
     "PERTURBATIONS",

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from layerscope.base import validate
 from layerscope.base.copies import uncopied
 from layerscope.core.layers import BlockPart, Layer
-from layerscope.core.perturb._protocol import Perturbation, Site, blocks_of
+from layerscope.core.perturb._protocol import Perturbation, Site, blocks_of, no_values
 from layerscope.core.running import NOTHING, PASSED, Route
 from layerscope.errors import LayerError
 
@@ -24,9 +24,7 @@ def skip() -> Perturbation:
     attention weights, is None, and nothing may read it. Of a row that is a residual branch, as the
     attention or the MLP of a block, nothing is added to the hidden states.
     """
-    return Perturbation(
-        "skip", lambda _: {}, settings={}, routes=_passed, label="skipped", sign="–"
-    )
+    return Perturbation("skip", no_values, settings={}, routes=_passed, label="skipped", sign="–")
 
 
 def skip_attention() -> Perturbation:
@@ -111,7 +109,7 @@ def _without(role: str) -> Perturbation:
         return dict.fromkeys(places, NOTHING)
 
     return Perturbation(
-        f"skip_{role}", lambda _: {}, settings={}, routes=routes, label=f"without {said}"
+        f"skip_{role}", no_values, settings={}, routes=routes, label=f"without {said}"
     )
 
 

@@ -211,6 +211,11 @@ def _purposes(parts: Sequence[Perturbation]) -> Iterator[tuple[Perturbation, int
         yield part, met[part.name]
 
 
+def no_values(_: Site) -> dict[str, Tensor]:
+    """Put nothing in: what a perturbation does that changes only which modules run."""
+    return {}
+
+
 def modules_of(layer: Layer) -> Sequence[str]:
     """Names of the modules that stand for a layer as a whole.
 

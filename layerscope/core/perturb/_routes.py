@@ -9,7 +9,7 @@ from torch import Generator
 
 from layerscope.base import validate
 from layerscope.core.layers import Layer
-from layerscope.core.perturb._protocol import Perturbation, blocks_of
+from layerscope.core.perturb._protocol import Perturbation, blocks_of, no_values
 from layerscope.core.running import PASSED, Route
 from layerscope.errors import LayerError
 
@@ -108,7 +108,7 @@ def _route(
 ) -> Perturbation:
     """Make a perturbation that leaves all values as they are."""
     return Perturbation(
-        name, lambda _: {}, stochastic=stochastic, settings={}, routes=routes, label=label
+        name, no_values, stochastic=stochastic, settings={}, routes=routes, label=label
     )
 
 

@@ -19,7 +19,7 @@ from layerscope.core import layers
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer
 from layerscope.core.networks import find_packed
-from layerscope.core.perturb import Perturbation, Redraw, Site, join_routes
+from layerscope.core.perturb import Perturbation, Redraw, Site, join_routes, no_values
 from layerscope.core.reuse import Group
 from layerscope.core.running import Route
 from layerscope.errors import OptionError
@@ -120,6 +120,8 @@ class CellTensors:
         LayerError
             If it can't be applied to the layer.
         """
+        if cell.perturbation.apply is no_values:
+            return {}  # without reading a whole block to find that out
         trained = self.series.read(self.series.last, cell.layer.tensors)
         # Compared with the trained values below, so these themselves are handed to nobody.
         values = self._perturbed(cell, copy_tensors(trained))
@@ -163,7 +165,9 @@ class CellTensors:
         # A module that stands in several places goes by the first of its names.
         names, find = self._names, self._modules.__getitem__
         known = list(cells)
-        owners = {owner_name(tensor) for cell in known for tensor in cell.layer.tensors}
+        # Where only other modules run, tensors stay as they are, and what reads them is known.
+        changed = [cell for cell in known if cell.perturbation.apply is not no_values]
+        owners = {owner_name(tensor) for cell in changed for tensor in cell.layer.tensors}
         routes: dict[str, Route] = {}
         for cell in known:
             own = {names[find(place)]: route for place, route in self.routes(cell).items()}
