@@ -11,7 +11,7 @@ from torch import nn
 
 from layerscope import data
 from layerscope.core.metrics import Tally
-from layerscope.core.session import Estimate, Text
+from layerscope.core.session import Continuation, Estimate, Text
 from layerscope.errors import DataError, OptionError
 from layerscope.jupyter import LayerExplorer, _texts as texts, _words as words
 from layerscope.jupyter._reader import find_reader, reader_of
@@ -349,3 +349,16 @@ def test_each_token_has_the_colour_of_its_loss():
     assert fell.tip == "'s': loss 2 → 1 nats\npredicted ' a' → 's'"
     masked = text_of([0, -100, 2], [0, 1, 2], [0, 0, 0], [0, 0, 2], [1.0, nan, 2], [1.0, nan, 1])
     assert [token.text for token in texts._tokens(masked, reader)] == [" a", " cat", "s"]
+
+
+def test_a_continuation_of_blanks_alone_is_seen():
+    class Blanks(Pieces):
+        names = (" ", "\u2581cat", "s")
+
+        def decode(self, tokens):
+            return "".join(self.names[t] for t in tokens).replace("\u2581", " ")
+
+    reader = reader_of(Blanks())
+    page = texts.continuation(Continuation((1, 2), (0, 0)), reader, True)
+    assert "<mark> cats</mark>" in page
+    assert "<mark>␣␣</mark>" in page

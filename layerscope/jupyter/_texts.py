@@ -208,7 +208,9 @@ def _said(ids: Sequence[int], reader: TokenReader | None) -> str:
     text = reader.text(ids)
     first = reader.piece(ids[0])
     blank = " " if first.startswith(" ") and not text.startswith(" ") else ""
-    return (blank + text).replace("↵", "↵\n")
+    said = (blank + text).replace("↵", "↵\n")
+    # Nothing but blanks would look as if nothing had come.
+    return said if said.strip() else said.replace(" ", "␣")
 
 
 def _html(macro: str, **values: Any) -> str:
