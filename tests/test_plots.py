@@ -282,7 +282,9 @@ def test_settled_cells_are_marked_once_every_draw_is(settled):
     assert cells.loc[("layer1", "1"), "hover settled"] == "not yet"
     figure = hv.render(plots.heatmap(settled), backend="bokeh")
     marks = [each for each in figure.renderers if type(each.glyph).__name__ == "Scatter"]
-    assert [dict(each.data_source.data)["layer"] for each in marks] == [["layer1"], [], ["layer2"]]
+    # Critical, intermediate, robust, in doubt.
+    layers = [dict(each.data_source.data)["layer"] for each in marks]
+    assert layers == [["layer1"], [], ["layer2"], []]
     axes = drawn(plots.heatmap(settled)).axes[0]
     # In the upper right corner of the cell: columns are rand, 0, …; rows go upwards.
     places = [tuple(line.get_xydata()[0]) for line in axes.lines]
@@ -311,8 +313,8 @@ def test_settled_cells_are_marked_beside_other_maps_and_other_runs(settled):
     (figure,) = [each for each in figures if each.title.text == "settled"]
     shown = [each for each in figure.renderers if type(each.glyph).__name__ == "Scatter"]
     places = [(str(each.glyph.marker), [*each.data_source.data["y"]]) for each in shown]
-    assert places == [("circle", [0.875]), ("x", []), ("circle", [0.625])]
-    assert [each.glyph.fill_color is None for each in shown] == [False, False, True]
+    assert places == [("circle", [0.875]), ("x", []), ("circle", [0.625]), ("triangle", [])]
+    assert [each.glyph.fill_color is None for each in shown] == [False, False, True, True]
 
 
 def test_what_cannot_be_computed_is_told_in_a_comparison_too(ds):
