@@ -178,14 +178,14 @@ WRONG = [
         lambda: W(net.state_dict()),
         "model is an OrderedDict of 4, not an nn.Module",
     ),
-    ("model path", lambda: W("trained.pt"), "model is 'trained.pt', not an nn.Module"),
+    ("model path", lambda: W("trained.pt"), "there is no network 'trained.pt'"),
     ("model function", lambda: W(lambda x: x), "model is the function <lambda>, not an nn.Module"),
     (
         "model no params",
         lambda: W(nn.ReLU()),
         "the checkpoint of epoch 0 does not fit the network: unexpe",
     ),
-    ("model sweeps name", lambda: W("fcn-1x8"), "model is 'fcn-1x8', not an nn.Module"),
+    ("model sweeps name", lambda: W("fcn-1x8"), "there is no network 'fcn-1x8'"),
     ("args swapped", lambda: W(pair, net), "model is a tuple of 2, not an nn.Module"),
     (
         "int8 quantized params",
@@ -295,7 +295,7 @@ WRONG = [
     (
         "cp list of paths",
         lambda: W(checkpoints=["start.pt", "trained.pt"]),
-        "checkpoints is a list",
+        "start.pt does not say its epoch",
     ),
     (
         "cp str epochs",
@@ -846,7 +846,7 @@ WRONG = [
     ("concat seeds str", lambda: concat([D, D], ["a", "b"]), "seeds is ['a', 'b']"),
     ("settings None", lambda: results.settings(None), "expected an xarray Dataset, got None."),
     # checkpoints
-    ("os list", lambda: open_series(["a"]), "checkpoints is a list"),
+    ("os list", lambda: open_series(["a"]), "a does not say its epoch"),
     ("os None", lambda: open_series(None), "checkpoints is a NoneType"),
     ("os fit None", lambda: open_series(S).fit(None), "model is None, not an nn.Module"),
     ("os read", lambda: open_series(S).read(7), "epoch 7 was not recorded"),
