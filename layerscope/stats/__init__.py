@@ -33,6 +33,7 @@ from layerscope.stats._barriers import barrier, line as line
 from layerscope.stats._emergence import emergence
 from layerscope.stats._labelled import degradation, interval, layer_order
 from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
+from layerscope.stats._rankings import ranking_difference
 from layerscope.stats._tables import column_order, distances, summary
 from layerscope.stats._verdicts import classify, rank_correlation
 
@@ -53,6 +54,7 @@ __all__ = [
     "newcombe",
     "paired_proportions",
     "rank_correlation",
+    "ranking_difference",
     "student",
     "summary",
     "wilson",

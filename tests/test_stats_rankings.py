@@ -1,0 +1,84 @@
+"""Rankings of layers by several tasks: the difference, with an interval over examples."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from layerscope import stats
+from layerscope.errors import OptionError, ResultError
+
+LAYERS = ["a", "b", "c", "d"]
+
+
+def outcomes(damage, count=100, noise=1.0, seed=0, sha256="", better="loss"):
+    rng = np.random.default_rng(seed)
+    each = np.array(damage)[:, None, None] + noise * rng.normal(size=(len(damage), 1, count))
+    return xr.Dataset(
+        {
+            "outcome": (("cell", "metric", "example"), each),
+            "baseline_outcome": (("metric", "example"), np.zeros((1, count))),
+            "weight": (("metric", "example"), np.ones((1, count))),
+        },
+        {
+            "layer": ("cell", LAYERS[: len(damage)]),
+            "epoch": ("cell", [-1] * len(damage)),
+            "perturbation": ("cell", ["zero"] * len(damage)),
+            "draw": ("cell", [0] * len(damage)),
+            "metric": [better],
+        },
+        attrs={"data": json.dumps({"sha256": sha256})},
+    )
+
+
+def compared(one, two, **options):
+    found = stats.ranking_difference({"one": one, "two": two}, repeats=200, **options)
+    return found.sel(task="one", other_task="two")
+
+
+@pytest.mark.parametrize("method", ["spearman", "kendall"])
+def test_rankings_that_are_opposite_or_the_same(method):
+    rising = outcomes([0.0, 1, 2, 3], noise=0.1)
+    found = compared(rising, outcomes([3.0, 2, 1, 0], noise=0.1, seed=1), method=method)
+    assert float(found.correlation) == float(found.lower) == float(found.upper) == -1
+    assert float(found.exchange.sel(layer="a", other_layer="d")) == 1
+    same = compared(rising, outcomes([0.0, 1, 2, 3], noise=0.1, seed=1), method=method)
+    assert float(same.lower) == 1
+    assert float(same.exchange.max()) == 0
+
+
+def test_noise_is_no_difference():
+    flat = [0.0, 0.01, 0.02, 0.03]
+    found = compared(outcomes(flat), outcomes(flat, seed=1))
+    assert float(found.upper - found.lower) > 1
+    assert float(found.exchange.max()) < 0.95
+
+
+def test_tasks_over_the_same_examples_are_drawn_together():
+    one = outcomes([0.0, 0.1, 0.2], sha256="x")
+    paired = compared(one, one.copy(deep=True))
+    assert float(paired.lower) == 1
+    apart = compared(one, one.assign_attrs(data=json.dumps({"sha256": "y"})))
+    assert float(apart.lower) < 1
+
+
+def test_higher_is_better_is_turned_round():
+    low = outcomes([-0.1, -0.5, -0.9], noise=0.01, better="accuracy")
+    high = outcomes([0.1, 0.5, 0.9], noise=0.01)
+    found = stats.ranking_difference({"one": low, "two": high}, repeats=50)
+    assert found["rank"].values.tolist() == [[3, 2, 1], [3, 2, 1]]
+
+
+def test_what_is_no_comparison_is_refused():
+    one = outcomes([0.0, 1])
+    with pytest.raises(OptionError, match="two tasks or more"):
+        stats.ranking_difference({"one": one})
+    with pytest.raises(ResultError, match="other layers"):
+        compared(one, outcomes([0.0, 1, 2]))
+    with pytest.raises(ResultError, match="outcomes=True"):
+        compared(one, one.drop_vars("outcome"))
+    with pytest.raises(OptionError, match="metric of task 'one'"):
+        compared(one, one, metric="margin")
