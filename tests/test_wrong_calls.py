@@ -178,7 +178,7 @@ WRONG = [
         lambda: W(net.state_dict()),
         "model is an OrderedDict of 4, not an nn.Module",
     ),
-    ("model path", lambda: W("trained.pt"), "there is no network 'trained.pt'"),
+    ("model path", lambda: W("trained.pt"), "trained.pt is one file of weights"),
     ("model function", lambda: W(lambda x: x), "model is the function <lambda>, not an nn.Module"),
     (
         "model no params",
