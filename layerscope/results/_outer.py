@@ -188,10 +188,13 @@ def _variable(name: str, dim: str, each: Sequence[xr.Dataset]) -> xr.Variable:
     # Coordinates alone: a value that happens to be the same is still one of each.
     if same and name in each[0].coords:
         return first
-    empty = first.copy(data=np.full(first.shape, _nothing(first.dtype), first.dtype))
+    # One that is alike in all inner parts of some, and not of others, has a dimension less there.
+    widest = max(held, key=lambda variable: variable.ndim)
+    sizes = dict(widest.sizes)
+    empty = widest.copy(data=np.full(widest.shape, _nothing(widest.dtype), widest.dtype))
     full = [ds[name].variable if name in ds.variables else empty for ds in each]
-    values = np.stack([variable.transpose(*first.dims).values for variable in full])
-    return xr.Variable((dim, *first.dims), values, first.attrs)
+    values = np.stack([variable.set_dims(sizes).values for variable in full])
+    return xr.Variable((dim, *sizes), values, first.attrs)
 
 
 def _nothing(dtype: np.dtype[Any]) -> Any:
