@@ -192,8 +192,9 @@ def _variable(name: str, dim: str, each: Sequence[xr.Dataset]) -> xr.Variable:
     widest = max(held, key=lambda variable: variable.ndim)
     sizes = dict(widest.sizes)
     empty = widest.copy(data=np.full(widest.shape, _nothing(widest.dtype), widest.dtype))
-    full = [ds[name].variable if name in ds.variables else empty for ds in each]
-    values = np.stack([variable.set_dims(sizes).values for variable in full])
+    like = xr.DataArray(empty)
+    full = [xr.DataArray(ds[name].variable if name in ds.variables else empty) for ds in each]
+    values = np.stack([array.broadcast_like(like).transpose(*sizes).values for array in full])
     return xr.Variable((dim, *sizes), values, first.attrs)
 
 
