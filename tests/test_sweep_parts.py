@@ -244,7 +244,7 @@ def test_epochs_that_can_not_be():
 
 def test_a_notice_says_of_which_part_it_is():
     states = STATES | {3: copy.deepcopy(STATES[0])}
-    with pytest.warns(SweepWarning, match="^model_epoch 3: Nothing moved"):
+    with pytest.warns(SweepWarning, match="^model_epoch 3: .* nothing moved"):
         sweep(TASKS["news"], checkpoints=states, model_epochs=[3, 5])
 
 
@@ -303,7 +303,8 @@ def test_what_reads_one_sweep_says_which_to_choose(mixed):
         read(one)
     alone = results.parts(mixed)["task news, model_epoch 5"]
     one = stats.summary(mixed.sel(task="news", model_epoch=5), "error")
-    assert one.equals(stats.summary(alone, "error"))
+    other = stats.summary(alone, "error")
+    assert one.drop(columns="doubt").equals(other.drop(columns="doubt"))
 
 
 # What counts as several data sets.
