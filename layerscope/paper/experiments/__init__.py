@@ -4,7 +4,7 @@
 >>> experiments.EXPERIMENTS["fcn-mnist"].scales["paper"].parameters["seeds"]
 5
 >>> len(experiments.EXPERIMENTS)                                # one more by adding a notebook
-16
+19
 
 Scale ``smoke`` shows that the path works, on data that need no download; ``small`` is for two
 cores; ``paper`` has the paper's networks, data and epochs, for a GPU.
@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from layerscope.paper.experiments._catalogue import EXPERIMENTS, SCALES, Experiment, Scale, find
 from layerscope.paper.experiments._generalising import generalisation
-from layerscope.paper.experiments._keeping import SUMMARY, keep, told
+from layerscope.paper.experiments._keeping import SUMMARY, keep, ranked, told
 from layerscope.paper.experiments._probing import (
     SERIES_VARIABLE,
     caption,
     probe,
+    sweep_network,
     sweep_series,
     trained,
     trainings,
@@ -40,7 +41,9 @@ __all__ = [
     "generalisation",
     "keep",
     "probe",
+    "ranked",
     "retrain",
+    "sweep_network",
     "sweep_series",
     "told",
     "trained",

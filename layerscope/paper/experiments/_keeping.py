@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
     from layerscope.paper.analyses import Finding
 
-__all__ = ["SUMMARY", "keep", "told"]
+__all__ = ["SUMMARY", "keep", "ranked", "told"]
 
 SUMMARY = "summary.json"
 _WORST_FIRST = (
     *("critical", "not finite", "intermediate", "robust", "not moved", "undecided", "refused"),
 )
 _MOST_TOLD = 4
+_ENDS = 3
+"""Layers that a sentence names at either end of a ranking."""
 
 
 def keep(
@@ -128,6 +130,59 @@ def told(title: str, runs: Mapping[str, xr.Dataset], metric: str = "error") -> s
         said = f"its {metric} is {level:.3g}; back at the initial values, {'; '.join(verdicts)}"
         parts.append(f"{begin}, {said}")
     return f"{'. '.join(parts)}."
+
+
+def ranked(
+    title: str,
+    ds: xr.Dataset,
+    metric: str,
+    perturbation: str | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> str:
+    """Say in a sentence which layers cost most and least, and how well measures rank them.
+
+    Parameters
+    ----------
+    title : str
+        What was run.
+    ds : Dataset
+    metric : str
+    perturbation : str, optional
+        By default the first that resets, else the first.
+    tables : mapping, optional
+        Of `stats.agreement`; of the one by the name ``"agreement"`` Spearman's correlations are
+        told.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> ranked("A network", testing.dataset(layers=2), "error")
+    'A network. Trained, its error is 0.02; it rises most by layer1 (+0.88), layer2 (+0.298).'
+    """
+    from layerscope import results, stats
+
+    which = results.perturbation_name(ds, perturbation)
+    moved = stats.degradation(ds).sel(metric=metric, perturbation=which)
+    first = moved.dropna("epoch", how="all").isel(epoch=0)
+    costs = first.drop_sel(layer=results.FULL_MODEL, errors="ignore")
+    costs = costs.mean([dim for dim in costs.dims if dim != "layer"]).to_series().dropna()
+    order = costs.sort_values(ascending=False)
+    level = float(ds["baseline"].sel(metric=metric).mean())
+    said = (
+        f"{title}. Trained, its {metric} is {level:.3g}; it rises most by {_listed(order[:_ENDS])}"
+    )
+    if len(order) > 2 * _ENDS:
+        said += f", least by {_listed(order[: -_ENDS - 1 : -1])}"
+    found = (tables or {}).get("agreement")
+    if found is not None:
+        rows = found[found["statistic"] == "spearman"]
+        known = ", ".join(f"{row.measure} {row.value:.2f}" for row in rows.itertuples())
+        said += f". Rank correlation with it: {known}"
+    return f"{said}."
+
+
+def _listed(costs: pd.Series) -> str:
+    return ", ".join(f"{layer} ({cost:+.3g})" for layer, cost in costs.items())
 
 
 def _claim_of_table(what: str, table: pd.DataFrame) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from layerscope.errors import choose
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from torch import nn
 
     from layerscope.core.checkpoints import Series
     from layerscope.zoo.models import Config
@@ -25,6 +26,7 @@ __all__ = [
     "caption",
     "probe",
     "series_folder",
+    "sweep_network",
     "sweep_series",
     "trained",
     "trainings",
@@ -136,6 +138,7 @@ def sweep_series(
     seeds: Sequence[int],
     *,
     part: str = "test",
+    networks: Sequence[nn.Module] | None = None,
     draws: int = 3,
     device: str = "auto",
     **sweep: Any,
@@ -148,23 +151,29 @@ def sweep_series(
     ----------
     runs : sequence of Series
         One per seed.
-    data, seeds, draws, device, **sweep
+    data : data set, or mapping of str to data set
+        Several by name give a dimension ``task``.
+    seeds, draws, device, **sweep
         As for `probe`.
     part : {"test", "train"}
         Which examples are swept over.
+    networks : sequence of nn.Module, optional
+        One per series, where these are of modules that were handed over; by default they are built
+        by their names.
     """
     from layerscope import results
     from layerscope.core import sweep as engine
     from layerscope.zoo import models
 
     sweep.setdefault("metrics", _metrics(data))
-    examples = {"test": data.test, "train": data.train}[choose(part, ("test", "train"), "part")]
+    examples = _part(data, part)
     found = []
-    for series, seed in zip(runs, seeds, strict=True):
+    nets = [None] * len(runs) if networks is None else networks
+    for series, seed, net in zip(runs, seeds, nets, strict=True):
         options = {"draws": draws, "seed": seed, **sweep}
         place = _place(series, examples, options)
         ds = engine.sweep(
-            models.rebuild(series),
+            models.rebuild(series) if net is None else net,
             examples,
             checkpoints=series,
             device=device,
@@ -172,9 +181,42 @@ def sweep_series(
             **options,
         )
         known = ("network", "data", "recipe", "seed", "device", "torch", "seconds")
-        ds.attrs["training"] = json.dumps({key: series.manifest[key] for key in known})
+        ds.attrs["training"] = json.dumps({key: series.manifest.get(key) for key in known})
         found.append(ds)
     return results.concat(found, list(seeds))
+
+
+def sweep_network(
+    model: nn.Module,
+    data: Any,
+    *,
+    name: str,
+    part: str = "test",
+    device: str = "auto",
+    folder: str | os.PathLike[str] | None = None,
+    **sweep: Any,
+) -> xr.Dataset:
+    """Sweep a network with the weights that it holds, and go on where that was stopped.
+
+    Parameters
+    ----------
+    model : nn.Module
+    data : data set
+    name : str
+        Of the network, for the folder in which what is done is kept.
+    part : {"test", "train"}
+        Which examples are swept over.
+    device : str
+    folder : path, optional
+        As `series_folder` takes it.
+    **sweep
+        Options of `layerscope.sweep` in plain values.
+    """
+    from layerscope.core import sweep as engine
+
+    examples = _part(data, part)
+    place = series_folder(folder) / "networks" / _digest(examples, {"network": name, **sweep})
+    return engine.sweep(model, examples, device=device, out=place, **sweep)
 
 
 def trainings(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:
@@ -229,17 +271,33 @@ def caption(network: str, data: Any, meant: str) -> str:
 def _metrics(data: Any) -> tuple[str, ...]:
     from layerscope.zoo.data import TextData
 
+    if isinstance(data, Mapping):
+        return tuple(dict.fromkeys(name for each in data.values() for name in _metrics(each)))
     return ("loss", "perplexity", "error") if isinstance(data, TextData) else ("error", "loss")
+
+
+def _part(data: Any, part: str) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _part(each, part) for name, each in data.items()}
+    return {"test": data.test, "train": data.train}[choose(part, ("test", "train"), "part")]
 
 
 def _place(series: Series, examples: Any, options: Mapping[str, Any]) -> Path | None:
     """Return the folder of a sweep with these options; None where they are not plain values."""
-    from layerscope._version import __version__
-
     if series.folder is None:
         return None
     try:
-        said = json.dumps([__version__, examples.fingerprint, options], sort_keys=True)
+        return series.folder / "sweeps" / _digest(examples, options)
     except TypeError:
         return None
-    return series.folder / "sweeps" / hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def _digest(examples: Any, options: Mapping[str, Any]) -> str:
+    from layerscope._version import __version__
+
+    several = examples if isinstance(examples, Mapping) else {"": examples}
+    data = {name: each.fingerprint for name, each in several.items()}
+    # As it always was for one data set, so that what is kept is found again.
+    known = data[""] if list(data) == [""] else data
+    said = json.dumps([__version__, known, options], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
