@@ -20,6 +20,10 @@ paper
 lm
     A decoder language model (GPT-NeoX with the shape of 160 million parameters), long sequences:
     bits, ratio to the plain way, the time for scoring, and memory by phase.
+decoder
+    Decoders with the shapes of SmolLM2-135M and GPT-2: every cell of blocks that are left out, in
+    whole or part, repeated, exchanged and run in another order, against the specification, bit for
+    bit; the sweep's time against a loop over plain passes; peak memory against a plain pass.
 speed
     Milliseconds of a plain pass, a replay and a recording pass, until the device is done; the time
     of the host alone beside it; the ratio beside the bound from the share that has to run.
@@ -60,7 +64,7 @@ import torchvision
 from torch import Tensor, nn
 
 import layerscope
-from layerscope import checkpoints, metrics, models
+from layerscope import checkpoints, layers, metrics, models, perturb
 from layerscope.base import devices
 from layerscope.core import plain
 from layerscope.core.lending import Swapper
@@ -73,7 +77,7 @@ Facts = dict[str, Any]
 Call = Callable[[], Any]
 
 SETTINGS = ("fp32", "tf32", "benchmark", "deterministic", "bf16", "channels_last")
-_LEAST_S = {"exact": 30, "processes": 60, "lm": 30, "speed": 30, "train": 40}
+_LEAST_S = {"exact": 30, "processes": 60, "lm": 30, "decoder": 30, "speed": 30, "train": 40}
 """Seconds that one line of a section may take."""
 
 
@@ -413,6 +417,102 @@ def _blocks(run: Run, network: Any, tokens: Tensor) -> Facts:
     }
 
 
+_ROUTES = ("skip", "skip_attention", "skip_mlp", "repeat", "reverse", "shuffle", "parallel", "swap")
+_SHAPES: dict[str, Facts] = {
+    "llama": {
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+    },
+    "gpt2": {},
+}
+_SMALL: dict[str, Facts] = {
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 97,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "vocab_size": 97},
+}
+
+
+def decoder(run: Run) -> None:
+    """Hold sweeps over decoders against the specification, and time them."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for kind, shape in (_SMALL if run.quick else _SHAPES).items():
+        for dtype in (torch.float32, torch.bfloat16):
+            what = f"{kind}, {str(dtype).removeprefix('torch.')}"
+            if run.fits("decoder", what):
+                torch.manual_seed(0)
+                names = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+                network: Any = AutoModelForCausalLM.from_config(
+                    AutoConfig.for_model(kind, **shape, **names)
+                )
+                network = network.to(run.device, dtype).eval()
+                run.add("decoder", what=what, **_decoded(run, network))
+
+
+def _decoded(run: Run, network: Any) -> Facts:
+    count, length = (4, 16) if run.quick else (32, 512)
+    words = network.config.vocab_size
+    tokens = torch.randint(
+        0, words, (count, length + 1), generator=torch.Generator().manual_seed(0)
+    )
+    pair = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    size, shared = count // 2, {"view": "block", "metrics": ["loss"], "whole": False}
+    options: Facts = {**shared, "batch_size": size, "device": run.device, "show_progress": False}
+    names = [row.name for row in layers.blocks(network)]
+    groups = {"one": names[1], "two": [names[0], names[2]], "three": names[1:4]}
+    series = checkpoints.open_series({0: network.state_dict()}).fit(network)
+    ends = [
+        (pair[0][at : at + size].to(run.device), pair[1][at : at + size].to(run.device))
+        for at in range(0, count, size)
+    ]
+    _, plain_ms = _once(run, partial(plain.evaluate, network, ends, ["loss"]))
+    _peak(run)
+    _, plain_ms = _once(run, partial(plain.evaluate, network, ends, ["loss"]))
+    plain_peak = _peak(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that cells are refused
+        ds = layerscope.sweep(
+            network,
+            pair,
+            checkpoints=series,
+            layers=groups,
+            draws=1,
+            perturbations=_ROUTES,
+            **options,
+        )
+        swept = partial(layerscope.sweep, network, pair, layers=names, **options)
+        _peak(run)
+        each, ms = _once(run, partial(swept, perturbations=_ROUTES[:3]))
+    peak, unequal = _peak(run), []
+    for row in layers.find(network, "block", wanted=groups):
+        for kind in perturb.parse(_ROUTES):
+            found = ds.value.sel(layer=row.name, perturbation=kind.name, draw=0, epoch=-1)
+            if found.notnull().all():
+                right = plain.cell(network, series, ends, row, kind, wanted=["loss"])
+                if found.item() != right["loss"].mean:
+                    unequal.append(f"{row.name} {kind.name}")
+    cells = int(each.value.notnull().sum())
+    return {
+        "cells": int(ds.value.notnull().sum()),
+        "unequal": unequal,
+        "timed_cells": cells,
+        "sweep_s": round(ms / 1000, 2),
+        "ratio": round((cells + 1) * plain_ms / ms, 2),
+        "plain_peak_MB": plain_peak,
+        "sweep_peak_MB": peak,
+    }
+
+
 def _once(run: Run, call: Call) -> tuple[Any, float]:
     run.wait()
     began = time.perf_counter()
@@ -655,6 +755,7 @@ Section = Callable[[Run], None]
 UNTIMED: dict[str, Section] = {"exact": exact, "processes": processes}
 TIMED: dict[str, Section] = {
     "lm": lm,
+    "decoder": decoder,
     "speed": speed,
     "waits": waits,
     "sweep": sweep,
@@ -719,7 +820,8 @@ def main() -> None:
     for name in options.sections:
         if name in TIMED:
             attempt(run, name, partial(TIMED[name], run))
-    unequal = [facts for facts in run.found.get("exact", []) if facts.get("unequal")]
+    tried = [*run.found.get("exact", []), *run.found.get("decoder", [])]
+    unequal = [facts for facts in tried if facts.get("unequal")]
     run.add("verdict", exact="exact" in run.found and not unequal, unequal=unequal)
 
 
