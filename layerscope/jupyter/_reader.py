@@ -1,4 +1,4 @@
-"""What tokens say, in the words of any tokenizer that a user may hold."""
+"""Tokens as text, in the words of any tokenizer that a user may hold."""
 
 from __future__ import annotations
 

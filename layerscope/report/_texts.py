@@ -25,7 +25,7 @@ class _Shown(NamedTuple):
 
 
 class TextSection(NamedTuple):
-    """What becomes of texts without one row."""
+    """Texts as trained and without one row."""
 
     head: str
     texts: list[_Shown]

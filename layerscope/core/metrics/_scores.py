@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 _PIECE = 2**22
-"""Outputs that are scored at a time: 16 MB in single precision."""
+"""Outputs that are scored at a time, at least: 16 MB in single precision."""
+_MOST_PIECES = 16
+"""Every piece starts kernels of its own, which an accelerator waits for."""
 
 
 def _by_pieces(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -62,12 +64,12 @@ def _by_pieces(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _pieces(shape: torch.Size) -> Iterator[tuple[slice, ...]]:
     """Cut outputs of shape (n, …, classes) into some examples, or some positions of one."""
-    each = math.prod(shape[1:])
-    if each <= _PIECE or len(shape) == 2:
-        step = max(1, _PIECE // each)
+    each, size = math.prod(shape[1:]), max(_PIECE, math.prod(shape) // _MOST_PIECES)
+    if each <= size or len(shape) == 2:
+        step = max(1, size // each)
         yield from ((slice(start, start + step),) for start in range(0, shape[0], step))
         return
-    step = max(1, _PIECE // math.prod(shape[2:]))
+    step = max(1, size // math.prod(shape[2:]))
     for index in range(shape[0]):
         for start in range(0, shape[1], step):
             yield slice(index, index + 1), slice(start, start + step)

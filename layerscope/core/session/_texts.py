@@ -1,4 +1,4 @@
-"""What a language model says of single texts, as trained and as changed."""
+"""Single texts as a language model reads them, trained and changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sweep` was asked for, turned into plans."""
+"""Requests to `sweep`, turned into plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task of lm-eval asks of a network, in tokens: by lm-eval's own code."""
+"""Requests of a task of lm-eval to a network, in tokens: by lm-eval's own code."""
 
 from __future__ import annotations
 
