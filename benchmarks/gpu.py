@@ -452,9 +452,8 @@ def decoder(run: Run) -> None:
             if run.fits("decoder", what):
                 torch.manual_seed(0)
                 names = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-                network: Any = AutoModelForCausalLM.from_config(
-                    AutoConfig.for_model(kind, **shape, **names)
-                )
+                make: Any = AutoModelForCausalLM.from_config
+                network = make(AutoConfig.for_model(kind, **shape, **names))
                 network = network.to(run.device, dtype).eval()
                 run.add("decoder", what=what, **_decoded(run, network))
 

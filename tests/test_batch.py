@@ -91,7 +91,7 @@ def test_the_plan_knows_what_is_there_and_refuses_what_is_not(tmp_path):
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     planned = batch.plan("smoke", out=tmp_path)
-    assert len(planned) == 16
+    assert len(planned) == 19
     assert [each.name for each in planned if each.there] == ["joint"]
     assert sum(each.minutes for each in planned) < 8
     with pytest.raises(OptionError, match=r"no scale 'smal'.*'small'"):

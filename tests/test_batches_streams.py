@@ -98,7 +98,7 @@ def test_no_part_of_wrong_data_is_kept(tmp_path, monkeypatch, change, at):
     states = {epoch: network(epoch).state_dict() for epoch in (0, 1)}
     held = core.batches.FixedBatches
     monkeypatch.setattr(
-        core.batches, "FixedBatches", lambda *given, **more: held(*given, **more, limit=0)
+        core.batches, "FixedBatches", lambda *given, **more: held(*given, **more | {"limit": 0})
     )
 
     def sweep(batches, out: Path | None):

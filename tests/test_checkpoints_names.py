@@ -225,7 +225,9 @@ def test_an_adapter_alone_is_called_one(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds an adapter alone.*merge_and_unload"):
         open_series({0: adapter}).fit(Masked())
     (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(CheckpointError, match=r"holds an adapter alone.*merge_and_unload"):
+    with pytest.raises(
+        CheckpointError, match=r"an adapter without adapter_config.*merge_and_unload"
+    ):
         open_series({0: tmp_path})
 
 

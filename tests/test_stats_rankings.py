@@ -44,17 +44,17 @@ def test_rankings_that_are_opposite_or_the_same(method):
     rising = outcomes([0.0, 1, 2, 3], noise=0.1)
     found = compared(rising, outcomes([3.0, 2, 1, 0], noise=0.1, seed=1), method=method)
     assert float(found.correlation) == float(found.lower) == float(found.upper) == -1
-    assert float(found.exchange.sel(layer="a", other_layer="d")) == 1
+    assert float(found.reversal.sel(layer="a", other_layer="d")) == 1
     same = compared(rising, outcomes([0.0, 1, 2, 3], noise=0.1, seed=1), method=method)
     assert float(same.lower) == 1
-    assert float(same.exchange.max()) == 0
+    assert float(same.reversal.max()) == 0
 
 
 def test_noise_is_no_difference():
     flat = [0.0, 0.01, 0.02, 0.03]
     found = compared(outcomes(flat), outcomes(flat, seed=1))
     assert float(found.upper - found.lower) > 1
-    assert float(found.exchange.max()) < 0.95
+    assert float(found.reversal.max()) < 0.95
 
 
 def test_tasks_over_the_same_examples_are_drawn_together():

@@ -200,7 +200,7 @@ def test_streaming_gives_the_same_bits(pair, states, monkeypatch):
     whole = layerscope.sweep(nasty(1), batches, checkpoints=states)
     fixed = batches_.FixedBatches
     monkeypatch.setattr(
-        batches_, "FixedBatches", lambda *given, **more: fixed(*given, **more, limit=1200)
+        batches_, "FixedBatches", lambda *given, **more: fixed(*given, **more | {"limit": 1200})
     )
     assert batches_.FixedBatches(batches, 1, torch.device("cpu"))._held is None
     parts = layerscope.sweep(nasty(1), batches, checkpoints=states)
@@ -288,7 +288,9 @@ def test_ctrl_c_keeps_finished_parts_and_goes_on(pair, states, tmp_path, monkeyp
 
 def test_a_finished_sweep_is_not_run_again(pair, states, tmp_path, monkeypatch):
     first = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path)
-    monkeypatch.setattr(engine, "measure", lambda *_, **__: pytest.fail("it was measured again"))
+    monkeypatch.setattr(
+        engine._single, "measure", lambda *_, **__: pytest.fail("it was measured again")
+    )
     again = layerscope.sweep(nasty(1), pair, checkpoints=states, out=tmp_path)
     xr.testing.assert_identical(first, again)
 

@@ -45,7 +45,7 @@ def reader_of(tokenizer: Any) -> TokenReader | None:
     Parameters
     ----------
     tokenizer : Tokenizer, path or object, optional
-        layerscope's own, transformers', that of the package tokenizers, a folder or file of
+        One of layerscope's own, of transformers or of the package tokenizers, a folder or file of
         theirs, or anything with ``encode(text)`` and ``decode(tokens)``.
 
     Raises

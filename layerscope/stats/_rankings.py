@@ -54,7 +54,7 @@ def ranking_difference(
         ``damage`` (task, layer): mean change for the worse of what every example gave, draws
         averaged, in the metric's unit (of a perplexity, of the loss that it comes from); ``rank``
         (task, layer), 1 for the worst; ``correlation``, ``lower``, ``upper`` (task, other_task);
-        ``exchange`` (task, other_task, layer, other_layer): the share of repeats in which the two
+        ``reversal`` (task, other_task, layer, other_layer): the share of repeats in which the two
         layers stand in one order by one task and in the other by the other. Of layers that are
         apart by less than chance it is near ½ whatever the tasks.
 
@@ -69,7 +69,7 @@ def ranking_difference(
     -----
     Noise makes rankings less alike: the interval, of percentiles, is of the correlation of what
     was measured, and lies below that of the true damages where examples are few. A correlation of
-    1 within it is no evidence that rankings differ; one that excludes 1 is, only where `exchange`
+    1 within it is no evidence that rankings differ; one that excludes 1 is, only where `reversal`
     of some pair of layers is near 1 as well.
 
     Examples
@@ -87,7 +87,7 @@ def ranking_difference(
     >>> found = ranking_difference({"news": task(rising), "code": task(-rising)}, repeats=200)
     >>> float(found.correlation.sel(task="news", other_task="code"))
     -1.0
-    >>> float(found.exchange.sel(task="news", other_task="code", layer="a", other_layer="c"))
+    >>> float(found.reversal.sel(task="news", other_task="code", layer="a", other_layer="c"))
     1.0
     """
     if not isinstance(outcomes, Mapping) or isinstance(outcomes, xr.Dataset) or len(outcomes) < 2:
@@ -171,7 +171,7 @@ def _compared(
     pairs = ("task", "other_task")
     shape = (len(names), len(names))
     correlation, lower, upper = (np.full(shape, np.nan) for _ in range(3))
-    exchange = np.full((*shape, len(layers), len(layers)), np.nan)
+    reversal = np.full((*shape, len(layers), len(layers)), np.nan)
     ends = (1 - confidence) / 2, (1 + confidence) / 2
     for one in range(len(names)):
         for two in range(len(names)):
@@ -181,7 +181,7 @@ def _compared(
             first, second = (
                 np.sign(drawn[:, at, :, None] - drawn[:, at, None, :]) for at in (one, two)
             )
-            exchange[one, two] = (first * second < 0).mean(0)
+            reversal[one, two] = (first * second < 0).mean(0)
     coords = {"task": names, "other_task": names, "layer": layers, "other_layer": layers}
     found = xr.Dataset(
         {
@@ -190,7 +190,7 @@ def _compared(
             "correlation": (pairs, correlation),
             "lower": (pairs, lower),
             "upper": (pairs, upper),
-            "exchange": ((*pairs, "layer", "other_layer"), exchange),
+            "reversal": ((*pairs, "layer", "other_layer"), reversal),
         },
         coords,
     )

@@ -64,7 +64,7 @@ def drill(
     out : path, optional
         Folder for the sweeps, each in a folder of its own below it; the same call goes on there.
     **options
-        Further arguments of `layerscope.sweep`: `checkpoints`, `metrics`, `batch_size`, `device`, …
+        Further arguments of `layerscope.sweep`: `checkpoints`, `metrics`, `batch_size` and so on.
 
     Returns
     -------

@@ -51,7 +51,7 @@ def super_weights(model: nn.Module, data: Any, count: int = 8, **options: Any) -
         Candidates to confirm, of as many down-projections.
     **options
         Further arguments of `layerscope.sweep`: `checkpoints`, `metrics`, `batch_size`, `device`,
-        `out` (with which it goes on where it was stopped), …
+        `out` (with which it goes on where it was stopped) and so on.
 
     Returns
     -------

@@ -114,7 +114,7 @@ def measure(
     >>> net = nn.Sequential(nn.Embedding(50, 8), block(), block(), nn.Linear(8, 50))
     >>> ids = torch.arange(24).view(4, 6)
     >>> ds = measure(net, (ids, None), ["block_influence", "spectral_exponent"], device="cpu")
-    >>> ds.measure_value.dims, list(ds.layer.values)
+    >>> ds.measure_value.dims, ds.layer.values.tolist()
     (('layer', 'measure'), ['0', '1', '2', '3'])
     """
     wanted, kept = parse(measures), Norms.of(norms)

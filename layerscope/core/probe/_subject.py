@@ -75,7 +75,9 @@ class Subject:
         precision, find = devices.precision(dtype), OutputFinder(output)
         read = _reader(model, known, place, precision)
         plain = metrics_.within(data)
-        held = batches.FixedBatches(plain, batch_size, place, limit, shuffle_seed, read)
+        held = batches.FixedBatches(
+            plain, batch_size, place, limit=limit, shuffle_seed=shuffle_seed, read=read
+        )
         held.name = str(getattr(data, "name", ""))
         if metrics is None and not metrics_.own(data):
             known = metrics_.parse(metrics_.default_names(positions=held.positions))

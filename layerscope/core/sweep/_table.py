@@ -112,7 +112,7 @@ def _values(
                     full[f"{label}_standard_error".lstrip("_")][(*at, place)] = error
         count[at] = next((tally.count for tally in tallies.values()), np.nan)
         broken[at], early[at] = _total(tallies), cell.key in stopped
-        verdict[at] = _verdict(state, cell, verdicts.get(cell.key, "")) if decides else ""
+        verdict[at] = _verdict(plan, state, cell, verdicts.get(cell.key, "")) if decides else ""
         bounds[0][at], bounds[1][at] = intervals.get(cell.key, (np.nan, np.nan))
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name: (_DIMS, array) for name, array in full.items()
@@ -131,9 +131,12 @@ def _values(
     return variables
 
 
-def _verdict(state: SweepState, cell: Cell, settled: str) -> str:
+def _verdict(plan: Plan, state: SweepState, cell: Cell, settled: str) -> str:
     """Return what was settled, unless the checkpoint can settle nothing."""
-    doubt = state.doubts.cells.get((cell.layer.name, cell.epoch), "")
+    series = plan.subject.series
+    # The last checkpoint is the trained network: that it is the same again is no surprise.
+    last = bool(series.epochs) and cell.epoch == series.last
+    doubt = "" if last else state.doubts.cells.get((cell.layer.name, cell.epoch), "")
     if not state.moved.get(cell.layer.name, True) and cell.epoch != NO_EPOCH:
         doubt = AS_TRAINED
     return NOT_MOVED if doubt == AS_TRAINED else UNDECIDED if doubt and settled else settled

@@ -165,8 +165,8 @@ def ranked(
     moved = stats.degradation(ds).sel(metric=metric, perturbation=which)
     first = moved.dropna("epoch", how="all").isel(epoch=0)
     costs = first.drop_sel(layer=results.FULL_MODEL, errors="ignore")
-    costs = costs.mean([dim for dim in costs.dims if dim != "layer"]).to_series().dropna()
-    order = costs.sort_values(ascending=False)
+    means = costs.mean([dim for dim in costs.dims if dim != "layer"]).to_series().dropna()
+    order = means.sort_values(ascending=False)
     level = float(ds["baseline"].sel(metric=metric).mean())
     said = (
         f"{title}. Trained, its {metric} is {level:.3g}; it rises most by {_listed(order[:_ENDS])}"
