@@ -821,7 +821,7 @@ def main() -> None:
             attempt(run, name, partial(TIMED[name], run))
     tried = [*run.found.get("exact", []), *run.found.get("decoder", [])]
     unequal = [facts for facts in tried if facts.get("unequal")]
-    run.add("verdict", exact="exact" in run.found and not unequal, unequal=unequal)
+    run.add("verdict", exact=bool(tried) and not unequal, unequal=unequal)
 
 
 if __name__ == "__main__":

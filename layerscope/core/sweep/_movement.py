@@ -49,7 +49,8 @@ def row_distances(plan: Plan, show_progress: bool = False) -> tuple[Distances, d
         for leaf in leaves:
             start = series.read(series.first, leaf.tensors)
             holders = plan.tensors.holders(leaf.parameters)
-            trails |= {name: Trail(name) for name in leaf.tensors}
+            if series.epochs:  # the weights of a network alone are compared with nothing
+                trails |= {name: Trail(name) for name in leaf.tensors}
             for epoch in epochs:
                 now = start if epoch == series.first else series.read(epoch, leaf.tensors)
                 if epoch in (*grid.epochs, series.last):
@@ -59,11 +60,11 @@ def row_distances(plan: Plan, show_progress: bool = False) -> tuple[Distances, d
                 each = _unmoved(parameters) if still else displacements(now, parameters, holders)
                 found |= {(name, epoch): moved for name, moved in each.items()}
                 found[leaf.name, epoch] = Displacement.total(each.values())
-                for name, tensor in now.items():
-                    trails[name].add(tensor, start[name])
+                for name in trails.keys() & now.keys():
+                    trails[name].add(now[name], start[name])
                 del now  # before the next is read
                 advance(1)
-            for name in leaf.tensors:
+            for name in trails.keys() & set(leaf.tensors):
                 trails[name].finish()
     distances = {
         (row.name, epoch): Displacement.total(
