@@ -329,6 +329,38 @@ def test_freed_memory_is_kept_for_the_next_tensor_and_then_returned():
     assert afterwards > 10 * kept
 
 
+HOLES = """
+import sys, torch
+from layerscope.base import devices
+
+def held():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+keep = devices.KeepMemory(torch.device("cpu"))
+with keep:
+    large = torch.ones(2**26)  # 256 MiB
+    if sys.argv[1] == "fitted":
+        keep.fit(large.nbytes)
+    before, settled = held(), []
+    for _ in range(3):
+        del large
+        keep.settle()
+        settled.append(torch.ones(2**18))
+        large = torch.ones(2**26)
+    print(held() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+@pytest.mark.parametrize("what", ["fitted", "kept"])
+def test_nothing_settles_where_a_large_tensor_was(what):
+    said = subprocess.run(
+        [sys.executable, "-c", HOLES, what], capture_output=True, text=True, check=True
+    )
+    assert (float(said.stdout) < 100) == (what == "fitted")  # MiB
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype", "plainly"),
     [

@@ -7,6 +7,7 @@ the flattened weights of a recurrent network, are not.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +28,10 @@ __all__ = [
     "tied_names",
     "update_digest",
 ]
+
+_PIECE = 2**22
+"""Elements of a tensor that may be copied without being missed in memory."""
+_MOST_PIECES = 16
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -221,9 +226,18 @@ def marks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
         plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
         if plain.layout == torch.strided and not plain.is_meta:
             bits = plain.view(whole.get(plain.element_size(), torch.int64))
-            found[name] = bits.sum(dtype=torch.int64)
+            found[name] = _sum(bits)
     together = torch.stack(list(found.values())).tolist() if found else []
     return dict(zip(found, together, strict=True))
+
+
+def _sum(bits: Tensor) -> Tensor:
+    """Sum whole numbers, of a large tensor a part at a time: a CPU copies what it makes wider."""
+    if bits.ndim == 0 or bits.numel() <= _PIECE:
+        return bits.sum(dtype=torch.int64)
+    flat = bits.view(-1) if bits.is_contiguous() else bits
+    pieces = torch.split(flat, math.ceil(len(flat) / _MOST_PIECES))
+    return torch.stack([piece.sum(dtype=torch.int64) for piece in pieces]).sum()
 
 
 def update_digest(seen: Any, inputs: Any, within: frozenset[int] = frozenset()) -> None:

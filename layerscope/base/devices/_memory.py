@@ -13,6 +13,8 @@ from layerscope.base import memory
 from layerscope.base.undoing import Undo
 
 _SPARE_BYTES = 4 * 2**30
+_LARGE = 2**28
+"""Bytes of a tensor in whose place smaller ones must not settle once it is freed."""
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -58,11 +60,16 @@ class KeepMemory(Undo):
 
     glibc asks the system anew for each piece above 32 MiB, and the system clears every page of it,
     which takes up to a third of a pass over large batches. Elsewhere nothing is done.
+
+    Logits of a large vocabulary are better asked for anew: what is kept would be up to four times
+    as large, since smaller pieces settle where they were. Say `fit` once their size is known.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
+        self._set_limit: Callable[[int, int], int] | None = None
+        self._stale = False
 
     def begin(self) -> None:
         """Set the limits."""
@@ -78,6 +85,20 @@ class KeepMemory(Undo):
         self.add(lambda: set_limit(_M_MMAP_MAX, 65_536))
         set_limit(_M_MMAP_MAX, 0)
         set_limit(_M_TRIM_THRESHOLD, 2**31 - 1)
+        self._set_limit = set_limit
+
+    def fit(self, largest: int) -> None:
+        """Keep no large pieces where the largest tensor has so many bytes."""
+        if largest >= _LARGE and self._set_limit is not None:
+            self._set_limit(_M_MMAP_THRESHOLD, 32 * 2**20)
+            self._set_limit(_M_MMAP_MAX, 65_536)
+            self._stale = True
+
+    def settle(self) -> None:
+        """Give back what was kept before `fit` was said, now that it is free."""
+        if self._stale:
+            trim()
+        self._stale = False
 
 
 def release(device: torch.device) -> None:

@@ -85,7 +85,8 @@ class Probe(Undo):
         """Borrow the network, and put the trained weights in."""
         subject = self.subject
         budget = devices.spare_bytes(subject.device)
-        self.enter(devices.KeepMemory(subject.device))
+        self._memory = devices.KeepMemory(subject.device)
+        self.enter(self._memory)
         self.enter(borrowed(subject.model, subject.device, self._to))
         self._swapper = Swapper(subject.model)
         # Piece by piece: a network that holds these weights already takes no more memory.
@@ -143,6 +144,7 @@ class Probe(Undo):
         inputs, targets = self.subject.data.first
         with explain_mismatch(inputs):
             once = self.recorder.notice(partial(self.subject.call, inputs))
+        self._memory.fit(once.nbytes)
         if twice:
             steadiness.require_same(*(self.plain(self._first_call()) for _ in range(2)))
         self.subject = self.subject.fitted(once, inputs, targets)
@@ -195,6 +197,7 @@ class Probe(Undo):
             If the network does not repeat itself on the first batch that it sees.
         """
         self._put_by()
+        self._memory.settle()
         if budget is not None:
             self.recorder.budget = budget
         seen = Seen(batch, watched=index == 0 and len(self.subject.data.lengths) > 1)
