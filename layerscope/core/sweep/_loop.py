@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -21,15 +20,15 @@ from layerscope.core import layers
 from layerscope.core.batches import Batch
 from layerscope.core.layers import Layer
 from layerscope.core.measures import Measured, measure_rows
-from layerscope.core.metrics import NOT_FINITE, Outcome
-from layerscope.core.probe import Cell, Probe, Question, Seen
+from layerscope.core.probe import Cell, Probe
 from layerscope.core.reuse import Group
 from layerscope.core.sweep._doubts import Doubts, find_doubts
 from layerscope.core.sweep._movement import draw_distance, moved_rows, row_distances
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._refusals import refused_cells
 from layerscope.core.sweep._store import Parts
-from layerscope.core.sweep._sums import PartBuilder, PartResult, Sums, largest_weight, metric_of
+from layerscope.core.sweep._sums import PartResult, Sums, largest_weight, metric_of
+from layerscope.core.sweep._tile import Part, TileHooks, compute_tile
 from layerscope.errors import LayerscopeError
 from layerscope.results import FULL_MODEL
 
@@ -157,17 +156,6 @@ def _largest_weight(plan: Plan, outputs: Tensor, targets: Any) -> float:
     return largest_weight(metric, outputs, targets, heaviest) if metric else 1.0
 
 
-@dataclass
-class _Part:
-    """Cells that are computed and recorded together, by the modules they change."""
-
-    groups: list[tuple[Group, list[Cell]]]
-
-    @property
-    def keys(self) -> list[str]:
-        return [cell.key for _, cells in self.groups for cell in cells]
-
-
 class _Work:
     """The parts of every batch: those to be computed, and the sums of those that are done."""
 
@@ -182,12 +170,12 @@ class _Work:
     ) -> None:
         self._plan, self._probe, self._store = plan, probe, store
         self._between = between or (lambda: None)
-        self._data, self._metrics = plan.subject.data, plan.subject.metrics
-        whole = [_Part(list(groups))]
+        self._data = plan.subject.data
+        whole = [Part(list(groups))]
         self._parts = whole if store is None else _cut(groups, self._data.lengths)
         self._batches = len(self._data.lengths)
         keys = [part.keys for part in self._parts]
-        self.sums = Sums(self._metrics, keys, self._data.count, plan.rule, most)
+        self.sums = Sums(self._plan.subject.metrics, keys, self._data.count, plan.rule, most)
 
     def run(self, show: Callable[[], None], save: Callable[[], None], bar: bool) -> None:
         """Add every part of every batch."""
@@ -249,7 +237,7 @@ class _Work:
         arrays = self._store.read(part_name(index, part)) if self._store is not None else None
         if arrays is None:
             return False
-        self._fold(part, PartResult.of(arrays, self._metrics))
+        self._fold(part, PartResult.of(arrays, self._plan.subject.metrics))
         return True
 
     def _fold(self, part: int, found: PartResult) -> None:
@@ -276,48 +264,20 @@ class _Work:
         return not self._store.has(part_name(index, part))
 
     def _compute(self, index: int, batch: Batch, ready: Sequence[int]) -> None:
-        active = {part: set(self.sums.active(part)) for part in ready}
-        waiting = [
-            group
-            for part in ready
-            for group, cells in self._parts[part].groups
-            if any(cell.key in active[part] for cell in cells)
-        ]
-        seen = self._probe.see(index, batch, waiting)
-        baseline = self._measure(seen, seen.reference)
-        self._probe.let_go(seen)
-        for part in ready:
-            builder = PartBuilder(baseline, self._plan.each)
-            with self._claimed(index, part) as mine:
-                for group, cells in self._parts[part].groups:
-                    wanted = [cell for cell in cells if cell.key in active[part]]
-                    if not wanted:
-                        continue
-                    if mine:
-                        self._probe.remember(seen, waiting)
-                    waiting.remove(group)
-                    for cell in wanted if mine else ():
-                        builder.add(cell.key, self._answer(seen, cell, group) or baseline)
-                    self._probe.forget(group)
-                if not mine:
-                    continue
-                result = builder.finish()
-                self._record(part_name(index, part), result)
+        parts = {part: self._parts[part].only(set(self.sums.active(part))) for part in ready}
+
+        def done(index: int, part: int, result: PartResult) -> None:
+            self._record(part_name(index, part), result)
             if self.sums.next[part] == index:
                 self._fold(part, result)
 
-    def _answer(self, seen: Seen, cell: Cell, group: Group) -> dict[str, Outcome] | None:
-        """Measure one cell; None if it changes nothing."""
+        hooks = TileHooks(self._before_cell, self._claimed)
+        compute_tile(self._plan, self._probe, [(index, batch)], parts, done, hooks)
+
+    def _before_cell(self) -> None:
         self._between()
         if self._store is not None:
             self._store.beat()
-        label = f"{cell.layer.name} under {cell.perturbation.name}"
-        question = Question(group, partial(self._plan.tensors.of, cell), label)
-        outputs = self._probe.ask(seen, question)
-        return None if outputs is None else self._measure(seen, outputs)
-
-    def _measure(self, seen: Seen, outputs: Any) -> dict[str, Outcome]:
-        return seen.measure([*self._metrics, NOT_FINITE], outputs)
 
     def _record(self, name: str, result: PartResult) -> None:
         if self._store is None:
@@ -348,15 +308,15 @@ def part_name(index: int, part: int) -> str:
     return f"batch-{index:06d}-part-{part}"
 
 
-def _cut(groups: Sequence[tuple[Group, list[Cell]]], lengths: Sequence[int]) -> list[_Part]:
+def _cut(groups: Sequence[tuple[Group, list[Cell]]], lengths: Sequence[int]) -> list[Part]:
     """Cut the cells into parts of about equal size; fewer where there are many batches."""
     count = max(1, min(len(groups), _MOST_PARTS, 128 // len(lengths)))
     share = sum(len(cells) for _, cells in groups) / count
-    parts: list[_Part] = [_Part([])]
+    parts: list[Part] = [Part([])]
     done = 0
     for group, cells in groups:
         if done >= share * len(parts):
-            parts.append(_Part([]))
+            parts.append(Part([]))
         parts[-1].groups.append((group, cells))
         done += len(cells)
     return parts
