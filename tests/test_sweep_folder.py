@@ -98,7 +98,10 @@ def test_a_file_of_the_users_own_is_neither_taken_nor_replaced(tmp_path, name, c
 def test_a_dataset_is_taken_without_its_json_if_it_is_of_this_sweep(tmp_path):
     first = sweep(tmp_path, outcomes=True)
     (tmp_path / "sweep.json").unlink()
-    for other, said in (({"seed": 1}, "seed differ"), ({"draws": 2, "seed": 1}, "draws, seed")):
+    for other, said in (
+        ({"seed": 1}, "seed .1 here, 0 there. differ"),
+        ({"draws": 2, "seed": 1}, "draws .*seed"),
+    ):
         with pytest.raises(ResultError, match=rf"sweep\.nc is of another sweep: .*{said}"):
             sweep(tmp_path, outcomes=True, **other)
         assert names(tmp_path) == ["outcomes.nc", "sweep.nc"]
@@ -110,7 +113,7 @@ def test_the_outcomes_of_another_sweep_are_not_taken(tmp_path):
     for seed in (0, 1):
         sweep(tmp_path / str(seed), outcomes=True, seed=seed)
     shutil.copy(tmp_path / "1" / "outcomes.nc", tmp_path / "0")
-    with pytest.raises(ResultError, match=r"outcomes\.nc is of another sweep: seed differ"):
+    with pytest.raises(ResultError, match=r"outcomes\.nc is of another sweep: seed \("):
         sweep(tmp_path / "0", outcomes=True)
     (tmp_path / "0" / "outcomes.nc").unlink()
     with pytest.raises(ResultError, match=r"outcomes\.nc is gone.*remove .*sweep\.nc to compute"):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,19 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import layerscope
+from layerscope.base import devices
 from layerscope.base.fingerprints import Fingerprint, fingerprint
+from layerscope.core.layers import Norms
 from layerscope.core.metrics import Metric
-from layerscope.core.perturb import Perturbation
+from layerscope.core.perturb import Perturbation, Redraw, parse
+from layerscope.core.probe import CellTensors, Subject
+from layerscope.core.sweep._differences import differences
+from layerscope.core.sweep._grid import Grid, rows
+from layerscope.core.sweep._identity import identify
+from layerscope.core.sweep._plan import Plan
 from layerscope.errors import ResultError
 
 helpers = types.ModuleType("helpers")
@@ -302,9 +311,51 @@ def test_a_function_that_holds_the_network_goes_by_the_checkpoints(pair, tmp_pat
 SETTINGS = {
     "an autocast around": lambda: torch.autocast("cpu", torch.bfloat16),
     "another default type": lambda: _default_dtype(torch.float64),
-    "precision of products": lambda: _precision("medium"),
+    "matmul precision": lambda: _precision("medium"),
     "oneDNN off": lambda: torch.backends.mkldnn.flags(enabled=False),
+    "attention": lambda: sdpa_kernel(SDPBackend.MATH),
+    "denormal numbers": lambda: _flushing(),
+    "transformer layers": lambda: _fast_path(),
+    "deterministic algorithms": lambda: _deterministic(),
 }
+NAMED = {
+    "an autocast around": r"autocast \(torch\.bfloat16 here, off there\)",
+    "another default type": r"default type \(torch\.float64 here, torch\.float32 there\)",
+    "matmul precision": r"matmul precision \(medium here, highest there\)",
+    "oneDNN off": r"torch\.backends\.mkldnn\.enabled \(False here, True there\)",
+    "attention": r"attention by flash \(off here, on there\)",
+    "denormal numbers": r"denormal numbers \(flushed to 0 here, kept there\)",
+    "transformer layers": r"fast path of transformer layers \(off here, on there\)",
+    "deterministic algorithms": r"deterministic algorithms \(on here, off there\)",
+}
+
+
+@contextmanager
+def _flushing():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush denormal numbers")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
+def _fast_path():
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+@contextmanager
+def _deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 class _default_dtype:  # noqa: N801
@@ -333,21 +384,20 @@ class _precision(_default_dtype):  # noqa: N801
 def test_other_arithmetic_is_another_sweep(pair, tmp_path, setting):
     sweep(tmp_path, pair)
     model = Network(5)
-    with SETTINGS[setting](), pytest.raises(ResultError, match="arithmetic"):
+    with SETTINGS[setting](), pytest.raises(ResultError, match=NAMED[setting]):
         sweep(tmp_path, pair, model)
     sweep(tmp_path, pair)
 
 
 CHILD = """
 import json, sys, torch
-from layerscope.base import devices
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 import test_sweep_identity as t
 if sys.argv[2] == "values":
     print(json.dumps([t.fingerprint(t.value(seed)) for seed in range(60)]))
-elif sys.argv[2] == "processor":
-    print(devices.arithmetic(torch.device("cpu"))["processor"])
+elif sys.argv[2] == "half":
+    t.half_a_sweep(sys.argv[3])
 else:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(30, 5, generator=generator)
@@ -357,8 +407,8 @@ else:
 """
 
 
-def child(what, **environment):
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(what)]
+def child(*what, **environment):
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), *map(str, what)]
     ran = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | environment
     )
@@ -404,9 +454,91 @@ def test_another_process_goes_on_in_the_same_folder(tmp_path):
         child(tmp_path, PYTHONHASHSEED=seed)
 
 
-def test_instructions_of_the_processor_are_compared():
-    assert child("processor", ATEN_CPU_CAPABILITY="default").strip() == "DEFAULT"
-    assert child("processor").strip() == torch.backends.cpu.get_cpu_capability()
+def half_a_sweep(out):
+    """Stop after the first batch, as Ctrl-C would."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(30, 5, generator=generator)
+    pair = inputs, torch.randint(4, (30,), generator=generator)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(out, pair, callback=stop)
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="this processor has no other"
+)
+def test_half_a_sweep_under_other_instructions_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as the child has
+    child("half", tmp_path, ATEN_CPU_CAPABILITY="default")
+    assert list(tmp_path.rglob("*.npz"))
+    here = torch.backends.cpu.get_cpu_capability()
+    # Not alone: what is drawn has other bits under them as well.
+    told = rf"belongs to another sweep: .*processor instructions \({here} here, DEFAULT there\)"
+    with pytest.raises(ResultError, match=told):
+        half_a_sweep(tmp_path)
+
+
+def test_precision_that_was_set_in_two_ways_is_told(monkeypatch):
+    cpu = torch.device("cpu")
+
+    def mixed():
+        raise RuntimeError("PyTorch is checking whether allow_tf32_new is enabled ...")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    assert devices.arithmetic(cpu)["matmul precision"] == "set in two ways"
+
+
+def test_cards_of_one_kind_share_a_folder(monkeypatch):
+    cards = {"cuda": "H", "cuda:0": "H", "cuda:1": "H", "cuda:2": "A"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: cards[str(device)])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    told = {card: devices.arithmetic(torch.device(card)) for card in cards}
+    assert told["cuda"] == told["cuda:0"] == told["cuda:1"]
+    assert differences(told["cuda:1"], told["cuda:2"]) == ["card (H here, A there)"]
+    # Kept out, since it is off while a network is lent.
+    assert "torch.backends.cudnn.benchmark" not in told["cuda"]
+
+
+def test_the_cpu_is_one_device_by_whatever_number(pair, tmp_path):
+    ds = sweep(tmp_path, pair)
+    assert sweep(tmp_path, pair, device="cpu:0").identical(ds)
+
+
+def test_the_version_of_a_package_that_the_network_is_of_is_told(monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.ops.MLP(5, [4])
+    assert identity_of(model)["libraries"] == {"torchvision": torchvision.__version__}
+    before = identity_of(model)
+    monkeypatch.setattr(torchvision, "__version__", "0.1")
+    named = differences(identity_of(model), before)
+    assert f"torchvision (0.1 here, {before['libraries']['torchvision']} there)" in named
+
+
+def identity_of(model):
+    given = {"checkpoints": None, "metrics": ["error"], "batch_size": 4, "dtype": None}
+    pair = torch.zeros(4, 5), torch.zeros(4, dtype=torch.long)
+    subject = Subject.of(model, pair, device="cpu", output=None, **given)
+    found = rows(model, None, "leaf", Norms(), network=True)
+    series = subject.series
+    tensors = CellTensors(model, series, Redraw(model, series), 0, subject.device)
+    plan = Plan(subject, Grid(found, parse(["skip"]), [], 1), tensors)
+    return identify(plan, None)
+
+
+def test_differences_are_told_as_far_as_they_can_be_read():
+    one = {"seed": 1, "epochs": [0, 1, 5], "data": {"sha256": "0" * 64}, "output": "", "same": 3}
+    other = {"seed": 0, "epochs": [0, 1, 4], "data": {"sha256": "1" * 64}, "same": 3}
+    assert differences(one | {"code": "a" * 64}, other | {"code": "b" * 64}) == [
+        "code",
+        "data",
+        "epochs (5 here only, 4 there only)",
+        "output (none here, none there)",
+        "seed (1 here, 0 there)",
+    ]
+    assert differences(one, one) == []
 
 
 @given(st.integers(0, 10_000))

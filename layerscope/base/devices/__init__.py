@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from layerscope.base.devices._arithmetic import arithmetic
 from layerscope.base.devices._choice import describe, present, resolve
 from layerscope.base.devices._memory import (
     KeepMemory,
@@ -17,7 +18,6 @@ from layerscope.base.devices._memory import (
     trim,
 )
 from layerscope.base.devices._precision import (
-    arithmetic,
     autocast,
     double,
     multiplies_bfloat16,

@@ -55,7 +55,8 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
             f"device {str(device)!r} is not present: this machine has "
             f"{torch.cuda.device_count()} CUDA device(s), counted from 0."
         )
-    return chosen
+    # There is one of these, whatever number it goes by; tensors on it would say they are elsewhere.
+    return torch.device(chosen.type) if chosen.type in ("cpu", "mps") else chosen
 
 
 def describe(device: torch.device) -> str:

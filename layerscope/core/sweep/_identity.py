@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import platform
 import re
+import sys
 import types
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -112,6 +113,7 @@ def _environment(subject: Subject) -> dict[str, Any]:
         "layerscope": __version__,
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
+        "libraries": _libraries(model),
         "threads": torch.get_num_threads(),
         "network": {
             "class": f"{type(model).__module__}.{type(model).__qualname__}",
@@ -131,9 +133,17 @@ def _environment(subject: Subject) -> dict[str, Any]:
         "output": _where(subject.output.where),
         "tied": {name: list(others) for name, others in tied_names(model).items()},
         "metrics": [m.name for m in subject.metrics],
-        "device": str(subject.device),
+        "device": subject.device.type,  # which of several cards of a kind makes no difference
         "dtype": str(subject.dtype).removeprefix("torch.") if subject.dtype else "",
     }
+
+
+def _libraries(model: nn.Module) -> dict[str, str]:
+    """Versions of the installed packages that the network's code is of, but torch."""
+    kinds = {type(module) for module in model.modules() if is_library(type(module))}
+    names = {kind.__module__.partition(".")[0] for kind in kinds} - {"torch", "builtins"}
+    known = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
+    return {name: str(known[name]) for name in sorted(known) if known[name]}
 
 
 def _attention(model: nn.Module) -> dict[str, str]:

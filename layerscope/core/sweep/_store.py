@@ -34,6 +34,7 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.base import writing
+from layerscope.core.sweep._differences import differences
 from layerscope.errors import ResultError
 
 __all__ = ["DATASET", "IDENTITY", "OUTCOMES", "PARTIAL", "Parts", "Store", "digest"]
@@ -177,15 +178,11 @@ class Store:
         return [path for folder in self._part_folders() for path in folder.glob("*.npz")]
 
     def _compare(self, theirs: Mapping[str, Any]) -> None:
-        if differing := self._differing(theirs):
+        if differing := differences(self._identity, theirs):
             raise ResultError(
                 f"{self.folder} belongs to another sweep: {', '.join(differing)} differ. "
                 f"{_ELSEWHERE}. Where only data differ, is it shuffled?"
             )
-
-    def _differing(self, theirs: Mapping[str, Any]) -> list[str]:
-        mine = self._identity
-        return sorted(key for key in theirs | mine if theirs.get(key) != mine.get(key))
 
     def _require_own(self, name: str) -> None:
         if why := self._foreign(name):
@@ -205,7 +202,7 @@ class Store:
             return ""
         if IDENTITY not in about:
             return f"{path} does not say of which sweep it is, so it is not taken for this one's"
-        differing = self._differing({key: about.get(key) for key in self._identity})
+        differing = differences(self._identity, {key: about.get(key) for key in self._identity})
         return f"{path} is of another sweep: {', '.join(differing) or 'more'} differ"
 
     def _unusable(self, why: str) -> ResultError:
