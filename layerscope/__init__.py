@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from layerscope.core.export import export
     from layerscope.core.metrics import evaluate
     from layerscope.core.networks import open_network, open_tokenizer
+    from layerscope.core.pruning import prune
     from layerscope.core.session import Session
     from layerscope.core.sweep import sweep
     from layerscope.jupyter import LayerExplorer
@@ -58,6 +59,7 @@ __all__ = [
     "open_tokenizer",
     "perturb",
     "plots",
+    "prune",
     "report",
     "reproduce",
     "results",
@@ -95,6 +97,7 @@ _HOMES = {
     "open_tokenizer": ("core.networks", "open_tokenizer"),
     "perturb": ("core.perturb", None),
     "plots": ("plots", None),
+    "prune": ("core.pruning", "prune"),
     "report": ("report", None),
     "reproduce": ("paper.reproduce", None),
     "results": ("results", None),

@@ -22,7 +22,7 @@ ROOMS = {
              "validate", "undoing", "writing", "seeds", "progress", "devices"],
     "core": ["batches", "layers", "checkpoints", "networks", "running", "metrics", "perturb",
              "plain", "lending", "reuse", "stopping", "probe", "measures", "sweep",
-             "drilling", "session", "export"],
+             "drilling", "pruning", "session", "export"],
     "zoo": ["models", "data", "recorders", "training"],
     "paper": ["analyses", "reference", "experiments", "reproduce", "batch", "gallery"],
 }  # fmt: skip
@@ -36,7 +36,7 @@ LONGEST = 450
 UNDERSCORED: dict[str, int] = {}
 
 # Names in `layerscope.__all__` that are no modules, and in all of its public modules together.
-AT_THE_TOP = 18
+AT_THE_TOP = 19
 PUBLIC = 198
 
 HEAVY = [

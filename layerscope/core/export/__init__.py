@@ -79,12 +79,15 @@ def export(
     folder : path
         New; nothing is there until everything is.
     without : str, sequence of str, or Dataset
-        Blocks by name (``"model.layers.3"``), ranges of them (``"model.layers.3-5"``), or a Dataset
-        of a sweep: one row of it, ``ds.sel(layer=…)``, or with `margin` all.
+        Blocks by name (``"model.layers.3"``) or place (``"3"``), ranges of them
+        (``"model.layers.3-5"``, ``"3-5"``), or a Dataset: one row of a sweep, ``ds.sel(layer=…)``,
+        or with `margin` all; or what `layerscope.prune` returns, up to the step that is wanted,
+        ``path.sel(step=slice(5))``, or with `margin` all.
     margin : float, optional
-        Every block that is robust within this degradation is left out: that by itself costs no
-        more, the whole interval counted, see `stats.classify`. What several cost together is
-        another question, which ``predicted`` answers.
+        Of a sweep, every block that is robust within this degradation is left out: that by itself
+        costs no more, the whole interval counted, see `stats.classify`. What several cost together
+        is another question, which ``predicted`` answers. Of a path, the blocks up to the last step
+        whose degradation lies within it, likewise.
     metric : str, optional
         Of `margin`; by default as `stats.classify`.
     data : optional

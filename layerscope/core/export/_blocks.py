@@ -110,15 +110,27 @@ def _by_name(model: nn.Module, without: Any, blocks: BlockList) -> set[str]:
             f"{blocks.names[:2]}, of a range, or the row of a Dataset."
         )
     known = layers.ranges(model)  # those of one block are the blocks
+    known = _by_number(blocks.names) | known  # where blocks are called by numbers, these count
     try:
         return {block for name in names for block in known[choose(name, known, "block or range")]}
     except OptionError as error:
         raise LayerError(str(error)) from None
 
 
+def _by_number(names: Sequence[str]) -> dict[str, list[str]]:
+    """Name blocks and ranges of them by places, counted from 0: "3", "20-24"."""
+    ends = ((first, last) for first in range(len(names)) for last in range(first, len(names)))
+    return {
+        f"{first}-{last}" if last > first else f"{first}": [*names[first : last + 1]]
+        for first, last in ends
+    }
+
+
 def _of_dataset(
     ds: xr.Dataset, blocks: BlockList, margin: float | None, metric: str | None
 ) -> set[str]:
+    if _is_path(ds):
+        return _of_path(ds, margin, metric)
     if "n_blocks" not in ds.coords:
         raise ResultError(
             "the Dataset does not say which blocks its rows are (n_blocks), since it is of an "
@@ -161,8 +173,35 @@ def _dispensable(ds: xr.Dataset, margin: float, metric: str | None) -> set[str]:
     return known
 
 
+def _is_path(ds: xr.Dataset) -> bool:
+    """Recognise what `layerscope.prune` returns."""
+    return "removed" in ds.coords and "step" in ds.coords
+
+
+def _of_path(ds: xr.Dataset, margin: float | None, metric: str | None) -> set[str]:
+    """Blocks of all steps of a path; with a margin, of those up to the last one within it."""
+    if "step" not in ds.dims:
+        raise ResultError(
+            f"without is one step of a path, which says what this step removes; give all up to it: "
+            f"path.sel(step=slice({int(ds.step)}))."
+        )
+    removed = [str(name) for name in ds["removed"].values]
+    if margin is None:
+        return {*removed} - {""}
+    upper = ds["upper"].sel(metric=results.metric_name(ds, metric)).values
+    within = np.flatnonzero(upper <= margin)
+    if not len(within) or not removed[within[-1]]:
+        raise LayerError(
+            f"no step of the path stays within {margin}; the first, without {removed[1]}, may cost "
+            f"{upper[1]:.3g}."
+        )
+    return {*removed[: within[-1] + 1]} - {""}
+
+
 def values_of(ds: xr.Dataset, blocks: BlockList, names: Sequence[str]) -> dict[str, float]:
     """Read what a sweep gave for the network without these blocks; empty where it did not ask."""
+    if _is_path(ds):
+        return values_in(ds["value"].isel(step=len(names)))
     first = blocks.names.index(names[0])
     in_a_row = blocks.names[first : first + len(names)] == list(names)
     if not in_a_row or "n_blocks" not in ds.coords or SKIP not in ds["perturbation"]:
