@@ -89,7 +89,7 @@ GIVEN = {
 @pytest.mark.parametrize("text", GIVEN)
 def test_what_is_given_as_text_reaches_the_sweep(text, trained, few_digits, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(sweeping, "_data_of", lambda *_: few_digits)
+    monkeypatch.setattr(sweeping, "data_of", lambda *_: few_digits)
     monkeypatch.setattr(engine, "sweep", lambda *_, **came: calls.append(came) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["sweep", str(trained.folder), "--out", str(tmp_path), *text.split()])

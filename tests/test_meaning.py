@@ -308,7 +308,7 @@ def test_the_command_line_sweeps_with_ones_own(trained, few_digits, tmp_path, mo
     (tmp_path / "my_own.py").write_text(MINE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("layerscope.cli._sweeping._data_of", lambda *_: few_digits)
+    monkeypatch.setattr("layerscope.cli._sweeping.data_of", lambda *_: few_digits)
     given = ["--metrics", "my_own:certain", "error", "--draws", "2", "--device", "cpu"]
     given += ["--perturbations", "my_own:uniform", "reinitialize", "--out", str(tmp_path / "out")]
     main(["sweep", str(trained.folder), *given])

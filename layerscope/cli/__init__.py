@@ -12,6 +12,7 @@ from typing import Any
 from layerscope._version import __version__
 from layerscope.cli import (
     _auditing as auditing,
+    _exporting as exporting,
     _listing as listing,
     _reproducing as reproducing,
     _sweeping as sweeping,
@@ -27,6 +28,8 @@ _COMMANDS = (
     sweeping.add_train,
     auditing.add_checkpoints,
     sweeping.add_sweep,
+    exporting.add_prune,
+    exporting.add_export,
     sweeping.add_show_result,
     sweeping.add_report,
     sweeping.add_explore,

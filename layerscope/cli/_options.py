@@ -19,7 +19,19 @@ from typing import Any
 from layerscope.cli._signature import Argument, arguments
 from layerscope.errors import OptionError
 
-__all__ = ["RECIPE", "SWEEP", "TRAIN", "Function", "add", "assignments", "get", "parse"]
+__all__ = [
+    "EXPORT",
+    "PRUNE",
+    "PRUNE_SWEEP",
+    "RECIPE",
+    "SWEEP",
+    "TRAIN",
+    "Function",
+    "add",
+    "assignments",
+    "get",
+    "parse",
+]
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,46 @@ TRAIN = Function(
 )
 
 RECIPE = Function("zoo/training", "Recipe")
+
+PRUNE = Function(
+    "core/pruning",
+    "prune",
+    without={
+        "model": "a name, which comes without a flag",
+        "data": "a name: --data",
+        "out": "has a default: --out",
+        "show_progress": "as that of the sweeps",
+    },
+)
+
+PRUNE_SWEEP = Function(
+    "core/sweep",
+    "sweep",
+    without=dict(SWEEP.without)
+    | dict.fromkeys(
+        ("layers", "view", "perturbations", "whole", "decide", "tolerance", "model_epochs"),
+        "set by prune itself",
+    )
+    | dict.fromkeys(
+        ("draws", "seed", "fresh", "epochs", "measures"), "of no use where blocks are skipped"
+    )
+    | {"outcomes": "kept of no step"},
+    defaults=SWEEP.defaults,
+)
+
+EXPORT = Function(
+    "core/export",
+    "export",
+    without={
+        "model": "a name, which comes without a flag",
+        "folder": "comes without a flag",
+        "without": "by name, or a result: --without, --result",
+        "data": "a name: --data",
+        "checkpoints": "the series itself",
+        "tokenizer": "that of the network",
+    },
+    defaults={"batch_size": "as the network was trained in, or 8 texts"},
+)
 
 _IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 """A metric, perturbation or function of the user's own: ``module:name``."""

@@ -18,8 +18,21 @@ from layerscope.cli._shared import (
 )
 from layerscope.errors import DataError, OptionError, choose
 
-__all__ = ["add_explore", "add_report", "add_show_result", "add_sweep", "add_train"]
+__all__ = [
+    "NETWORK",
+    "add_explore",
+    "add_report",
+    "add_show_result",
+    "add_sweep",
+    "add_train",
+    "data_of",
+    "texts_of",
+]
 
+NETWORK = (
+    "folder that layerscope train printed; or a language model: a folder of Hugging Face's, a GGUF "
+    "file, or org/name@revision"
+)
 
 _REFUSED = "✕ refused"
 
@@ -76,12 +89,7 @@ def _scores(scores: Mapping[str, float]) -> str:
 def add_sweep(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("sweep", help="reset each layer of a trained series and evaluate")
-    parser.add_argument(
-        "series",
-        metavar="NETWORK",
-        help="folder that layerscope train printed; or a language model: a folder of Hugging "
-        "Face's, a GGUF file, or org/name@revision",
-    )
+    parser.add_argument("series", metavar="NETWORK", help=NETWORK)
     parser.add_argument("--data", help="data set (default: the one it was trained on)")
     parser.add_argument(
         "--out", help="folder for the result (default: in that of the series, else NETWORK-sweep)"
@@ -104,7 +112,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
     series = checkpoints.open_series(options.series)
     model = models.rebuild(series)
     more = assignments(options.data_option, "--data-option")
-    test = _data_of(series, options.data, options.data_root, more).test
+    test = data_of(series, options.data, options.data_root, more).test
     out = Path(options.out) if options.out else Path(options.series) / "sweep"
     size = training.scoring_batch_size(test, series.manifest["recipe"]["batch_size"])
     ds = engine.sweep(
@@ -122,24 +130,37 @@ def _sweep_network(options: argparse.Namespace) -> None:
     """Sweep a network without checkpoints over a text, in its own tokens."""
     from pathlib import Path
 
-    from layerscope.core import networks, sweep as engine
-    from layerscope.zoo import data
+    from layerscope.core import sweep as engine
 
-    if options.data is None:
-        raise DataError(f"{options.series} does not say what to evaluate on; name it: --data NAME.")
-    more = assignments(options.data_option, "--data-option")
-    if "tokenizer" not in more:
-        more["tokenizer"] = networks.open_tokenizer(options.series)
-    found: Any = data.load(options.data, options.data_root, **more)
-    place = Path(options.series)
-    out = Path(options.out) if options.out else Path(f"{place.stem}-sweep")
-    size = {"batch_size": _ROWS}
-    ds = engine.sweep(options.series, found.test, out=out, **size | get(options, SWEEP))
+    texts, rows = texts_of(options.series, options)
+    out = Path(options.out) if options.out else Path(f"{Path(options.series).stem}-sweep")
+    size = {"batch_size": rows}
+    ds = engine.sweep(options.series, texts, out=out, **size | get(options, SWEEP))
     print(out / engine.DATASET)
     _show_result(ds)
 
 
-def _data_of(series: Any, name: str | None, root: str | None, options: Mapping[str, Any]) -> Any:
+def texts_of(network: str, options: argparse.Namespace, tokenizer: Any = None) -> tuple[Any, int]:
+    """Load the texts that are named, in a network's own tokens; and how many it sees at once.
+
+    Raises
+    ------
+    DataError
+        If none are named.
+    """
+    from layerscope.core import networks
+    from layerscope.zoo import data
+
+    if options.data is None:
+        raise DataError(f"{network} does not say what to evaluate on; name it: --data NAME.")
+    more = assignments(options.data_option, "--data-option")
+    if "tokenizer" not in more:
+        more["tokenizer"] = tokenizer or networks.open_tokenizer(network)
+    found: Any = data.load(options.data, options.data_root, **more)
+    return found.test, _ROWS
+
+
+def data_of(series: Any, name: str | None, root: str | None, options: Mapping[str, Any]) -> Any:
     """Load what a series was trained on, or what is named, in the series' own tokens.
 
     Raises

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def _batch_size(given: int | None, without: Any) -> int:
     if given is not None:
         return validate.integer(given, "batch_size", 1, 8)
     swept = results.settings(without).get("batch_size") if isinstance(without, xr.Dataset) else None
-    return swept if isinstance(swept, int) else 8
+    # A file gives it as NumPy's; "5 to 16, as given" is none.
+    return int(swept) if isinstance(swept, Integral) else 8
 
 
 def _random_tokens(model: nn.Module) -> tuple[Tensor, Tensor]:

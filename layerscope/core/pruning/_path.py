@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -121,8 +121,10 @@ def _moved(steps: Sequence[Step], metrics: Sequence[str]) -> np.ndarray:
         compat="override", join="outer", combine_attrs="override",
     )  # fmt: skip
     # The limits are of verdicts, which nobody asks for here.
-    skipped = {"tolerance": 0.0, "critical": 1.0, "perturbation": perturb.skip().name}
-    tables = [stats.classify(rows, name, **skipped) for name in metrics]
+    limits: dict[str, Any] = {"tolerance": 0.0, "critical": 1.0}
+    tables = [
+        stats.classify(rows, name, perturbation=perturb.skip().name, **limits) for name in metrics
+    ]
     return np.stack([table[[*_COST]].to_numpy() for table in tables], axis=1)
 
 
