@@ -82,6 +82,7 @@ GIVEN = {
     "--decide {'robust':0.1,'critical':0.2}": {"decide": {"robust": 0.1, "critical": 0.2}},
     "--tolerance 0.02": {"tolerance": 0.02},
     "--no-show-progress": {"show_progress": False},
+    "--plan": {"plan": True},
     "": {},
 }
 
@@ -143,6 +144,7 @@ def test_a_session_has_the_arguments_of_a_sweep():
     assert left == {
         "layers", "view", "perturbations", "measures", "draws", "out", "epochs", "model_epochs",
         "whole", "decide", "tolerance", "outcomes", "callback", "between", "show_progress",
+        "plan",
     }  # fmt: skip
 
 
@@ -152,10 +154,13 @@ def test_an_explorer_has_the_arguments_of_a_session_and_a_sweep():
     for name in set(mine) - arguments_of_run:
         assert mine[name][0] == mine[name][1], name
     assert set(shared(layerscope.Session)) - {"model"} <= set(mine)
-    left = set(inspect.signature(layerscope.sweep).parameters) - set(mine) - {"model"}
+    # With a plan nothing is swept that could be shown.
+    without = {"model", "plan"}
+    left = set(inspect.signature(layerscope.sweep).parameters) - set(mine) - without
     assert set(sweep_only(dict.fromkeys(left, 1))) == left
-    with pytest.raises(errors.OptionError, match="no argument of sweep"):
-        sweep_only({"model": 1})
+    for name in without:
+        with pytest.raises(errors.OptionError, match="no argument of sweep"):
+            sweep_only({name: 1})
 
 
 @pytest.mark.parametrize("function", [layerscope.Session, layerscope.LayerExplorer])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from layerscope.cli._options import RECIPE, SWEEP, TRAIN, add, assignments, get
@@ -101,8 +102,6 @@ def add_sweep(commands: Any) -> None:
 
 
 def _run_sweep(options: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from layerscope.core import checkpoints, networks, sweep as engine
     from layerscope.zoo import models, training
 
@@ -122,22 +121,29 @@ def _run_sweep(options: argparse.Namespace) -> None:
         out=out,
         **{"batch_size": size} | get(options, SWEEP),
     )
-    print(out / engine.DATASET)
-    _show_result(ds)
+    _print_result(ds, out)
 
 
 def _sweep_network(options: argparse.Namespace) -> None:
     """Sweep a network without checkpoints over a text, in its own tokens."""
-    from pathlib import Path
-
     from layerscope.core import sweep as engine
 
     texts, rows = texts_of(options.series, options)
     out = Path(options.out) if options.out else Path(f"{Path(options.series).stem}-sweep")
     size = {"batch_size": rows}
     ds = engine.sweep(options.series, texts, out=out, **size | get(options, SWEEP))
+    _print_result(ds, out)
+
+
+def _print_result(found: Any, out: Path) -> None:
+    """Print where a result lies and what came out; of a plan, what it would take."""
+    from layerscope.core import sweep as engine
+
+    if isinstance(found, engine.Forecast):
+        print(found)
+        return
     print(out / engine.DATASET)
-    _show_result(ds)
+    _show_result(found)
 
 
 def texts_of(network: str, options: argparse.Namespace, tokenizer: Any = None) -> tuple[Any, int]:

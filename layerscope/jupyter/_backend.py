@@ -22,6 +22,7 @@ __all__ = ["Backend", "sweep_only"]
 
 _USUAL = {name: each.default for name, each in inspect.signature(sweep).parameters.items()}
 _OF_SESSION = set(inspect.signature(Session).parameters)
+_TELLS_ONLY = {"plan"}  # with which nothing is swept that could be shown
 
 
 def sweep_only(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def sweep_only(given: Mapping[str, Any]) -> dict[str, Any]:
     OptionError
         If there is no such argument.
     """
-    known = [name for name in _USUAL if name not in _OF_SESSION]
+    known = [name for name in _USUAL if name not in _OF_SESSION | _TELLS_ONLY]
     return {choose(name, known, "argument of sweep"): value for name, value in given.items()}
 
 

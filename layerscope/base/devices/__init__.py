@@ -30,6 +30,7 @@ from layerscope.base.devices._state import (
     Threads,
     random_states,
     same_states,
+    wait,
 )
 
 __all__ = [
@@ -53,4 +54,5 @@ __all__ = [
     "short_attention",
     "spare_bytes",
     "trim",
+    "wait",
 ]

@@ -26,6 +26,14 @@ class Threads(Undo):
         torch.set_num_threads(self._count or before)
 
 
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what it was given, before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def random_states() -> list[torch.Tensor]:
     """Return the states of torch's global generators, of the CPU and of devices in use."""
     states = [torch.get_rng_state()]

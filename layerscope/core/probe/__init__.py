@@ -10,12 +10,15 @@ A sweep and a session are both made of this. Every answer has the bits of `layer
 
 from __future__ import annotations
 
-from layerscope.core.probe._cell import Cell, CellTensors, Question
+from layerscope.core.probe._cell import KEPT_BYTES, Cell, CellTensors, Question
+from layerscope.core.probe._costs import BatchCosts, time_batch
 from layerscope.core.probe._probe import Probe, Seen
 from layerscope.core.probe._subject import Subject
 from layerscope.core.probe._sums import add_tallies, tallies_of
 
 __all__ = [
+    "KEPT_BYTES",
+    "BatchCosts",
     "Cell",
     "CellTensors",
     "Probe",
@@ -24,4 +27,5 @@ __all__ = [
     "Subject",
     "add_tallies",
     "tallies_of",
+    "time_batch",
 ]

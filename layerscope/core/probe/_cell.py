@@ -25,9 +25,9 @@ from layerscope.core.running import Route
 from layerscope.errors import OptionError
 from layerscope.results import NO_EPOCH
 
-__all__ = ["Cell", "CellTensors", "Question"]
+__all__ = ["KEPT_BYTES", "Cell", "CellTensors", "Question"]
 
-_KEPT_BYTES = 16 * 2**20
+KEPT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class CellTensors:
         self._seed, self._device = seed, device
         self._kept: dict[tuple[str, Layer], dict[str, Tensor]] = {}
         self._routes: dict[tuple[str, Layer], dict[str, Route]] = {}
-        self._left = _KEPT_BYTES
+        self._left = KEPT_BYTES
 
     def question(self, cell: Cell) -> Question:
         """Ask about one cell."""

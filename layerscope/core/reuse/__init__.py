@@ -71,5 +71,6 @@ from __future__ import annotations
 from layerscope.core.reuse._forms import Group, Recording
 from layerscope.core.reuse._recorder import Recorder
 from layerscope.core.reuse._state import moved_by
+from layerscope.core.reuse._timing import PassCosts, Work, time_passes
 
-__all__ = ["Group", "Recorder", "Recording", "moved_by"]
+__all__ = ["Group", "PassCosts", "Recorder", "Recording", "Work", "moved_by", "time_passes"]

@@ -14,7 +14,7 @@ def plan_for(log: Log, group: Group) -> Plan:
     """Work out what a replay of this group may skip."""
     if group not in log.plans:
         routes = dict(group.routes)
-        over = _rerouted(log, group.places)
+        over = rerouted(log, group.places)
         limit = _limit(log, over, routes)
         certain = [log.calls[index] for index in over if index < limit]
         refusals = [why for call in certain if (why := _steers(log, call, routes[call.name]))]
@@ -42,7 +42,7 @@ def _above(log: Log, index: int) -> Iterator[int]:
         yield index
 
 
-def _rerouted(log: Log, places: Collection[str]) -> list[int]:
+def rerouted(log: Log, places: Collection[str]) -> list[int]:
     """List the outermost calls of these modules."""
     over: list[int] = []
     index = 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import xarray as xr
@@ -32,6 +32,7 @@ from layerscope.core.networks import network_of
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._call import called
+from layerscope.core.sweep._forecast import Forecast, forecast
 from layerscope.core.sweep._grid import perturbations_for as perturbations_for
 from layerscope.core.sweep._outer import OuterSweep
 from layerscope.core.sweep._request import Request
@@ -40,7 +41,7 @@ from layerscope.core.sweep._tasks import tasks_of as tasks_of
 from layerscope.core.sweep._warning import warn
 from layerscope.errors import OptionError, SweepWarning
 
-__all__ = ["DATASET", "called", "sweep"]
+__all__ = ["DATASET", "Forecast", "called", "sweep"]
 
 
 def sweep(
@@ -71,6 +72,7 @@ def sweep(
     callback: Callable[[xr.Dataset], object] | None = None,
     between: Callable[[], object] | None = None,
     show_progress: bool = True,
+    plan: bool = False,
 ) -> xr.Dataset:
     """Perturb each layer of a trained network, evaluate, and return what came out.
 
@@ -189,11 +191,16 @@ def sweep(
         Called before every cell, for what must not wait until a batch is through, such as a
         button that stops the sweep by raising.
     show_progress : bool
+    plan : bool
+        Sweep nothing, and return what it would take: cells, arithmetic, memory, bytes of
+        checkpoints, time for one and several workers. The first batch runs through the network
+        for it, and a few weights are made. Nothing is written to `out`.
 
     Returns
     -------
     xarray.Dataset
-        As `layerscope.results` describes.
+        As `layerscope.results` describes; with ``plan=True`` a `Forecast` instead, which shows
+        itself and has the numbers.
 
     Raises
     ------
@@ -233,6 +240,7 @@ def sweep(
     draws, seed = validate.integer(draws, "draws", 1, 3), validate.integer(seed, "seed")
     batch_size = validate.integer(batch_size, "batch_size", 1, 64)
     whole, outcomes = validate.flag(whole, "whole"), validate.flag(outcomes, "outcomes")
+    plan = validate.flag(plan, "plan")
     folder = None if out is None else validate.path(out, "out", "layers")
     if outcomes and folder is None:
         raise OptionError("outcomes=True keeps what every example gave in a folder; name it: out=.")
@@ -265,6 +273,9 @@ def sweep(
         measures=() if measures is None else measures_.parse(measures),
     )
     parts = request.parts(folder, call, began)
+    if plan:
+        # Whoever asks for it knows what he gets; all others get a Dataset, as the signature says.
+        return cast("xr.Dataset", forecast(parts, time.monotonic() - began))
     if folder is not None and (unsaid := parts[0][1].not_described):
         warn(
             f"{'; '.join(unsaid)}: that can't be described, so a sweep into {folder} goes on even "

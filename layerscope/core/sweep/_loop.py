@@ -32,7 +32,7 @@ from layerscope.core.sweep._tile import Part, TileHooks, compute_tile
 from layerscope.errors import LayerscopeError
 from layerscope.results import FULL_MODEL
 
-__all__ = ["FinishedElsewhere", "SweepState", "measure", "part_name"]
+__all__ = ["FinishedElsewhere", "SweepState", "by_group", "measure", "part_name"]
 
 _SAVE_EVERY_S = 30.0
 _SHOW_EVERY_S = 0.5
@@ -133,7 +133,7 @@ def measure(
         rows = probe.in_order(plan.grid.rows)
         refused = refused_cells(probe, plan.tensors, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
-        work = _Work(plan, probe, _by_group(plan, rows, cells), parts, between, most)
+        work = _Work(plan, probe, by_group(plan, rows, cells), parts, between, most)
         blocks = layers.blocks(plan.subject.model, norms=plan.norms)
         spans = layers.spans([row for row in rows if row.name != FULL_MODEL], blocks)
         known = distances, drawn, origins, moved, doubts, spans
@@ -322,7 +322,7 @@ def _cut(groups: Sequence[tuple[Group, list[Cell]]], lengths: Sequence[int]) -> 
     return parts
 
 
-def _by_group(
+def by_group(
     plan: Plan, rows: Sequence[Layer], cells: Sequence[Cell]
 ) -> list[tuple[Group, list[Cell]]]:
     """Gather cells by the modules they change and pass over, in execution order."""

@@ -1,0 +1,196 @@
+"""What a sweep will take, told before anything is swept."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import layerscope
+from layerscope import models, perturb
+from layerscope.cli import main
+from layerscope.core.checkpoints import Series
+from layerscope.core.sweep import Forecast, _estimate as estimates
+from layerscope.core.sweep._forecast import duration
+from layerscope.errors import OptionError
+
+EPOCHS = (0, 3, 5)
+PAIR = torch.randn(21, 4), torch.randint(0, 2, (21,))
+
+
+def network(seed=0):
+    return models.build("fcn-2x8", seed=seed, inputs=(4,), classes=2)
+
+
+STATES = {epoch: network(epoch + 1).state_dict() for epoch in EPOCHS}
+
+
+def sweep(data=PAIR, **options):
+    usual = {"checkpoints": STATES, "draws": 2, "device": "cpu", "show_progress": False}
+    return layerscope.sweep(network(), data, **(usual | {"batch_size": 8} | options))
+
+
+def counted(monkeypatch):
+    """Counts the bytes that are read of checkpoints."""
+    read, own = [0], Series.read
+
+    def counting(self, *given, **named):
+        found = own(self, *given, **named)
+        read[0] += sum(t.numel() * t.element_size() for t in found.values())
+        return found
+
+    monkeypatch.setattr(Series, "read", counting)
+    return read
+
+
+def test_a_plan_counts_cells_and_names_those_that_cannot_be():
+    kinds = ["reinitialize", "rerandomize", "skip"]
+    plan, ds = sweep(perturbations=kinds, plan=True), sweep(perturbations=kinds)
+    assert isinstance(plan, Forecast)
+    value = ds["value"].isel(metric=0).notnull()
+    assert plan.cells == {name: int(value.sel(perturbation=name).sum()) for name in kinds}
+    assert {f"{row} {kind}" for row, kind in plan.refused} == set(json.loads(ds.attrs["refused"]))
+
+
+def test_nothing_is_swept_nor_written(tmp_path, monkeypatch):
+    from layerscope.core import probe
+
+    asked = []
+    monkeypatch.setattr(probe.Probe, "ask", lambda _, __, question: asked.append(question.label))
+    model = network()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    plan = layerscope.sweep(
+        model, PAIR, checkpoints=STATES, out=tmp_path / "out", device="cpu", plan=True
+    )
+    assert sum(plan.cells.values()) == 4 * (3 + 3)
+    assert set(asked) <= {"a trial"}
+    assert not (tmp_path / "out").exists()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert model.training
+
+
+def test_operations_are_those_that_the_sweep_does():
+    """Each pass of the sweep, watched by torch's own counter."""
+    kinds, data = ["zero"], (PAIR[0][:16], PAIR[1][:16])
+    plan = sweep(data, perturbations=kinds, whole=False, plan=True)
+    per_layer = [2 * 16 * each for each in (4 * 8, 8 * 8, 8 * 2)]
+    whole = sum(per_layer)
+    # Recorded once; then what each layer's change reaches.
+    suffixes = [sum(per_layer[row:]) for row in range(3)]
+    assert plan.flops == whole + sum(suffixes)
+    with FlopCounterMode(display=False) as counter:
+        network()(data[0])
+    assert counter.get_total_flops() == whole
+
+
+def test_bytes_read_are_those_that_the_sweep_reads(monkeypatch):
+    told = sum(sweep(plan=True).read.values())
+    read = counted(monkeypatch)
+    sweep()
+    assert read[0] / 1.5 <= told <= read[0] * 1.5
+
+
+def test_memory_is_that_of_tensors():
+    plan = sweep(plan=True)
+    network_bytes = 4 * sum(t.numel() for t in network().state_dict().values())
+    assert plan.memory["network"] == plan.memory["second network"] == network_bytes
+    assert plan.memory["weights of a row"] == 4 * (8 * 8 + 8)
+    # Of a batch, what the layers after the first gave or were given.
+    assert 0 < plan.memory["activations kept"] <= 4 * 8 * (4 + 4 * 8 + 2)
+    assert "second network" not in sweep(whole=False, plan=True).memory
+
+
+def test_time_is_made_of_what_was_measured(monkeypatch):
+    own, found = estimates.time_batch, []
+
+    def as_if(probe, groups):
+        measured = own(probe, groups)
+        passes = measured.passes
+        slow = type(passes)(
+            passes.whole._replace(seconds=60.0),
+            {group: work._replace(seconds=10.0) for group, work in passes.groups.items()},
+        )
+        found.append(type(measured)(slow, scoring=1.0, asking=0.0))
+        return found[-1]
+
+    monkeypatch.setattr(estimates, "time_batch", as_if)
+    plan = sweep(perturbations=["reinitialize"], whole=False, plan=True)
+    # Two epochs beside the last, which is the baseline, of three rows; two batches and a part.
+    loop = (21 / 8) * (60 + 1 + 2 * 3 * (10 + 1))
+    assert plan.seconds() == pytest.approx(60 + loop, rel=0.05)
+    assert plan.seconds(3) < plan.seconds() / 1.3
+
+
+def test_parts_are_summed():
+    tasks = {"news": PAIR, "code": (PAIR[0][:7], PAIR[1][:7])}
+    whole = sweep(tasks, model_epochs=[3, 5], plan=True)
+    parts = [
+        sweep(
+            data,
+            checkpoints={e: state for e, state in STATES.items() if e <= last},
+            plan=True,
+        )
+        for data in tasks.values()
+        for last in (3, 5)
+    ]
+    assert whole.cells == {name: sum(part.cells[name] for part in parts) for name in parts[0].cells}
+    assert whole.flops == sum(part.flops for part in parts)
+    assert whole.read == {when: sum(part.read[when] for part in parts) for when in parts[0].read}
+    assert "in 4 parts" in repr(whole)
+    assert "task code, model_epoch 3: 7 examples" in repr(whole)
+
+
+def test_a_plan_of_a_sweep_that_may_stop_early_is_the_most():
+    plan = sweep(decide=0.2, plan=True)
+    assert "at most " in plan.facts()["time"]
+    assert "at most " not in sweep(plan=True).facts()["time"]
+
+
+def test_a_network_that_cannot_be_watched_has_a_plan():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            return self.inner(torch.as_tensor(x.numpy()))
+
+    plan = layerscope.sweep(Odd(), PAIR, device="cpu", plan=True, perturbations=["zero"])
+    # Every cell takes a pass of all modules.
+    assert plan.flops == 0 or plan.flops == plan.parts[0][1].plain_flops
+
+
+def test_a_plan_shows_itself():
+    odd = perturb.Perturbation("<script>", lambda site: site.trained)
+    plan = sweep(perturbations=[odd], plan=True)
+    text, page = repr(plan), plan._repr_html_()
+    for words in ("4 cells in 4 rows", "21 examples in 3 batches", "before the first cell"):
+        assert words in text
+        assert words in re.sub(r"<[^>]+>", "", page)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    first = plan.workers()[0]
+    assert first[0] == "1"
+    assert first[1] == duration(plan.seconds())
+
+
+def test_a_plan_on_the_command_line(trained, few_digits, tmp_path, monkeypatch, capsys):
+    from layerscope.cli import _sweeping as sweeping
+
+    monkeypatch.setattr(sweeping, "data_of", lambda *_: few_digits)
+    main(["sweep", str(trained.folder), "--out", str(tmp_path / "out"), "--plan"])
+    assert "Plan of a sweep" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_is_asked_for_by_yes_or_no():
+    with pytest.raises(OptionError, match="plan is 3, an int; give True or False"):
+        sweep(plan=3)
+
+
+def test_a_plan_changes_nothing_that_the_dataset_tells_of_the_call():
+    assert "plan" not in sweep(plan=False).attrs["call"]
