@@ -19,6 +19,7 @@ __all__ = [
     "as_bytes",
     "byte_range",
     "canonical_names",
+    "mark_tensors",
     "marks",
     "named_tensors",
     "owner_name",
@@ -220,6 +221,13 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 def marks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Compute one number for each tensor, another where its bits are; cheap, and no copy."""
+    found = mark_tensors(tensors)
+    together = torch.stack(list(found.values())).tolist() if found else []
+    return dict(zip(found, together, strict=True))
+
+
+def mark_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compute the same as tensors, where those are that they mark."""
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32}
     found = {}
     for name, tensor in tensors.items():
@@ -227,8 +235,7 @@ def marks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
         if plain.layout == torch.strided and not plain.is_meta:
             bits = plain.view(whole.get(plain.element_size(), torch.int64))
             found[name] = _sum(bits)
-    together = torch.stack(list(found.values())).tolist() if found else []
-    return dict(zip(found, together, strict=True))
+    return found
 
 
 def _sum(bits: Tensor) -> Tensor:

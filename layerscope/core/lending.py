@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from layerscope.base import devices
 from layerscope.base.tensors import byte_range, named_tensors, shared_groups, storage_id
 from layerscope.base.undoing import Undo
 from layerscope.core.running import without_cache
@@ -193,7 +194,8 @@ class Swapper:
             else:
                 made = _laid_out([t.data for t in together], together[0].device)
                 for own, value in pairs:
-                    made[next(i for i, t in enumerate(together) if t is own)].copy_(value)
+                    place = next(i for i, t in enumerate(together) if t is own)
+                    devices.write(made[place], value)
             # Comparing waits for the accelerator, so only where it saves memory.
             if not owned or not all(map(_same_bits, made, (t.data for t in together))):
                 yield from zip(together, made, strict=True)
@@ -231,7 +233,9 @@ def swapped(model: nn.Module, values: Mapping[str, Tensor], *, owned: bool = Fal
 
 def like(model_tensor: Tensor, value: Tensor) -> Tensor:
     """Copy `value` into new memory of the device, type and strides of `model_tensor`."""
-    return torch.empty_like(model_tensor).copy_(value)
+    made = torch.empty_like(model_tensor)
+    devices.write(made, value)
+    return made
 
 
 def _held(model: nn.Module) -> list[Tensor]:

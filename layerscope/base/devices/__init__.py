@@ -11,11 +11,13 @@ from layerscope.base.devices._arithmetic import arithmetic
 from layerscope.base.devices._choice import describe, present, resolve
 from layerscope.base.devices._memory import (
     KeepMemory,
+    is_apart,
     out_of_memory,
     release,
     send,
     spare_bytes,
     trim,
+    write,
 )
 from layerscope.base.devices._precision import (
     autocast,
@@ -27,6 +29,7 @@ from layerscope.base.devices._precision import (
 from layerscope.base.devices._state import (
     Generators,
     NoGradients,
+    SteadyChoice,
     Threads,
     random_states,
     same_states,
@@ -37,11 +40,13 @@ __all__ = [
     "Generators",
     "KeepMemory",
     "NoGradients",
+    "SteadyChoice",
     "Threads",
     "arithmetic",
     "autocast",
     "describe",
     "double",
+    "is_apart",
     "multiplies_bfloat16",
     "out_of_memory",
     "precision",
@@ -55,4 +60,5 @@ __all__ = [
     "spare_bytes",
     "trim",
     "wait",
+    "write",
 ]

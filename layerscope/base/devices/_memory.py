@@ -13,6 +13,8 @@ from layerscope.base import memory
 from layerscope.base.undoing import Undo
 
 _SPARE_BYTES = 4 * 2**30
+_STAGED = 32 * 2**20
+"""Bytes of a tensor that is copied into pinned memory on its way to a card."""
 _LARGE = 2**28
 """Bytes of a tensor in whose place smaller ones must not settle once it is freed."""
 
@@ -30,20 +32,48 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def spare_bytes(device: torch.device) -> int:
-    """Memory that may be filled with what is worth remembering, in bytes."""
+    """Memory that may be filled with what is worth remembering, in bytes.
+
+    Of a card a quarter of what is free; what PyTorch has reserved of it and does not use counts as
+    free. Of the memory that programs share, 4 GiB at most.
+    """
     if device.type == "cuda":
-        return min(_SPARE_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + unused) // 4
     known = memory.available()
     return _SPARE_BYTES if known is None else min(_SPARE_BYTES, known // 4)
 
 
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor of the CPU to a device without waiting for what the device is at.
+def is_apart(device: torch.device) -> bool:
+    """Tell whether a device works on while the program goes on, so that looking at values waits."""
+    return device.type != "cpu"
 
-    CUDA has read memory that is not pinned before the call returns, so that it may be written to
-    afterwards. No other device promises that.
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a tensor to a device without waiting for what the device is at.
+
+    The tensor may be written to at once. Only CUDA promises that; others are waited for.
     """
-    return tensor.to(device, non_blocking=device.type == "cuda")
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return _staged(tensor).to(device, non_blocking=True)
+
+
+def write(into: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy values into a tensor, as `send` without waiting for the device that it is on."""
+    apart = into.device.type == "cuda" and values.device.type == "cpu"
+    into.copy_(_staged(values) if apart else values, non_blocking=apart)
+
+
+def _staged(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy to memory that a card reads by itself, unless that is much.
+
+    PyTorch keeps such memory until the card has read it, and then for the next. Of any other
+    CUDA takes a copy before a call returns, for which it may first wait.
+    """
+    if tensor.layout != torch.strided or not 0 < tensor.nbytes <= _STAGED:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
 
 
 def trim() -> None:

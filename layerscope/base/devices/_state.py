@@ -34,6 +34,25 @@ def wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+class SteadyChoice(Undo):
+    """Let cuDNN choose how to convolve by rule, not by what happened to be fastest when tried.
+
+    A choice by trial differs from process to process, and the last bits with it. Elsewhere than
+    on CUDA nothing is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def begin(self) -> None:
+        """Switch trials off."""
+        if self._device.type == "cuda":
+            before = torch.backends.cudnn.benchmark
+            self.add(lambda: setattr(torch.backends.cudnn, "benchmark", before))
+            torch.backends.cudnn.benchmark = False
+
+
 def random_states() -> list[torch.Tensor]:
     """Return the states of torch's global generators, of the CPU and of devices in use."""
     states = [torch.get_rng_state()]

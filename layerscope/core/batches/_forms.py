@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from layerscope.base import devices
 from layerscope.base.validate import integer
 from layerscope.core.batches._examples import Batch, Grouped, require_values
 from layerscope.core.batches._reading import IDS, Arguments, is_padding, tokens
@@ -195,7 +196,11 @@ def count_examples(inputs: Any, targets: Any) -> int:
 
 def move(inputs: Any, device: torch.device) -> Any:
     """Move a tensor, every tensor in a tuple, list or mapping, or what has ``to``, to `device`."""
-    return map_tensors(lambda each: each.to(device), inputs)
+
+    def moved(each: Any) -> Any:
+        return devices.send(each, device) if torch.is_tensor(each) else each.to(device)
+
+    return map_tensors(moved, inputs)
 
 
 def copy_batch(value: Any) -> Any:

@@ -33,9 +33,12 @@ from layerscope.core.metrics._own import (
 )
 from layerscope.core.metrics._per_example import (
     Outcome,
+    Scores as Scores,
     check_in_place as check_in_place,
     check_labels as check_labels,
+    collect as collect,
     measure,
+    score as score,
 )
 from layerscope.core.metrics._tally import Tally
 

@@ -10,12 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from layerscope.base import devices
 from layerscope.core.batches import NO_TARGET, Grouped
 from layerscope.core.metrics._named import METRICS, Metric
 from layerscope.core.running import find_logits, tensor_version
 from layerscope.errors import DataError, OptionError
 
-__all__ = ["Outcome", "check_in_place", "check_labels", "measure"]
+__all__ = ["Outcome", "Scores", "check_in_place", "check_labels", "collect", "measure", "score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,34 @@ def measure(
     >>> found.values.tolist(), found.weights.tolist()
     ([1.0], [2.0])
     """
+    return collect([score(wanted, outputs, targets, reference)])[0]
+
+
+@dataclass(eq=False)
+class Scores:
+    """Values of metrics for one batch, on the device where the network gave its outputs.
+
+    `collect` makes outcomes of them.
+    """
+
+    wanted: tuple[Metric, ...]
+    packed: list[tuple[list[tuple[str, int]], Tensor]]
+    """Names with numbers of rows, and these rows, by type and shape."""
+    outcomes: dict[str, Outcome] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return sum(values.nbytes for _, values in self.packed)
+
+    @property
+    def apart(self) -> bool:
+        """Tell whether looking at them waits for the device."""
+        return any(devices.is_apart(values.device) for _, values in self.packed)
+
+
+def score(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any = None) -> Scores:
+    """Score every example of one batch, without waiting for the device; as `measure`."""
     found = find_logits(outputs)
     against = None if reference is None else find_logits(reference)
     _check(wanted, found, targets, against)
@@ -91,8 +120,20 @@ def measure(
             given = (found, targets, against) if metric.uses_reference else (found, targets)
             scored[same] = _by_example(metric, _measured(metric, given), targets)
         rows[metric.name] = _rows(metric, scored[same], found, there)
-    counted, held = _together(there, rows)
-    return {metric.name: _outcome(metric, held[metric.name], counted) for metric in wanted}
+    return Scores(tuple(wanted), _packed(there, rows))
+
+
+def collect(scores: Sequence[Scores]) -> list[dict[str, Outcome]]:
+    """Make outcomes of scores, brought to the CPU together: each transfer waits for the device.
+
+    They are kept, so that nothing is brought twice.
+    """
+    new = [each for each in dict.fromkeys(scores) if each.outcomes is None]
+    for each, held in zip(new, _brought([each.packed for each in new]), strict=True):
+        counted = held.pop("")[0].bool()
+        each.outcomes = {m.name: _outcome(m, held[m.name], counted) for m in each.wanted}
+        each.packed = []
+    return [each.outcomes or {} for each in scores]
 
 
 def check_labels(wanted: Sequence[Metric], outputs: Any, labels: tuple[int, int] | None) -> None:
@@ -237,14 +278,20 @@ def _by_example(metric: Metric, values: Any, targets: Any) -> Any:
     """Sum what a metric says of every row of the outputs over the rows of an example."""
     if not isinstance(targets, Grouped) or not torch.is_tensor(values) or metric.weighted:
         return values
-    rows = torch.tensor(list(targets.rows), device=values.device)
+    rows = torch.tensor(list(targets.rows))
     if values.shape[:1] != (int(rows.sum()),):
         return values
     flat = values.flatten(1).sum(1) if values.ndim > 1 else values
     if len(flat) == len(rows):
         return flat
-    place = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
-    return torch.zeros(len(rows), dtype=flat.dtype, device=rows.device).index_add_(0, place, flat)
+    place = torch.repeat_interleave(torch.arange(len(rows)), rows)
+    if not devices.is_apart(flat.device):
+        return flat.new_zeros(len(rows)).index_add_(0, place, flat)
+    # An accelerator adds at indices in any order, which gives other last bits each time.
+    within = torch.arange(len(flat)) - (rows.cumsum(0) - rows)[place]
+    there = [devices.send(each, flat.device) for each in (place, within)]
+    padded = flat.new_zeros(len(rows), int(rows.max()))
+    return padded.index_put_(tuple(there), flat).sum(1)
 
 
 def _is_real(targets: Tensor) -> bool:
@@ -266,8 +313,10 @@ def _rows(metric: Metric, values: Any, outputs: Tensor, counted: Tensor) -> Tens
     return rows
 
 
-def _together(counted: Tensor, rows: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Bring everything to the CPU in few transfers: each waits for the accelerator."""
+def _packed(
+    counted: Tensor, rows: Mapping[str, Tensor]
+) -> list[tuple[list[tuple[str, int]], Tensor]]:
+    """Put rows of one type and shape into one tensor, apart from the outputs that they are of."""
     # What counts travels as a row beside the first values of its shape.
     like = next((each for each in rows.values() if each.shape[1:] == counted.shape), counted)
     everything = {"": counted.to(like.dtype).unsqueeze(0), **rows}
@@ -275,12 +324,30 @@ def _together(counted: Tensor, rows: Mapping[str, Tensor]) -> tuple[Tensor, dict
     for name, values in everything.items():
         # Not across types: one that holds both might round whole numbers.
         groups.setdefault((values.dtype, values.shape[1:]), []).append(name)
-    found: dict[str, Tensor] = {}
-    for names in groups.values():
-        parts = [everything[name] for name in names]
-        moved = torch.split(exact(torch.cat(parts)), [len(part) for part in parts])
-        found |= dict(zip(names, moved, strict=True))
-    return found.pop("")[0].bool(), found
+    return [
+        (
+            [(name, len(everything[name])) for name in names],
+            torch.cat([everything[n] for n in names]),
+        )
+        for names in groups.values()
+    ]
+
+
+def _brought(packs: Sequence[Sequence[tuple[Any, Tensor]]]) -> list[dict[str, Tensor]]:
+    """Bring what was packed to the CPU, in one transfer for each type and shape."""
+    groups: dict[tuple[Any, ...], list[tuple[int, Any, Tensor]]] = {}
+    for place, pack in enumerate(packs):
+        for names, values in pack:
+            groups.setdefault((values.dtype, values.shape[1:]), []).append((place, names, values))
+    found: list[dict[str, Tensor]] = [{} for _ in packs]
+    for group in groups.values():
+        parts = [values for _, _, values in group]
+        moved = exact(parts[0] if len(parts) == 1 else torch.cat(parts))
+        each = torch.split(moved, [len(part) for part in parts])
+        for (place, names, _), rows in zip(group, each, strict=True):
+            split = torch.split(rows, [count for _, count in names])
+            found[place] |= {name: part for (name, _), part in zip(names, split, strict=True)}
+    return found
 
 
 def _outcome(metric: Metric, rows: Tensor, counted: Tensor) -> Outcome:

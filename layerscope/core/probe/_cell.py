@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from layerscope.base import seeds
+from layerscope.base import devices, seeds
 from layerscope.base.copies import changed_names, copy_modules, copy_tensors
 from layerscope.base.tensors import owner_name, plain_name
 from layerscope.base.validate import describe
@@ -103,7 +103,7 @@ class CellTensors:
         if size <= self._left:
             # Moved once, not for every batch; and copied, since a function of the user's own may
             # return the same memory for the next cell.
-            values = {name: t.to(self._device, copy=True) for name, t in values.items()}
+            values = {name: _sent_copy(t, self._device) for name, t in values.items()}
             self._kept[at] = values
             self._left -= size
         return values
@@ -232,6 +232,11 @@ class CellTensors:
         """Begin the stream of a cell, the same whether the network is compiled or not."""
         row = plain_name(cell.layer.name) or layers.ROOT
         return seeds.generator(self._seed, row, cell.perturbation.name, cell.epoch, cell.draw)
+
+
+def _sent_copy(tensor: Tensor, device: torch.device) -> Tensor:
+    sent = devices.send(tensor, device)
+    return tensor.clone() if sent is tensor else sent
 
 
 def _check_in_place(cell: Cell, changed: Sequence[str]) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from layerscope.base import devices
-from layerscope.base.tensors import marks, owner_name
+from layerscope.base.tensors import mark_tensors, owner_name
 from layerscope.base.undoing import Undo
 from layerscope.core import layers, metrics
 from layerscope.core.batches import Batch
 from layerscope.core.layers import Layer
 from layerscope.core.lending import Swapper, borrowed
-from layerscope.core.metrics import Metric, Outcome
+from layerscope.core.metrics import Metric, Outcome, Scores
 from layerscope.core.probe import _steadiness as steadiness
 from layerscope.core.probe._cell import Question
 from layerscope.core.probe._subject import Subject
@@ -55,6 +56,11 @@ class Seen:
         assert self.batch is not None
         return metrics.measure(wanted, outputs, self.batch[1], self.reference)
 
+    def score(self, wanted: Sequence[Metric], outputs: Any) -> Scores:
+        """Score what the network gave for the batch, without waiting for the device."""
+        assert self.batch is not None
+        return metrics.score(wanted, outputs, self.batch[1], self.reference)
+
 
 class Probe(Undo):
     """Lend the network with its trained weights on the device; afterwards it is as before.
@@ -80,6 +86,7 @@ class Probe(Undo):
         self.subject, self._to, self._keeps = subject, to, keeps
         self._current: Seen | None = None
         self._repeats = False
+        self._doubts: list[_Doubt] = []
 
     def begin(self) -> Probe:
         """Borrow the network, and put the trained weights in."""
@@ -87,6 +94,7 @@ class Probe(Undo):
         budget = devices.spare_bytes(subject.device)
         self._memory = devices.KeepMemory(subject.device)
         self.enter(self._memory)
+        self.enter(devices.SteadyChoice(subject.device))
         self.enter(borrowed(subject.model, subject.device, self._to))
         self._swapper = Swapper(subject.model)
         # Piece by piece: a network that holds these weights already takes no more memory.
@@ -197,6 +205,7 @@ class Probe(Undo):
             If the network does not repeat itself on the first batch that it sees.
         """
         self._put_by()
+        self._doubts = []  # of a question that was interrupted
         self._memory.settle()
         if budget is not None:
             self.recorder.budget = budget
@@ -224,10 +233,18 @@ class Probe(Undo):
         if not any(metric.uses_reference for metric in self.subject.metrics):
             seen.reference = None
 
-    def ask(self, seen: Seen, question: Question) -> Any:
+    def ask(self, seen: Seen, question: Question, *, later: bool = False) -> Any:
         """Tell what the network gives for a batch if it is changed as the question says.
 
         None where that changes nothing: then it is what the trained network gave.
+
+        Parameters
+        ----------
+        seen : Seen
+        question : Question
+        later : bool
+            What is refused may be refused only by `confirm`, so that an accelerator is not waited
+            for after every question.
 
         Raises
         ------
@@ -249,15 +266,28 @@ class Probe(Undo):
             # Once for each cell: with the values of another time a layer may initialise itself.
             before = self._lasting_marks(names)
             outputs = self.recorder.replay(call, question.group)
-            written = self._lasting_marks(names) != before
-        if written:
-            steadiness.refuse_carried(
-                self.subject,
-                self.recorder,
-                lambda: self._swapper.swapped(question.values()),
-                question.label,
-            )
+            self._doubts.append(_Doubt(question, before, self._lasting_marks(names)))
+        if not later or not devices.is_apart(self.subject.device):
+            self.confirm()
         return outputs
+
+    def confirm(self) -> None:
+        """Refuse a changed network that kept something of the first batch, of all asked about.
+
+        Raises
+        ------
+        LayerscopeError
+        """
+        doubts, self._doubts = self._doubts, []
+        for doubt, written in zip(doubts, _written(doubts), strict=True):
+            if written:
+                values = doubt.question.values
+                steadiness.refuse_carried(
+                    self.subject,
+                    self.recorder,
+                    lambda values=values: self._swapper.swapped(values()),  # type: ignore[misc]
+                    doubt.question.label,
+                )
 
     def remember(self, seen: Seen, groups: Sequence[Group]) -> None:
         """See the batch again if what the first of the groups needs did not fit in before."""
@@ -294,11 +324,30 @@ class Probe(Undo):
             self._current.batch = None
         self._current = None
 
-    def _lasting_marks(self, names: Sequence[str]) -> dict[str, int]:
+    def _lasting_marks(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Mark what was put in, without modules that write to it unchanged as well.
 
         Those are put back after every pass.
         """
         model, restless = self.subject.model, self.recorder.restless
         lasting = [n for n in names if model.get_submodule(owner_name(n)) not in restless]
-        return marks(self._swapper.current(lasting))
+        return mark_tensors(self._swapper.current(lasting))
+
+
+class _Doubt(NamedTuple):
+    """Marks of what a question put in, before and after a pass over the first batch."""
+
+    question: Question
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+
+
+def _written(doubts: Sequence[_Doubt]) -> list[bool]:
+    """Tell what was written to, by one look at the device."""
+    seen = [[*doubt.before.values()] for doubt in doubts]
+    now = [[*doubt.after.values()] for doubt in doubts]
+    flat = [mark for marks in (*seen, *now) for mark in marks]
+    values = iter(torch.stack(flat).tolist() if flat else [])
+    known = [[next(values) for _ in marks] for marks in (*seen, *now)]
+    pairs = zip(doubts, known[: len(doubts)], known[len(doubts) :], strict=True)
+    return [a != b or doubt.before.keys() != doubt.after.keys() for doubt, a, b in pairs]

@@ -66,7 +66,7 @@ class Passes:
         self._routes, self._noting = dict(routes), noting
         self._inputs: list[tuple[Tensor, Tensor]] = []
         with Undo() as undo, undo:
-            undo.enter(_Pass(self, state))
+            undo.enter(_Pass(self, state, note=watched))
             return self._own(call()), state
 
     @property
@@ -139,9 +139,9 @@ class Passes:
 class _Pass(Undo):
     """While it lasts, the modules of a network run through a handler."""
 
-    def __init__(self, passes: Passes, state: State) -> None:
+    def __init__(self, passes: Passes, state: State, *, note: bool) -> None:
         super().__init__()
-        self._passes, self._state = passes, state
+        self._passes, self._state, self._note = passes, state, note
 
     def begin(self) -> None:
         gradients = torch.is_grad_enabled()
@@ -160,7 +160,7 @@ class _Pass(Undo):
                 namespace[key] = previous
 
     def _tidy(self) -> None:
-        self._state.restore()
+        self._state.restore(note=self._note)
         for tensor, copy in self._passes._inputs:
             if not torch.equal(as_bytes(tensor), as_bytes(copy)):
                 tensor.copy_(copy)

@@ -407,6 +407,7 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         size = self._log.sizes[form.key]
         scratch = self._scratch.get(form.device)
         if scratch is None or scratch.nbytes() < size:
-            scratch = torch.UntypedStorage(size, device=form.device)  # type: ignore[no-untyped-call]
+            made = torch.empty(size, dtype=torch.uint8, device=form.device)
+            scratch = made.untyped_storage()
             self._scratch[form.device] = scratch
         return scratch

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from layerscope.base import devices
 from layerscope.base.tensors import as_bytes
 from layerscope.core.reuse._forms import CONSTANT, CONTAINER, tensors_in
 
@@ -129,15 +130,21 @@ class State:
         self.changed: list[nn.Module] = []
         self.written: list[Tensor] = []
 
-    def restore(self) -> None:
-        """Put everything back, and note what had to be."""
+    def restore(self, *, note: bool = True) -> None:
+        """Put everything back, and note what had to be.
+
+        Unless that is asked for, a tensor on an accelerator is put back without looking at it.
+        """
         for module, picture in self._pictures:
             if not unchanged(module, picture):
                 self.changed.append(module)
                 _repaint(module, picture)
         for module, tensor, copy in self._copies:
+            if not note and devices.is_apart(tensor.device):
+                # As data, so that to others a tensor is written to only where the network did.
+                tensor.data.copy_(copy)
             # Compared as bytes, for NaN differs from itself.
-            if not torch.equal(as_bytes(tensor), as_bytes(copy)):
+            elif not torch.equal(as_bytes(tensor), as_bytes(copy)):
                 self.changed.append(module)
                 self.written.append(tensor)
                 tensor.copy_(copy)

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from layerscope.core.batches import NO_TARGET
-from layerscope.core.metrics import NOT_FINITE, Metric, Outcome, Tally, measure
+from layerscope.core.metrics import (
+    NOT_FINITE,
+    Metric,
+    Outcome,
+    Scores,
+    Tally,
+    collect,
+    measure,
+)
 from layerscope.core.probe import add_tallies, tallies_of
 from layerscope.core.stopping import Decision, Settler, Tolerance
 from layerscope.errors import OptionError, choose
@@ -25,6 +33,9 @@ from layerscope.errors import OptionError, choose
 __all__ = ["PartBuilder", "PartResult", "Sums", "largest_weight", "metric_of"]
 
 Array = npt.NDArray[Any]
+
+_HELD_BYTES = 64 * 2**20
+"""Scores that may wait on an accelerator."""
 
 
 @dataclass
@@ -88,21 +99,45 @@ class PartBuilder:
 
     Parameters
     ----------
-    baseline : mapping of str to Outcome
+    baseline : Scores
         Of the unperturbed network.
     each : collection of str
         Metrics whose outcomes are kept example by example.
     """
 
-    def __init__(self, baseline: Mapping[str, Outcome], each: Sequence[str]) -> None:
-        self._baseline = baseline
-        self.found = PartResult(tallies={name: [Tally.of(o)] for name, o in baseline.items()})
-        self._rows = {name: [_plain(baseline[name])] for name in each}
+    def __init__(self, baseline: Scores, each: Sequence[str]) -> None:
+        self._baseline, self._each = baseline, each
+        self._waiting: list[tuple[str, Scores]] = []
+        self._held = 0
+        self.found = PartResult()
+        self._rows: dict[str, list[Array]] = {}
 
-    def add(self, key: str, outcomes: Mapping[str, Outcome]) -> None:
-        """Add one cell."""
+    def add(self, key: str, scores: Scores | None) -> None:
+        """Add one cell; None where it changes nothing.
+
+        Scores stay on an accelerator until the part is through, or are many: it is not waited for.
+        """
+        known = self._baseline if scores is None else scores
+        self._waiting.append((key, known))
+        self._held += known.nbytes
+        if not known.apart or self._held > _HELD_BYTES:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Bring what waits to the CPU, and add it."""
+        waiting, self._waiting, self._held = self._waiting, [], 0
+        baseline, *outcomes = collect([self._baseline, *(scores for _, scores in waiting)])
+        if not self.found.tallies:
+            self.found.tallies = {name: [Tally.of(o)] for name, o in baseline.items()}
+            self._rows = {name: [_plain(baseline[name])] for name in self._each}
+        for (key, _), found in zip(waiting, outcomes, strict=True):
+            self._add(key, found, baseline)
+
+    def _add(
+        self, key: str, outcomes: Mapping[str, Outcome], baseline: Mapping[str, Outcome]
+    ) -> None:
         self.found.keys.append(key)
-        tallies, differences = tallies_of(outcomes, self._baseline)
+        tallies, differences = tallies_of(outcomes, baseline)
         for name, tally in tallies.items():
             self.found.tallies[name].append(tally)
         for name, tally in differences.items():
@@ -112,9 +147,11 @@ class PartBuilder:
 
     def finish(self) -> PartResult:
         """Return what was gathered."""
+        self._take_in()
+        baseline = collect([self._baseline])[0]
         self.found.outcomes = {name: np.stack(rows) for name, rows in self._rows.items()}
         self.found.weights = {
-            name: self._baseline[name].weights.numpy().astype(np.float32) for name in self._rows
+            name: baseline[name].weights.numpy().astype(np.float32) for name in self._rows
         }
         return self.found
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from layerscope.core.batches import Batch
-from layerscope.core.metrics import NOT_FINITE, Outcome
+from layerscope.core.metrics import NOT_FINITE, Scores
 from layerscope.core.probe import Cell, Probe, Question
 from layerscope.core.reuse import Group
 from layerscope.core.sweep._plan import Plan
@@ -106,7 +106,7 @@ class _Tile:
         self._waiting = [group for part in parts.values() for group, _ in part.groups]
         self._seen = probe.see(index, batch, self._waiting)
         self._metrics = [*plan.subject.metrics, NOT_FINITE]
-        self._baseline = self._measure(self._seen.reference)
+        self._baseline = self._score(self._seen.reference)
         probe.let_go(self._seen)
 
     def compute(self, done: Callable[[int, int, PartResult], object]) -> None:
@@ -123,8 +123,9 @@ class _Tile:
             self._probe.remember(self._seen, self._waiting)
             self._waiting.remove(group)
             for cell in cells:
-                builder.add(cell.key, self._answer(cell, group) or self._baseline)
+                builder.add(cell.key, self._answer(cell, group))
             self._probe.forget(group)
+        self._probe.confirm()
         return builder.finish()
 
     def _pass_over(self, groups: Sequence[tuple[Group, list[Cell]]]) -> None:
@@ -132,13 +133,13 @@ class _Tile:
             self._waiting.remove(group)
             self._probe.forget(group)
 
-    def _answer(self, cell: Cell, group: Group) -> dict[str, Outcome] | None:
-        """Measure one cell; None if it changes nothing."""
+    def _answer(self, cell: Cell, group: Group) -> Scores | None:
+        """Score one cell; None if it changes nothing."""
         self._hooks.before_cell()
         label = f"{cell.layer.name} under {cell.perturbation.name}"
         question = Question(group, partial(self._plan.tensors.of, cell), label)
-        outputs = self._probe.ask(self._seen, question)
-        return None if outputs is None else self._measure(outputs)
+        outputs = self._probe.ask(self._seen, question, later=True)
+        return None if outputs is None else self._score(outputs)
 
-    def _measure(self, outputs: Any) -> dict[str, Outcome]:
-        return self._seen.measure(self._metrics, outputs)
+    def _score(self, outputs: Any) -> Scores:
+        return self._seen.score(self._metrics, outputs)
