@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from layerscope.core.sweep._tiles import Costs, Tiling, _even, makespan, tiling
+from layerscope.core.sweep._tiles import Costs, Tiling, even_columns, makespan, tiling
 
 SECONDS = st.lists(st.integers(1, 60), min_size=1, max_size=7)
 
@@ -36,7 +36,7 @@ def test_tiles_hold_every_part_of_every_batch_once(parts, batches, workers, most
 
 @given(SECONDS, st.integers(1, 7))
 def test_groups_of_rows_are_as_even_as_they_can_be(parts, groups):
-    found = _even(Costs(parts, recording=0.0), groups)
+    found = even_columns(Costs(parts, recording=0.0), groups)
     possible = [
         max(sum(parts[a:b]) for a, b in pairwise((0, *cuts, len(parts))))
         for count in range(min(groups, len(parts)))
@@ -49,7 +49,7 @@ def test_groups_of_rows_are_as_even_as_they_can_be(parts, groups):
 @given(SECONDS, st.integers(1, 6), st.integers(1, 4), st.integers(1, 6))
 def test_workers_are_simulated_second_by_second(parts, batches, workers, size):
     costs = Costs(parts, recording=3, weights=[1] * len(parts), together=2, setup=4, task=1)
-    cut = Tiling(size, _even(costs, 3))
+    cut = Tiling(size, even_columns(costs, 3))
     waiting = [
         [costs.tile(min(size, batches - start), column) for column in cut.columns]
         for start in range(0, batches, size)

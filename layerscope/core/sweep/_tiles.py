@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["Costs", "Tile", "Tiling", "makespan", "tiling"]
+__all__ = ["Costs", "Tile", "Tiling", "even_columns", "makespan", "tiling"]
 
 _STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -161,7 +161,7 @@ def makespan(costs: Costs, cut: Tiling, batches: int, workers: int) -> float:
 def _candidates(costs: Costs, batches: int, workers: int, most: int) -> Iterator[Tiling]:
     """List cuts worth trying: of few groups and few batches every number, then in steps."""
     largest = min(most, batches)
-    columns = dict.fromkeys(_even(costs, groups) for groups in _steps(len(costs.parts)))
+    columns = dict.fromkeys(even_columns(costs, groups) for groups in _steps(len(costs.parts)))
     for cut in columns:
         for size in _steps(largest):
             tiles = -(-batches // size) * len(cut)
@@ -173,7 +173,7 @@ def _steps(most: int) -> list[int]:
     return sorted({step for step in (*_STEPS, most) if step <= most})
 
 
-def _even(costs: Costs, groups: int) -> tuple[tuple[int, int], ...]:
+def even_columns(costs: Costs, groups: int) -> tuple[tuple[int, int], ...]:
     """Cut parts into at most so many groups of neighbours, the longest of them as short as can be.
 
     Found by halving the interval in which its length lies (the linear partition problem).
