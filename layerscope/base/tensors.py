@@ -10,15 +10,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from io import FileIO
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "ALIGNMENT",
     "as_bytes",
     "byte_range",
     "canonical_names",
+    "fill",
+    "is_aligned",
     "mark_tensors",
     "marks",
     "named_tensors",
@@ -29,6 +33,9 @@ __all__ = [
     "tied_names",
     "update_digest",
 ]
+
+ALIGNMENT = 64
+"""Bytes at whose multiples PyTorch's own memory begins."""
 
 _PIECE = 2**22
 """Elements of a tensor that may be copied without being missed in memory."""
@@ -151,6 +158,16 @@ def storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def is_aligned(tensor: Tensor) -> bool:
+    """Tell whether a tensor begins where PyTorch's own memory does.
+
+    Kernels of the CPU may sum in another order where it does not, which gives other last bits; on
+    other devices tensors may have to lie beside each other, as those of a recurrent layer.
+    """
+    known = tensor.is_cpu and tensor.layout == torch.strided
+    return not known or tensor.data_ptr() % ALIGNMENT == 0
+
+
 def byte_range(values: Iterable[Tensor]) -> tuple[int, int]:
     """First byte, and the one after the last, that tensors take of the storage they share."""
     extents = [_extent(tensor) for tensor in values]
@@ -217,6 +234,18 @@ def as_bytes(tensor: Tensor) -> Tensor:
     plain = tensor.detach().contiguous()
     # A single element may have any stride, which no view as bytes takes.
     return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
+
+
+def fill(tensor: Tensor, file: FileIO) -> bool:
+    """Read a contiguous tensor's bytes from where a file stands; False if it ends before."""
+    room = memoryview(as_bytes(tensor).numpy())
+    done = 0
+    while done < len(room):
+        count = file.readinto(room[done:])  # at most 2 GiB at a time, as Linux has it
+        if not count:
+            return False
+        done += count
+    return True
 
 
 def marks(tensors: Mapping[str, Tensor]) -> dict[str, int]:

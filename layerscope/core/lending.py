@@ -13,15 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.base import devices
-from layerscope.base.tensors import byte_range, named_tensors, shared_groups, storage_id
+from layerscope.base.tensors import (
+    ALIGNMENT,
+    byte_range,
+    is_aligned,
+    named_tensors,
+    shared_groups,
+    storage_id,
+)
 from layerscope.base.undoing import Undo
 from layerscope.core.running import without_cache
 from layerscope.errors import LayerError, LayerscopeError
 
 __all__ = ["Swapper", "borrowed", "like", "swapped"]
-
-_ALIGNMENT = 64
-"""Bytes at whose multiples PyTorch's own memory begins."""
 
 
 class borrowed(Undo):  # noqa: N801
@@ -258,9 +262,18 @@ def _lent(model: nn.Module, device: torch.device) -> dict[int, Tensor]:
         if len(together) > 1 and not kept:
             made = _laid_out([t.data for t in together], device)
         else:
-            made = [t.data.to(device, copy=not isinstance(t, nn.Parameter)) for t in together]
+            made = [_on(device, t) for t in together]
         lent |= {id(t): new for t, new in zip(together, made, strict=True)}
     return lent
+
+
+def _on(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return a tensor on `device`: a parameter itself where it is there, and lies as a copy does.
+
+    What is mapped from a file, as libraries open weights, lies at any place.
+    """
+    own = isinstance(tensor, nn.Parameter) and is_aligned(tensor)
+    return tensor.data.to(device, copy=not own)
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Tensor | None], str]]]:
@@ -281,7 +294,7 @@ def _taken_over(data: Tensor, value: Tensor, taken: set[int] | None) -> Tensor:
         and value.stride() == data.stride()
         and not (value.is_conj() or value.is_neg() or value.is_meta)
         # Kernels may sum in another order where memory begins at an odd place.
-        and value.data_ptr() % _ALIGNMENT == 0
+        and value.data_ptr() % ALIGNMENT == 0
         and storage_id(value) not in taken
     )
     if not fits:
@@ -294,7 +307,7 @@ def _taken_over(data: Tensor, value: Tensor, taken: set[int] | None) -> Tensor:
 def _laid_out(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Lay tensors that share memory out on new memory of `device` just as they lie."""
     start, stop = byte_range(tensors)
-    start -= start % _ALIGNMENT
+    start -= start % ALIGNMENT
     memory = torch.empty(stop - start, dtype=torch.uint8, device=device).untyped_storage()
     made = []
     for tensor in tensors:

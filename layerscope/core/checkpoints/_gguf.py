@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from layerscope.base.extras import extra
 from layerscope.core.checkpoints._memory import Signature
-from layerscope.core.checkpoints._single import SafeTensors, WholeFile
+from layerscope.core.checkpoints._safe import SafeTensors
+from layerscope.core.checkpoints._single import WholeFile
 from layerscope.core.checkpoints._temporary import write_temporary
 from layerscope.errors import CheckpointError
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from layerscope.core.checkpoints._memory import Signature, unwrap
 from layerscope.core.checkpoints._zipped import mappable
 from layerscope.errors import CheckpointError
 
-__all__ = ["SafeTensors", "TorchFile", "WholeFile"]
+__all__ = ["TorchFile", "WholeFile"]
 
 
 class WholeFile:
@@ -52,48 +50,6 @@ class WholeFile:
                 f"{self.path} changed while it was in use ({self._stamp[0]:,} → {now[0]:,} bytes); "
                 "open the series again once nothing writes to it."
             )
-
-
-class SafeTensors(WholeFile):
-    """A ``.safetensors`` file; single tensors are read without the rest."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        _check_safetensors(path, self._stamp[0])
-
-    def signature(self) -> Signature:
-        """Shape and type of every tensor, from the header."""
-        with self._opened() as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: (tuple(part.get_shape()), self._dtype(part.get_dtype()))
-                for name, part in parts.items()
-            }
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Return copies of some of the tensors on the CPU."""
-        with self._opened() as file:
-            # Copied out of the mapping, whose alignment (and so the last bits of a matrix
-            # product) differs from that of memory which torch allocates.
-            return {name: file.get_tensor(name).clone() for name in names}
-
-    def _dtype(self, name: str) -> torch.dtype:
-        if name not in _DTYPES:
-            raise CheckpointError(
-                f"{self.path} holds tensors of type {name}; layerscope reads {', '.join(_DTYPES)}."
-            )
-        return _DTYPES[name]
-
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        from safetensors import SafetensorError, safe_open
-
-        self._unchanged()
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                yield file
-        except SafetensorError as error:
-            raise CheckpointError(f"{self.path} can't be read as safetensors: {error}") from None
 
 
 class TorchFile(WholeFile):
@@ -153,19 +109,6 @@ _DAMAGE = (
     struct.error,
 )
 
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-
 _IMPOSTORS = {
     b"version https://git-lfs": (
         "a git-lfs pointer, not the file it points to; run 'git lfs pull' where it came from"
@@ -186,20 +129,3 @@ def _sniff(path: Path) -> None:
     for mark, meaning in _IMPOSTORS.items():
         if start.lstrip().lower().startswith(mark):
             raise CheckpointError(f"{path} is {meaning}.")
-
-
-def _check_safetensors(path: Path, size: int) -> None:
-    # safetensors reports a cut file without saying which, how long, or how long it should be.
-    with open(path, "rb") as file:
-        lead = file.read(8)
-        length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else size
-        try:
-            header = json.loads(file.read(min(length, size)))
-            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"))
-            expected = 8 + length + end
-        except (ValueError, TypeError, LookupError, AttributeError):
-            raise CheckpointError(
-                f"{path} ({size:,} bytes) is truncated or not a safetensors file."
-            ) from None
-    if size != expected:
-        raise CheckpointError(f"{path} is {size:,} bytes long, expected {expected:,}: truncated?")

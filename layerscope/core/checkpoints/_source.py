@@ -24,8 +24,9 @@ from layerscope.core.checkpoints._adapter import (
 )
 from layerscope.core.checkpoints._gguf import GGUF, GGUFFile
 from layerscope.core.checkpoints._memory import Checkpoint, InMemory, Signature
+from layerscope.core.checkpoints._safe import SafeTensors
 from layerscope.core.checkpoints._sharded import INDEX, ShardedFiles
-from layerscope.core.checkpoints._single import SafeTensors, TorchFile
+from layerscope.core.checkpoints._single import TorchFile
 from layerscope.errors import CheckpointError
 
 __all__ = [

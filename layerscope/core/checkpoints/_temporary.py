@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from layerscope.core.checkpoints._single import SafeTensors
+from layerscope.core.checkpoints._safe import SafeTensors
 from layerscope.core.checkpoints._writer import separate_tensors
 
 __all__ = ["write_temporary"]

@@ -11,6 +11,7 @@ Nothing but weights is read from a file, and no code that comes with a network i
 from __future__ import annotations
 
 # What is imported `as` itself is for other rooms; users need none of it.
+from layerscope.core.networks._dispatched import require_undispatched as require_undispatched
 from layerscope.core.networks._opening import (
     is_network as is_network,
     network_of as network_of,
@@ -20,6 +21,10 @@ from layerscope.core.networks._opening import (
 from layerscope.core.networks._packed import (
     find_packed as find_packed,
     require_readable as require_readable,
+)
+from layerscope.core.networks._skeleton import (
+    is_skeleton as is_skeleton,
+    materialize as materialize,
 )
 
 __all__ = ["open_network", "open_tokenizer"]

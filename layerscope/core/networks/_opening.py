@@ -13,7 +13,10 @@ from torch import nn
 
 from layerscope.base.extras import extra
 from layerscope.core.checkpoints import base_of, load_gguf, open_checkpoint, quietly
+from layerscope.core.networks._dispatched import require_undispatched
 from layerscope.core.networks._finding import PACKAGED, Place, find
+from layerscope.core.networks._settling import settle
+from layerscope.core.networks._skeleton import is_skeleton, materialize
 from layerscope.errors import CheckpointError, OptionError
 
 __all__ = ["is_network", "network_of", "open_network", "open_tokenizer"]
@@ -26,6 +29,9 @@ def open_network(
     attention: str | None = None,
 ) -> nn.Module:
     """Open a trained network by name, folder or file, in evaluation mode on the CPU.
+
+    Weights of ``.safetensors`` files are read once, tensor by tensor, into memory as torch lays it
+    out: at most the network and one tensor are held.
 
     Parameters
     ----------
@@ -97,9 +103,23 @@ def open_tokenizer(source: str | os.PathLike[str]) -> Any:
         )
 
 
-def network_of(model: nn.Module | str | os.PathLike[str]) -> Any:
-    """Open the network that a name or folder stands for; what is one comes back as it is."""
-    return open_network(model) if isinstance(model, (str, os.PathLike)) else model
+def network_of(model: nn.Module | str | os.PathLike[str], checkpoints: Any = None) -> Any:
+    """Open the network that a name or folder stands for; what is one comes back as it is.
+
+    Of one that holds no values, as on the device meta, a copy comes back with those of the last of
+    the checkpoints.
+
+    Raises
+    ------
+    CheckpointError, OptionError
+        As `open_network`, and if Accelerate's hooks move the weights about, or nothing says what
+        values there are.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return open_network(model)
+    if isinstance(model, nn.Module):
+        require_undispatched(model)
+    return materialize(model, checkpoints) if is_skeleton(model) else model
 
 
 def is_network(source: object) -> bool:
@@ -134,8 +154,7 @@ def _pretrained(place: Place, dtype: torch.dtype | None, attention: str | None) 
             f"{lacking[0]}; they would be drawn at random. Open the class that its weights are of "
             "yourself, and pass the network."
         )
-    network: nn.Module = found.eval()
-    return network
+    return settle(found.eval())
 
 
 def _class(transformers: Any, config: Any) -> Any:

@@ -19,7 +19,7 @@ from layerscope.core.batches import Batch
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.lending import borrowed
 from layerscope.core.metrics import Metric
-from layerscope.core.networks import network_of, require_readable
+from layerscope.core.networks import network_of, require_readable, require_undispatched
 from layerscope.core.running import (
     OutputFinder,
     OutputSpec,
@@ -68,7 +68,8 @@ class Subject:
             As `layerscope.sweep`.
         """
         place = devices.resolve(device)
-        model = layers.require_network(network_of(model))
+        model = layers.require_network(network_of(model, checkpoints))
+        require_undispatched(model, place)
         require_readable(model)
         series = (Series.of(model) if checkpoints is None else open_series(checkpoints)).fit(model)
         known = metrics_.chosen(data, metrics)

@@ -82,7 +82,9 @@ def sweep(
         A network, or the name, folder or file of one, see `layerscope.open_network`. Its weights
         are taken from the last checkpoint for the time of the sweep; without `checkpoints` they
         are its own. It comes back as it was. Of ``DataParallel`` the network inside is taken; what
-        is drawn at random is the same for a compiled network as for the plain one.
+        is drawn at random is the same for a compiled network as for the plain one. One that holds
+        no values, as on the device meta or from ``init_empty_weights``, is a skeleton: a copy of
+        it is filled from the last checkpoint, once, tensor by tensor.
     data : pair of tensors, mapping of tensors, iterable of batches, or mapping of data sets
         ``(inputs, targets)`` with inputs of shape ``(n, …)`` and class indices of shape ``(n,)``,
         or ``(n, T)`` for the token after each of T; −100 where there is none. Or a mapping from
@@ -250,7 +252,7 @@ def sweep(
         validate.function(between, "between", "between()")
     kinds = perturbations_for(checkpoints, perturbations)  # before anything is read
     request = Request(
-        network_of(model),
+        network_of(model, checkpoints),
         data,
         checkpoints=checkpoints,
         layers=layers,
