@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from layerscope.errors import DataError
@@ -11,6 +12,7 @@ __all__ = ["available", "require"]
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def available() -> int | None:
@@ -59,13 +61,38 @@ def _of_machine() -> int | None:
 
 
 def _of_group() -> int | None:
-    """Bytes that a container may still take (control groups, version 2)."""
+    """Bytes that a container, or a job of a cluster, may still take (control groups, 1 and 2)."""
+    left = [room for room in map(_room, _groups()) if room is not None]
+    return min(left, default=None)
+
+
+def _groups() -> list[tuple[Path, tuple[str, str, str]]]:
+    """List this process's control groups and those around them, each with the files that say it."""
+    two = ("memory.max", "memory.current", "inactive_file ")
+    one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+    # Inside a container its own group may stand at the top, whatever its name is outside.
+    found = {_CGROUP: two, _CGROUP / "memory": one}
+    with suppress(OSError, ValueError):
+        for line in _OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds and "memory" not in kinds.split(","):
+                continue
+            top = _CGROUP / "memory" if kinds else _CGROUP
+            inner = top / path.strip("/")
+            for group in (inner, *inner.parents):
+                if group.is_relative_to(top):
+                    found[group] = one if kinds else two
+    return list(found.items())
+
+
+def _room(group: tuple[Path, tuple[str, str, str]]) -> int | None:
+    folder, (most, now, idle) = group
     try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        limit = int((folder / most).read_text(encoding="ascii"))
+        used = int((folder / now).read_text(encoding="ascii"))
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
         # Files that were read stay in memory until something else needs the room.
-        (cached,) = (line.split()[1] for line in lines if line.startswith("inactive_file "))
+        (cached,) = (line.split()[1] for line in lines if line.startswith(idle))
     except (OSError, ValueError):
         return None
     return max(limit - used + int(cached), 0)

@@ -238,7 +238,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 def fill(tensor: Tensor, file: FileIO) -> bool:
     """Read a contiguous tensor's bytes from where a file stands; False if it ends before."""
-    room = memoryview(as_bytes(tensor).numpy())
+    room = as_bytes(tensor).numpy().data
     done = 0
     while done < len(room):
         count = file.readinto(room[done:])  # at most 2 GiB at a time, as Linux has it

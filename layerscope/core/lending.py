@@ -127,7 +127,9 @@ class Swapper:
         self._model = model
         self._index()
 
-    def swapped(self, values: Mapping[str, Tensor], *, owned: bool = False) -> Undo:
+    def swapped(
+        self, values: Mapping[str, Tensor], *, owned: bool = False, consume: bool = False
+    ) -> Undo:
         """Let tensors stand for `values`; afterwards for their own again.
 
         Tensors tied to one of them see the change too, whether they are the same object or another
@@ -142,13 +144,16 @@ class Swapper:
             memory as the network's tensors do are used as they are instead of copied, and a tensor
             that already holds its value, bit for bit, is left alone. The caller then neither reads
             them again nor shares them.
+        consume : bool
+            True takes each value out of `values`, a dict of the caller's own, once the network has
+            a copy of it: then memory holds one tensor twice, and not all of them.
 
         Raises
         ------
         LayerError
             If a value has another shape than the tensor that it stands for.
         """
-        return _Swapped(self, values, owned)
+        return _Swapped(self, values, owned, consume)
 
     def _index(self) -> None:
         """Find all tensors by name, where each is held, and which are tied."""
@@ -174,12 +179,10 @@ class Swapper:
                 break
         return {name: self._named[name] for name in names}
 
-    def _changed(
-        self, values: Mapping[str, Tensor], *, owned: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pair every tensor that changes, or is tied to one that does, with its new data."""
+    def _together(self, values: Mapping[str, Tensor]) -> list[list[str]]:
+        """Gather the names of values whose tensors are tied, those of each in their order."""
         current = self.current(values)
-        wanted: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        gathered: dict[int, list[str]] = {}
         for name, value in values.items():
             own = current[name]
             # copy_ would stretch a smaller tensor to fit.
@@ -188,46 +191,69 @@ class Swapper:
                     f"{name} has the shape {tuple(own.shape)} and can't hold a tensor of shape "
                     f"{tuple(value.shape)}."
                 )
-            first = self._tied[id(own)][0]
-            wanted.setdefault(id(first), []).append((own, value.detach()))
-        taken = set(self._storages) if owned else None
-        for pairs in wanted.values():
-            together = self._tied[id(pairs[0][0])]
-            if len(together) == 1:
-                made = [_taken_over(together[0].data, pairs[-1][1], taken)]
-            else:
-                made = _laid_out([t.data for t in together], together[0].device)
-                for own, value in pairs:
-                    place = next(i for i, t in enumerate(together) if t is own)
-                    devices.write(made[place], value)
-            # Comparing waits for the accelerator, so only where it saves memory.
-            if not owned or not all(map(_same_bits, made, (t.data for t in together))):
-                yield from zip(together, made, strict=True)
+            gathered.setdefault(id(self._tied[id(own)][0]), []).append(name)
+        return list(gathered.values())
+
+    def _made(
+        self, values: Mapping[str, Tensor], taken: set[int] | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Make new data for tensors that are tied to one another, of which some have values.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+        taken : set of int, or None
+            Storages that are in use, where others may be used as they are.
+        """
+        together = self._tied[id(self._named[next(iter(values))])]
+        if len(together) == 1:
+            *_, value = values.values()
+            return together, [_taken_over(together[0].data, value.detach(), taken)]
+        made = _laid_out([t.data for t in together], together[0].device)
+        for name, value in values.items():
+            own = self._named[name]
+            place = next(i for i, t in enumerate(together) if t is own)
+            devices.write(made[place], value.detach())
+        return together, made
 
 
 class _Swapped(Undo):
     """Values in place of a network's own."""
 
-    def __init__(self, swapper: Swapper, values: Mapping[str, Tensor], owned: bool) -> None:
+    def __init__(
+        self, swapper: Swapper, values: Mapping[str, Tensor], owned: bool, consume: bool
+    ) -> None:
         super().__init__()
         self._swapper, self._values, self._owned = swapper, values, owned
+        self._consume = consume
 
     def begin(self) -> None:
-        swapper = self._swapper
-        pairs = list(swapper._changed(self._values, owned=self._owned))
+        swapper, values = self._swapper, self._values
         self._values = {}  # so that those which were copied, or left aside as equal, take no memory
-        changed = [(tensor, tensor.data, new) for tensor, new in pairs]
-        storages = {storage_id(new) for _, new in pairs}
+        changed: list[tuple[Tensor, Tensor]] = []
+        storages: set[int] = set()
 
         def restore() -> None:
-            for tensor, data, _ in changed:
+            for tensor, data in changed:
                 tensor.data = data
             swapper._storages -= storages
 
         self.add(restore)
-        swapper._storages |= storages
-        for tensor, _, new in changed:
-            tensor.data = new
+        taken = set(swapper._storages) if self._owned else None
+        # One after the other: of a whole network there is memory for one more, and not for two.
+        for names in swapper._together(values):
+            together, made = swapper._made({name: values[name] for name in names}, taken)
+            for name in names if self._consume else ():
+                assert isinstance(values, dict)
+                del values[name]
+            # Comparing waits for the accelerator, so only where it saves memory.
+            if self._owned and all(map(_same_bits, made, (t.data for t in together))):
+                continue
+            changed += [(tensor, tensor.data) for tensor in together]
+            storages |= set(map(storage_id, made))
+            swapper._storages |= storages
+            for tensor, new in zip(together, made, strict=True):
+                tensor.data = new
 
 
 def swapped(model: nn.Module, values: Mapping[str, Tensor], *, owned: bool = False) -> Undo:
@@ -270,9 +296,11 @@ def _lent(model: nn.Module, device: torch.device) -> dict[int, Tensor]:
 def _on(device: torch.device, tensor: Tensor) -> Tensor:
     """Return a tensor on `device`: a parameter itself where it is there, and lies as a copy does.
 
-    What is mapped from a file, as libraries open weights, lies at any place.
+    What is mapped from a file, as libraries open weights, lies at any place. A view with gaps can't
+    be copied as it lies.
     """
-    own = isinstance(tensor, nn.Parameter) and is_aligned(tensor)
+    dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    own = isinstance(tensor, nn.Parameter) and (is_aligned(tensor) or not dense)
     return tensor.data.to(device, copy=not own)
 
 

@@ -11,6 +11,7 @@ from layerscope.base.devices._arithmetic import arithmetic
 from layerscope.base.devices._choice import describe, present, resolve
 from layerscope.base.devices._memory import (
     KeepMemory,
+    free_bytes,
     is_apart,
     out_of_memory,
     release,
@@ -46,6 +47,7 @@ __all__ = [
     "autocast",
     "describe",
     "double",
+    "free_bytes",
     "is_apart",
     "multiplies_bfloat16",
     "out_of_memory",

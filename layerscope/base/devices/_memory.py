@@ -31,6 +31,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can still be taken on a device, in bytes; None where nobody says."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
+
+
 def spare_bytes(device: torch.device) -> int:
     """Memory that may be filled with what is worth remembering, in bytes.
 

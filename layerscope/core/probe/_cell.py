@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from layerscope.base import devices, seeds
-from layerscope.base.copies import changed_names, copy_modules, copy_tensors
-from layerscope.base.tensors import owner_name, plain_name
+from layerscope.base.copies import LazyCopies, changed_names, copy_modules, copy_tensors
+from layerscope.base.tensors import named_tensors, owner_name, plain_name
 from layerscope.base.validate import describe
 from layerscope.core import layers
 from layerscope.core.checkpoints import Series
@@ -77,6 +77,11 @@ class CellTensors:
         Of the random draws.
     device : torch.device
         Where small tensors are kept for the next batch.
+
+    Attributes
+    ----------
+    too_large : dict
+        By row, why there is no memory for other values of it; empty until somebody says so.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class CellTensors:
         self._kept: dict[tuple[str, Layer], dict[str, Tensor]] = {}
         self._routes: dict[tuple[str, Layer], dict[str, Route]] = {}
         self._left = KEPT_BYTES
+        self.too_large: dict[str, str] = {}
 
     def question(self, cell: Cell) -> Question:
         """Ask about one cell."""
@@ -122,12 +128,19 @@ class CellTensors:
         """
         if cell.perturbation.apply is no_values:
             return {}  # without reading a whole block to find that out
-        trained = self.series.read(self.series.last, cell.layer.tensors)
+        trained = self._stored(self.series.last, cell.layer.tensors)
         # Compared with the trained values below, so these themselves are handed to nobody.
         values = self._perturbed(cell, copy_tensors(trained))
-        _check_fit(cell, values, trained)
-        values = {name: t.detach().to(trained[name].dtype) for name, t in values.items()}
-        return {name: t for name, t in values.items() if not torch.equal(t, trained[name])}
+        found = {}
+        for name in list(values):
+            # One after the other: of a whole network there is memory for one more, and not for two.
+            value, own = values.pop(name), trained.get(name)
+            _check_fit(cell, name, value, own)
+            assert own is not None
+            value = value.detach().to(own.dtype)
+            if not torch.equal(value, own):
+                found[name] = value
+        return found
 
     def all_of(self, cell: Cell) -> dict[str, Tensor]:
         """Compute all tensors of a cell's layer, those that it leaves as they were included."""
@@ -141,7 +154,11 @@ class CellTensors:
         holds as a whole is put back with its scales.
         """
         kind = cell.perturbation
-        if all(part.routes for part in kind.parts or (kind,)) or kind.info.resets:
+        if all(part.routes for part in kind.parts or (kind,)):
+            return ""
+        if cell.layer.name in self.too_large:
+            return self.too_large[cell.layer.name]
+        if kind.info.resets:
             return ""
         packed = next((name for name in cell.layer.tensors if name in self._packed), "")
         return packed and (
@@ -211,7 +228,7 @@ class CellTensors:
         site = Site(
             layer=cell.layer,
             trained=trained,
-            checkpoint=self.series.read(cell.epoch, trained) if from_checkpoint else None,
+            checkpoint=self._handed(cell.epoch, trained) if from_checkpoint else None,
             fresh=self.fresh.draw,
             generator=self._chance(cell),
             modules=copy_modules(self.holders(trained)),
@@ -228,6 +245,24 @@ class CellTensors:
             _check_in_place(cell, changed_names(trained, site.modules))
         return dict(values)
 
+    def _stored(self, epoch: int, names: Iterable[str]) -> Mapping[str, Tensor]:
+        """Read tensors of a checkpoint, those of a large row only when they are asked for."""
+        wanted = list(names)
+        size = sum(self._sizes.get(name, 0) for name in wanted)
+        if size > KEPT_BYTES:
+            return StoredTensors(self.series, epoch, wanted)
+        return self.series.read(epoch, wanted)
+
+    def _handed(self, epoch: int, names: Iterable[str]) -> Mapping[str, Tensor]:
+        """Read tensors of a checkpoint that a function may change where they are."""
+        found = self._stored(epoch, names)
+        return LazyCopies(found, _as_read) if isinstance(found, StoredTensors) else found
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of every tensor of the network."""
+        return {n: t.numel() * t.element_size() for n, t in named_tensors(self.model).items()}
+
     def _chance(self, cell: Cell) -> Generator:
         """Begin the stream of a cell, the same whether the network is compiled or not."""
         row = plain_name(cell.layer.name) or layers.ROOT
@@ -237,6 +272,38 @@ class CellTensors:
 def _sent_copy(tensor: Tensor, device: torch.device) -> Tensor:
     sent = devices.send(tensor, device)
     return tensor.clone() if sent is tensor else sent
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors of a checkpoint, each read anew whenever it is asked for, and held by nobody here.
+
+    Parameters
+    ----------
+    series : Series
+    epoch : int
+    names : sequence of str
+    """
+
+    def __init__(self, series: Series, epoch: int, names: Sequence[str]) -> None:
+        self._series, self._epoch, self._names = series, epoch, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._series.read(self._epoch, [name])[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # Mapping's own would read it to find out
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _as_read(tensor: Tensor) -> Tensor:
+    return tensor  # a copy of what is stored already
 
 
 def _check_in_place(cell: Cell, changed: Sequence[str]) -> None:
@@ -249,30 +316,28 @@ def _check_in_place(cell: Cell, changed: Sequence[str]) -> None:
         )
 
 
-def _check_fit(cell: Cell, values: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+def _check_fit(cell: Cell, name: str, value: Any, own: Tensor | None) -> None:
     """Refuse what the cell's layer can't hold, in the name of the perturbation."""
     what = f"the perturbation {cell.perturbation.name!r} returned"
-    for name, value in values.items():
-        if name not in trained:
-            raise OptionError(
-                f"{what} {name!r}, which {cell.layer.name} does not hold; it holds "
-                f"{', '.join(trained)}."
-            )
-        if not isinstance(value, Tensor):
-            raise OptionError(f"{what} a {type(value).__name__} for {name}, expected a tensor.")
-        own = trained[name]
-        if value.shape != own.shape:
-            raise OptionError(
-                f"{what} {name} of shape {tuple(value.shape)}, expected {tuple(own.shape)}."
-            )
-        # Another precision is converted, as from a checkpoint that was saved in it; so are counters
-        # among the buffers, which a function of one's own may have scaled with all the rest.
-        is_parameter = name in cell.layer.parameters
-        if is_parameter and _number_kind(value) != _number_kind(own):
-            raise OptionError(
-                f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
-                f".to({own.dtype})."
-            )
+    if own is None:
+        raise OptionError(
+            f"{what} {name!r}, which {cell.layer.name} does not hold; it holds "
+            f"{', '.join(cell.layer.tensors)}."
+        )
+    if not isinstance(value, Tensor):
+        raise OptionError(f"{what} a {type(value).__name__} for {name}, expected a tensor.")
+    if value.shape != own.shape:
+        raise OptionError(
+            f"{what} {name} of shape {tuple(value.shape)}, expected {tuple(own.shape)}."
+        )
+    # Another precision is converted, as from a checkpoint that was saved in it; so are counters
+    # among the buffers, which a function of one's own may have scaled with all the rest.
+    is_parameter = name in cell.layer.parameters
+    if is_parameter and _number_kind(value) != _number_kind(own):
+        raise OptionError(
+            f"{what} {name} of type {value.dtype}, expected {own.dtype}; convert it with "
+            f".to({own.dtype})."
+        )
 
 
 def _number_kind(tensor: Tensor) -> tuple[bool, bool, bool]:

@@ -91,7 +91,6 @@ class Probe(Undo):
     def begin(self) -> Probe:
         """Borrow the network, and put the trained weights in."""
         subject = self.subject
-        budget = devices.spare_bytes(subject.device)
         self._memory = devices.KeepMemory(subject.device)
         self.enter(self._memory)
         self.enter(devices.SteadyChoice(subject.device))
@@ -103,7 +102,8 @@ class Probe(Undo):
             swap = self._swapper.swapped(values, owned=True)
             del values
             self.enter(swap)
-        self.recorder = Recorder(subject.model, budget=budget)
+        # Asked now that the network is in its place.
+        self.recorder = Recorder(subject.model, budget=devices.spare_bytes(subject.device))
         self.add(self.recorder.close)
         return self
 
@@ -258,8 +258,10 @@ class Probe(Undo):
         call = self._call(seen)
         self.recorder.prepare(call, question.group)
         with Undo() as undo, undo:
-            swap, names = self._swapper.swapped(values), list(values)
-            del values  # of a large layer: the network holds a copy of its own
+            # Of a large layer the network holds copies of its own, and nobody another.
+            names, passing = list(values), dict(values)
+            swap = self._swapper.swapped(passing, consume=True)
+            del values
             undo.enter(swap)
             if not seen.watched:
                 return self.recorder.replay(call, question.group)
@@ -306,6 +308,8 @@ class Probe(Undo):
             "plain_modules": recorder.plain_modules,
             "plain_groups": {str(group): why for group, why in recorder.plain_groups.items()},
             "refusal": recorder.refusal,
+            "budget_bytes": recorder.budget,
+            "kept_bytes": recorder.most,
         }
 
     def _first_call(self) -> Callable[[], Tensor]:

@@ -61,6 +61,8 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         Whether the last pass that was watched and then recorded gave the same outputs both times.
     passes : Counter of str
         How many passes were "watched", "recorded", "replayed" and "plain".
+    most : int
+        The most bytes that were kept of one batch.
     """
 
     remembered: list[Group]
@@ -75,6 +77,7 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         self.plain_groups: dict[Group, str] = {}
         self.refusal = ""
         self.repeats = False
+        self.most = 0
         self._clear()
 
     def __exit__(self, *exc: object) -> None:
@@ -291,6 +294,7 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
                 self._loaded[group] = plan
                 self._uses.update(plan.sources)
             self.remembered.append(group)
+        self.most = max(self.most, sum(sizes.values()))
         self._wants: dict[int, list[Item]] = {}
         for plan in self._loaded.values():
             for index in plan.skips:

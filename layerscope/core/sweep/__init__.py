@@ -140,7 +140,9 @@ def sweep(
         with a warning, and the sweep starts again; ``ds.attrs["batch_size"]`` says what it came to,
         of your own batches too: a number, or ``"5 to 16, as given"`` where they differ.
         Under `decide` and `tolerance`, batches of your own are put together, shuffled, and cut
-        again into as many examples as the largest of them had.
+        again into as many examples as the largest of them had. What cells reuse of a batch may
+        take a quarter of the memory that is free, 4 GiB at most; ``ds.attrs["reuse"]`` says how
+        much that was (``budget_bytes``), and how much of it was taken (``kept_bytes``).
     device : str or torch.device
         ``"auto"`` takes the first of cuda, mps and cpu that is present.
     dtype : str or torch.dtype, optional
@@ -170,7 +172,8 @@ def sweep(
         shape.
     whole : bool
         Add the row ``fullmodel``, in which every layer is perturbed at once. It is the only one
-        that needs memory for a second network.
+        that needs memory for a second network. Where there is none, the row has no cells but for
+        what leaves weights alone, and ``ds.attrs["refused"]`` and a notice say so.
     decide : bool, float, mapping or Decision
         Stop a cell once its layer is settled to be robust or critical; see
         `layerscope.core.stopping.Decision`. The verdicts are in ``ds.verdict``. Examples come in a

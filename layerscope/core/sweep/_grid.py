@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from layerscope.base import devices
+from layerscope.base.tensors import named_tensors
 from layerscope.base.validate import integers
 from layerscope.core import layers, perturb
 from layerscope.core.checkpoints import WITHOUT_A_PAST, Series
@@ -17,7 +20,7 @@ from layerscope.core.probe import Cell
 from layerscope.errors import OptionError
 from layerscope.results import FULL_MODEL, NO_EPOCH
 
-__all__ = ["Grid", "perturbations_for", "recorded_epochs", "rows"]
+__all__ = ["Grid", "perturbations_for", "recorded_epochs", "rows", "too_large"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,28 @@ def rows(
     if any(row.name == FULL_MODEL for row in found):
         raise OptionError(f"a group can't be called {FULL_MODEL!r}, which is the whole network.")
     return [*found, layers.whole_network(model, FULL_MODEL, norms)] if network else found
+
+
+def too_large(model: nn.Module, device: torch.device, found: Sequence[Layer]) -> dict[str, str]:
+    """Say of the whole network why it has no cells, where there is no memory for a second one.
+
+    All that a row holds is made at once, on the CPU, and copied to `device` tensor by tensor.
+    """
+    held = named_tensors(model)
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in held.items()}
+    lent = sum(sizes.values()) if any(t.device != device for t in held.values()) else 0
+    refused = {}
+    for row in found:
+        need = sum(sizes.get(name, 0) for name in row.tensors)
+        need += max((sizes.get(name, 0) for name in row.tensors), default=0)
+        for place, size in ((torch.device("cpu"), need), (device, need + lent)):
+            free = devices.free_bytes(place)
+            if row.name == FULL_MODEL and free is not None and size > free:
+                refused[row.name] = (
+                    f"it needs {size / 2**30:.2g} GiB on {place}, for all weights once more, and "
+                    f"{free / 2**30:.2g} GiB are free"
+                )
+    return refused
 
 
 def perturbations_for(

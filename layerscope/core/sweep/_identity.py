@@ -104,6 +104,8 @@ def _plain_values(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "stopping": plan.rule.describe() if plan.rule else {},
         "outcomes": plan.outcomes,
+        # Where there is more memory, there are other cells.
+        **({"too_large": sorted(plan.tensors.too_large)} if plan.tensors.too_large else {}),
     }
 
 

@@ -21,7 +21,7 @@ from layerscope.core.perturb import Perturbation, Redraw
 from layerscope.core.probe import CellTensors, Subject
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
-from layerscope.core.sweep._grid import Grid, recorded_epochs, rows
+from layerscope.core.sweep._grid import Grid, recorded_epochs, rows, too_large
 from layerscope.core.sweep._outer import folder_of, naming, trained_epochs
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._single import SingleSweep
@@ -141,10 +141,12 @@ class Request:
         model, series = subject.model, subject.series
         source = Redraw(model, series, self.fresh)
         found = rows(model, self.layers, self.view, self.norms, self.whole)
+        tensors = CellTensors(model, series, source, self.seed, subject.device)
+        tensors.too_large = too_large(model, subject.device, found)
         return Plan(
             subject,
             Grid(found, list(self.perturbations), epochs, self.draws),
-            CellTensors(model, series, source, self.seed, subject.device),
+            tensors,
             seed=self.seed,
             rule=self.rule,
             outcomes=self.outcomes,
