@@ -27,6 +27,8 @@ _ADAPTER = re.compile(r"\b(?:lora|ia3|vera|hada|lokr|oft|boft)_|prompt_e(?:ncode
 
 Form = tuple[tuple[int, ...], torch.dtype]
 
+_PIECE = 2**20
+
 
 def _plain(name: str) -> str:
     """Take off what DataParallel and torch.compile put into names."""
@@ -158,9 +160,15 @@ def require_finite(state: Mapping[str, Tensor], where: str) -> None:
         Names the first that does.
     """
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+        if tensor.is_floating_point() and (bad := _not_finite(tensor)):
             raise CheckpointError(
                 f"{where}: {name} holds {bad:,} values that are NaN or infinite; "
                 "training had diverged by then. Leave this checkpoint out."
             )
+
+
+def _not_finite(tensor: Tensor) -> int:
+    """Count values that are NaN or infinite, piece by piece: what tells it is as large as they."""
+    pieces = torch.split(tensor.reshape(-1), _PIECE) if tensor.numel() else ()
+    finite = (torch.isfinite(piece) for piece in pieces)
+    return sum(0 if bool(each.all()) else int((~each).sum()) for each in finite)

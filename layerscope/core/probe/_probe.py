@@ -91,17 +91,19 @@ class Probe(Undo):
     def begin(self) -> Probe:
         """Borrow the network, and put the trained weights in."""
         subject = self.subject
-        self._memory = devices.KeepMemory(subject.device)
-        self.enter(self._memory)
         self.enter(devices.SteadyChoice(subject.device))
         self.enter(borrowed(subject.model, subject.device, self._to))
         self._swapper = Swapper(subject.model)
-        # Piece by piece: a network that holds these weights already takes no more memory.
-        for names in subject.pieces():
+        # Piece by piece: a network that holds these weights already takes no more memory. One that
+        # came alone holds them for certain.
+        for names in () if subject.alone else subject.pieces():
             values = subject.trained(names)
             swap = self._swapper.swapped(values, owned=True)
             del values
             self.enter(swap)
+        # Only now, or the memory of all these pieces would be kept too.
+        self._memory = devices.KeepMemory(subject.device)
+        self.enter(self._memory)
         # Asked now that the network is in its place.
         self.recorder = Recorder(subject.model, budget=devices.spare_bytes(subject.device))
         self.add(self.recorder.close)

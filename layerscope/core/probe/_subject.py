@@ -33,7 +33,10 @@ __all__ = ["Subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network with its checkpoints and data, how it is run, and what is measured."""
+    """A trained network with its checkpoints and data, how it is run, and what is measured.
+
+    It is `alone` if it came without checkpoints: then it holds the weights itself.
+    """
 
     model: nn.Module
     series: Series
@@ -42,6 +45,7 @@ class Subject:
     device: torch.device
     dtype: torch.dtype | None = None
     output: OutputFinder = field(default_factory=OutputFinder)
+    alone: bool = False
 
     @classmethod
     def of(
@@ -82,7 +86,8 @@ class Subject:
         held.name = str(getattr(data, "name", ""))
         if metrics is None and not metrics_.own(data):
             known = metrics_.parse(metrics_.default_names(positions=held.positions))
-        return cls(model, series, held, known, place, precision, find)
+        alone = checkpoints is None
+        return cls(model, series, held, known, place, precision, find, alone)
 
     def fitted(self, outputs: Tensor, inputs: Any, targets: Any) -> Subject:
         """Return the same, with what can be told from the outputs of the first batch.
