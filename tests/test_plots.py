@@ -26,7 +26,7 @@ from PIL import Image
 from layerscope import plots, results, stats, testing
 from layerscope.errors import OptionError, ResultError
 from layerscope.plots import _embedding as embedding, _lines as lines, _scales as scales
-from layerscope.plots._names import shorten
+from layerscope.plots._names import shorten, shorten_layers, within
 
 ODD = ["<script>alert(1)</script>", r"$\frac{1$ and $x$", "{x} & 'y'", 'a"b', "fullmodel"]
 MAKERS = [plots.heatmap, plots.distances, plots.overview, plots.curves]
@@ -372,17 +372,60 @@ def test_long_names_are_cut_on_axes_alone_and_never_alike(ds):
     plot = plots.heatmap(ds.assign_coords(layer=[*names, "fullmodel"]))
     assert set(plot.dframe()["hover layer"]) == {*names, "fullmodel"}
     short = [tick.get_text() for tick in drawn(plot).axes[0].get_yticklabels()][::-1]
-    assert short[0] == "…0.self_attention.out_projection.weight"
+    assert short[0] == "0.self_attention.out_projection.weight"
     assert short[-1] == "fullmodel"
+    assert drawn(plot).axes[0].get_ylabel() == "layer in vision_model.encoder.layers"
     overrides = hv.render(plot, backend="bokeh").yaxis[0].major_label_overrides
     assert list(overrides.values()) == short[::-1]
 
 
 @given(st.lists(st.text("ab.", min_size=1, max_size=60), min_size=1, max_size=8, unique=True))
 def test_no_two_names_are_cut_to_the_same(names):
-    cut = shorten(names, 12)
-    assert list(cut) == names
-    assert len(set(cut.values())) == len(names)
+    for cut in (shorten(names, 12), shorten_layers(names, 12)):
+        assert list(cut) == names
+        assert len(set(cut.values())) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "front"),
+    [
+        (["model.embed", "model.layers.0.mlp", "model.layers.1", "lm_head"], "model.layers."),
+        (["model.layers.0-1", "model.layers.1-2", "fullmodel"], "model.layers."),
+        (["net.conv1", "net.conv2", "fullmodel"], "net."),
+        (["features.0", "features.3", "classifier.0"], ""),
+        (["encoder.block.0", "encoder.block.1", "decoder.block.0"], ""),
+        (["layer1.0.conv1", "layer2.0.conv1"], ""),
+        # Nothing would be left of the first; and two would become one.
+        (["a.b", "a.b.c"], "a."),
+        (["0.a", "blocks.1.a", "blocks.0.a"], ""),
+        (["a.0.b", "a.1.b", "1.b"], ""),
+        (["0", "2"], ""),
+        (["model.layers.0"], ""),
+        ([], ""),
+    ],
+)
+def test_what_layers_begin_with_is_left_out_where_it_tells_nothing(names, front):
+    short = shorten_layers(names)
+    assert short == {name: name.removeprefix(front) for name in names}
+    assert within(names) == (f"layer in {front[:-1]}" if front else "")
+
+
+def test_every_figure_says_what_names_begin_with(ds):
+    names = [f"model.layers.{at}" for at in range(ds.sizes["layer"] - 1)]
+    ds = ds.assign_coords(layer=[*names, "fullmodel"])
+    where = "layer in model.layers"
+    for plot in (plots.heatmap(ds), plots.compare({"a": ds, "b": ds}), plots.overview(ds)):
+        figure = drawn(plot)
+        assert where in [axes.get_ylabel() for axes in figure.axes]
+        said = {text.get_text() for axes in figure.axes for text in axes.get_yticklabels()}
+        assert "0" in said
+        assert not any(name.startswith("model.") for name in said)
+    curves = plots.curves(ds)
+    legend = drawn(curves).axes[0].get_legend()
+    assert legend.get_title().get_text() == where
+    assert "0" in [text.get_text() for text in legend.get_texts()]
+    (legend,) = hv.render(curves, backend="bokeh").legend
+    assert legend.title == where
 
 
 def test_hundreds_of_layers_fit_a_page():

@@ -13,7 +13,7 @@ from layerscope import results, stats
 from layerscope.core.layers import Layer
 from layerscope.core.session import Change
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.plots import ink, scale_of, shorten
+from layerscope.plots import ink, scale_of, shorten_layers
 from layerscope.results import FULL_MODEL, NO_EPOCH
 
 __all__ = [
@@ -75,7 +75,7 @@ def blocks(
     critical = _criticality(table)
     scale = scale_of(table["value"], metric) if table is not None else None
     largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
-    short = shorten([layer.name for layer in layers], _LONGEST)
+    short = shorten_layers([layer.name for layer in layers], _LONGEST)
     drawn = []
     for layer in layers:
         value, broken = critical.get(layer.name, (None, False))

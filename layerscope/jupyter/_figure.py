@@ -20,7 +20,7 @@ from layerscope.core.session import Estimate
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _words as words
 from layerscope.jupyter._history import Scene
 from layerscope.jupyter._words import Reading
-from layerscope.plots import escape_dollars, shorten
+from layerscope.plots import escape_dollars, shorten_layers
 
 __all__ = ["draw", "of_state"]
 
@@ -203,7 +203,7 @@ def _strip(
     """Draw the layers side by side, upwards; return where that ends."""
     gaps = _gaps(blocks)
     slot = min(_BLOCK, (width - sum(gaps)) / max(len(blocks), 1))
-    names = shorten([str(block["name"]) for block in blocks], 24)
+    names = shorten_layers([str(block["name"]) for block in blocks], 24)
     longest = _SIGN * max((len(name) for name in names.values()), default=0)
     across, upright = longest < slot, slot > 0.11
     told = any(block["state"] != "trained" for block in blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import holoviews as hv
@@ -22,7 +23,9 @@ def both(
     return plot.opts(backend="matplotlib", **(shared | matplotlib))
 
 
-def with_frame(overlay: hv.Overlay, title: str, shared: dict[str, Any]) -> hv.Overlay:
+def with_frame(
+    overlay: hv.Overlay, title: str, shared: dict[str, Any], legend: str = ""
+) -> hv.Overlay:
     """Give curves or points their size, and a legend beside them that hides none of them."""
     return both(
         overlay,
@@ -34,7 +37,7 @@ def with_frame(overlay: hv.Overlay, title: str, shared: dict[str, Any]) -> hv.Ov
             "default_tools": ["save", "box_zoom", "reset"],
             "click_policy": "mute",
             "legend_limit": 1000,
-            "hooks": [_finish_bokeh],
+            "hooks": [partial(_finish_bokeh, title=legend)],
         },
         matplotlib={
             "aspect": "auto",
@@ -43,7 +46,7 @@ def with_frame(overlay: hv.Overlay, title: str, shared: dict[str, Any]) -> hv.Ov
             "show_frame": False,
             "fontsize": FONT_SIZES,
             "legend_limit": 1000,
-            "hooks": [_finish_matplotlib],
+            "hooks": [partial(_finish_matplotlib, title=legend)],
         },
     )
 
@@ -91,16 +94,16 @@ def drop_sizing_mode(plot: Any) -> None:
     plot.state.sizing_mode = None
 
 
-def _finish_bokeh(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+def _finish_bokeh(plot: Any, element: hv.Overlay, title: str) -> None:  # noqa: ARG001
     drop_sizing_mode(plot)
     plot.state.xaxis.major_label_policy = NoOverlap(min_distance=0)
     plot.state.outline_line_color = None
     plot.state.yaxis.minor_tick_line_color = None
     for legend in plot.state.legend:
-        legend.update(location="top_left", border_line_color=None)
+        legend.update(location="top_left", border_line_color=None, title=title or None)
 
 
-def _finish_matplotlib(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+def _finish_matplotlib(plot: Any, element: hv.Overlay, title: str) -> None:  # noqa: ARG001
     axes = plot.handles["axis"]
     axes.spines[["top", "right"]].set_visible(False)
     legend = axes.get_legend()
@@ -109,5 +112,8 @@ def _finish_matplotlib(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
     legend.set_frame_on(False)
     legend.set_loc("upper left")
     legend.set_bbox_to_anchor((1.02, 1))
+    if title:
+        legend.set_title(escape_dollars(title), {"size": FONT_SIZES["legend"]})
+        legend.set_alignment("left")
     for text in legend.get_texts():
         text.set_text(escape_dollars(text.get_text()))

@@ -14,7 +14,7 @@ from layerscope.errors import choose
 from layerscope.plots._backends import both, with_frame
 from layerscope.plots._colours import LINES, shades
 from layerscope.plots._hover import tooltips
-from layerscope.plots._names import shorten
+from layerscope.plots._names import shorten_layers, within
 
 __all__ = ["barriers"]
 
@@ -74,7 +74,10 @@ def barriers(
     if results.metric(ds, metric).worse < 0:
         unit = f"{metric} below the trained network's"
     left = with_frame(
-        hv.Overlay(_ways(way)), heading, {"xlabel": "α", "ylabel": unit, "xlim": (-0.02, 1.02)}
+        hv.Overlay(_ways(way)),
+        heading,
+        {"xlabel": "α", "ylabel": unit, "xlim": (-0.02, 1.02)},
+        within(_single(way)),
     )
     layout = hv.Layout([left, _heights(found, f"barrier ({metric})")]).cols(2)
     # Inches for the legend of the left side, which stands between the two.
@@ -106,8 +109,8 @@ def _of(ds: xr.Dataset, table: pd.DataFrame, towards: str, epoch: int) -> pd.Dat
 
 def _ways(table: pd.DataFrame) -> list[Any]:
     """Draw a curve for each single layer, and one for the whole network."""
-    single = table[(table["n_blocks"] == 1) & ~table["whole"]]
-    names = shorten(list(dict.fromkeys(single["layer"])))
+    single = table[table["layer"].isin(_single(table))]
+    names = shorten_layers(_single(table))
     few, colours = len(names) <= _NAMED, shades()[80:]
     parts = []
     for at, (name, each) in enumerate(single.groupby("layer", sort=False)):
@@ -118,6 +121,11 @@ def _ways(table: pd.DataFrame) -> list[Any]:
     for name, each in table[table["whole"]].groupby("layer", sort=False):
         parts += _way(each, str(name), "#000000", named=True)
     return parts
+
+
+def _single(table: pd.DataFrame) -> list[str]:
+    """List the rows that are no more than one block."""
+    return list(dict.fromkeys(table["layer"][(table["n_blocks"] == 1) & ~table["whole"]]))
 
 
 def _way(table: pd.DataFrame, name: str, colour: str, named: bool) -> list[Any]:

@@ -21,7 +21,7 @@ from layerscope.plots._backends import (
 )
 from layerscope.plots._colours import LINES, ColourMap
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
-from layerscope.plots._names import shorten, wrap
+from layerscope.plots._names import shorten, within, wrap
 from layerscope.plots._panels import Size, panel, row_names
 from layerscope.plots._scales import label_of, scale_of
 
@@ -117,7 +117,8 @@ def compare(
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=True)
     # Inches for the rows' names, which stand between the panels.
     longest = max(len(name) for table in tables.values() for name in row_names(table).values())
-    gap = 0.4 + 0.058 * longest
+    labelled = any(within(list(table["layer"].unique())) for table in tables.values())
+    gap = 0.4 + 0.058 * longest + 0.15 * labelled
     return layout.opts(
         backend="matplotlib",
         shared_axes=False,

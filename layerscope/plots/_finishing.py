@@ -13,7 +13,7 @@ from bokeh.transform import dodge
 
 from layerscope.plots._backends import FONT_SIZES, drop_sizing_mode, escape_dollars
 from layerscope.plots._colours import NO_NUMBER
-from layerscope.plots._names import shorten
+from layerscope.plots._names import shorten, shorten_layers
 
 _MOST_PRINTED = 400
 _MOST_COLUMN_NAMES = 24
@@ -214,7 +214,8 @@ def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -
 
 def _names(element: hv.HeatMap, name: str) -> dict[str, str]:
     """Shorten the names along an axis, in its order."""
-    return shorten(list(element.dimension_values(name, expanded=False)), _LONGEST[name])
+    write = shorten_layers if name == "layer" else shorten
+    return write(list(element.dimension_values(name, expanded=False)), _LONGEST[name])
 
 
 def _crowded(element: hv.HeatMap) -> bool:

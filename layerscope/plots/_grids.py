@@ -25,7 +25,7 @@ from layerscope.plots._finishing import (
     name_size,
 )
 from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, doubts_of, tooltips, with_hover
-from layerscope.plots._names import wrap
+from layerscope.plots._names import within, wrap
 from layerscope.plots._scales import Scale, label_of, scale_of
 from layerscope.plots._stills import option
 
@@ -280,7 +280,7 @@ def draw_cells(
         "logz": scale.log,
         "clipping_colors": {"NaN": "#00000000"},  # lets the hatching behind show
         "xlabel": xlabel,
-        "ylabel": ylabel,
+        "ylabel": ylabel or within(list(plot.dimension_values("layer", False))),
     }
     return both(
         plot,

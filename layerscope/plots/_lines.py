@@ -14,7 +14,7 @@ from layerscope.errors import ResultError
 from layerscope.plots._backends import both, with_frame
 from layerscope.plots._colours import LINES, shades
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
-from layerscope.plots._names import shorten
+from layerscope.plots._names import shorten_layers, within
 from layerscope.plots._scales import Scale, label_of, scale_of
 
 _MANY_LAYERS = 12
@@ -72,13 +72,13 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
     table = _break_curves(table.assign(place=table["epoch"].map(epochs.index)), scale)
     looks = _looks(stats.layer_order(ds, network=False))
     parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
-    names = shorten(stats.layer_order(ds))
+    names = shorten_layers(stats.layer_order(ds))
     for name, of_layer in table.groupby("layer", sort=False):
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
     parts += _crosses(table, looks)
     heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
-    return _framed(hv.Overlay(parts), epochs, scale, heading, info)
+    return _framed(hv.Overlay(parts), epochs, scale, heading, info, within(list(names)))
 
 
 class _Look(NamedTuple):
@@ -246,6 +246,7 @@ def _framed(
     scale: Scale,
     title: str,
     metric: results.MetricInfo,
+    names: str,
 ) -> hv.Overlay:
     """Give curves their axes, size and legend."""
     shared: dict[str, Any] = {
@@ -257,4 +258,4 @@ def _framed(
     }
     if metric.fraction_of:
         shared["ylim"] = (-0.02, 1.02)
-    return with_frame(overlay, title, shared)
+    return with_frame(overlay, title, shared, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["shorten", "wrap"]
+__all__ = ["front_of", "shorten", "shorten_layers", "within", "wrap"]
 
 _PIXELS = 6.2  # of a sign of an axis' label in Bokeh, on average
 
@@ -31,6 +31,62 @@ def shorten(names: Sequence[str], longest: int = 40) -> dict[str, str]:
         longest += 4
         cut = {name: _cut(name, front, longest) for name in names}
     return cut
+
+
+def shorten_layers(names: Sequence[str], longest: int = 40) -> dict[str, str]:
+    """Write the layers of a network without what most of them begin with, as `within` tells.
+
+    What is too long then is cut as in `shorten`.
+
+    Examples
+    --------
+    >>> shorten_layers(["model.embed", "model.layers.0.mlp", "model.layers.1.mlp", "lm_head"])
+    {'model.embed': 'model.embed', 'model.layers.0.mlp': '0.mlp', \
+'model.layers.1.mlp': '1.mlp', 'lm_head': 'lm_head'}
+    """
+    front = front_of(names)
+    bare = {name: name.removeprefix(front) for name in names}
+    short = shorten(list(bare.values()), longest)
+    return {name: short[bare[name]] for name in names}
+
+
+def within(names: Sequence[str]) -> str:
+    """Say where layers lie whose names `shorten_layers` writes without it; empty if nowhere.
+
+    Examples
+    --------
+    >>> within(["model.layers.0.mlp", "model.layers.1.mlp", "lm_head"])
+    'layer in model.layers'
+    """
+    front = front_of(names).removesuffix(".")
+    return f"layer in {front}" if front else ""
+
+
+def front_of(names: Sequence[str]) -> str:
+    """Find what the names of layers begin with: what all do, or else the list that blocks lie in.
+
+    A list counts where no layer outside of it has a number for a component: of "0" beside
+    "classifier.0" one could not tell that it lies in "features".
+
+    Examples
+    --------
+    >>> front_of(["net.conv1", "net.conv2", "fullmodel"]), front_of(["features.0", "classifier.0"])
+    ('net.', '')
+    """
+    lists = [_list_of(name) for name in names]
+    numbered = {front for front in lists if front is not None}
+    one = len(numbered) == 1 and len(lists) - lists.count(None) > 1
+    front = str(numbered.pop()) if one else _shared(names)
+    bare = {name.removeprefix(front) for name in names}
+    return front if len(bare) == len(set(names)) and "" not in bare else ""
+
+
+def _list_of(name: str) -> str | None:
+    """Name the first list that a layer lies in, with a dot behind it; None if in none."""
+    parts = name.split(".")
+    # Of ranges of blocks, too: "layers.0-3".
+    first = next((at for at, part in enumerate(parts) if part[:1].isdigit()), None)
+    return None if first is None else "".join(f"{part}." for part in parts[:first])
 
 
 def wrap(label: str, pixels: float) -> str:

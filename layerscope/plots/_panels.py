@@ -32,7 +32,7 @@ from layerscope.plots._finishing import (
     refuse,
 )
 from layerscope.plots._hover import tooltips
-from layerscope.plots._names import shorten, wrap
+from layerscope.plots._names import shorten, shorten_layers, within, wrap
 from layerscope.plots._scales import Scale
 
 __all__ = ["Size", "panel", "row_names"]
@@ -51,7 +51,7 @@ class Size(NamedTuple):
 def row_names(table: pd.DataFrame) -> dict[str, str]:
     """Shorten the names of the layers, from the first to the last."""
     layers = table.drop_duplicates("layer").sort_values("depth", ascending=False)
-    return shorten(list(layers["layer"]), 24)
+    return shorten_layers(list(layers["layer"]), 24)
 
 
 def panel(
@@ -104,7 +104,7 @@ def panel(
         "logz": scale.log,
         "title": escape_braces(name),
         "xlabel": told,
-        "ylabel": "",
+        "ylabel": within(list(depths)),
         "xlim": (0, len(columns)),
         "ylim": (0, 1),
         "xticks": [(at + 0.5, names[each]) for at, each in enumerate(columns)][::every],
