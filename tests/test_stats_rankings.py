@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import kendalltau, spearmanr
 
-from layerscope import stats
+from layerscope import results, stats, testing
 from layerscope.errors import OptionError, ResultError
+from layerscope.stats._rankings import _correlations
 
 LAYERS = ["a", "b", "c", "d"]
 
@@ -82,3 +84,43 @@ def test_what_is_no_comparison_is_refused():
         compared(one, one.drop_vars("outcome"))
     with pytest.raises(OptionError, match="metric of task 'one'"):
         compared(one, one, metric="margin")
+
+
+def test_a_dataset_of_tasks_is_compared_by_its_standard_errors():
+    def task(damage, error):
+        ds = testing.dataset(layers=3, epochs=(0, 5)).copy(deep=True)
+        at = {"epoch": 0, "perturbation": "reinitialize", "draw": 0, "metric": "error"}
+        ds["difference"].loc[at] = [*damage, 0.9]
+        ds["difference_standard_error"].loc[at] = error
+        return ds
+
+    def compare(error, **options):
+        each = {"one": [0.1, 0.2, 0.3], "two": [0.3, 0.2, 0.1]}
+        ds = results.join([({"task": name}, task(d, error)) for name, d in each.items()])
+        found = stats.ranking_difference(ds, repeats=200, **options)
+        return found.sel(task="one", other_task="two")
+
+    sure, unsure = compare(0.001), compare(1.0)
+    assert sure.layer.values.tolist() == ["layer1", "layer2", "layer3"]
+    assert float(sure.correlation) == float(sure.upper) == -1
+    assert float(sure.reversal.sel(layer="layer1", other_layer="layer3")) == 1
+    assert 0.3 < float(unsure.reversal.sel(layer="layer1", other_layer="layer3")) < 0.7
+    assert sure.attrs["drawn"] == "damages"
+    with pytest.raises(OptionError, match="epoch '3'"):
+        compare(0.1, epoch=3)
+    with pytest.raises(OptionError, match="metric with a mean"):
+        compare(0.1, metric="perplexity")
+    one = results.join([({"task": "one"}, task([0, 0, 0], 1.0))])
+    with pytest.raises(OptionError, match="two tasks or more"):
+        stats.ranking_difference(one)
+
+
+def test_ranks_are_correlated_as_scipy_does():
+    rng = np.random.default_rng(0)
+    one, two = rng.integers(0, 4, (2, 20, 6)).astype(float)
+    one[3] = 1.0  # of one value alone
+    for method, compute in (("spearman", spearmanr), ("kendall", kendalltau)):
+        found = _correlations(one, two, method)
+        assert np.isnan(found[3])
+        for at in set(range(20)) - {3}:
+            assert found[at] == pytest.approx(compute(one[at], two[at]).statistic)

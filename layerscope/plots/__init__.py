@@ -23,10 +23,12 @@ from layerscope.plots._embedding import embed, library
 from layerscope.plots._emergence import emergence
 from layerscope.plots._grids import FORMULAS, distances, heatmap, overview
 from layerscope.plots._lines import curves
-from layerscope.plots._names import shorten_layers as shorten_layers, within as within
+from layerscope.plots._names import shorten_layers as shorten_layers
 from layerscope.plots._output import save, show
 from layerscope.plots._points import points
+from layerscope.plots._rankings import rankings
 from layerscope.plots._scales import scale_of as scale_of
+from layerscope.plots._tasks import tasks
 from layerscope.plots._triangle import triangle
 
 __all__ = [
@@ -42,7 +44,9 @@ __all__ = [
     "library",
     "overview",
     "points",
+    "rankings",
     "save",
     "show",
+    "tasks",
     "triangle",
 ]

@@ -25,6 +25,7 @@ from layerscope.base import validate
 from layerscope.base.templates import render, trusted
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
+from layerscope.report._across import Across, across
 from layerscope.report._again import again, argument, settings_table
 from layerscope.report._findings import classify, finding, refusal_rows, unperturbed, verdict_table
 from layerscope.report._reading import read
@@ -127,6 +128,7 @@ def page(
         full=f"{plots.FULL_CHANGE:g}",
         # Of tasks that are measured by different things there is nothing to set side by side.
         comparison=_comparison(each, shared.pop(), critical) if len(shared) == 1 else None,
+        across=list(_across(runs, metrics, critical)),
         runs=[_section(name, ds, metrics[name], critical) for name, ds in each.items()],
     )
     return str(made)
@@ -137,6 +139,17 @@ def _parts(runs: Mapping[str, xr.Dataset]) -> Iterator[tuple[str, xr.Dataset]]:
     for name, ds in runs.items():
         for words, part in results.parts(ds).items():
             yield f"{name}, {words}" if words else str(name), part
+
+
+def _across(
+    runs: Mapping[str, xr.Dataset], metrics: Mapping[str, str], critical: float | None
+) -> Iterator[Across]:
+    """Set the parts of every result that has some side by side."""
+    for name, ds in runs.items():
+        of_parts = {words: metrics[each] for words in results.parts(ds)
+                    if (each := f"{name}, {words}") in metrics}  # fmt: skip
+        if of_parts:
+            yield from across(str(name), ds, of_parts, critical)
 
 
 def _metrics(runs: Mapping[str, xr.Dataset], metric: str | None) -> dict[str, str]:

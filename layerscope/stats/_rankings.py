@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -11,12 +12,13 @@ from layerscope import results
 from layerscope.base.validate import describe, integer
 from layerscope.errors import OptionError, ResultError, choose
 from layerscope.stats._arrays import Array, check_confidence
+from layerscope.stats._labelled import layer_order
 
 _METHODS = ("spearman", "kendall")
 
 
 def ranking_difference(
-    outcomes: Mapping[str, xr.Dataset],
+    outcomes: Mapping[str, xr.Dataset] | xr.Dataset,
     *,
     perturbation: str | None = None,
     epoch: int | None = None,
@@ -30,10 +32,11 @@ def ranking_difference(
 
     Parameters
     ----------
-    outcomes : mapping of str to Dataset
+    outcomes : mapping of str to Dataset, or Dataset
         From each task to what every example gave, ``outcomes.nc`` in the task's folder of a sweep
         with ``outcomes=True``. Tasks over the very same data are drawn together, example by
-        example; others each on their own.
+        example; others each on their own. Or the Dataset of a sweep over several tasks, where
+        what every example gave was not kept.
     perturbation : str, optional
         By default the first.
     epoch : int, optional
@@ -58,6 +61,8 @@ def ranking_difference(
         layers stand in one order by one task and in the other by the other. Of layers that are
         apart by less than chance it is near ½ whatever the tasks.
 
+        The attribute ``drawn`` says what was: "examples", or "damages".
+
     Raises
     ------
     OptionError
@@ -71,6 +76,10 @@ def ranking_difference(
     was measured, and lies below that of the true damages where examples are few. A correlation of
     1 within it is no evidence that rankings differ; one that excludes 1 is, only where `reversal`
     of some pair of layers is near 1 as well.
+
+    Of a Dataset without outcomes, damages are drawn as normal ones with
+    ``difference_standard_error``, each layer's on its own. Layers were measured on the same
+    examples, and most are hurt by the same, so that reversals are surer than this tells.
 
     Examples
     --------
@@ -90,6 +99,15 @@ def ranking_difference(
     >>> float(found.reversal.sel(task="news", other_task="code", layer="a", other_layer="c"))
     1.0
     """
+    if isinstance(outcomes, xr.Dataset) and outcomes.sizes.get("task", 0) > 1:
+        check_confidence(confidence)
+        choose(method, _METHODS, "method")
+        known = _known(outcomes, metric, perturbation, epoch)
+        rng = np.random.default_rng(integer(seed, "seed", 0))
+        shape = integer(repeats, "repeats", 1, 1000), *known.damage.shape
+        normal = known.damage + known.spread * rng.standard_normal(shape)
+        compared = _compared(known.tasks, known.layers, known.damage, normal, method, confidence)
+        return compared.assign_attrs(drawn="damages", **known.about)
     if not isinstance(outcomes, Mapping) or isinstance(outcomes, xr.Dataset) or len(outcomes) < 2:
         raise OptionError(
             f"outcomes is {describe(outcomes)}; give a mapping from two tasks or more to what "
@@ -109,7 +127,75 @@ def ranking_difference(
         raise ResultError(f"tasks {names[0]!r} and {other[0]!r} have other layers.")
     damage = np.stack([sums.sum(1) / weights.sum() for _, sums, weights in columns.values()])
     drawn = _resampled(outcomes, columns, repeats, seed)
-    return _compared(names, layers, damage, drawn, method, confidence)
+    return _compared(names, layers, damage, drawn, method, confidence).assign_attrs(
+        drawn="examples"
+    )
+
+
+class _Known(NamedTuple):
+    """Damages (task, layer) that a Dataset holds, and their standard errors over examples."""
+
+    tasks: list[str]
+    layers: list[str]
+    damage: Array
+    spread: Array
+    about: dict[str, str | int]
+
+
+def _known(
+    ds: xr.Dataset,
+    metric: str | Mapping[str, str] | None,
+    perturbation: str | None,
+    epoch: int | None,
+) -> _Known:
+    """Read the damages by every task; of layers that all of them measured."""
+    tasks = [str(task) for task in ds["task"].values]
+    by_task = metric if isinstance(metric, Mapping) else dict.fromkeys(tasks, metric)
+    found, about = [], dict[str, str | int]()
+    for task in tasks:
+        part = results.parts(ds.sel(task=[task]))[results.words({"task": task})]
+        kinds = [str(name) for name in part["perturbation"].values]
+        kind = kinds[0] if perturbation is None else choose(perturbation, kinds, "perturbation")
+        name = _with_mean(part, by_task.get(task), kind)
+        cells = part.sel(metric=name, perturbation=kind, layer=layer_order(part, network=False))
+        moved, error = (
+            cells[each].mean([dim for dim in ("draw", "seed") if dim in cells[each].dims])
+            for each in ("difference", "difference_standard_error")
+        )
+        at = _epoch_of(moved, epoch)
+        found.append([moved.sel(epoch=at) * results.metric(part, name).worse, error.sel(epoch=at)])
+        about = {"perturbation": kind, "epoch": at}
+    damage, spread = (xr.concat(each, "task", join="inner") for each in zip(*found, strict=True))
+    there = (np.isfinite(damage) & np.isfinite(spread)).all("task").values
+    if there.sum() < 2:
+        raise ResultError("fewer than two layers were measured by every task; nothing to rank.")
+    damage, spread = damage.isel(layer=there), spread.isel(layer=there)
+    layers = [str(layer) for layer in damage["layer"].values]
+    return _Known(tasks, layers, damage.values, spread.values, about)
+
+
+def _with_mean(part: xr.Dataset, metric: str | None, perturbation: str) -> str:
+    """Choose a metric whose differences from the trained network have a mean."""
+    need = ("difference", "difference_standard_error")
+    if missing := [name for name in need if name not in part]:
+        raise ResultError(f"this Dataset has no {missing[0]}; sweep with a layerscope that has.")
+    known = part["difference_standard_error"].sel(perturbation=perturbation).notnull()
+    there = [str(name) for name in part["metric"].values if bool(known.sel(metric=name).any())]
+    if not there:
+        raise ResultError(
+            "no metric has differences from example to example; sweep with one that has, such as "
+            "'loss'."
+        )
+    first = results.metric_name(part)
+    return choose(metric or (first if first in there else there[0]), there, "metric with a mean")
+
+
+def _epoch_of(moved: xr.DataArray, epoch: int | None) -> int:
+    """Choose the first checkpoint there are values of, or the one wanted."""
+    known = moved["epoch"].values[moved.notnull().any("layer").values].tolist()
+    if not known:
+        raise ResultError("no layer was measured yet.")
+    return int(known[0] if epoch is None else choose(str(epoch), map(str, known), "epoch"))
 
 
 def _changes(
@@ -175,9 +261,11 @@ def _compared(
     ends = (1 - confidence) / 2, (1 + confidence) / 2
     for one in range(len(names)):
         for two in range(len(names)):
-            correlation[one, two] = _correlation(damage[one], damage[two], method)
-            each = [_correlation(a[one], a[two], method) for a in drawn]
-            lower[one, two], upper[one, two] = np.nanquantile(each, ends) if each else (np.nan,) * 2
+            correlation[one, two] = _correlations(damage[None, one], damage[None, two], method)[0]
+            each = _correlations(drawn[:, one], drawn[:, two], method)
+            # Where a repeat gives all layers one damage, it has no correlation.
+            if np.isfinite(each).any():
+                lower[one, two], upper[one, two] = np.nanquantile(each, ends)
             first, second = (
                 np.sign(drawn[:, at, :, None] - drawn[:, at, None, :]) for at in (one, two)
             )
@@ -197,10 +285,22 @@ def _compared(
     return found.assign_attrs(method=method, confidence=confidence, repeats=len(drawn))
 
 
-def _correlation(first: Array, second: Array, method: str) -> float:
-    from scipy.stats import kendalltau, spearmanr
+def _correlations(first: Array, second: Array, method: str) -> Array:
+    """Correlate ranks row by row, (repeat, layer); NaN where a row has one value alone."""
+    from scipy.stats import kendalltau, rankdata
 
+    if method == "kendall":
+        pairs = zip(first, second, strict=True)
+        return np.array([_kendall(kendalltau, *pair) for pair in pairs])
+    one, two = (rankdata(values, axis=1) for values in (first, second))
+    one, two = (ranks - ranks.mean(1, keepdims=True) for ranks in (one, two))
+    scale = np.sqrt((one**2).sum(1) * (two**2).sum(1))
+    together = (one * two).sum(1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(together / np.where(scale > 0, scale, np.nan))
+
+
+def _kendall(compute: Callable[..., Any], first: Array, second: Array) -> float:
     if len(first) < 2 or any(np.all(values == values[0]) for values in (first, second)):
         return float("nan")
-    compute = spearmanr if method == "spearman" else kendalltau
     return float(compute(first, second).statistic)

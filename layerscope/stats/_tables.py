@@ -216,6 +216,8 @@ def _doubts(ds: xr.Dataset, samples: xr.DataArray) -> npt.NDArray[np.str_]:
 
 def _trained_epoch(ds: xr.Dataset) -> int:
     """Last checkpoint of the series, which need not be among those of the sweep."""
+    if "model_epoch" in ds.coords and ds["model_epoch"].ndim == 0:
+        return int(ds["model_epoch"])
     about = results.settings(ds)
     runs = [run for run in about.get("runs") or [] if isinstance(run, dict)]
     known = [each["checkpoints"] for each in (about, *runs) if each.get("checkpoints")]
