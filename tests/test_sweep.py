@@ -217,7 +217,7 @@ from layerscope.core.sweep import _loop as loop
 from layerscope.core.sweep._store import Parts
 
 torch.set_num_threads(1)
-write, outcomes = Parts.write, metrics.measure
+write, outcomes = Parts.write, metrics.score
 
 def sweep(folder, kill_after):
     def counted(self, name, arrays):
@@ -232,7 +232,7 @@ def sweep(folder, kill_after):
             open(folder + ".log", "a").write(f"{targets[0]} ")
         return outcomes(wanted, outputs, targets, reference)
 
-    Parts.write, metrics.measure = counted, logged
+    Parts.write, metrics.score = counted, logged
     nets = [models.build("fcn-2x8", seed=s, inputs=(6,), classes=7) for s in (0, 1, 2)]
     images = torch.randn(35, 6, generator=torch.Generator().manual_seed(0))
     batches = [(images[i::7], torch.full((5,), i)) for i in range(7)]
@@ -265,7 +265,7 @@ def test_a_killed_sweep_goes_on_to_the_same_dataset(tmp_path):
 
 def test_ctrl_c_keeps_finished_parts_and_goes_on(pair, states, tmp_path, monkeypatch):
     batches = [(pair[0][i : i + 10], pair[1][i : i + 10]) for i in range(0, 70, 10)]
-    outcomes, left = metrics.measure, [200]
+    outcomes, left = metrics.score, [200]
 
     def interrupted(*given):
         if left[0] == 0:
@@ -273,7 +273,7 @@ def test_ctrl_c_keeps_finished_parts_and_goes_on(pair, states, tmp_path, monkeyp
         left[0] -= 1
         return outcomes(*given)
 
-    monkeypatch.setattr(metrics, "measure", interrupted)
+    monkeypatch.setattr(metrics, "score", interrupted)
     with pytest.raises(KeyboardInterrupt) as stop:
         layerscope.sweep(nasty(1), batches, checkpoints=states, out=tmp_path / "run")
     done = len(list((tmp_path / "run").glob("parts-*/*.npz")))

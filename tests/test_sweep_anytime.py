@@ -269,7 +269,7 @@ from layerscope import metrics, models
 from layerscope.core.sweep import _loop as loop
 
 torch.set_num_threads(1)
-outcomes = metrics.measure
+outcomes = metrics.score
 
 def sweep(folder, log, decide, stuck):
     file = open(log, "ab", buffering=0)
@@ -279,7 +279,7 @@ def sweep(folder, log, decide, stuck):
         file.write(b"x" * (outputs is not reference))
         return outcomes(wanted, outputs, targets, reference)
 
-    metrics.measure = slow
+    metrics.score = slow
     nets = [models.build("fcn-4x8", seed=s, inputs=(6,), classes=3) for s in (0, 1, 2)]
     inputs = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
     states = {epoch: net.state_dict() for epoch, net in enumerate(nets)}
