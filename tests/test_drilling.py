@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import layerscope
-from layerscope import measures, testing
+from layerscope import measures, perturb, testing
 from layerscope.core import plain
 from layerscope.core.batches import FixedBatches
 from layerscope.core.drilling import _drill as own
@@ -172,3 +172,20 @@ def test_what_the_steps_give_themselves_is_refused(planted, data):
     with pytest.raises(LayerError, match=r"no block 'model\.layer'"):
         layerscope.drill(model, data, "model.layer")
     assert measures.MEASURES["output_spike"].per_output is not None
+
+
+def test_experts_in_one_tensor_are_told_and_their_weights_can_be_taken_by_name(data):
+    config = transformers.AutoConfig.for_model("mixtral", num_local_experts=3, **TINY["llama"])
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    name = "model.layers.0.mlp.experts.down_proj"
+    with pytest.raises(LayerError, match=f"experts .* one tensor .* {name}"):
+        layerscope.super_weights(model, data, **OPTIONS)
+    ds = layerscope.sweep(
+        model, data, view="tensor", layers=[name], whole=False, **OPTIONS,
+        perturbations=[perturb.zero_weights({name: [(1, 2, 3)]}, "one")],
+        measures=["output_spike"],
+    )  # fmt: skip
+    wanted = evaluated(without(model, name, (1, 2, 3)), data, model)
+    assert ds.value.squeeze().values.tolist() == wanted
+    (why,) = layerscope.results.settings(ds)["not_measured"].values()
+    assert f"experts are one tensor, {name}" in str(why)

@@ -7,15 +7,16 @@ import re
 import threading
 from inspect import signature
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import layerscope
-from layerscope import layers, metrics, models, perturb, testing
+from layerscope import layers, metrics, models, perturb, results, stats, testing
 from layerscope.core.session import Change, Session
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.jupyter import LayerExplorer, _words as words
+from layerscope.jupyter import LayerExplorer, _drawing as drawing, _words as words
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._worker import Worker
 
@@ -409,3 +410,18 @@ def test_a_worker_answers_the_last_question_and_goes_on_with_its_task():
     worker.close()
     worker.ask(broken)
     assert not [t for t in threading.enumerate() if t.name == "layerscope"]
+
+
+def test_measures_of_one_pass_stand_in_the_tooltips():
+    made = testing.dataset(layers=2)
+    held = ("layer", "measure"), np.array([[0.25], [np.nan], [np.nan]])
+    made = made.assign(measure_value=held).assign_coords(measure=["block_influence"])
+    table = stats.summary(made, "error")
+    _, _, cells = drawing.cells(made, table, "error", ["layer1", "layer2"])
+    assert cells[0][0]["tip"].endswith("block influence: 0.25")
+    assert "influence" not in cells[1][0]["tip"]
+    rows = layers.find(models.build("fcn-1x4", inputs=(4,), classes=2))
+    info = results.metric(made, "error")
+    shown = drawing.blocks(rows, {}, table, {}, info, None, drawing.measured_rows(made))
+    assert "block influence: 0.25" in shown[0]["tip"]
+    assert "influence" not in shown[1]["tip"]

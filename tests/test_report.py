@@ -351,3 +351,27 @@ def test_a_figure_goes_into_a_page_of_ones_own(browser, tmp_path, ds):
     page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0].is_idle")
     assert page.locator(".bk-Canvas").first.is_visible()
     assert said == []
+
+
+def measured(layers: int = 6):
+    made = testing.dataset(layers=layers)
+    values = np.stack([np.arange(layers + 1.0), np.arange(layers + 1.0) ** 0.5], axis=1)
+    values[-1] = np.nan
+    held = ("layer", "measure"), values
+    return made.assign(measure_value=held).assign_coords(measure=["<i>odd</i>", "block_influence"])
+
+
+def test_measures_stand_beside_the_exact_effect_with_their_agreement():
+    made = measured()
+    text = report.page({"one": made})
+    row = stats.agreement(made, "block_influence", repeats=400).set_index("statistic")
+    assert f"Spearman&#39;s correlation {row.value['spearman']:.2f}" in text
+    assert "<td>block influence</td>" in text
+    assert "&lt;i&gt;odd&lt;/i&gt;" in text
+    assert "<i>odd" not in text
+    assert f"<td>{5**0.5:.4g}</td>" in text
+    assert "Cheap measures" not in report.page({"one": testing.dataset(layers=2)})
+
+
+def test_measures_of_too_few_layers_are_told_without_an_agreement():
+    assert "can&#39;t be said" in report.page({"one": measured(2)})

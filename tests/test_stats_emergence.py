@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import holoviews as hv
 import numpy as np
 import pytest
 import torch
@@ -114,6 +115,24 @@ def test_the_figure_shows_damage_verdicts_and_since_when(tmp_path):
     assert "When layers became critical: reset to epoch 0" in page
     late = plots.emergence(joined(), epoch=4).dframe()
     assert set(late["blank"][late["column"].isin(["0", "1"])]) == {"open"}
+
+
+@pytest.mark.parametrize("backend", ["bokeh", "matplotlib"])
+def test_lines_go_through_each_layers_degradation(backend):
+    plot = plots.emergence(joined(examples=200), critical=0.35, lines=True)
+    found = {curve.label: curve.dframe()["value"].to_list() for curve in plot.Curve}
+    for layer, damage in DAMAGE.items():
+        assert found[layer] == pytest.approx(damage)
+    assert found["critical from here on"] == [0.35] * len(NETWORKS)
+    hv.render(plot, backend=backend)
+    # A layer's interval has the layer's colour.
+    colours = [
+        hv.Store.lookup_options("matplotlib", part, "style").kwargs["facecolor"]
+        for part in plot.traverse(lambda each: each, [hv.Spread])
+    ]
+    assert len(set(colours)) == len(DAMAGE) + 1
+    table = plot.Spread.I.dframe()
+    assert table["below"].iloc[-1] > 0
 
 
 def test_a_sweep_over_networks_of_a_series():

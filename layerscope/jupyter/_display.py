@@ -63,8 +63,10 @@ class Display:
         parts = self._parts
         table = stats.summary(ds, metric) if ds is not None else None
         found, info = drawing.verdicts(ds, metric), results.metric(ds, metric)
-        refused = drawing.refused_rows(ds, table)
-        parts.strip.blocks = drawing.blocks(layers, scene.state, table, found, info, refused)
+        parts.strip.blocks = drawing.blocks(
+            layers, scene.state, table, found, info,
+            drawing.refused_rows(ds, table), drawing.measured_rows(ds),
+        )  # fmt: skip
         if ds is not None and table is not None:
             names = [layer.name for layer in layers]
             rows, columns, cells = drawing.cells(ds, table, metric, names)

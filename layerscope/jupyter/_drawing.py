@@ -55,6 +55,7 @@ def blocks(
     found: Mapping[str, str],
     metric: results.MetricInfo,
     refused: Mapping[str, str] | None = None,
+    measures: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Draw every layer as a block of the strip.
 
@@ -70,8 +71,10 @@ def blocks(
     metric : MetricInfo
     refused : mapping of str to str, optional
         As `refused_rows` gives.
+    measures : mapping of str to sequence of str, optional
+        As `measured_rows` gives.
     """
-    refused = refused or {}
+    refused, measures = refused or {}, measures or {}
     critical = _criticality(table)
     scale = scale_of(table["value"], metric) if table is not None else None
     largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
@@ -88,6 +91,7 @@ def blocks(
         why = f": {refused[layer.name]}" if verdict == results.REFUSED and refused else ""
         line = f"\n{verdict}{why}" if verdict else ""
         tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{line}"
+        tip = "\n".join([tip, *measures.get(layer.name, ())])
         drawn.append(
             {
                 "name": layer.name,
@@ -111,6 +115,23 @@ def refused_rows(ds: xr.Dataset | None, table: pd.DataFrame | None) -> dict[str,
         return {}
     done = str(table.loc[table["column"] == _first(table), "perturbation"].iloc[0])
     return {row: why for (row, name), why in results.refusals(ds).items() if name == done}
+
+
+def measured_rows(ds: xr.Dataset | None) -> dict[str, list[str]]:
+    """Write the measures of one pass of each row, a line for each; none where there are none."""
+    if ds is None or "measure_value" not in ds:
+        return {}
+    labels = [results.measure(ds, str(name)).label for name in ds["measure"].values]
+    held = ds["measure_value"].transpose("layer", "measure").values
+    lines = [
+        [
+            f"{label}: {value:.4g}"
+            for label, value in zip(labels, row, strict=True)
+            if value == value
+        ]
+        for row in held
+    ]
+    return dict(zip(map(str, ds["layer"].values), lines, strict=True))
 
 
 def _badge(change: Change | None, verdict: str) -> str:
@@ -178,7 +199,7 @@ def cells(
     columns = stats.column_order(table)
     rows = [*layers, *([FULL_MODEL] if FULL_MODEL in set(table["layer"]) else [])]
     known: dict[tuple[str, str], dict[str, str]] = {}
-    distance = _distances(ds)
+    distance, measures = _distances(ds), measured_rows(ds)
     sizes = (
         dict(zip(ds["layer"].values, ds["parameters"].values, strict=True))
         if ("parameters" in ds.coords)
@@ -196,6 +217,7 @@ def cells(
             lines.append(f"distance from the start: {distance[at]:.4g}")
         if at[0] in sizes:
             lines.append(f"{int(sizes[at[0]]):,} parameters")
+        lines += measures.get(at[0], ())
         known[at] = {
             "colour": colour, "ink": ink(colour), "text": scale.text(value),
             "tip": "\n".join(lines), "crossed": "crossed" if broken else "",

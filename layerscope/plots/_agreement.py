@@ -6,6 +6,7 @@ from typing import Any
 
 import holoviews as hv
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 from bokeh.models import NoOverlap
@@ -25,8 +26,13 @@ from layerscope.plots._names import shorten
 
 __all__ = ["agreement"]
 
-_MOST_NAMED = 40
 _INK = "#444444"
+
+_PADDING = 0.12
+
+_LETTER, _LINE, _GAP, _DOT = 0.0125, 0.018, 0.012, 0.018
+"""Width of a letter, half the height of a line, what lies between dot and name, and how near to the
+middle of a dot no other's name may come: in shares of the frame, for either backend."""
 
 
 def agreement(
@@ -37,10 +43,12 @@ def agreement(
     epoch: int = 0,
     title: str | None = None,
 ) -> hv.Overlay:
-    """Draw a measure of one pass against the exact effect: a point for each layer, with its name.
+    """Draw a measure of one pass against the exact effect: a point for each layer.
 
     Where the measure ranks the layers as the exact effect does, the points rise from the left to
-    the right; the title says how well, as `layerscope.stats.agreement` has it.
+    the right; the title says how well, as `layerscope.stats.agreement` has it. Layers are named as
+    far as there is room, first those that matter most and those that are ranked most unlike;
+    hovering names the others.
 
     Parameters
     ----------
@@ -78,15 +86,17 @@ def agreement(
     info = results.measure(ds, measure)
     words = results.perturbation(ds, table.attrs["perturbation"]).words_at(table.attrs["epoch"])
     heading = f"{info.label} against the effect of a layer {words}\n{_words(found)}"
+    by_factors = _by_factors(table["measure"], info.logarithmic), _by_factors(table["height"])
+    table = _thinned(table, by_factors, turned=not info.higher_matters)
     parts = [_points(table), _labels(table)]
     shared: dict[str, Any] = {
         "title": escape_braces(heading if title is None else title),
         "xlabel": info.label + ("" if info.higher_matters else ", turned round"),
         "ylabel": _effect_label(results.metric(ds, table.attrs["metric"])),
-        "logx": _by_factors(table["measure"], info.logarithmic),
+        "logx": by_factors[0],
         "invert_xaxis": not info.higher_matters,
-        "logy": _by_factors(table["height"]),  # a few layers often matter more than all others
-        "padding": 0.12,
+        "logy": by_factors[1],  # a few layers often matter more than all others
+        "padding": _PADDING,
         "show_legend": False,
     }
     return both(
@@ -140,13 +150,12 @@ def _with_hover(ds: xr.Dataset, table: pd.DataFrame, measure: str) -> pd.DataFra
     # What is no number stands a little above all others.
     beyond = known.max() + 0.08 * (known.max() - known.min() or 1.0) if finite.any() else 1.0
     short = shorten([str(name) for name in table["layer"]], 24)
-    few = len(table) <= _MOST_NAMED
     told: dict[str, list[str]] = {
         "layer": [str(name) for name in table["layer"]],
         results.measure(ds, measure).label: [f"{value:.4g}" for value in table["measure"]],
         "effect": [f"{x:+.4g}" if np.isfinite(x) else "no number" for x in table["effect"]],
     }
-    names = [_label(short[str(name)], few) for name in table["layer"]]
+    names = [_label(short[str(name)]) for name in table["layer"]]
     hover = {f"hover {name}": texts for name, texts in told.items()}
     kept = table.attrs
     table = table.assign(height=table["effect"].where(finite, beyond), name=names, **hover)
@@ -154,12 +163,44 @@ def _with_hover(ds: xr.Dataset, table: pd.DataFrame, measure: str) -> pd.DataFra
     return table
 
 
-def _label(name: str, few: bool) -> str:
+def _label(name: str) -> str:
     """Name a point: by its number, where blocks are counted."""
-    if not few:
-        return ""
     last = name.rpartition(".")[2]
     return last if last.replace("-", "").isdigit() else name
+
+
+def _thinned(table: pd.DataFrame, by_factors: tuple[bool, bool], turned: bool) -> pd.DataFrame:
+    """Leave out names that would lie on a point or on a name that is more worth telling."""
+    places = zip(("measure", "height"), by_factors, strict=True)
+    x, y = (_shares(table[name].to_numpy(float), logarithmic) for name, logarithmic in places)
+    x = 1 - x if turned else x
+    ranks = [table[name].rank(pct=True).to_numpy() for name in ("ranked", "height")]
+    worth = np.maximum(np.maximum(x, y), np.abs(ranks[0] - ranks[1]))
+    taken = np.stack([x - _DOT, y - _DOT, x + _DOT, y + _DOT], axis=1)
+    names = table["name"].to_list()
+    kept = [""] * len(names)
+    for at in np.argsort(-worth, kind="stable"):
+        left, low = x[at] + _GAP, y[at] - _LINE
+        box = np.array([left, low, left + _LETTER * len(names[at]), y[at] + 2 * _LINE])
+        if not _overlaps(box, np.delete(taken, at, axis=0)):
+            kept[at] = names[at]
+            taken = np.vstack([taken, box])
+    thinned = table.assign(name=kept)
+    thinned.attrs |= table.attrs
+    return thinned
+
+
+def _overlaps(box: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> bool:
+    apart = (box[:2] >= others[:, 2:]) | (box[2:] <= others[:, :2])
+    return bool((~apart.any(axis=1)).any())
+
+
+def _shares(values: npt.NDArray[np.float64], logarithmic: bool) -> npt.NDArray[np.float64]:
+    """Place values along an axis, from 0 to 1 with what is left free at both ends."""
+    placed = np.log(values) if logarithmic else values
+    span = float(placed.max() - placed.min()) or 1.0
+    shares: npt.NDArray[np.float64] = (placed - placed.min()) / span
+    return (shares + _PADDING) / (1 + 2 * _PADDING)
 
 
 def _points(table: pd.DataFrame) -> Any:

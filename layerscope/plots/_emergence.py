@@ -11,9 +11,12 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
+from layerscope.plots._backends import both, with_frame
 from layerscope.plots._colours import ColourMap
 from layerscope.plots._finishing import BLANK, CROSSED, MARKS, explain_marks
 from layerscope.plots._grids import draw_cells, with_looks
+from layerscope.plots._lines import layer_lines
+from layerscope.plots._names import within
 from layerscope.plots._scales import damage_scale
 
 __all__ = ["emergence"]
@@ -24,8 +27,10 @@ def emergence(
     metric: str | None = None,
     title: str | None = None,
     cmap: ColourMap | None = None,
+    *,
+    lines: bool = False,
     **options: Any,
-) -> hv.HeatMap:
+) -> hv.HeatMap | hv.Overlay:
     """Draw when in the training layers became critical: layers by the network that was trained.
 
     Each column is another checkpoint that counts as the trained network; in it each layer is put
@@ -42,13 +47,16 @@ def emergence(
     title : str, optional
     cmap : str, sequence of str or Colormap, optional
         As for `heatmap`, from no damage on.
+    lines : bool
+        Draw a line for each layer in place of cells, with its interval where there are twelve
+        layers or fewer, and the degradation from which on a layer is critical, dotted.
     **options
         Of `stats.emergence`: ``epoch``, ``perturbation``, ``critical``, ``tolerance``, ….
 
     Returns
     -------
-    holoviews.HeatMap
-        Key dimensions ``column``, the trained network, and ``layer``.
+    holoviews.HeatMap or Overlay
+        Of cells, key dimensions are ``column``, the trained network, and ``layer``.
 
     Raises
     ------
@@ -69,14 +77,52 @@ def emergence(
     # In the order of execution from above.
     cells = _cells(found, results.refusals(ds))
     scale = damage_scale(cells["value"], False, None, cmap)
-    cells = with_looks(cells, scale)
     unit = found["model_epoch"].attrs["units"]
     act = results.perturbation(ds, found.attrs["perturbation"])
     label = f"test {info.label}, how much worse"
     heading = f"When layers became critical: {act.label}" if title is None else title
     if act.uses_checkpoint and title is None:
         heading = f"When layers became critical: reset to {unit} {found.attrs['epoch']}"
+    if lines:
+        parts = [_limit(found), *layer_lines(found, _placed(cells, found), scale)]
+        ticks = [(at, str(epoch)) for at, epoch in enumerate(found["model_epoch"].values)]
+        axes = {
+            "xlabel": f"{unit} of the trained network",
+            "ylabel": label,
+            "xticks": ticks,
+            "xlim": (-0.4, len(ticks) - 0.6),
+        }
+        return with_frame(hv.Overlay(parts), heading, axes, within(stats.layer_order(ds)))
+    cells = with_looks(cells, scale)
     return draw_cells(cells, scale, heading, label, _axis_label(cells, unit))
+
+
+def _placed(cells: pd.DataFrame, found: xr.Dataset) -> pd.DataFrame:
+    """Put the cells at equal distances, with their bounds: layers from the first to the last."""
+    at = {str(epoch): place for place, epoch in enumerate(found["model_epoch"].values)}
+    bounds = found[["lower", "upper"]].to_dataframe(dim_order=["layer", "model_epoch"])
+    bounds = bounds[["lower", "upper"]].reset_index()
+    bounds["column"] = bounds.pop("model_epoch").astype(str)
+    order = {str(name): place for place, name in enumerate(found["layer"].values)}
+    table = cells.merge(bounds, on=["layer", "column"]).assign(
+        place=cells["column"].map(at).to_numpy()
+    )
+    known = table[(table["value"].notna()) | (table["not_finite"] > 0)]
+    return known.sort_values("layer", key=lambda names: names.map(order), kind="stable")
+
+
+def _limit(found: xr.Dataset) -> Any:
+    """Draw from which degradation on a layer is critical, in each trained network."""
+    line = hv.Curve(
+        (np.arange(found.sizes["model_epoch"]), found["limit"].values), "place", "value",
+        label="critical from here on",
+    )  # fmt: skip
+    return both(
+        line,
+        {"color": "#777777"},
+        bokeh={"line_dash": [2, 4], "line_width": 1.5},
+        matplotlib={"linestyle": (0, (1, 2)), "linewidth": 1.5},
+    )
 
 
 def _cells(found: xr.Dataset, refused: Mapping[tuple[str, str], str]) -> pd.DataFrame:

@@ -69,16 +69,31 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
     epochs = sorted(table["epoch"].unique())
     info = results.metric(ds, metric)
     scale = scale_of(table["value"], info)
-    table = _break_curves(table.assign(place=table["epoch"].map(epochs.index)), scale)
-    looks = _looks(stats.layer_order(ds, network=False))
-    parts = [_baseline_curve(ds, metric, len(epochs)), *_bundle(table, looks)]
-    names = shorten_layers(stats.layer_order(ds))
+    table = table.assign(place=table["epoch"].map(epochs.index))
+    parts = [_baseline_curve(ds, metric, len(epochs)), *layer_lines(ds, table, scale)]
+    heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
+    names = within(stats.layer_order(ds))
+    return _framed(hv.Overlay(parts), epochs, scale, heading, info, names)
+
+
+def layer_lines(ds: xr.Dataset, table: pd.DataFrame, scale: Scale) -> list[Any]:
+    """Draw a line for each layer, with intervals where there are few, and a cross for no number.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Whose layers they are.
+    table : DataFrame
+        ``layer``, ``place``, ``value``, ``lower``, ``upper``, ``not_finite`` and what hovers.
+    scale : Scale
+        Of the values.
+    """
+    table, looks = _break_curves(table, scale), _looks(stats.layer_order(ds, network=False))
+    parts, names = _bundle(table, looks), shorten_layers(stats.layer_order(ds))
     for name, of_layer in table.groupby("layer", sort=False):
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
-    parts += _crosses(table, looks)
-    heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
-    return _framed(hv.Overlay(parts), epochs, scale, heading, info, within(list(names)))
+    return parts + _crosses(table, looks)
 
 
 class _Look(NamedTuple):
@@ -225,7 +240,8 @@ def _interval_band(table: pd.DataFrame, look: _Look) -> hv.Spread:
         band,
         {"alpha": 0.18, "show_legend": False},
         bokeh={"fill_color": look.colour, "line_color": None},
-        matplotlib={"facecolor": look.colour, "edgecolor": "none"},
+        # Of both names HoloViews otherwise takes the one not given from its own cycle.
+        matplotlib={"color": look.colour, "facecolor": look.colour, "edgecolor": "none"},
     )
 
 

@@ -28,6 +28,7 @@ from layerscope.errors import OptionError
 from layerscope.report._across import Across, across
 from layerscope.report._again import again, argument, settings_table
 from layerscope.report._findings import classify, finding, refusal_rows, unperturbed, verdict_table
+from layerscope.report._measures import MeasureSection, measure_section
 from layerscope.report._reading import read
 from layerscope.report._texts import TextSection, positions, text_sections
 
@@ -203,6 +204,7 @@ class _Section(NamedTuple):
     figures: list[Markup]
     verdicts: Markup
     refused: list[list[str]]
+    measures: MeasureSection | None
     texts: list[TextSection]
     positions: tuple[list[str], list[list[str]]]
     settings: Markup
@@ -217,6 +219,7 @@ def _section(name: str, ds: xr.Dataset, metric: str, critical: float | None) -> 
         [trusted(plots.embed(figure)) for figure in _figures(ds, metric)],
         verdict_table(ds, metric, critical),
         refusal_rows(ds),
+        measure_section(ds, metric),
         text_sections(ds),
         positions(ds),
         settings_table(ds),

@@ -12,7 +12,7 @@ from layerscope.base import validate
 from layerscope.base.tensors import named_tensors
 from layerscope.core import layers, perturb
 from layerscope.core.drilling._weights import peaks_of
-from layerscope.core.measures import Peaks, down_projections
+from layerscope.core.measures import Peaks, down_projections, stacked_experts
 from layerscope.core.sweep import sweep
 from layerscope.errors import LayerError
 
@@ -63,12 +63,13 @@ def super_weights(model: nn.Module, data: Any, count: int = 8, **options: Any) -
     Raises
     ------
     LayerError
-        If the network has no down-projection, as where experts are one tensor.
+        If the network has no down-projection that is a module, as where experts are one tensor.
 
     Notes
     -----
     One candidate of each projection is found. Where the network has several super weights in one,
-    set the first to zero, ``perturb.zero_weights``, and look again.
+    set the first to zero, ``perturb.zero_weights``, and look again. Experts that are one tensor, as
+    Mixtral's, are left out: no module shows what enters one of them.
 
     References
     ----------
@@ -76,6 +77,12 @@ def super_weights(model: nn.Module, data: Any, count: int = 8, **options: Any) -
     """
     count = validate.integer(count, "count", 1, 8)
     paths = down_projections(layers.require_network(model))
+    if not paths and (stacks := stacked_experts(layers.require_network(model))):
+        raise LayerError(
+            f"the experts of this {type(model).__name__} are one tensor each block, such as "
+            f"{stacks[0]}, so that no module shows what enters an expert; look at single weights "
+            f"with perturb.zero_weights({{{stacks[0]!r}: [(expert, row, column)]}})."
+        )
     if not paths:
         raise LayerError(
             f"the {type(model).__name__} has no blocks whose MLP leads back from a wider dimension "

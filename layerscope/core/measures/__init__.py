@@ -17,6 +17,7 @@ from layerscope.core.measures._measuring import (
     down_projections as down_projections,
     mask_of as mask_of,
     measure_rows as measure_rows,
+    stacked_experts as stacked_experts,
 )
 from layerscope.core.measures._named import (
     MEASURES,

@@ -25,6 +25,7 @@ __all__ = ["Measured", "down_projections", "mask_of", "measure_rows"]
 _NO_BLOCKS = "is no row of whole blocks, so that no hidden states enter and leave it"
 _NO_BRANCH = "is neither a block nor the {} of one, or what the block adds was not recognised"
 _NO_PROJECTION = "holds no down-projection"
+_STACKED = "its experts are one tensor, {}, so that no module shows what one of them gives"
 _NO_MATRIX = "holds no weight with a spectrum that could have a tail"
 _ATTENDS = ("attn", "attention")
 
@@ -85,6 +86,12 @@ def down_projections(model: nn.Module) -> list[str]:
     return list(found.values())
 
 
+def stacked_experts(model: nn.Module) -> list[str]:
+    """Name the tensors that hold the down-projections of all experts of an MLP in one."""
+    parts = (part for row in layers.blocks(model) for part in row.parts if part.stacked)
+    return [names[0] for part in parts for names in part.downs]
+
+
 def _width(block: nn.Module) -> int | None:
     """Length of a block's hidden states, by the first vector beside its matrices; None without."""
     for child in block.children():
@@ -122,7 +129,7 @@ class _Rows:
         staged = layers.blocks(model, view="stage")
         self._blocks = [path for row in known for path in row.modules]
         self._whole = {*self._blocks, *(path for row in staged for path in row.modules)}
-        self._projections = down_projections(model)
+        self._projections, self._stacked = down_projections(model), stacked_experts(model)
         self._held = named_tensors(model)
         self._known: dict[tuple[str, str], list[float]] = {}
 
@@ -179,7 +186,9 @@ class _Rows:
         if measure.per_output is not None:
             held = {owner_name(name) for name in row.parameters}
             keys: list[Key] = [("output", (path,)) for path in self._projections if path in held]
-            return _largest(watch, keys, measure), _NO_PROJECTION
+            stacks = [name for name in self._stacked if name in row.parameters]
+            why = _STACKED.format(stacks[0]) if stacks else _NO_PROJECTION
+            return _largest(watch, keys, measure), why
         if measure.between != OF_STREAM:
             key: Key = (measure.between, (self._adding(row, measure.between, watch),))
             return _sum(watch, key, measure), _NO_BRANCH.format(measure.between)
