@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import warnings
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import layerscope
-from layerscope import errors, report, results
+from layerscope import errors, perturb, report, results
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.networks import is_network
 from layerscope.report._again import again
@@ -248,6 +249,43 @@ def test_an_adapter_is_merged_as_peft_merges_it(kind, dtype, tmp_path):
     config["base_model_name_or_path"] = str(tmp_path / "base")
     (tmp_path / "tuned" / "adapter_config.json").write_text(json.dumps(config))
     assert same(layerscope.open_network(tmp_path / "tuned").state_dict(), dict(expected))
+
+
+def test_an_adapter_gives_layers_to_its_base_and_takes_them_back_in_one_dataset(tmp_path, tokens):
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    llama().save_pretrained(base)
+    adapted(llama(), tuned)
+    config = json.loads((tuned / "adapter_config.json").read_text())
+    (tuned / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": str(base)})
+    )
+    ends = {0: llama(), 1: merged(llama(), tuned).eval()}
+    kinds = {0: perturb.exchange(base), 1: perturb.exchange(tuned)}
+    half = perturb.blend(tuned, 0.5)
+    ds = sweep(
+        llama(), tokens, checkpoints={0: base, 1: tuned}, model_epochs=[0, 1], metrics=["loss"],
+        perturbations=[*kinds.values(), half], layers=["model.layers.*"],
+    )  # fmt: skip
+    assert ds.value.dims[0] == "model_epoch"
+    name = "model.layers.1"
+
+    def loss(epoch, values):
+        net = copy.deepcopy(ends[epoch])
+        state = {f"{name}.{key}": each for key, each in values.items()}
+        net.load_state_dict({**net.state_dict(), **state})
+        found = layerscope.evaluate(net, tokens, ["loss"], 1000, "cpu")
+        return found["loss"].mean
+
+    def cell(epoch, kind):
+        at = ds.value.sel(model_epoch=epoch, perturbation=kind.name, layer=name, metric="loss")
+        return float(at.sel(epoch=-1).squeeze())
+
+    own = {at: net.get_submodule(name).state_dict() for at, net in ends.items()}
+    for epoch, other in ((0, 1), (1, 0)):
+        assert cell(epoch, kinds[other]) == loss(epoch, own[other]) != loss(epoch, {})
+        assert cell(epoch, kinds[epoch]) == loss(epoch, {})
+    middle = {key: torch.lerp(own[0][key], own[1][key], 0.5) for key in own[0]}
+    assert cell(0, half) == loss(0, middle)
 
 
 def test_gpt2s_turned_matrices_are_merged_as_peft_merges_them(tmp_path):

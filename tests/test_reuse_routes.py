@@ -57,7 +57,7 @@ class Chain(nn.Module):
         for index, block in enumerate(self.h):
             mask = masks[index % 2]
             if block.kind == "keyword":
-                out = block(hidden=y, mask=mask, number=index + 1)
+                out = block(mask=mask, hidden=y, number=index + 1)
             else:
                 out = block(y, mask, number=index + 1)
             y = (

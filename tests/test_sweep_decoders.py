@@ -477,3 +477,51 @@ def test_evaluations_keep_no_cache():
     assert model.config.use_cache is True
     model(texts()[0][0]["input_ids"])
     assert seen[-1] is not None
+
+
+class ByName(nn.Module):
+    """Blocks that are called with a mask by name before the hidden states, of the same shape."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, hidden_states, attention_mask=None):
+            made = self.outer(torch.tanh(self.inner(hidden_states)))
+            return hidden_states + made * attention_mask
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 8)
+        self.layers = nn.ModuleList(self.Block() for _ in range(3))
+        self.head = nn.Linear(8, 7)
+
+    def forward(self, tokens):
+        hidden = self.embedding(tokens)
+        for at, block in enumerate(self.layers):
+            mask = torch.full_like(hidden, 0.5 + at)
+            hidden = block(attention_mask=mask, hidden_states=hidden)
+        return self.head(hidden)
+
+
+def test_a_mask_by_name_before_the_hidden_states_is_not_taken_for_them():
+    torch.manual_seed(0)
+    model, tokens = ByName(), torch.randint(7, (6, 5))
+    data = tokens, tokens.roll(-1, 1)
+    ds = layerscope.sweep(
+        model, data, view="block", whole=False, perturbations=["skip"],
+        metrics=["loss"], measures=["block_influence"], batch_size=4, device="cpu",
+        show_progress=False,
+    )  # fmt: skip
+    for at in range(3):
+        with torch.no_grad():
+            hidden = model.embedding(tokens)
+            for place, block in enumerate(model.layers):
+                mask = torch.full_like(hidden, 0.5 + place)
+                if place != at:
+                    hidden = block(hidden, mask)
+            loss = nn.functional.cross_entropy(model.head(hidden).flatten(0, 1), data[1].flatten())
+        row = ds.sel(layer=f"layers.{at}", perturbation="skip", epoch=-1, draw=0)
+        assert float(row.value.squeeze()) == pytest.approx(float(loss), rel=1e-6)
+        assert float(row.measure_value.squeeze()) > 1e-6

@@ -29,6 +29,7 @@ from layerscope.core.running import (
     Route,
     call_and_restore,
     first_tensor,
+    hidden_first,
     merged,
     with_first,
     with_hidden,
@@ -83,9 +84,9 @@ def _run_route(
     """Run blocks on the hidden states, each with its own other arguments; average the branches."""
     ends = []
     for branch in route:
-        hidden = first_tensor((args, kwargs)).clone()
+        hidden = first_tensor(hidden_first((args, kwargs))).clone()
         for block in branch:
-            given = (args, kwargs) if block == place else seen[block][:2]
+            given = hidden_first((args, kwargs) if block == place else seen[block][:2])
             its_args, its_kwargs = with_first(given, hidden)
             hidden = first_tensor(blocks[block](*its_args, **its_kwargs))
         ends.append(hidden)

@@ -15,7 +15,7 @@ from layerscope.core.measures._branches import first_tensor
 from layerscope.core.measures._measuring import mask_of
 from layerscope.core.measures._watching import counted
 from layerscope.core.probe import Probe
-from layerscope.core.running import explain_mismatch
+from layerscope.core.running import explain_mismatch, hidden_first
 
 __all__ = ["Peaks", "find_peaks"]
 
@@ -66,7 +66,7 @@ class _PeakWatch(Undo):
                 module._forward_hooks_with_kwargs.pop(key, None)
 
     def _see(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given, gave = first_tensor((args, kwargs)), first_tensor(output)
+        given, gave = first_tensor(hidden_first((args, kwargs))), first_tensor(output)
         if given is None or gave is None or not given.is_floating_point():
             return
         now = Peaks(self._largest(given), self._largest(gave))

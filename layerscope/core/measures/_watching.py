@@ -14,6 +14,7 @@ from layerscope.base import devices
 from layerscope.base.undoing import Undo
 from layerscope.core.measures._branches import Branch, Call, find_branches, first_tensor
 from layerscope.core.measures._named import Measure
+from layerscope.core.running import hidden_first
 
 __all__ = ["Key", "Span", "Watch", "counted", "last_counted"]
 
@@ -176,7 +177,7 @@ class Watch(Undo):
     # During a pass
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        path, given = self._paths[module], first_tensor((args, kwargs))
+        path, given = self._paths[module], first_tensor(hidden_first((args, kwargs)))
         if given is None:
             return
         for first, second in self._pairs if path not in self._called else ():
@@ -200,7 +201,7 @@ class Watch(Undo):
             self._end(span, left)
         above, _, name = path.rpartition(".")
         if above in self.blocks:
-            self._note(self.blocks[above], name, first_tensor((args, kwargs)), left)
+            self._note(self.blocks[above], name, first_tensor(hidden_first((args, kwargs))), left)
         if path in self.blocks:
             self._add_up(path, left)
         if path in self._projections:

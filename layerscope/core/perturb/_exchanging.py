@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from layerscope.base.copies import uncopied
 from layerscope.base.tensors import owner_name
-from layerscope.core.checkpoints import Checkpoint, open_checkpoint
+from layerscope.core.checkpoints import Checkpoint, is_adapter_alone, open_checkpoint
 from layerscope.core.layers import ROOT
+from layerscope.core.networks import is_network, open_network
 from layerscope.core.perturb._protocol import Perturbation, Site
 from layerscope.errors import LayerError, OptionError
 
@@ -29,12 +31,17 @@ def exchange(
     Restoring layers, or ranges of them, of a tuned network from the one that it was tuned from is
     ``sweep(tuned, data, layers=layers.ranges(tuned), view="block",
     perturbations=[perturb.exchange("base")])``. What a tuned layer alone brings to the base is the
-    same with base and tuned in each other's place.
+    same with base and tuned in each other's place; both ways in one Dataset are
+    ``sweep(tuned, data, checkpoints={0: "base", 1: "tuned"}, model_epochs=[0, 1],
+    perturbations=[perturb.exchange("base"), perturb.exchange("tuned")])``, where at ``model_epoch``
+    0 the base is given layers of the tuned network, and at 1 the tuned one those of the base.
 
     Parameters
     ----------
     other : state dict, nn.Module, or path
-        Whatever a checkpoint may be; a file is read as weights alone.
+        Whatever a checkpoint may be; a file is read as weights alone. Of a folder with a LoRA
+        adapter, and of a name that `layerscope.open_network` takes, it is the network that this
+        opens, the adapter merged.
     layers : mapping of str to str, optional
         From the name of a module of this network to that of the other whose tensors it takes;
         those not named take the tensors of the same name.
@@ -59,7 +66,7 @@ def exchange(
     >>> exchange(donor).name
     'exchange(sha256:24841c6b)'
     """
-    source = open_checkpoint(other, "the network that exchange was given")
+    source = _donor(other, "exchange")
     names = dict(layers or {})
     sha = source.digest()
     return Perturbation(
@@ -84,7 +91,7 @@ def blend(
     Parameters
     ----------
     other : state dict, nn.Module, or path
-        Whatever a checkpoint may be; a file is read as weights alone.
+        As for `exchange`.
     alpha : float
         (1 − alpha) · trained + alpha · other: at 0 exactly the trained values, at 1 exactly those
         of the other. Buffers of whole numbers keep their trained values short of 1.
@@ -117,7 +124,7 @@ def blend(
     Adilova, Andriushchenko, Kamp, Fischer and Jaggi, "Layer-wise linear mode connectivity",
     ICLR 2024.
     """
-    source = open_checkpoint(other, "the network that blend was given")
+    source = _donor(other, "blend")
     names = dict(layers or {})
     require_number("blend", "alpha", alpha)
     sha = source.digest()
@@ -130,6 +137,19 @@ def blend(
         towards=_towards(other, sha, names),
         alpha=float(alpha),
     )
+
+
+def _donor(other: Any, kind: str) -> Checkpoint:
+    """Open the network that layers come from.
+
+    An adapter alone is no network: it needs its base, and merging both is left to where that is
+    done for networks.
+    """
+    if isinstance(other, (str, os.PathLike)):
+        path = Path(other).expanduser()
+        if is_adapter_alone(path) or (not path.exists() and is_network(other)):
+            other = open_network(other)
+    return open_checkpoint(other, f"the network that {kind} was given")
 
 
 def _blended(

@@ -16,7 +16,7 @@ from layerscope.core.reuse._adding import Additions
 from layerscope.core.reuse._forms import Form, formless, given_in, obstacle, tensors_in
 from layerscope.core.reuse._passes import Args, Forward, Kwargs
 from layerscope.core.reuse._watching import Watcher
-from layerscope.core.running import NOTHING, Route, first_tensor, with_hidden
+from layerscope.core.running import NOTHING, Route, first_tensor, hidden_first, with_hidden
 from layerscope.errors import LayerError
 
 Way = tuple[str, Route]
@@ -166,7 +166,7 @@ class Inspector(Watcher):
 
     def _inspect_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
         met = self._met.setdefault(name, _Met())
-        given = given_in((args, kwargs))
+        given = given_in(hidden_first((args, kwargs)))
         if name in self._hiding:
             out = forward(*args, **kwargs)
             return with_hidden(out, first_tensor(out))

@@ -29,6 +29,7 @@ from layerscope.core.reuse._forms import (
     tensors_in,
 )
 from layerscope.core.reuse._state import loose_tensors
+from layerscope.core.running import hidden_first
 
 # Ways past the dispatcher: memory read or replaced without an operator.
 _ESCAPES = {
@@ -196,14 +197,14 @@ class Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = Operator(call, frozenset(reads), fresh.union(written), leaks, random)
         self.operators.append(op)
 
-    def open(self, name: str, args: object) -> int:
+    def open(self, name: str, args: tuple[Any, Any]) -> int:
         """Note that a module call begins; return its index."""
         if not self.stack:
             self.signatures.append(signature_of(args))
             self.inputs |= {self._existing(tensor) for tensor in tensors_in(args)}
         parent = self.stack[-1] if self.stack else -1
-        start, taken = len(self.operators), self.keys(args)
-        self.calls.append(Call(name, parent, start, given=given_in(args), taken=taken))
+        start, taken, given = len(self.operators), self.keys(args), given_in(hidden_first(args))
+        self.calls.append(Call(name, parent, start, given=given, taken=taken))
         self.stack.append(len(self.calls) - 1)
         return self.stack[-1]
 

@@ -12,7 +12,15 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 
 from layerscope.core.reuse._forms import Form, Group, form_of, tensors_in
 from layerscope.core.reuse._log import Log
-from layerscope.core.running import NOTHING, Route, first_tensor, merged, with_first, with_hidden
+from layerscope.core.running import (
+    NOTHING,
+    Route,
+    first_tensor,
+    hidden_first,
+    merged,
+    with_first,
+    with_hidden,
+)
 
 __all__ = ["Note", "foreign_blocks", "note_of", "run_route"]
 
@@ -34,7 +42,7 @@ class Note:
     @classmethod
     def of(cls, call: Any, out: Any) -> Note:
         """Keep what routes need of a call."""
-        given, spec = tree_flatten(call)
+        given, spec = tree_flatten(hidden_first(call))
         at = next((i for i, leaf in enumerate(given) if isinstance(leaf, Tensor)), len(given))
         given[at : at + 1] = [None]
         versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
@@ -86,6 +94,7 @@ def run_route(
     note: Note | None,
 ) -> Any:
     """Return what a route gives for the arguments that its place is called with."""
+    call = hidden_first(call)
     ends = [_end(place, branch, call, blocks, notes) for branch in route]
     if note is None:
         return merged(ends, first_tensor(call))  # the unchanged network does not come here

@@ -1,7 +1,8 @@
 """Routes: what runs at the place of a block, in terms of the network's own blocks.
 
 A block is called with its hidden states, which are the first tensor that it is given, and with
-arguments of its own beside them, such as a mask, rotary embeddings or the numbers of positions. It
+arguments of its own beside them, such as a mask, rotary embeddings or the numbers of positions.
+Where all come by name, in whatever order, hidden states are what is called so. It
 returns hidden states, alone or as the first tensor of a tuple or mapping. So blocks of one form can
 run at one another's places, each with its own other arguments.
 """
@@ -21,6 +22,7 @@ __all__ = [
     "PASSED",
     "Route",
     "first_tensor",
+    "hidden_first",
     "merged",
     "with_first",
     "with_hidden",
@@ -33,11 +35,30 @@ Route = tuple[tuple[str, ...], ...]
 whose output is added to the hidden states.
 """
 
+_HIDDEN = ("hidden_states", "hidden", "x", "input")
+"""What hidden states are called where they come by name, the likeliest first."""
+
 PASSED: Route = ((),)
 """The route of a place that is passed over."""
 
 NOTHING: Route = ()
 """The route of a place that contributes nothing."""
+
+
+def hidden_first(call: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Let a call's arguments begin with the hidden states, where they come by name after others.
+
+    Examples
+    --------
+    >>> mask, hidden = torch.ones(2, 1), torch.zeros(2, 3)
+    >>> list(hidden_first(((), {"attention_mask": mask, "hidden_states": hidden}))[1])
+    ['hidden_states', 'attention_mask']
+    """
+    args, kwargs = call
+    if not kwargs or any(isinstance(leaf, Tensor) for leaf in tree_leaves(args)):
+        return call
+    name = next((name for name in _HIDDEN if isinstance(kwargs.get(name), Tensor)), None)
+    return call if name is None else (args, {name: kwargs[name], **kwargs})
 
 
 def first_tensor(tree: object) -> Tensor:
