@@ -12,7 +12,8 @@ import layerscope
 from layerscope import errors
 from layerscope.base import tensors
 from layerscope.core import lending, networks
-from layerscope.core.checkpoints import open_series
+from layerscope.core.checkpoints import Series, open_series
+from layerscope.core.checkpoints._memory import InMemory
 
 transformers = pytest.importorskip("transformers")
 
@@ -241,3 +242,16 @@ def test_hooks_that_move_nothing_stay_and_passes_are_reused(tokens):
     assert found["value"].equals(sweep(build("tied"), tokens, perturbations=["zero"])["value"])
     assert '"replayed": 0' not in found.attrs["reuse"]
     assert net._hf_hook is not None
+
+
+def test_weights_of_a_tied_network_are_compared_without_a_copy(monkeypatch):
+    net = build("tied")
+    with monkeypatch.context() as patch:
+        patch.setattr(InMemory, "read", lambda *_: pytest.fail("it was copied"))
+        series = Series.of(net)
+        series.fit(net)
+    assert torch.equal(series.read(series.last)["lm_head.weight"], net.lm_head.weight)
+    state = copy.deepcopy(net.state_dict())
+    state["lm_head.weight"] = state["lm_head.weight"] + 1
+    with pytest.raises(errors.CheckpointError, match="different values for"):
+        open_series({0: state}).fit(net)

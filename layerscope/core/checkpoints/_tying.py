@@ -37,13 +37,26 @@ def require_one_value(
         stored = {own[index]: names[own[index]] for index in cluster}
         if len(set(stored.values())) == 1:
             continue
-        values = checkpoint.read(sorted(set(stored.values())))
+        values = _values(checkpoint, sorted(set(stored.values())))
+        if len({_place(tensor) for tensor in values.values()}) == 1:
+            continue  # one tensor under several names there too
         if not _agree([(wanted[name], values[held]) for name, held in stored.items()]):
             raise CheckpointError(
                 f"{checkpoint.where} holds different values for {' and '.join(stored.values())}, "
                 "which are one tensor in the network. Was it trained with both apart? Build the "
                 "network so (tie_word_embeddings=False), or leave out the one that is not used."
             )
+
+
+def _values(checkpoint: files.Checkpoint, names: list[str]) -> dict[str, Tensor]:
+    """Find values; of what is in memory without a copy, which may be as large as all else."""
+    if isinstance(checkpoint, files.InMemory):
+        return {name: checkpoint.tensor(name).detach() for name in names}
+    return checkpoint.read(names)
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device
 
 
 def _agree(pairs: list[tuple[Tensor, Tensor]]) -> bool:
@@ -60,10 +73,9 @@ def _agree(pairs: list[tuple[Tensor, Tensor]]) -> bool:
     ]
     for view, (_, value) in zip(views, pairs, strict=True):
         view.copy_(value)
-    return all(
-        _equal(view, value.to(view.dtype)) for view, (_, value) in zip(views, pairs, strict=True)
-    )
+    return all(_equal(view, value.to(view)) for view, (_, value) in zip(views, pairs, strict=True))
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | ((a != a) & (b != b))).all())  # NaN, which is refused elsewhere
+    # NaN, which is refused elsewhere, equals itself; it is looked for only where need be.
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
