@@ -24,3 +24,16 @@ def test_a_mark_is_another_where_one_bit_of_a_large_tensor_is():
     before = tensors.marks({"a": tensor})
     tensor[1, -1] = -0.0
     assert tensors.marks({"a": tensor}) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32, torch.complex64])
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 21])
+def test_another_bit_gives_another_mark_however_tensors_lie(dtype, length):
+    memory = torch.zeros(3, length + 1).to(dtype)
+    for lying in (memory[0, :length], memory[1, 1:], memory[:, 0], memory[2, 0], memory.T):
+        before = tensors.marks({"t": lying})["t"]
+        for at in range(lying.numel()):
+            place = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), lying.shape))
+            lying[place] = 1
+            assert tensors.marks({"t": lying})["t"] != before
+            lying[place] = 0
