@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import struct
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerscope.core.checkpoints._digests import file_digest
 from layerscope.core.checkpoints._memory import Signature, unwrap
 from layerscope.core.checkpoints._zipped import mappable
 from layerscope.errors import CheckpointError
@@ -32,8 +32,7 @@ class WholeFile:
     def digest(self) -> str:
         """SHA-256 of the file."""
         self._unchanged()
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.path)
 
     def _stat(self) -> tuple[int, int]:
         try:

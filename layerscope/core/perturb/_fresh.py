@@ -15,6 +15,7 @@ from layerscope.core import layers as layers_module
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import Layer
 from layerscope.core.perturb import _likeness as likeness
+from layerscope.core.perturb._blanks import below, draws_itself, seeded, spare, unfilled
 from layerscope.errors import LayerError, OptionError
 
 __all__ = ["Redraw"]
@@ -144,8 +145,9 @@ class Redraw:
         if leaf.parameters and len(self._frozen(leaf)) == len(leaf.parameters):
             return "frozen"
         known = self._series.first == 0
-        for way, can in (("init_weights", self._redraws), ("reset_parameters", self._resets)):
-            if can(leaf) and (not known or self._looks_alike(leaf, way)):
+        for way, tried in (("init_weights", self._tried), ("reset_parameters", self._tried_reset)):
+            drawn = tried(leaf)
+            if drawn is not None and (not known or self._looks_alike(leaf, drawn)):
                 return way if known else f"{way} (unchecked)"
         if known:
             return self._how_empirical(leaf)
@@ -160,45 +162,47 @@ class Redraw:
             return "there are no checkpoints"
         return f"{self._series.unit} 0 was not recorded"
 
-    def _resets(self, leaf: Layer) -> bool:
-        """Check that the module's own method draws all of the leaf's parameters."""
+    def _tried_reset(self, leaf: Layer) -> dict[str, Tensor] | None:
+        """Let the module's own method draw the leaf's parameters; None if it does not draw all."""
         module = _module(self._model, leaf)
-        inside = set(module._parameters)
+        inside = {name: name.rpartition(".")[2] for name in leaf.parameters}
         # It knows nothing of the tensors that a parametrisation keeps elsewhere …
         if not callable(getattr(module, "reset_parameters", None)) or not all(
-            name.rpartition(".")[2] in inside and owner_name(name) == _path(leaf)
-            for name in leaf.parameters
+            own in module._parameters and owner_name(name) == _path(leaf)
+            for name, own in inside.items()
         ):
-            return False
+            return None
         # … nor of those that weight_norm put beside the weight: what stays NaN was not drawn.
         try:
             blank = copy.deepcopy(module).cpu()
         except RuntimeError:
-            return False  # PyTorch copies no weight that was computed from others
-        with _seeded(seeds.generator("check", leaf.name)), torch.no_grad():
-            for name in inside:
-                parameter = blank._parameters[name]
+            return None  # PyTorch copies no weight that was computed from others
+        with seeded(seeds.generator("check", leaf.name)), torch.no_grad():
+            for parameter in blank._parameters.values():
                 if parameter is not None and parameter.is_floating_point():
                     parameter.fill_(torch.nan)
             blank.reset_parameters()  # type: ignore[operator]
-        return not any(bool(p.isnan().any()) for p in blank._parameters.values() if p is not None)
+        own = {name: p.detach() for name, p in blank._parameters.items() if p is not None}
+        if any(bool(p.isnan().any()) for p in own.values()):
+            return None
+        return {name: own[key] for name, key in inside.items()}
 
     def _top(self, leaf: Layer) -> str | None:
         """The outermost module around a leaf that has a method to draw itself; None of none."""
         parts = _path(leaf).split(".")
         paths = ["", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))]
-        return next((p for p in paths if _draws_itself(self._model.get_submodule(p))), None)
+        return next((p for p in paths if draws_itself(self._model.get_submodule(p))), None)
 
-    def _redraws(self, leaf: Layer) -> bool:
-        """Check that the network's own method, or that of a part of it, draws the leaf."""
+    def _tried(self, leaf: Layer) -> dict[str, Tensor] | None:
+        """Let the network's own method, or that of a part of it, draw the leaf; None if not all."""
         top, generator = self._top(leaf), seeds.generator("check", leaf.name)
         if top is None:
-            return False
+            return None
         try:
             drawn = self._by_itself(leaf.parameters, top, generator)
         except Exception:  # noqa: BLE001 - it is not ours, and takes more than it gets here
-            return False
-        return not any(bool(tensor.isnan().any()) for tensor in drawn.values())
+            return None
+        return None if any(bool(tensor.isnan().any()) for tensor in drawn.values()) else drawn
 
     def _by_itself(
         self, names: Sequence[str], top: str | None, generator: Generator
@@ -209,24 +213,20 @@ class Redraw:
         """
         assert top is not None
         source = self._model.get_submodule(top)
-        wanted = {_below(name, top) for name in names}
+        wanted = {below(name, top) for name in names}
         held = {id(t): t.detach().cpu().clone() for t in source.buffers()}
-        held |= {id(p): _blank(p, name in wanted) for name, p in source.named_parameters()}
+        held |= {id(p): unfilled(p, name in wanted) for name, p in source.named_parameters()}
+        spare(source, held)
         blank = copy.deepcopy(source, held)
         for module in blank.modules():
             # transformers marks what was drawn, and would leave it as it is.
             module.__dict__.pop("_is_hf_initialized", None)
-        with _seeded(generator), torch.no_grad():
+        with seeded(generator), torch.no_grad():
             blank.init_weights()  # type: ignore[operator]
         state = named_tensors(blank)
-        return {name: state[_below(name, top)].detach() for name in names}
+        return {name: state[below(name, top)].detach() for name in names}
 
-    def _looks_alike(self, leaf: Layer, way: str) -> bool:
-        generator = seeds.generator("check", leaf.name)
-        if way == "reset_parameters":
-            drawn = self._reset(leaf, generator)
-        else:
-            drawn = self._by_itself(leaf.parameters, self._top(leaf), generator)
+    def _looks_alike(self, leaf: Layer, drawn: Mapping[str, Tensor]) -> bool:
         frozen = self._frozen(leaf)
         own = [name for name in leaf.parameters if name not in frozen]
         start = self._series.read(0, own)
@@ -334,7 +334,7 @@ class Redraw:
 
     def _reset(self, leaf: Layer, generator: Generator) -> dict[str, Tensor]:
         module = copy.deepcopy(_module(self._model, leaf)).cpu()
-        with _seeded(generator), torch.no_grad():
+        with seeded(generator), torch.no_grad():
             module.reset_parameters()  # type: ignore[operator]
         state = {n: t.detach() for n, t in named_tensors(module).items()}
         return {name: state[name.rpartition(".")[2]] for name in leaf.tensors}
@@ -355,7 +355,7 @@ class Redraw:
     def _from_network(
         self, names: Sequence[str], generator: Generator, build: Callable[[], nn.Module]
     ) -> dict[str, Tensor]:
-        with _seeded(generator):
+        with seeded(generator):
             built = build()
         if not isinstance(built, nn.Module):
             raise LayerError(
@@ -377,21 +377,6 @@ class Redraw:
                     "return one of the same architecture."
                 )
         return {name: state[name].detach().cpu() for name in names}
-
-
-class _seeded:  # noqa: N801
-    """The global CPU generator, seeded inside and as before outside."""
-
-    def __init__(self, generator: Generator) -> None:
-        self._seed = int(torch.randint(2**62, (), generator=generator))
-
-    def __enter__(self) -> None:
-        # Not torch.manual_seed, which would seed the generators of every GPU as well.
-        self._before = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(self._seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.default_generator.set_state(self._before)
 
 
 def _module(model: nn.Module, leaf: Layer) -> nn.Module:
@@ -425,22 +410,6 @@ def _builder(build: object) -> Callable[[], nn.Module] | None:
 def _way(origin: str) -> str:
     """The beginning of an origin, before what is said of it."""
     return origin.partition(" (")[0]
-
-
-def _blank(parameter: nn.Parameter, wanted: bool) -> nn.Parameter:
-    """Make a parameter of NaN, or one without memory, on which initialisers do nothing."""
-    blank = torch.empty_like(parameter, device="cpu" if wanted else "meta")
-    if wanted and blank.is_floating_point():
-        blank.fill_(torch.nan)
-    return nn.Parameter(blank, requires_grad=False)
-
-
-def _draws_itself(module: nn.Module) -> bool:
-    return callable(getattr(module, "init_weights", None))
-
-
-def _below(name: str, top: str) -> str:
-    return name.removeprefix(f"{top}.") if top else name
 
 
 def _orthogonal(start: Tensor, gain: float, generator: Generator) -> Tensor:

@@ -85,7 +85,7 @@ class Probe(Undo):
         super().__init__()
         self.subject, self._to, self._keeps = subject, to, keeps
         self._current: Seen | None = None
-        self._repeats = False
+        self._repeats = self._watched = False
         self._doubts: list[_Doubt] = []
 
     def begin(self) -> Probe:
@@ -153,7 +153,8 @@ class Probe(Undo):
         """
         inputs, targets = self.subject.data.first
         with explain_mismatch(inputs):
-            once = self.recorder.notice(partial(self.subject.call, inputs))
+            once = self.recorder.watch(partial(self.subject.call, inputs))
+        self._watched = True
         self._memory.fit(once.nbytes)
         if twice:
             steadiness.require_same(*(self.plain(self._first_call()) for _ in range(2)))
@@ -212,7 +213,8 @@ class Probe(Undo):
         if budget is not None:
             self.recorder.budget = budget
         seen = Seen(batch, watched=index == 0 and len(self.subject.data.lengths) > 1)
-        seen.reference = self.recorder.record(self._call(seen), groups)
+        first, self._watched = self._watched and index == 0, False
+        seen.reference = self.recorder.record(self._call(seen), groups, seen=first)
         if not self._repeats and not self.recorder.repeats:
             # They may differ in watching alone.
             steadiness.require_same(seen.reference, self.plain(self._call(seen)))

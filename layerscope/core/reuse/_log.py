@@ -85,16 +85,24 @@ class Spread:
 
 
 class EscapeMode(TorchFunctionMode):
-    """Notice calls that reach a tensor's memory behind the dispatcher's back."""
+    """Notice calls that reach a tensor's memory behind the dispatcher's back.
+
+    Attributes
+    ----------
+    found : set of str
+    deaf : bool
+        True while it is not the network that runs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: set[str] = set()
+        self.deaf = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
-        name = getattr(func, "__name__", "")
+        name = "" if self.deaf else getattr(func, "__name__", "")
         if name in _ESCAPES:
             self.found.add(f"{name}()")
         if name == "__set__" and getattr(func, "__self__", None) is Tensor.data:

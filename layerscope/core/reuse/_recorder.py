@@ -88,7 +88,18 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         self._clear()
         self._logs.clear()
 
-    def record(self, call: Callable[[], T], groups: Iterable[Group]) -> T:
+    def watch(self, call: Callable[[], T]) -> T:
+        """Run a pass over a batch operator by operator, and keep the log for passes to come.
+
+        Returns
+        -------
+        What `call` returns; its last bits may be others than those of a plain pass.
+        """
+        self._clear()
+        found = self._watch(call)
+        return found[0] if found else self._plain(call)
+
+    def record(self, call: Callable[[], T], groups: Iterable[Group], *, seen: bool = False) -> T:
         """Run one plain pass over a batch and remember what replays of `groups` need.
 
         Parameters
@@ -99,6 +110,8 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
             For each coming replay the modules whose own parameters or buffers will be changed, and
             the routes to go, best in execution order. Of these as many as fit the budget, from
             the first, are then in `remembered`.
+        seen : bool
+            The last pass that was watched was one over this batch.
 
         Returns
         -------
@@ -111,16 +124,21 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         """
         wanted = [self._group(group) for group in groups]
         noting = {place for group in wanted for place in group.places} | foreign_blocks(wanted)
-        steered = any(log.steered for log in self._logs.values())
-        self._missing = None
-        for attempt in range(2):
+        # The values of another batch may lead a pass elsewhere.
+        steered = not seen and any(log.steered for log in self._logs.values())
+        for attempt in range(3):
+            if attempt == 2:
+                if self._apart:
+                    break
+                # It may do otherwise while ways past PyTorch are looked for.
+                self._apart = True
             self._clear()
             try:
                 if not self.refusal and (steered or attempt):
                     self._watch(call)
                 if not self.refusal:
                     out = self._record(call, wanted, noting)
-                    if steered or attempt:
+                    if seen or steered or attempt:
                         self.repeats = self._mark == mark_of(out)
                     return out
             except DivergedError:
@@ -246,18 +264,23 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         self.passes["plain"] += 1
         return self._pass(self._run, call, routes=routes, noting=noting)[0]
 
-    def _watch(self, call: Callable[[], object]) -> None:
-        """Write the log of one pass, or note why it can't be done."""
+    def _watch(self, call: Callable[[], T]) -> list[T]:
+        """Write the log of one pass, or note why it can't be done; return what it gave, if it is.
+
+        One more pass raises the error again if it is the network's own.
+        """
         try:
-            log = self._written_log(call)
+            out, log = self._written_log(call)
         except RefusedError as refused:
             self.refusal = str(refused)
+            return []
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the plain way remains
-            self._plain(call)  # raises the error again if it is the network's own
+            plain = self._plain(call)
             self.refusal = f"it can't be watched: {error!r}"
-        else:
-            self._logs[log.signatures[0] if log.signatures else None] = log
-            self.plain_modules.update({c.name: c.reason for c in log.calls if c.reason})
+            return [plain]
+        self._logs[log.signatures[0] if log.signatures else None] = log
+        self.plain_modules.update({c.name: c.reason for c in log.calls if c.reason})
+        return [out]
 
     def _record(self, call: Callable[[], T], wanted: list[Group], noting: Collection[str]) -> T:
         self._wanted, self._log, self._outermost = wanted, None, 0
@@ -335,7 +358,6 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         if self._log is None:
             self._log = self._logs.get(signature)
             if self._log is None:
-                self._missing = signature
                 raise DivergedError
             self._admit(self._log)
         if self._log.signatures[self._outermost : self._outermost + 1] != [signature]:

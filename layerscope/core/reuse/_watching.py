@@ -7,6 +7,7 @@ import operator
 import pickle
 import random
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,48 +18,49 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 
 from layerscope.base import devices
 from layerscope.base.tensors import marks
-from layerscope.core.reuse._forms import CONTAINER, RefusedError, signature_of, tensors_in
+from layerscope.core.reuse._forms import CONTAINER, RefusedError, tensors_in
 from layerscope.core.reuse._log import EscapeMode, Log
 from layerscope.core.reuse._passes import Args, Forward, Kwargs, Passes, T
 from layerscope.core.reuse._state import is_hooked, picture_of, unchanged
+
+_SHY = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+"""Modules that take another way while somebody watches for ways past PyTorch."""
 
 
 class Watcher(Passes):
     """Watches a pass, operator by operator.
 
+    Ways past PyTorch are noticed in the same pass, where that makes no difference to the program;
+    else in one of its own before.
+
     Attributes
     ----------
     called : dict of str to int
-        When each module was first called in the last pass that was noticed.
+        When each module was first called in the last pass that was watched.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.called: dict[str, int] = {}
-        # The form of the inputs of that pass, and that of a pass which has no log yet.
-        self._noticed: object = None
-        self._missing: object = None
+        shy = any(isinstance(module, _SHY) for module in model.modules())
+        self._apart = shy or bool(self._opaque)
+        self._escapes = EscapeMode()
         self._escaped: set[str] = set()
         self._mark: object = None
 
-    def notice(self, call: Callable[[], T]) -> T:
-        """Run a pass and note what no log shows: ways past PyTorch, and which modules change.
-
-        The log of the next pass over inputs of this form needs no such pass of its own.
-        """
-        self._noticed, self.called = None, {}
+    def _notice(self, call: Callable[[], object]) -> None:
+        """Run a pass and note what no log shows: ways past PyTorch, and which modules change."""
         escapes, before = EscapeMode(), _random_states()
 
-        def noticed() -> T:
+        def noticed() -> object:
             with escapes:
                 return call()
 
-        out, state = self._pass(self._notice_call, noticed, watched=True)
+        _, state = self._pass(self._notice_call, noticed, watched=True)
         self._suspect(state.changed)
         self._escaped |= escapes.found
         if _random_states() != before:
             self._escaped.add("random numbers from outside PyTorch")
-        return out
 
     def _suspect(self, changed: Iterable[nn.Module]) -> bool:
         """Remember modules that a pass changes; say whether any is new."""
@@ -66,24 +68,25 @@ class Watcher(Passes):
         self._suspects += new
         return bool(new)
 
-    def _written_log(self, call: Callable[[], object]) -> Log:
-        self._log = None
-        known = self._missing is not None and self._noticed == self._missing
-        if not known:
-            self.notice(call)
-        self._refuse_escapes()
-        log = self._watched_log(call)
-        if known and log.steered:
-            # The values of another batch may lead elsewhere.
-            self.notice(call)
+    def _written_log(self, call: Callable[[], T]) -> tuple[T, Log]:
+        """Run a pass under the log; return what it gave, and the log."""
+        self._log, self.called = None, {}
+        if self._apart:
+            self._notice(call)
             self._refuse_escapes()
-        return log
+            return self._watched_log(call)
+        self._escapes = escapes = EscapeMode()
+        try:
+            return self._watched_log(call)
+        finally:
+            self._escaped |= escapes.found
+            self._refuse_escapes()
 
     def _refuse_escapes(self) -> None:
         if self._escaped:
             raise RefusedError(f"it uses {' and '.join(sorted(self._escaped))}")
 
-    def _watched_log(self, call: Callable[[], object]) -> Log:
+    def _watched_log(self, call: Callable[[], T]) -> tuple[T, Log]:
         before = _random_states()
         # Who changes a suspect is only seen by watching it, so a new one takes another pass.
         new = True
@@ -91,26 +94,40 @@ class Watcher(Passes):
             self.passes["watched"] += 1
             self._log = log = Log(self.model)
             out, state = self._pass(
-                self._watch_call, functools.partial(_logged, log, call), watched=True
+                self._watch_call, functools.partial(self._logged, log, call), watched=True
             )
             new = self._suspect(state.changed)
         self._mark = mark_of(out)
+        for made in log.calls:
+            self.called.setdefault(made.name, len(self.called))
         if _random_states() != before:
             raise RefusedError("it uses random numbers from outside PyTorch")
         if not log.keys(state.written) <= log.written:
             raise RefusedError("it changes tensors that it keeps past PyTorch's operators")
-        return log
+        return out, log
+
+    def _logged(self, log: Log, call: Callable[[], T]) -> T:
+        with nullcontext() if self._apart else self._escapes, log:
+            out = call()
+        log.finish(out)
+        return out
 
     def _notice_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
-        if not self.called:
-            self._noticed = signature_of((args, kwargs))
-        self.called.setdefault(name, len(self.called))
         if name not in self._opaque:
             return forward(*args, **kwargs)
         with _pop_mode_temporarily():
             return forward(*args, **kwargs)
 
     def _watch_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
+        # Only what the network does of its own accord are ways past PyTorch.
+        heard = not self._escapes.deaf
+        self._escapes.deaf = True
+        try:
+            return self._log_call(name, forward, args, kwargs)
+        finally:
+            self._escapes.deaf = not heard
+
+    def _log_call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> Any:
         log = self._log
         assert log is not None
         hooked = is_hooked(self.model.get_submodule(name))
@@ -123,10 +140,13 @@ class Watcher(Passes):
         before = tree_flatten((args, kwargs))
         pictures = [(module, picture_of(module)) for module in self._suspects]
         try:
+            self._escapes.deaf = False
             out = (self._watch_opaque if name in self._opaque else self._run)(
                 name, forward, args, kwargs
             )
+            self._escapes.deaf = True
         except BaseException:
+            self._escapes.deaf = True
             log.close(index)
             log.bar(index, "raises an exception")
             raise
@@ -162,13 +182,6 @@ class Watcher(Passes):
 def mark_of(out: object) -> object:
     """Tell outputs from others without keeping them: one number for the bits of each tensor."""
     return marks({str(number): tensor for number, tensor in enumerate(tensors_in(out))})
-
-
-def _logged(log: Log, call: Callable[[], T]) -> T:
-    with log:
-        out = call()
-    log.finish(out)
-    return out
 
 
 def _random_states() -> bytes:

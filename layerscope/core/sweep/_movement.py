@@ -26,13 +26,15 @@ Distances = dict[tuple[str, int], dict[str, float]]
 def row_distances(plan: Plan, show_progress: bool = False) -> tuple[Distances, dict[str, Trail]]:
     """Measure how far every row moved at every epoch, reading one leaf at a time, and once.
 
+    Leaves that no row holds are not read.
+
     Returns
     -------
     distances : dict
         By row and epoch, in every norm.
     trails : dict of Trail
-        What was seen of every tensor, by its name, at the first epoch recorded, those of the sweep
-        and the last.
+        What was seen of every tensor of these leaves, by its name, at the first epoch recorded,
+        those of the sweep and the last.
 
     Raises
     ------
@@ -43,7 +45,8 @@ def row_distances(plan: Plan, show_progress: bool = False) -> tuple[Distances, d
     found: dict[tuple[str, int], Displacement] = {}
     trails: dict[str, Trail] = {}
     epochs = watched_epochs(plan)
-    leaves = layers.find(plan.subject.model)
+    swept = {name for row in grid.rows for name in row.members}
+    leaves = [leaf for leaf in layers.find(plan.subject.model) if leaf.name in swept]
     total = len(leaves) * len(epochs)
     with progress.bar(total, "read checkpoints", "layer", show=show_progress) as advance:
         for leaf in leaves:
