@@ -62,14 +62,14 @@ def network(name: str) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     if name == "resnet50":
-        return models.resnet50(num_classes=100).eval()
+        return models.resnet50(num_classes=100)
     if name == "gpt2":
-        return GPT2LMHeadModel(GPT2Config()).eval()
+        return GPT2LMHeadModel(GPT2Config())
     config = LlamaConfig(
         hidden_size=768, intermediate_size=2048, num_hidden_layers=12, vocab_size=8192,
         num_attention_heads=12, num_key_value_heads=12,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(config)
 
 
 def examples(net: Any) -> Any:

@@ -116,7 +116,7 @@ def shares(build: Callable[[], nn.Module], form: tuple[int, ...], view: str) -> 
         return model(input_ids=batch, use_cache=False).logits if tokens else model(batch)
 
     with Recorder(model) as recorder:
-        recorder.notice(partial(call, inputs))
+        recorder.watch(partial(call, inputs))
         rows = layers.sort_by_call(layers.find(model, view=view), recorder.called)
         groups = [Group.of(*(name.rpartition(".")[0] for name in row.tensors)) for row in rows]
         costs = time_passes(

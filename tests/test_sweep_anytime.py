@@ -205,10 +205,10 @@ def test_a_stopped_cell_goes_on_to_the_same_verdict(states, tmp_path):
 def test_batches_are_halved_where_memory_runs_out(pair, states, monkeypatch, tmp_path):
     record = Recorder.record
 
-    def greedy(self, call, groups):
+    def greedy(self, call, groups, **options):
         if call().shape[0] > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return record(self, call, groups)
+        return record(self, call, groups, **options)
 
     monkeypatch.setattr(Recorder, "record", greedy)
     given = {"checkpoints": states, "draws": 1}
@@ -225,7 +225,7 @@ def test_batches_are_halved_where_memory_runs_out(pair, states, monkeypatch, tmp
 
 
 def test_running_out_of_memory_for_good_says_what_to_do(pair, states, monkeypatch):
-    def never(*_):
+    def never(*_, **__):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
     monkeypatch.setattr(Recorder, "record", never)

@@ -82,6 +82,8 @@ class CellTensors:
     ----------
     too_large : dict
         By row, why there is no memory for other values of it; empty until somebody says so.
+    outgrown : bool
+        Whether what some cell asked for did not fit what is kept.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class CellTensors:
         self._seed, self._device = seed, device
         self._kept: dict[tuple[str, Layer], dict[str, Tensor]] = {}
         self._routes: dict[tuple[str, Layer], dict[str, Route]] = {}
-        self._left = KEPT_BYTES
+        self._left, self.outgrown = KEPT_BYTES, False
         self.too_large: dict[str, str] = {}
 
     def question(self, cell: Cell) -> Question:
@@ -112,6 +114,8 @@ class CellTensors:
             values = {name: _sent_copy(t, self._device) for name, t in values.items()}
             self._kept[at] = values
             self._left -= size
+        else:
+            self.outgrown = True
         return values
 
     def computed(self, cell: Cell) -> dict[str, Tensor]:

@@ -44,12 +44,15 @@ class Seen:
         What the trained network gave.
     recording : Recording or None
         What the next questions need, while another batch is asked about.
+    kept : bool
+        Whether it can be asked about after another batch was seen.
     """
 
     batch: Batch | None
     watched: bool
     reference: Any = None
     recording: Recording | None = None
+    kept: bool = False
 
     def measure(self, wanted: Sequence[Metric], outputs: Any) -> dict[str, Outcome]:
         """Measure what the network gave for the batch."""
@@ -237,18 +240,10 @@ class Probe(Undo):
         if not any(metric.uses_reference for metric in self.subject.metrics):
             seen.reference = None
 
-    def ask(self, seen: Seen, question: Question, *, later: bool = False) -> Any:
+    def ask(self, seen: Seen, question: Question) -> Any:
         """Tell what the network gives for a batch if it is changed as the question says.
 
         None where that changes nothing: then it is what the trained network gave.
-
-        Parameters
-        ----------
-        seen : Seen
-        question : Question
-        later : bool
-            What is refused may be refused only by `confirm`, so that an accelerator is not waited
-            for after every question.
 
         Raises
         ------
@@ -256,26 +251,71 @@ class Probe(Undo):
             If the changed network keeps something of the first batch, as a layer that initialises
             itself does.
         """
+        assert seen.batch is not None
+        found: list[Any] = []
+        self.ask_each([(seen, seen.batch)], question, lambda _, outputs: found.append(outputs))
+        self.confirm()
+        return found[0] if found else None
+
+    def ask_each(
+        self,
+        batches: Sequence[tuple[Seen, Batch]],
+        question: Question,
+        tell: Callable[[Seen, Any], object],
+    ) -> None:
+        """Ask about several batches while the network is changed, which is done once.
+
+        What is to be refused is refused by `confirm` at the latest, so that an accelerator is not
+        waited for after every question.
+
+        Parameters
+        ----------
+        batches : sequence of (Seen, batch)
+            All but a single one must be kept.
+        question : Question
+        tell : callable
+            Told of each what `ask` returns; of none where the question changes nothing.
+
+        Raises
+        ------
+        LayerscopeError
+            As `ask`.
+        """
         values = question.values()
-        if not values and not question.group.routes:
-            return None
-        call = self._call(seen)
-        self.recorder.prepare(call, question.group)
+        if not batches or (not values and not question.group.routes):
+            return
+        outputs: Any = None
+        for seen, batch in batches:
+            self.see_again(seen, batch)
+            self.recorder.prepare(self._call(seen), question.group)
         with Undo() as undo, undo:
             # Of a large layer the network holds copies of its own, and nobody another.
             names, passing = list(values), dict(values)
             swap = self._swapper.swapped(passing, consume=True)
             del values
             undo.enter(swap)
-            if not seen.watched:
-                return self.recorder.replay(call, question.group)
-            # Once for each cell: with the values of another time a layer may initialise itself.
-            before = self._lasting_marks(names)
-            outputs = self.recorder.replay(call, question.group)
-            self._doubts.append(_Doubt(question, before, self._lasting_marks(names)))
-        if not later or not devices.is_apart(self.subject.device):
+            for place, (seen, batch) in enumerate(batches):
+                if place:
+                    tell(batches[place - 1][0], outputs)
+                self.see_again(seen, batch)
+                # Once for each cell: with the values of another time a layer may initialise itself.
+                before = self._lasting_marks(names) if seen.watched else {}
+                outputs = self.recorder.replay(self._call(seen), question.group)
+                if seen.watched:
+                    self._doubts.append(_Doubt(question, before, self._lasting_marks(names)))
+        tell(batches[-1][0], outputs)  # of which scores are made once the weights are gone
+        if not devices.is_apart(self.subject.device):
             self.confirm()
-        return outputs
+
+    def keep(self, seen: Seen) -> None:
+        """Keep what is remembered of a batch when another is seen."""
+        seen.kept = True
+
+    def fits(self, seen: Seen, most: int) -> int:
+        """Say how many batches like the one seen last can be remembered together, up to `most`."""
+        own = seen.reference.nbytes if isinstance(seen.reference, Tensor) else 0
+        needed, budget = self.recorder.kept_bytes + own, self.recorder.budget
+        return most if not needed or budget is None else min(most, max(1, budget // needed))
 
     def confirm(self) -> None:
         """Refuse a changed network that kept something of the first batch, of all asked about.
@@ -327,7 +367,7 @@ class Probe(Undo):
     def _put_by(self) -> None:
         """Make room for another batch."""
         # In this order, so that whatever comes between, the next question finds something whole.
-        if self._current is not None and self._keeps:
+        if self._current is not None and (self._keeps or self._current.kept):
             self._current.recording = self.recorder.set_aside()
             self._current.batch = None
         self._current = None

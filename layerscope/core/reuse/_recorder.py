@@ -57,6 +57,8 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
         Why nothing of this network can be reused; empty if something can.
     remembered : list of Group
         The groups that can be replayed now.
+    kept_bytes : int
+        Bytes of what is remembered for these.
     repeats : bool
         Whether the last pass that was watched and then recorded gave the same outputs both times.
     passes : Counter of str
@@ -66,6 +68,7 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
     """
 
     remembered: list[Group]
+    kept_bytes: int
     _loaded: dict[Group, Plan]
     _uses: Counter[Item]
     _memory: dict[Item, Any]
@@ -247,7 +250,7 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
 
     def _clear(self) -> None:
         self._log = None
-        self.remembered = []
+        self.remembered, self.kept_bytes = [], 0
         self._loaded = {}
         self._uses = Counter()
         self._memory, self._notes = {}, {}
@@ -317,7 +320,8 @@ class Recorder(Inspector, AbstractContextManager["Recorder"]):
                 self._loaded[group] = plan
                 self._uses.update(plan.sources)
             self.remembered.append(group)
-        self.most = max(self.most, sum(sizes.values()))
+        self.kept_bytes = sum(sizes.values())
+        self.most = max(self.most, self.kept_bytes)
         self._wants: dict[int, list[Item]] = {}
         for plan in self._loaded.values():
             for index in plan.skips:
