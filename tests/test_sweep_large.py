@@ -12,6 +12,7 @@ from torch import nn
 import layerscope
 from layerscope import perturb
 from layerscope.base import devices, memory
+from layerscope.base.tensors import as_bytes
 from layerscope.core import lending, plain
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.layers import Norms, find, whole_network
@@ -120,6 +121,29 @@ def test_of_a_large_row_never_more_than_a_tensor_is_read_at_a_time(monkeypatch):
     start = build(0).state_dict()
     assert values.keys() == {n for n, t in start.items() if not torch.equal(t, net.state_dict()[n])}
     assert all(torch.equal(values[name], start[name]) for name in values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.bool])
+@pytest.mark.parametrize("shape", [(3, 2), (1,), (0, 2), ()])
+@pytest.mark.parametrize("value", [-0.0, 1.5])
+def test_one_value_for_all_is_written_as_if_it_were_many(dtype, shape, value):
+    one = torch.tensor([9.0, value]).to(dtype)[1]
+    into, expected = (torch.empty(shape, dtype=dtype) for _ in range(2))
+    devices.write(into, one.expand(shape))
+    expected.copy_(one.expand(shape).contiguous())
+    assert torch.equal(as_bytes(into), as_bytes(expected))
+
+
+def test_zeros_of_a_large_layer_take_no_memory():
+    net = build(1)
+    series = open_series({epoch: build(epoch).state_dict() for epoch in (0, 1)}).fit(net)
+    tensors = _cell.CellTensors(net, series, Redraw(net, series), 0, torch.device("cpu"))
+    row, (zero,) = whole_network(net, "fullmodel", Norms()), perturb.parse("zero")
+    values = tensors.computed(_cell.Cell(row, zero, -1, 0))
+    assert {t.untyped_storage().nbytes() for t in values.values()} == {4}
+    assert {name: t.shape for name, t in values.items()} == {
+        name: p.shape for name, p in net.named_parameters() if p.any()
+    }
 
 
 # Whole networks

@@ -65,9 +65,21 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def write(into: torch.Tensor, values: torch.Tensor) -> None:
-    """Copy values into a tensor, as `send` without waiting for the device that it is on."""
+    """Copy values into a tensor, as `send` without waiting for the device that it is on.
+
+    One value that stands for all, as an expanded tensor has it, is all that is sent.
+    """
+    if _is_constant(values) and values.shape == into.shape:
+        into.fill_(values.as_strided((), ()))
+        return
     apart = into.device.type == "cuda" and values.device.type == "cpu"
     into.copy_(_staged(values) if apart else values, non_blocking=apart)
+
+
+def _is_constant(values: torch.Tensor) -> bool:
+    """Recognise one value on the CPU that stands for several."""
+    plain = values.is_cpu and values.layout == torch.strided and values.ndim > 0
+    return plain and not any(values.stride())
 
 
 def _staged(tensor: torch.Tensor) -> torch.Tensor:

@@ -98,7 +98,7 @@ def zero() -> Perturbation:
     """Set every parameter to zero; buffers keep their trained values."""
     return Perturbation(
         "zero",
-        lambda site: {name: torch.zeros_like(t) for name, t in _parameters(site).items()},
+        lambda site: {name: _zeros(t) for name, t in _parameters(site).items()},
         settings={},
         label="set to zero",
         sign="0",
@@ -196,6 +196,11 @@ def _floating(site: Site, change: Callable[[Tensor], Tensor]) -> dict[str, Tenso
     """Change the real parameters, in their own type."""
     own = _parameters(site).items()
     return {n: change(t).to(t.dtype) for n, t in own if t.is_floating_point()}
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    # One for all, so that it takes no memory here and is written where the network is.
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def _normal(tensor: Tensor, site: Site) -> Tensor:
