@@ -1,7 +1,8 @@
 """One run on one GPU: exactness, what a sweep saves, and where the host waits.
 
     python benchmarks/gpu.py [--device cuda] [--quick] [--minutes 8] [--sections NAME …]
-                             [--paper NETWORK] [--seeds N] [--epochs N] [--data-root DIR]
+                             [--paper NETWORK …] [--seeds N] [--epochs N] [--data NAME]
+                             [--data-root DIR]
                              [--series DIR] [--out DIR]
 
 Writes ``CARD.json`` below `--out`, anew after every line, so that a run that is cut off has what
@@ -11,12 +12,13 @@ exact
     Every row of VGG16-BN, ResNet-50 and ViT-B/16 with other weights: a replay against a plain pass
     of a copy of the network, `torch.equal` on the logits, under six settings of the backend.
 processes
-    The same cells in two fresh processes. They differ where the plain way itself does.
+    The same cells in two fresh processes. They differ where the plain way itself does. The same of
+    a sweep while cuDNN's benchmark is on, which it switches off.
 paper
-    The paper's VGG11 on CIFAR-10 (JPEG) for `--epochs` epochs, `--seeds` of them side by side, in
-    the background of the two sections above, for which time does not count; then its sweep in the
-    view of blocks, as ``NETWORK-seedN.nc`` below `--out`. Series are kept in `--series` and
-    resumed from there.
+    The paper's VGG11 and ResNet-18 on CIFAR-10 (JPEG) for `--epochs` epochs, `--seeds` of each side
+    by side, in the background of the two sections above, for which time does not count; then their
+    sweeps in the view of blocks, as ``NETWORK-seedN.nc`` below `--out`. Series are kept in
+    `--series`, and the next run goes on from there. Left out where the data are not there.
 lm
     A decoder language model (GPT-NeoX with the shape of 160 million parameters), long sequences:
     bits, ratio to the plain way, the time for scoring, and memory by phase.
@@ -28,7 +30,8 @@ speed
     Milliseconds of a plain pass, a replay and a recording pass, until the device is done; the time
     of the host alone beside it; the ratio beside the bound from the share that has to run.
 waits
-    Where the host waits for the device in a sweep, by line, and how often per cell and batch.
+    Where the host waits for the device in a sweep, by line: how often in all, and in each batch.
+    The latter should be once, whatever the number of cells.
 sweep
     `layerscope.sweep` as users call it against a script that swaps one row and evaluates.
 explorer
@@ -43,6 +46,7 @@ import argparse
 import copy
 import gc
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -77,8 +81,14 @@ Facts = dict[str, Any]
 Call = Callable[[], Any]
 
 SETTINGS = ("fp32", "tf32", "benchmark", "deterministic", "bf16", "channels_last")
-_LEAST_S = {"exact": 30, "processes": 60, "lm": 30, "decoder": 30, "speed": 30, "train": 40}
+_LEAST_S = {
+    "exact": 30, "processes": 60, "lm": 30, "decoder": 30, "speed": 30, "waits": 30, "sweep": 25,
+    "explorer": 20, "train": 40,
+}  # fmt: skip
 """Seconds that one line of a section may take."""
+_QUICK_S = 2
+_TIMED_S = 200
+"""Seconds that are kept for the sections after the paper's."""
 
 
 class Run:
@@ -110,7 +120,7 @@ class Run:
 
     def fits(self, section: str, what: str) -> bool:
         """Tell whether there is time for one more line; name it where there is none."""
-        if self.left() > _LEAST_S[section]:
+        if self.left() > (_QUICK_S if self.quick else _LEAST_S[section]):
             return True
         self.add(section, left_out=what)
         return False
@@ -262,7 +272,7 @@ def _replays(run: Run, network: nn.Module, shape: tuple[int, ...], setting: str)
 
 def processes(run: Run) -> None:
     """Compare plain passes of two fresh processes."""
-    for setting in SETTINGS[:3]:
+    for setting in (*SETTINGS[:3], "sweep, benchmark"):
         if not run.fits("processes", setting):
             continue
         command = [sys.executable, __file__, "--device", str(run.device), "--digests", setting]
@@ -275,7 +285,11 @@ def processes(run: Run) -> None:
 
 
 def digests(run: Run, setting: str) -> dict[str, str]:
-    """Digest the logits of a few changed rows of every network."""
+    """Digest the logits of a few changed rows of every network, or the cells of a sweep."""
+    kind, _, inside = setting.rpartition(", ")
+    if kind:
+        with backend(inside):
+            return _cells(run)
     found = {}
     with backend(setting):
         for name, network, shape in networks(run):
@@ -288,20 +302,27 @@ def digests(run: Run, setting: str) -> dict[str, str]:
     return found
 
 
+def _cells(run: Run) -> dict[str, str]:
+    network, pair, settings = _case(run)
+    settings |= {"whole": False, "perturbations": ["reinitialize"], "layers": ["conv1", "fc"]}
+    ds = layerscope.sweep(network, pair, batch_size=250, show_progress=False, **settings)
+    values = ds.value.squeeze(drop=True).to_series().dropna()
+    return {" ".join(map(str, at)): float(value).hex() for at, value in values.items()}
+
+
 # The paper's scale
 
 
 @contextmanager
 def trainings(options: argparse.Namespace) -> Iterator[None]:
-    """Train the paper's network in the background, one process a seed."""
+    """Train the paper's networks in the background, one process a seed of each."""
     recipe = ["--lr", "0.05", "--clip", "1.0", "--augment", "shift-flip"]
     record = ["--record", *(str(epoch) for epoch in (0, 1, 10, 100) if epoch <= options.epochs)]
     where = ["--data-root", options.data_root] if options.data_root else []
     started = []
-    for seed in range(options.seeds if options.paper else 0):
-        folder = options.series / f"seed{seed}"
+    for network, seed, folder in _asked(options):
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "layerscope.cli", "train", options.paper]
+        command = [sys.executable, "-m", "layerscope.cli", "train", network]
         command += ["--data", options.data, "--seed", str(seed), "--epochs", str(options.epochs)]
         command += ["--device", options.device, "--out", str(folder), *recipe, *record, *where]
         log = (folder / "log.txt").open("w")
@@ -314,15 +335,20 @@ def trainings(options: argparse.Namespace) -> Iterator[None]:
             process.wait()
 
 
+def _asked(options: argparse.Namespace) -> list[tuple[str, int, Path]]:
+    """Name networks and seeds with the folders that their series are in."""
+    each = itertools.product(options.paper, range(options.seeds))
+    return [(name, seed, options.series / f"{name}-seed{seed}") for name, seed in each]
+
+
 def paper(run: Run, options: argparse.Namespace) -> None:
     """Wait for the trainings, and sweep those that are finished."""
-    for seed in range(options.seeds):
-        folder = options.series / f"seed{seed}"
+    for network, seed, folder in _asked(options):
         began = time.monotonic()
-        series = _finished(folder, until=time.monotonic() + run.left() - 100)
+        series = _finished(folder, until=time.monotonic() + run.left() - _TIMED_S)
         if series is None:
             last = (folder / "log.txt").read_text().split("\r")[-1].strip()
-            run.add("paper", network=options.paper, seed=seed, left_out=last[-200:])
+            run.add("paper", network=network, seed=seed, left_out=last[-200:])
             continue
         ds = layerscope.sweep(
             models.rebuild(series),
@@ -333,19 +359,21 @@ def paper(run: Run, options: argparse.Namespace) -> None:
             device=run.device,
             show_progress=False,
         )
-        path = layerscope.save(ds, run.out / f"{options.paper}-seed{seed}.nc")
+        path = layerscope.save(ds, run.out / f"{network}-seed{seed}.nc")
         error = float(ds.baseline.sel(metric="error"))
         waited = round(time.monotonic() - began, 1)
-        run.add("paper", network=options.paper, seed=seed, error=error, kept=path.name, s=waited)
+        run.add("paper", network=network, seed=seed, error=error, kept=path.name, s=waited)
 
 
 def _finished(folder: Path, until: float) -> checkpoints.Series | None:
-    while time.monotonic() < until:
+    """Wait for a training; even without any time, take one that is finished."""
+    while True:
         for manifest in folder.glob("*/manifest.json"):
             if json.loads(manifest.read_text()).get("finished"):
                 return checkpoints.open_series(manifest.parent)
+        if time.monotonic() >= until:
+            return None
         time.sleep(1)
-    return None
 
 
 # Time
@@ -603,9 +631,19 @@ def waits(run: Run) -> None:
         run.add("waits", left_out="only the host of a GPU waits")
         return
     network, pair, settings = _case(run)
-    settings |= {"draws": 1, "whole": False, "batch_size": 500, "show_progress": False}
+    settings |= {"draws": 1, "whole": False, "show_progress": False}
     settings |= {"layers": ["conv1", "layer2.*", "fc"]}
-    layerscope.sweep(network, pair, **settings)
+    layerscope.sweep(network, pair, batch_size=500, **settings)
+    few, cells = _waiting(partial(layerscope.sweep, network, pair, batch_size=500, **settings))
+    many, _ = _waiting(partial(layerscope.sweep, network, pair, batch_size=250, **settings))
+    each = {line: (many[line] - few[line]) / 4 for line in many}  # eight batches, and four
+    for line in sorted(many, key=lambda line: (-each[line], -few[line]))[:12]:
+        run.add("waits", line=line, in_all=few[line], per_batch=round(each[line], 2))
+    run.add("waits", cells=cells, per_batch=round(sum(each.values()), 2))
+
+
+def _waiting(call: Call) -> tuple[Counter[str], int]:
+    """Count the lines where the host waits, and the cells of the sweep."""
     lines: Counter[str] = Counter()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -618,12 +656,10 @@ def waits(run: Run) -> None:
         warnings.showwarning = show
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            ds = layerscope.sweep(network, pair, **settings)
+            ds = call()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    each = int(ds.value.isel(metric=0).notnull().sum()) * 4
-    for line, count in lines.most_common(12):
-        run.add("waits", line=line, per_cell_and_batch=round(count / each, 2))
+    return lines, int(ds.value.isel(metric=0).notnull().sum())
 
 
 def sweep(run: Run) -> None:
@@ -765,6 +801,8 @@ TIMED: dict[str, Section] = {
 
 def attempt(run: Run, section: str, do: Callable[[], None]) -> None:
     """Run a section; what it raises is kept, and the next one goes on."""
+    if section in _LEAST_S and not run.fits(section, "all of it"):
+        return
     try:
         do()
     except Exception as error:  # noqa: BLE001 - the others are worth having
@@ -783,8 +821,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sections", nargs="*", choices=(names := [*UNTIMED, *TIMED]), default=names
     )
-    parser.add_argument("--paper", default="", help="network to train at the paper's scale")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--paper", nargs="*", default=["vgg11", "resnet18"])
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--data", default="cifar10-jpeg")
     parser.add_argument("--data-root", default=None)
@@ -792,6 +830,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--digests", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def _trainable(run: Run, options: argparse.Namespace) -> list[str]:
+    """Name the paper's networks, if what they are trained on is there."""
+    if not options.paper:
+        return []
+    if run.left() < _TIMED_S:
+        run.add("paper", left_out="all of it")
+        return []
+    try:
+        layerscope.load_data(options.data, options.data_root)
+    except layerscope.LayerscopeError as error:
+        run.add("paper", left_out=str(error)[:200])
+        return []
+    return list(options.paper)
 
 
 def main() -> None:
@@ -809,7 +862,9 @@ def main() -> None:
         cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         device=devices.describe(run.device),
         quick=run.quick,
+        arithmetic=devices.arithmetic(run.device),
     )
+    options.paper = _trainable(run, options)
     with trainings(options):
         for name in options.sections:
             if name in UNTIMED:
@@ -819,8 +874,10 @@ def main() -> None:
     for name in options.sections:
         if name in TIMED:
             attempt(run, name, partial(TIMED[name], run))
-    tried = [*run.found.get("exact", []), *run.found.get("decoder", [])]
-    unequal = [facts for facts in tried if facts.get("unequal")]
+    named = ("exact", "lm", "decoder")
+    tried = [each for name in named for each in run.found.get(name, []) if "left_out" not in each]
+    unequal = [facts for facts in tried if facts.get("unequal") or not facts.get("equal", True)]
+    unequal += [facts for facts in tried if "failed" in facts]
     run.add("verdict", exact=bool(tried) and not unequal, unequal=unequal)
 
 

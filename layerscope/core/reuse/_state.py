@@ -114,6 +114,7 @@ def _clones(value: Any) -> list[Tensor]:
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    # As bytes, for NaN differs from itself.
     return a.shape == b.shape and torch.equal(as_bytes(a), as_bytes(b))
 
 
@@ -139,12 +140,35 @@ class State:
             if not unchanged(module, picture):
                 self.changed.append(module)
                 _repaint(module, picture)
-        for module, tensor, copy in self._copies:
-            if not note and devices.is_apart(tensor.device):
-                # As data, so that to others a tensor is written to only where the network did.
-                tensor.data.copy_(copy)
-            # Compared as bytes, for NaN differs from itself.
-            elif not torch.equal(as_bytes(tensor), as_bytes(copy)):
+        if not note:
+            for _, tensor, copy in self._copies:
+                _put_back(tensor, copy)
+            return
+        differing = _differ([(tensor, copy) for _, tensor, copy in self._copies])
+        for (module, tensor, copy), written in zip(self._copies, differing, strict=True):
+            if written:
                 self.changed.append(module)
                 self.written.append(tensor)
                 tensor.copy_(copy)
+
+
+def _put_back(tensor: Tensor, copy: Tensor) -> None:
+    if devices.is_apart(tensor.device):
+        # As data, so that to others a tensor is written to only where the network did.
+        tensor.data.copy_(copy)
+    elif not _same_bytes(tensor, copy):
+        tensor.copy_(copy)
+
+
+def _differ(pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
+    """Compare tensors with copies of them, on an accelerator by one look at all."""
+    looks: list[Tensor] = []
+    found: list[bool | None] = []
+    for tensor, copy in pairs:
+        if devices.is_apart(tensor.device) and tensor.shape == copy.shape:
+            looks.append((as_bytes(tensor) != as_bytes(copy)).any())
+            found.append(None)
+        else:
+            found.append(not _same_bytes(tensor, copy))
+    seen = iter(torch.stack([look.to(looks[0].device) for look in looks]).tolist() if looks else [])
+    return [bool(next(seen)) if known is None else known for known in found]
