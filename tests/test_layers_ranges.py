@@ -144,3 +144,27 @@ def test_distances_of_ranges_are_those_of_their_members():
     squares = (parts.sel(norm="l2") ** 2).sum("layer")
     assert np.isclose(together.sel(norm="l2"), squares**0.5, rtol=1e-14)
     assert together.sel(norm="linf") == parts.sel(norm="linf").max()
+
+
+def test_a_range_is_one_if_its_blocks_are_executed_one_after_the_other():
+    class Backwards(Decoder):
+        """Runs the last block before the one that is registered before it."""
+
+        def forward(self, tokens):
+            hidden = self.embeddings["token"](tokens)
+            for at in (0, 2, 1):
+                hidden = self.layers[at](hidden)
+            return self.head(self.norm(hidden).mean(1))
+
+    model = Backwards()
+    ds = swept(model, layers.ranges(model), whole=False)
+    said = {
+        str(row): (int(first), int(count))
+        for row, first, count in zip(
+            ds.layer.values, ds.first_block.values, ds.n_blocks.values, strict=True
+        )
+    }
+    assert said == {
+        "layers.0": (0, 1), "layers.2": (1, 1), "layers.1": (2, 1), "layers.1-2": (1, 2),
+        "layers.0-1": (-1, 0), "layers.0-2": (0, 3),
+    }  # fmt: skip

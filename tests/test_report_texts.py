@@ -114,3 +114,28 @@ def test_texts_are_kept_once(parts, kept):
         with pytest.raises(ResultError, match="no single row"):
             sessions.with_texts(empty, session, decode)
     assert list(again["text"].values) == [0]
+
+
+def test_texts_are_read_without_a_range_of_blocks(parts):
+    net, data, _ = parts
+    options = {"view": "block", "show_progress": False, **OPTIONS}
+    ranges = layerscope.layers.ranges(net, 2)
+    ds = layerscope.sweep(net, data, layers=ranges, perturbations=["skip"], whole=False, **options)
+    odd = layerscope.sweep(
+        net, data, layers=ranges, perturbations=["reverse"], whole=False, **options
+    )
+    with sessions.Session(net, data, **OPTIONS) as session:
+        kept = sessions.with_texts(ds, session, decode, places=[0])
+        names = [str(name) for name in kept["text_layer"].values]
+        assert set(names) == set(ranges)
+        for name in names:
+            state = dict.fromkeys(ranges[name], "skip")
+            (text,) = TextReader(session).texts([0], state, "block")
+            assert kept["text_loss"].sel(text_layer=name, text=0).values[1:12] == pytest.approx(
+                text.loss[:11].tolist(), rel=1e-6
+            )
+        with pytest.raises(ResultError, match="not the same as of each"):
+            sessions.with_texts(odd, session, decode)
+        strange = ds.assign_coords(layer=["a", "b"])
+        with pytest.raises(ResultError, match="no row of the session"):
+            sessions.with_texts(strange, session, decode)

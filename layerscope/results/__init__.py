@@ -56,7 +56,7 @@ Along ``layer`` stand ``depth`` (index in execution order), ``kind``, ``module_t
 ``parameters``, ``initializer``, ``moved`` (whether anything in it changed from the first checkpoint
 to the last: not so in frozen layers), ``component``, ``block`` and ``stage``, which say what the
 row lies in, and ``first_block`` and ``n_blocks``: which blocks a row of whole blocks in a row
-consists of, counted from 0 in order of registration (any other row has −1 and 0). Along ``metric``
+consists of, counted from 0 in order of execution (any other row has −1 and 0). Along ``metric``
 and ``perturbation`` stands what these mean, such as ``higher_is_better`` and ``redraws``: `metric`
 and `perturbation` read it, for Datasets that do not say it, too. The attributes hold what is needed
 to compute the Dataset again (`settings` reads them), and under ``refused`` why cells are not there

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def load_gguf(path: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
         import gguf  # noqa: F401 - transformers asks for it later, in its own words
         import transformers
     try:
-        with quietly():
+        with quietly(), _without_bar():
             found: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
                 str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True
             )
@@ -70,6 +70,23 @@ def load_gguf(path: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"transformers can't read {path}: {reason}") from None
     return _without_quantizer(found).eval()
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Let tensors be dequantised without the one bar that transformers' switch leaves on."""
+    import transformers.modeling_gguf_pytorch_utils as reading
+
+    module: Any = reading
+    bar = getattr(module, "tqdm", None)
+    if bar is None:
+        yield
+        return
+    module.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = bar
 
 
 def _without_quantizer(model: nn.Module) -> nn.Module:

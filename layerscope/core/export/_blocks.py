@@ -90,7 +90,7 @@ def left_out(
         If a Dataset has several rows, and no margin says which of them count.
     """
     if isinstance(without, xr.Dataset):
-        named = _of_dataset(without, blocks, margin, metric)
+        named = _of_dataset(model, without, blocks, margin, metric)
     elif margin is not None:
         raise OptionError("margin goes with a Dataset of a sweep; blocks by name need none.")
     else:
@@ -127,7 +127,7 @@ def _by_number(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _of_dataset(
-    ds: xr.Dataset, blocks: BlockList, margin: float | None, metric: str | None
+    model: nn.Module, ds: xr.Dataset, blocks: BlockList, margin: float | None, metric: str | None
 ) -> set[str]:
     if _is_path(ds):
         return _of_path(ds, margin, metric)
@@ -144,6 +144,9 @@ def _of_dataset(
             "without is a Dataset of several rows; give one, ds.sel(layer='…'), or margin=, for "
             "every block that is robust within it."
         )
+    named = layers.ranges(model).get(str(row.layer.item()))
+    if named is not None and int(row.n_blocks):
+        return set(named)
     first, count = int(row.first_block), int(row.n_blocks)
     if not count or first + count > len(blocks.names):
         raise LayerError(

@@ -46,7 +46,9 @@ def ranges(
     -------
     dict of str to list of str
         From the name of a range, such as ``"model.layers.3-5"``, to its rows, in order of
-        registration; by length, then from the first block on. A range of one block has its name.
+        registration, since nothing is run here; by length, then from the first block on. A range
+        of one block has its name. A sweep says of each (``first_block``, ``n_blocks``) whether its
+        blocks are executed one after the other, too.
 
     Raises
     ------

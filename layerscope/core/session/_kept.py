@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from layerscope import results, stats
+from layerscope.core.perturb import skip
 from layerscope.core.session._session import Session
 from layerscope.core.session._texts import Text, TextReader
 from layerscope.errors import ResultError
@@ -55,7 +56,9 @@ def with_texts(
     Raises
     ------
     ResultError
-        If no single row was computed.
+        If no single row was computed; or if it is a group, such as a range of blocks, and what was
+        done to it is neither leaving it out nor putting it back, which alone are the same row by
+        row.
     DataError
         If examples are no texts.
 
@@ -67,7 +70,8 @@ def with_texts(
     changes = _extremes(ds, metric)
     view = str(ds.attrs.get("view", "leaf"))
     reader = TextReader(session)
-    read = {row: list(reader.texts(places, {row: act}, view)) for row, act in changes.items()}
+    states = {row: _state(ds, session, row, act, view) for row, act in changes.items()}
+    read = {row: list(reader.texts(places, state, view)) for row, state in states.items()}
     words = _Words(decode)
     texts = next(iter(read.values()))
     longest = 1 + max(len(text.tokens) for text in texts)
@@ -111,6 +115,29 @@ def _extremes(ds: xr.Dataset, metric: str | None) -> Mapping[str, Any]:
         else (row["perturbation"], int(row["epoch"]))
         for row in found.to_dict("records")
     }
+
+
+def _state(ds: xr.Dataset, session: Session, row: str, act: Any, view: str) -> dict[str, Any]:
+    """Say what is to be done to which rows of the session, for one row of the Dataset or a group.
+
+    Raises
+    ------
+    ResultError
+    """
+    rows = session.rows(view)
+    if any(each.name == row for each in rows):
+        return {row: act}
+    group = set((results.settings(ds).get("groups") or {}).get(row, ()))
+    inside = [each for each in rows if group.issuperset(each.members)]
+    if not group or group != {leaf for each in inside for leaf in each.members}:
+        raise ResultError(f"{row} is no row of the session in the view {view!r}, nor several.")
+    name = act if isinstance(act, str) else act[0]
+    if name != skip().name and name not in results.resets(ds):
+        raise ResultError(
+            f"{row} is a group of {len(inside)} rows, and {name!r} of all at once is not the same "
+            "as of each; keep texts of a sweep of single rows: ds.sel(layer=[…])."
+        )
+    return {each.name: act for each in inside}
 
 
 def _shown(text: Text) -> list[int]:

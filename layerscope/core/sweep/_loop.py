@@ -134,7 +134,7 @@ def measure(
         refused = refused_cells(probe, plan.tensors, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
         work = _Work(plan, probe, by_group(plan, rows, cells), parts, between, most)
-        blocks = layers.blocks(plan.subject.model, norms=plan.norms)
+        blocks = probe.in_order(layers.blocks(plan.subject.model, norms=plan.norms))
         spans = layers.spans([row for row in rows if row.name != FULL_MODEL], blocks)
         known = distances, drawn, origins, moved, doubts, spans
         state = SweepState(rows, cells, refused, work.sums, *known)
