@@ -32,7 +32,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -137,17 +137,23 @@ def child_of_vocabulary(pipe: Connection, options: argparse.Namespace, wanted: l
     pipe.send({"plain": plain, "sweep": sweep, "cells": int(ds.value.notnull().sum())})
 
 
+def in_fresh_process(child: Callable[..., None], *given: Any) -> dict[str, Any]:
+    """Let a process that has allocated nothing yet measure, and return what it sends."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(sender, *given))
+    process.start()
+    sender.close()
+    row: dict[str, Any] = receiver.recv()
+    process.join()
+    return row
+
+
 def of_vocabulary(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure a large vocabulary, each time in a fresh process."""
-    context = multiprocessing.get_context("spawn")
     rows = []
     for wanted in (["loss", "perplexity", "error"], ["loss", "kl_divergence"]):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=child_of_vocabulary, args=(sender, options, wanted))
-        process.start()
-        sender.close()
-        row: dict[str, Any] = receiver.recv()
-        process.join()
+        row = in_fresh_process(child_of_vocabulary, options, wanted)
         row |= {"metrics": wanted, "times": row["sweep"]["all"] / row["plain"]["all"]}
         rows.append(row)
         figures = " ".join(f"{what} {row[what]['all']:.0f} MB," for what in ("plain", "sweep"))
@@ -190,13 +196,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         files = [f"{folder}/{number}.safetensors" for number in range(_FILES)]
         for number, file in enumerate(files):
             save_file(network(number).state_dict(), file)
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=child, args=(sender, files, options))
-        process.start()
-        sender.close()
-        row: dict[str, Any] = receiver.recv()
-        process.join()
+        row = in_fresh_process(child, files, options)
     row["added"] = {what: row["sweep"][what] - row["plain"][what] for what in ("all", "anonymous")}
     return row
 

@@ -33,6 +33,12 @@ class Decoder(nn.Module):
         return self.head(self.norm(hidden).mean(1))
 
 
+def spans_of(ds):
+    """First block and number of blocks of each row."""
+    columns = ds.layer.values, ds.first_block.values, ds.n_blocks.values
+    return {str(row): (int(first), int(n)) for row, first, n in zip(*columns, strict=True)}
+
+
 def swept(model, wanted, view="block", **more):
     torch.manual_seed(0)
     data = torch.randint(7, (6, 5)), torch.randint(2, (6,))
@@ -100,13 +106,7 @@ def test_a_dataset_says_which_blocks_a_row_is(tmp_path):
     ds = swept(model, wanted)
     layerscope.save(ds, tmp_path / "ranges.nc")
     for each in (ds, layerscope.open_dataset(tmp_path / "ranges.nc")):
-        said = {
-            str(row): (int(first), int(count))
-            for row, first, count in zip(
-                each.layer.values, each.first_block.values, each.n_blocks.values, strict=True
-            )
-        }
-        assert said == {
+        assert spans_of(each) == {
             "layers.0": (0, 1), "layers.1": (1, 1), "layers.2": (2, 1), "layers.0-1": (0, 2),
             "layers.1-2": (1, 2), "layers.0-2": (0, 3), "ends": (-1, 0), "mixed": (-1, 0),
             "fullmodel": (-1, 0),
@@ -158,13 +158,7 @@ def test_a_range_is_one_if_its_blocks_are_executed_one_after_the_other():
 
     model = Backwards()
     ds = swept(model, layers.ranges(model), whole=False)
-    said = {
-        str(row): (int(first), int(count))
-        for row, first, count in zip(
-            ds.layer.values, ds.first_block.values, ds.n_blocks.values, strict=True
-        )
-    }
-    assert said == {
+    assert spans_of(ds) == {
         "layers.0": (0, 1), "layers.2": (1, 1), "layers.1": (2, 1), "layers.1-2": (1, 2),
         "layers.0-1": (-1, 0), "layers.0-2": (0, 3),
     }  # fmt: skip

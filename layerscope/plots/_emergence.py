@@ -11,11 +11,11 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
-from layerscope.plots._backends import both, with_frame
+from layerscope.plots._backends import with_frame
 from layerscope.plots._colours import ColourMap
 from layerscope.plots._finishing import BLANK, CROSSED, MARKS, explain_marks
 from layerscope.plots._grids import draw_cells, with_looks
-from layerscope.plots._lines import layer_lines
+from layerscope.plots._lines import dotted, layer_lines
 from layerscope.plots._names import within
 from layerscope.plots._scales import damage_scale
 
@@ -117,12 +117,7 @@ def _limit(found: xr.Dataset) -> Any:
         (np.arange(found.sizes["model_epoch"]), found["limit"].values), "place", "value",
         label="critical from here on",
     )  # fmt: skip
-    return both(
-        line,
-        {"color": "#777777"},
-        bokeh={"line_dash": [2, 4], "line_width": 1.5},
-        matplotlib={"linestyle": (0, (1, 2)), "linewidth": 1.5},
-    )
+    return dotted(line)
 
 
 def _cells(found: xr.Dataset, refused: Mapping[tuple[str, str], str]) -> pd.DataFrame:

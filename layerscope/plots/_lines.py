@@ -248,6 +248,11 @@ def _interval_band(table: pd.DataFrame, look: _Look) -> hv.Spread:
 def _baseline_curve(ds: xr.Dataset, metric: str, places: int) -> hv.Curve:
     level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
     line = hv.Curve([(-0.4, level), (places - 0.6, level)], "place", "value", label="unperturbed")
+    return dotted(line)
+
+
+def dotted(line: hv.Curve) -> hv.Curve:
+    """Give a line the looks of what curves of layers are held against."""
     return both(
         line,
         {"color": "#777777"},
