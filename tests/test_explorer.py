@@ -425,3 +425,100 @@ def test_measures_of_one_pass_stand_in_the_tooltips():
     shown = drawing.blocks(rows, {}, table, {}, info, None, drawing.measured_rows(made))
     assert "block influence: 0.25" in shown[0]["tip"]
     assert "influence" not in shown[1]["tip"]
+
+
+# Several data sets.
+
+
+def small(seed=0):
+    return models.build("fcn-1x8", seed=seed, inputs=(4,), classes=2)
+
+
+STATES = {epoch: small(epoch + 1).state_dict() for epoch in (0, 5)}
+
+
+def pair(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 4, generator=generator)
+    return inputs, torch.randint(0, 2, (count,), generator=generator)
+
+
+TASKS = {"news": pair(0, 30), "code": pair(1, 17)}
+
+
+def of_tasks(**options):
+    given = {"batch_size": 8, "device": "cpu", "draws": 1} | options
+    return LayerExplorer(small(), TASKS, STATES, **given)
+
+
+def test_a_task_is_chosen_and_the_state_stays():
+    alone = {}
+    for name, data in TASKS.items():
+        with Session(small(), data, checkpoints=STATES, batch_size=8, device="cpu") as single:
+            alone[name] = single.measure({"layer1": ("reinitialize", 0)}).tallies
+    explorer = of_tasks()
+    try:
+        assert explorer.controls.task.options == ("news", "code")
+        click(explorer, "layer1")
+        assert explorer.estimate.tallies == alone["news"]
+        explorer.controls.task.value = "code"
+        assert explorer.wait(60)
+        assert explorer.task == "code"
+        assert explorer.state == {"layer1": ("reinitialize", 0)}
+        assert explorer.estimate.tallies == alone["code"]
+        assert "of 17 examples" in explorer.controls.cards.value
+        assert "task='code'" in explorer.code
+        assert "code" in explorer.controls.title.value
+        explorer.task = "news"
+        assert explorer.wait(60)
+        assert explorer.estimate.tallies == alone["news"]
+        with pytest.raises(OptionError, match="no task 'prose'"):
+            explorer.task = "prose"
+    finally:
+        explorer.close()
+
+
+def test_numbers_of_two_tasks_are_never_mixed():
+    both = layerscope.sweep(small(), TASKS, checkpoints=STATES, draws=1, device="cpu",
+                            batch_size=8, show_progress=False)  # fmt: skip
+    explorer = of_tasks()
+    try:
+        explorer.controls.start.click()
+        assert explorer.wait(60)
+        explorer.keep("as it is")
+        assert explorer.dataset.scenario.values.tolist() == ["as it is"]
+        assert explorer.dataset.value.equals(both.value.sel(task="news", drop=True))
+        assert explorer.controls.grid.rows
+        explorer.task = "code"
+        assert explorer.wait(60)
+        # Nothing was swept of it, and nothing kept.
+        assert explorer.dataset is None
+        assert not explorer.controls.grid.rows
+        explorer.controls.start.click()
+        assert explorer.wait(60)
+        assert explorer.dataset.value.equals(both.value.sel(task="code", drop=True))
+        assert "scenario" not in explorer.dataset
+        explorer.task = "news"
+        assert explorer.dataset.value.equals(both.value.sel(task="news", drop=True))
+        assert explorer.wait(60)
+    finally:
+        explorer.close()
+    known = LayerExplorer(both)
+    try:
+        cells = {}
+        for name in TASKS:
+            known.task = name
+            assert known.dataset.value.equals(both.value.sel(task=name, drop=True))
+            cells[name] = known.controls.grid.cells
+        assert cells["news"] != cells["code"]
+    finally:
+        known.close()
+
+
+def test_a_sweep_of_other_data_sets_is_refused():
+    others = {"prose": TASKS["news"], "verse": TASKS["code"]}
+    options = {"checkpoints": STATES, "draws": 1, "device": "cpu", "show_progress": False}
+    both = layerscope.sweep(small(), others, **options)
+    for dataset in (both, both.isel(task=0, drop=True)):
+        with pytest.raises(OptionError, match="the data are news, code"):
+            of_tasks(dataset=dataset)

@@ -240,6 +240,33 @@ def test_a_language_model_is_read_token_by_token(server, lab):
     picture(lab, "language")
 
 
+TASKS = """
+import torch
+from layerscope import LayerExplorer, models
+net, start = (models.build("fcn-2x8", seed=n, inputs=(4,), classes=2) for n in (0, 1))
+data = {"news": (torch.randn(30, 4), torch.arange(30) % 2),
+        "code": (torch.randn(17, 4), torch.arange(17) % 2)}
+explorer = LayerExplorer(net, data, {0: start.state_dict(), 1: net.state_dict()}, device="cpu")
+explorer
+"""
+
+
+def test_another_task_is_measured_with_the_layers_as_they_are(server, lab):
+    lab.open(server, "tasks", TASKS)
+    lab.asking(lambda: lab.layer("layer1").click())
+    lab.press("Sweep")
+    cell = lab.page.locator(".ls-grid button[data-column]")
+    cell.first.wait_for()
+    before = lab.seq
+    chosen = lab.page.locator(".widget-dropdown", has_text="task").locator("select")
+    chosen.select_option("code")
+    lab.settled(before)
+    sync_api.expect(lab.page.locator(".ls-cards")).to_contain_text("17 of 17 examples")
+    lab.has_state("layer1", "initial")
+    sync_api.expect(cell).to_have_count(0)  # that of the other task
+    picture(lab, "tasks")
+
+
 def test_clicking_through_a_run(server, lab):
     run = Path(server[3])
     lab.open(server, "run", OPEN.format(run=str(run)))

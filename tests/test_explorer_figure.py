@@ -27,7 +27,7 @@ ACCENT = "#d9480f"
 
 
 def drawn(explorer):
-    scene, ds = explorer._history.now, explorer._datasets.get(explorer._history.now.view)
+    scene, ds = explorer._history.now, explorer._swept()
     blocks = explorer.controls.strip.blocks
     return figure.of_state("net", scene, blocks, explorer.estimate, ds, "error")
 

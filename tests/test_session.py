@@ -17,7 +17,13 @@ from layerscope import session, stats
 from layerscope.core import plain
 from layerscope.core.running import PASSED
 from layerscope.core.session import Change, Session, changes
-from layerscope.errors import CheckpointError, LayerError, LayerscopeError, OptionError
+from layerscope.errors import (
+    CheckpointError,
+    DataError,
+    LayerError,
+    LayerscopeError,
+    OptionError,
+)
 
 
 class Residual(nn.Module):
@@ -252,3 +258,61 @@ def test_a_state_is_read_as_it_is_written():
     state = {"head": ("reinitialize", 0), "stem.0": "zero", "stem.1": "trained"}
     assert changes(state).keys() == {"head", "stem.0"}
     assert session.Change.of(("rerandomize", 0)).plain == "rerandomize"
+
+
+# Several data sets.
+
+
+def tasks(pair):
+    inputs, targets = pair
+    return {"one": pair, "two": ((inputs[:20] * 2), (targets[:20] + 1) % 3)}
+
+
+def test_of_several_data_sets_one_is_measured_at_a_time(states, pair):
+    data, state = tasks(pair), {"block": ("reinitialize", 0)}
+    options = {"checkpoints": states, "batch_size": 16, "device": "cpu"}
+    alone = {}
+    for name, each in data.items():
+        with Session(network(), each, **options) as single:
+            assert (single.tasks, single.task) == ((), None)
+            alone[name] = single.measure(state, "block").tallies
+            with pytest.raises(OptionError, match="one data set came alone"):
+                Session(network(), each, task="one", **options)
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    with Session(model, data, **options) as session:
+        assert (session.tasks, session.task) == (("one", "two"), "one")
+        for name in ("one", "two", "one", "one"):
+            session.select_task(name)
+            assert session.measure(state, "block").tallies == alone[name]
+            assert session.data.count == len(data[name][1])
+        with pytest.raises(OptionError, match="there is no task 'three'"):
+            session.select_task("three")
+        assert session.measure(state, "block").tallies == alone["one"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with Session(network(), data, task="two", **options) as session:
+        assert session.measure(state, "block").tallies == alone["two"]
+    with pytest.raises(LayerscopeError, match="closed"):
+        session.select_task("one")
+
+
+def test_what_was_asked_of_one_data_set_says_nothing_of_another(states, pair):
+    options = {"checkpoints": states, "batch_size": 16, "device": "cpu"}
+    with Session(network(), tasks(pair), **options) as session:
+        asked = session.evaluate({"block": "zero"}, "block")
+        assert next(asked).total == 50
+        early = session.evaluate({"block": "zero"}, "block")
+        session.select_task("two")
+        assert list(asked) == list(early) == []
+        session.select_task("one")
+        assert list(early) == []
+
+
+def test_a_data_set_that_can_not_be_read_leaves_the_session_as_it_is(states, pair):
+    data = tasks(pair) | {"broken": (torch.zeros(4, 1, 6, 6), torch.zeros(3, dtype=torch.long))}
+    with Session(network(), data, checkpoints=states, device="cpu") as session:
+        first = session.measure({"head": "zero"}).tallies
+        with pytest.raises(DataError):
+            session.select_task("broken")
+        assert session.task == "one"
+        assert session.measure({"head": "zero"}).tallies == first

@@ -13,7 +13,7 @@ from layerscope import results
 from layerscope.base import validate
 from layerscope.core.layers import Layer
 from layerscope.core.session import Session
-from layerscope.core.sweep import called, perturbations_for, sweep
+from layerscope.core.sweep import called, metrics_by_task, perturbations_for, sweep, tasks_of
 from layerscope.errors import choose
 from layerscope.jupyter._source import Source
 from layerscope.results import FULL_MODEL
@@ -63,10 +63,11 @@ class Backend:
         self.options, self._more = dict(options), more
         self._model, self._data, self._series = source.model, source.data, source.series
         self._layers: dict[str, list[Layer]] = {}
-        self.session = self._open()
+        self.session = self._open(None)
 
-    def _open(self) -> Session:
-        return Session(self._model, self._data, checkpoints=self._series, **self.options)
+    def _open(self, task: str | None) -> Session:
+        given = {"task": task, "checkpoints": self._series, **self.options}
+        return Session(self._model, self._data, **given)
 
     def close(self) -> None:
         """Give the network back."""
@@ -78,12 +79,13 @@ class Backend:
         if not self.session.closed and wanted in ("auto", before):
             return None
         self.session.close()
+        task = self.session.task
         try:
-            self.session = self._open()
+            self.session = self._open(task)
         except Exception as error:  # noqa: BLE001 - told with the answer
             # What is pressed next must still be answered.
             self.options["device"] = before
-            self.session = self._open()
+            self.session = self._open(task)
             return error.with_traceback(None)  # which holds on to what was opened halfway
         return None
 
@@ -95,9 +97,9 @@ class Backend:
             self._layers[view] = [row for row in found if row.name != FULL_MODEL]
         return self._layers[view]
 
-    def script(self) -> dict[str, Any]:
+    def script(self, task: str | None) -> dict[str, Any]:
         """Give the arguments of the session that are not at their defaults, in plain values."""
-        return called(Session, {**self.options, "budget": None})
+        return called(Session, {"task": task, **self.options, "budget": None})
 
     def steps(self, view: str) -> int:
         """Count the batches that a sweep of a view goes through, over all its cells."""
@@ -111,12 +113,18 @@ class Backend:
         return rows * cells * len(self.session.data.lengths)
 
     def sweep(
-        self, view: str, show: Callable[[xr.Dataset], object], between: Callable[[], object]
+        self,
+        task: str | None,
+        view: str,
+        show: Callable[[xr.Dataset], object],
+        between: Callable[[], object],
     ) -> str:
-        """Sweep all rows of a view.
+        """Sweep all rows of a view over one data set.
 
         Parameters
         ----------
+        task : str or None
+            Name of the data set, where there are several.
         view : str
         show : callable
             Takes the Dataset as far as it is known.
@@ -129,14 +137,19 @@ class Backend:
             What the numbers alone do not show; empty where there is nothing to say.
         """
         given = {"show_progress": False, **self._more, **self.options}
+        data, measured = self._data, given["metrics"]
+        if task is not None:
+            tasks = tasks_of(self._model, data, measured) or {}
+            data, measured = tasks[task], metrics_by_task(tasks, measured)[task]
         ds = sweep(
             # The session's is asked by others before every cell.
             copy.deepcopy(self._model),
-            self._data,
+            data,
             checkpoints=self._series,
             **given
             | {
                 "view": view,
+                "metrics": measured,
                 "device": self.session.device,
                 "callback": _both(show, given.get("callback"), "callback", "callback(ds)"),
                 "between": _both(between, given.get("between"), "between", "between()"),

@@ -28,6 +28,8 @@ class Controls:
     device : str
     live : bool
         Whether there is a network to ask.
+    tasks : sequence of str
+        Names of the data sets, where there are several.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Controls:
         tools: Sequence[tuple[str, str]],
         device: str,
         live: bool,
+        tasks: Sequence[str] = (),
     ) -> None:
         self.title, self.status, self.cards = (widgets.HTML() for _ in range(3))
         self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
@@ -62,6 +65,10 @@ class Controls:
         self.view = widgets.Dropdown(
             options=VIEWS, description="view", layout=widgets.Layout(width="190px")
         )
+        self.task = widgets.Dropdown(
+            options=list(tasks), description="task", layout=widgets.Layout(width="190px")
+        )
+        self.task.layout.display = None if tasks else "none"
         found = devices.present()
         names = list(dict.fromkeys([device, *found])) if live else [device or "–"]
         self.device = widgets.Dropdown(
@@ -105,7 +112,9 @@ class Controls:
             flex_flow="row wrap", align_items="flex-start", grid_gap="8px 20px"
         )
         return [
-            widgets.HBox([self.title, widgets.HBox([self.view, self.device])], layout=spread),
+            widgets.HBox(
+                [self.title, widgets.HBox([self.task, self.view, self.device])], layout=spread
+            ),
             self.strip,
             widgets.HBox([widgets.Label("a clicked layer is"), self.kind, self.epoch], layout=row),
             widgets.HBox([self.preset, self.undo, self.redo], layout=row),

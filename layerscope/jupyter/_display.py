@@ -72,6 +72,10 @@ class Display:
             rows, columns, cells = drawing.cells(ds, table, metric, names)
             with parts.grid.hold_sync():
                 parts.grid.rows, parts.grid.columns, parts.grid.cells = rows, columns, cells
+        else:
+            # That of another task or view must not stay.
+            with parts.grid.hold_sync():
+                parts.grid.rows, parts.grid.columns, parts.grid.cells = [], [], []
         parts.grid.marked = [[r, drawing.column_of(c)] for r, c in scene.state.items()]
 
     def numbers(self, estimate: Estimate, seq: int) -> None:
@@ -83,6 +87,11 @@ class Display:
         parts = self._parts
         parts.cards.value = words.no_numbers(seq)
         parts.changed.value = parts.classes.value = parts.confusion.value = ""
+
+    def clear(self) -> None:
+        """Show no numbers until those of another data set come."""
+        parts = self._parts
+        parts.cards.value = parts.changed.value = parts.classes.value = parts.confusion.value = ""
 
     def detail(self, estimate: Estimate, session: Session) -> None:
         """Show which predictions changed, and of which classes."""

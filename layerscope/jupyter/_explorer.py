@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import ipywidgets as widgets
 import torch
@@ -20,38 +20,24 @@ from layerscope.core import perturb
 from layerscope.core.layers import Layer, Norms
 from layerscope.core.metrics import Metric
 from layerscope.core.running import OutputSpec
-from layerscope.core.session import Change, Estimate, with_scenario
-from layerscope.errors import LayerscopeError, OptionError
+from layerscope.core.session import Change, Estimate
+from layerscope.errors import LayerscopeError, OptionError, choose
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _tools as tools, _words as words
 from layerscope.jupyter._backend import Backend, sweep_only
 from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._display import Display
 from layerscope.jupyter._figure import of_state
+from layerscope.jupyter._guarding import guard
 from layerscope.jupyter._history import History, Scene
+from layerscope.jupyter._known import Known
 from layerscope.jupyter._progress import progress
-from layerscope.jupyter._source import metric_of, resolve, script
+from layerscope.jupyter._source import resolve, script
 from layerscope.jupyter._still import bundle
 from layerscope.jupyter._texts import Texts, is_text
 from layerscope.jupyter._worker import Worker
 from layerscope.results import FULL_MODEL
 
 __all__ = ["LayerExplorer"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _guard(method: F) -> F:
-    """Show what a method raises in the status line; Jupyter would drop it silently."""
-
-    @functools.wraps(method)
-    def guarded(self: LayerExplorer, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - shown to the user
-            self._display.fail(error)
-            return None
-
-    return guarded  # type: ignore[return-value]
 
 
 class LayerExplorer(widgets.VBox):  # type: ignore[misc]
@@ -63,9 +49,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         The folder of a run that layerscope trained; a Dataset, which is shown as it is; or a
         network, with `data`, and `checkpoints` where there are any. The network is copied and
         never touched.
-    data : pair of tensors, Examples, TextData, or iterable of batches, optional
+    data : pair of tensors, Examples, TextData, iterable of batches, or mapping of these, optional
         By default the test part of what a run was trained on. Of a text its test part; what its
-        tokens say is shown in place of their numbers.
+        tokens say is shown in place of their numbers. Of a mapping of several data sets one is
+        measured at a time, which a selector chooses; what is done to the layers stays.
     checkpoints : Series, mapping or folder, optional
     dataset : Dataset or path, optional
         A sweep of this network; colours the strip. Computed on demand otherwise.
@@ -91,8 +78,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     ----------
     state : dict
         What is done to each row, as `layerscope.session` takes it; can be set.
+    task : str or None
+        Which of several data sets is measured; can be set.
     dataset : Dataset or None
-        What was swept, and the scenarios that were kept.
+        What was swept of it, and the scenarios that were kept.
     estimate : Estimate or None
         What is known of the present state.
     texts : object
@@ -142,13 +131,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         options |= {"dtype": dtype, "seed": seed, "fresh": fresh, "output": output}
         more = {"perturbations": perturbations, **sweep_only(sweep)}
         self._source = source_ = resolve(source, data, checkpoints, dataset, data_root, tokenizer)
-        self._metric = metric_of(metric, metrics, source_.dataset)
-        self._scenarios: list[tuple[str, Scene, Estimate]] = []
-        self._datasets: dict[str, xr.Dataset] = {}
-        if source_.dataset is not None:
-            known = source_.dataset.attrs.get("view", "leaf")
-            self._datasets[str(known)] = source_.dataset
-            view = str(known) if source_.model is None else view
+        self._known = Known(source_.dataset, source_.tasks(metrics), metric, metrics)
+        view = view if source_.model is not None else self._known.first_view or view
         self._latest: tuple[int, Estimate] | None = None
         self._seq = 0
         if source_.model is not None:
@@ -175,7 +159,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         unit = source.series.unit if source.series else "epoch"
         device = str(backend.session.device) if backend else ""
         buttons = [(tools.button(tool.about), name) for name, tool in self._tools.items()]
-        return Controls(epochs, unit, buttons, device, backend is not None)
+        return Controls(epochs, unit, buttons, device, backend is not None, self._known.tasks)
 
     # What others may use.
 
@@ -190,6 +174,15 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._set(Scene(self._history.now.view, tools.parse(state, tools.objects(known))))
 
     @property
+    def task(self) -> str | None:
+        """Name of the data set that is measured, where there are several; can be set."""
+        return self._known.task
+
+    @task.setter
+    def task(self, task: str) -> None:
+        self.controls.task.value = choose(task, self._known.tasks, "task")
+
+    @property
     def estimate(self) -> Estimate | None:
         """Estimate of the present state; None before the first batch."""
         seq, estimate = self._latest or (-1, None)
@@ -202,17 +195,14 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
     @property
     def dataset(self) -> xr.Dataset | None:
-        """Dataset swept in this view, with the scenarios that were kept; None without any."""
-        ds = self._datasets.get(self._history.now.view)
-        for name, scene, estimate in self._scenarios:
-            ds = with_scenario(ds, name, scene.state, estimate, scene.view)
-        return ds
+        """Dataset swept of this task in this view, with the scenarios kept; None without any."""
+        return self._known.dataset(self._history.now.view)
 
     @property
     def code(self) -> str:
         """Python that measures the present state again."""
         scene = self._history.now
-        given = self._backend.script() if self._backend else {}
+        given = self._backend.script(self._known.task) if self._backend else {}
         return script(self._source, given, tools.plain(scene.state), scene.view)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -233,8 +223,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Give Jupyter the live explorer, and a still picture for where there is no kernel."""
         live = super()._repr_mimebundle_(**kwargs)
-        ds = self._datasets.get(self._history.now.view)
-        return bundle(live, self._source.name, self.state, self.estimate, ds, self._metric)
+        ds = self._swept()
+        return bundle(live, self._title(), self.state, self.estimate, ds, self._known.metric)
 
     # What is pressed.
 
@@ -258,15 +248,16 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             (parts.kind, self._on_tool),
             (parts.preset, self._on_preset),
             (parts.view, self._on_view),
+            (parts.task, self._on_task),
             (parts.device, self._on_device),
         ]:
             part.observe(lambda _, changed=changed: self._do(changed), "value")
 
-    @_guard
+    @guard
     def _do(self, action: Callable[[], object]) -> None:
         action()
 
-    @_guard
+    @guard
     def _on_strip(self, picked: dict[str, Any]) -> None:
         name, scene, strip = str(picked["name"]), self._history.now, self.controls.strip
         if picked["kind"] == "select":
@@ -282,10 +273,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         clear = picked["kind"] == "clear" or (picked["kind"] == "toggle" and name in scene.state)
         self._set(scene.having(dict.fromkeys(chosen, None if clear else self._tool())))
 
-    @_guard
+    @guard
     def _on_cell(self, picked: dict[str, Any]) -> None:
-        row, ds = str(picked["row"]), self._datasets[self._history.now.view]
-        change = drawing.change_of(ds, self._metric, str(picked["column"]))
+        row, ds = str(picked["row"]), rows.require(self._swept())
+        change = drawing.change_of(ds, self._known.metric, str(picked["column"]))
         known = self._tools.get(change.perturbation, change)
         change = replace(change, kind=known.kind)
         chosen = self._names() if row == FULL_MODEL else [row]
@@ -304,7 +295,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         if preset == "–":
             return
         self.controls.preset.value = "–"
-        found = drawing.verdicts(self._datasets.get(self._history.now.view), self._metric)
+        found = drawing.verdicts(self._swept(), self._known.metric)
         chosen = drawing.preset_rows(preset, self._layers(), found)
         first = tools.at(tools.resetting(self._tools), self.controls.epoch.options[0][1])
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
@@ -315,6 +306,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             if self._backend is None:
                 raise OptionError("a Dataset alone has one view; give the network to see others.")
             self._set(rows.carry(self._backend.session, self._history.now, view))
+
+    def _on_task(self) -> None:
+        self._known.task = self.controls.task.value
+        self._refresh()
 
     def _on_device(self) -> None:
         backend, device = self._backend, self.controls.device.value
@@ -331,12 +326,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         estimate = self.estimate
         if estimate is None or not estimate.final:
             raise OptionError("this state is not measured yet; wait until all examples are seen.")
-        kept = [each for each in self._scenarios if each[0] != name.strip()]
-        with_scenario(None, name, self._history.now.state, estimate)  # refuses a bad name
-        self._scenarios = [*kept, (name.strip(), self._history.now, estimate)]
-        self._display.say(
-            f"Kept as {name.strip()!r}; explorer.dataset has {len(self._scenarios)} so far."
-        )
+        count = self._known.keep(name, self._history.now, estimate)
+        self._display.say(f"Kept as {name.strip()!r}; explorer.dataset has {count} so far.")
 
     def save_figure(self, path: str | os.PathLike[str], width: float | str | None = None) -> None:
         """Write the present state as one figure: the strip, the numbers, the heat map if swept.
@@ -346,8 +337,8 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         estimate, scene = self.estimate, self._history.now
         if self._backend is not None and estimate is None:
             raise OptionError("this state is not measured yet; wait until examples were seen.")
-        ds, blocks = self._datasets.get(scene.view), self.controls.strip.blocks
-        picture = of_state(self._source.name, scene, blocks, estimate, ds, self._metric)
+        ds, blocks = self._swept(), self.controls.strip.blocks
+        picture = of_state(self._title(), scene, blocks, estimate, ds, self._known.metric)
         self._display.say(f"Saved {plots.save(picture, path, width=width)}.")
 
     def _show_code(self) -> None:
@@ -363,28 +354,35 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         """Show the present scene and ask about it."""
         backend = self._backend
         about = f"{backend.session.data.count:,} examples" if backend else "from a Dataset"
-        self._display.frame(self._history, self._layers(), self._source.name, about)
+        # The session may not have come to the present one of several data sets yet.
+        about = f"task {self.task}" if self.task is not None else about
+        self._display.frame(self._history, self._layers(), self._title(), about)
         self._draw()
         self._ask()
 
     def _draw(self) -> None:
         scene = self._history.now
-        self._display.draw(scene, self._layers(), self._datasets.get(scene.view), self._metric)
+        self._display.draw(scene, self._layers(), self._swept(), self._known.metric)
 
     # Who is asked.
 
     def _ask(self) -> None:
         self._seq += 1
         if self._backend is not None:
-            scene = self._history.now
-            self._worker.ask(functools.partial(self._answers, self._backend, scene, self._seq))
+            asked = self._history.now, self._known.task, self._seq
+            self._worker.ask(functools.partial(self._answers, self._backend, *asked))
 
-    def _answers(self, backend: Backend, scene: Scene, seq: int) -> Iterator[None]:
+    def _answers(
+        self, backend: Backend, scene: Scene, task: str | None, seq: int
+    ) -> Iterator[None]:
         if trouble := backend.move():
             self.controls.device.value = backend.options["device"]
         began = time.monotonic()
         self.texts.clear()  # which were of another state
         try:
+            if task is not None and task != backend.session.task:
+                self._display.clear()
+                backend.session.select_task(task)
             for estimate in backend.session.evaluate(scene.state, scene.view):
                 if seq != self._seq:
                     return
@@ -415,19 +413,19 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         if self._backend is None:
             raise OptionError("a Dataset alone can't be swept; give the network, too.")
         self.controls.start.disabled, self.controls.cancel.disabled = True, False
-        view = self._history.now.view
-        self._worker.start(functools.partial(self._sweep_in_background, self._backend, view))
+        what = self._known.task, self._history.now.view
+        self._worker.start(functools.partial(self._sweep_in_background, self._backend, *what))
 
     def _sweep_in_background(
-        self, backend: Backend, view: str, between: Callable[[], None]
+        self, backend: Backend, task: str | None, view: str, between: Callable[[], None]
     ) -> None:
         def show(ds: xr.Dataset) -> None:
-            self._datasets[view] = ds
+            self._known.put(task, view, ds)
             with suppress(LayerscopeError):  # nothing is known yet
                 self._draw()
 
         with progress(self.controls, functools.partial(backend.steps, view), between) as count:
-            if notices := backend.sweep(view, show, count):
+            if notices := backend.sweep(task, view, show, count):
                 self._display.say(notices)
 
     # What there is.
@@ -436,6 +434,13 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         if self._backend is None:
             return rows.layers_of(self._source.dataset)
         return self._backend.layers(self._history.now.view)
+
+    def _swept(self) -> xr.Dataset | None:
+        return self._known.swept(self._history.now.view)
+
+    def _title(self) -> str:
+        task = self._known.task
+        return self._source.name if task is None else f"{self._source.name}, {task}"
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self._layers()]

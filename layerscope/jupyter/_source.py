@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +15,18 @@ import xarray as xr
 from torch import nn
 
 from layerscope import results
-from layerscope.core import checkpoints as checkpoints_, metrics
+from layerscope.core import checkpoints as checkpoints_
 from layerscope.core.checkpoints import Series
+from layerscope.core.metrics import Metric
 from layerscope.core.networks import is_network, open_network, open_tokenizer
-from layerscope.core.sweep import DATASET
-from layerscope.errors import CheckpointError, ExtraError, OptionError, choose
+from layerscope.core.sweep import DATASET, tasks_of
+from layerscope.errors import CheckpointError, ExtraError, OptionError
 from layerscope.jupyter._reader import TokenReader, find_reader, reader_of
 from layerscope.report import argument
 from layerscope.zoo import data as data_, models, training
 from layerscope.zoo.data import TextData, Tokenizer
 
-__all__ = ["Source", "metric_of", "resolve", "script"]
+__all__ = ["Source", "resolve", "script"]
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Source:
     name: str
     code: str = ""
     tokenizer: TokenReader | None = None
+
+    def tasks(self, measured: Sequence[str | Metric] | None) -> dict[str, Any]:
+        """Name the data sets where there are several; empty where there is one, or no network."""
+        return {} if self.model is None else tasks_of(self.model, self.data, measured) or {}
 
 
 def script(source: Source, options: Mapping[str, Any], state: Mapping[str, Any], view: str) -> str:
@@ -113,12 +118,11 @@ def resolve(
     OptionError
         If it is nothing of that kind, or something is missing.
     """
-    # Session and sweep both run through it.
-    data = list(data) if isinstance(data, Iterator) else data
-    if tokenizer is None and isinstance(data, TextData):
-        tokenizer = data.tokenizer
+    if tokenizer is None:
+        texts = data.values() if isinstance(data, Mapping) else [data]
+        tokenizer = next((each.tokenizer for each in texts if isinstance(each, TextData)), None)
     tokenizer = reader_of(tokenizer)
-    data = data.test if isinstance(data, TextData) else data
+    data = _tested(data)
     known = results.open_dataset(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
     if isinstance(source, xr.Dataset) or str(source).endswith(".nc"):
         if not isinstance(source, xr.Dataset):
@@ -147,6 +151,15 @@ def resolve(
         f"a {type(source).__name__} can't be explored; give the folder of a run, a Dataset, or "
         "network, data and checkpoints."
     )
+
+
+def _tested(data: Any) -> Any:
+    """Take the test part of texts, alone or among several data sets."""
+    if type(data) is dict:
+        return {name: _tested(each) for name, each in data.items()}
+    # Session and sweep both run through it.
+    data = list(data) if isinstance(data, Iterator) else data
+    return data.test if isinstance(data, TextData) else data
 
 
 def _tokenizer_of(source: Any) -> TokenReader | None:
@@ -195,14 +208,3 @@ def _own(model: nn.Module) -> nn.Module:
 
 def _short(name: str) -> str:
     return str(name).rpartition(".")[2]
-
-
-def metric_of(wanted: Any, measured: Any, ds: xr.Dataset | None) -> str:
-    """Name the metric that is shown: of those in the Dataset, else of those to be measured."""
-    if ds is not None:
-        return results.metric_name(ds, wanted)
-    chosen = metrics.parse(metrics.default_names() if measured is None else measured)
-    names = [metric.name for metric in chosen]
-    if wanted is None:
-        return results.default_metric(metric.info for metric in chosen)
-    return choose(wanted if isinstance(wanted, str) else str(wanted), names, "metric")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from layerscope.base import devices, validate
 from layerscope.base.undoing import Undo
 from layerscope.core import layers, perturb
-from layerscope.core.batches import Batch
+from layerscope.core.batches import Batch, FixedBatches
 from layerscope.core.checkpoints import Series, find_copies, require_finite
 from layerscope.core.layers import Layer, Norms
 from layerscope.core.metrics import Metric
+from layerscope.core.networks import network_of
 from layerscope.core.perturb import Redraw
 from layerscope.core.probe import Cell, CellTensors, Probe, Question, Seen, Subject
 from layerscope.core.running import OutputSpec, Route
 from layerscope.core.session._estimate import Estimate
 from layerscope.core.session._states import changes
 from layerscope.core.session._sums import Answer, Sums, answer
+from layerscope.core.sweep import metrics_by_task, tasks_of
 from layerscope.errors import (
     LayerError,
     LayerscopeError,
@@ -52,7 +54,9 @@ class Session:
         otherwise in between.
     data, checkpoints, norms, metrics, batch_size, device, dtype, seed, fresh, output
         As for `layerscope.sweep`, which with the same gives the same bits. A smaller batch gives a
-        first estimate sooner.
+        first estimate sooner. Of several data sets by name, one is asked about at a time.
+    task : str, optional
+        Name of the data set to begin with; by default the first. `select_task` goes on to another.
     budget : int, optional
         Bytes for what is computed once and kept; by default as much as can be spared.
 
@@ -61,6 +65,10 @@ class Session:
     device : torch.device
     epochs : tuple of int
         The recorded ones.
+    tasks : tuple of str
+        Names of the data sets where several came, else empty.
+    task : str or None
+        Name of the present one.
     data : FixedBatches
     subject : Subject
         The network with its checkpoints and data.
@@ -88,6 +96,7 @@ class Session:
         model: nn.Module | str | os.PathLike[str],
         data: Any,
         *,
+        task: str | None = None,
         checkpoints: Series | Mapping[int, Any] | str | os.PathLike[str] | None = None,
         norms: Norms | str | Mapping[str, str] = "own",
         metrics: Sequence[str | Metric] | None = None,
@@ -101,39 +110,43 @@ class Session:
     ) -> None:
         if budget is not None:
             budget = validate.integer(budget, "budget", 0, 2**30)
-        self.subject = Subject.of(
-            model,
-            data,
-            checkpoints=checkpoints,
-            metrics=metrics,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            output=output,
-        )
+        model = layers.require_network(network_of(model))
+        tasks: Mapping[str, Any] = tasks_of(model, data, metrics) or {}
+        self.tasks, self.task = tuple(tasks), _chosen(task, tasks)
+        measured: Mapping[Any, Any] = metrics_by_task(tasks, metrics) if tasks else {None: metrics}
+        options: dict[str, Any] = {"batch_size": batch_size, "device": device, "dtype": dtype}
+        every: Mapping[Any, Any] = tasks if tasks else {None: data}
+        self._subjects: dict[str | None, Callable[..., Subject]] = {
+            name: partial(Subject.of, model, each, metrics=measured[name], output=output, **options)
+            for name, each in every.items()
+        }
+        self.subject = self._subjects[self.task](checkpoints=checkpoints)
         model, series = self.subject.model, self.subject.series
-        self.device, self.data = self.subject.device, self.subject.data
-        self.epochs, self._norms = tuple(series.epochs), Norms.of(norms)
+        self.device, self._norms = self.subject.device, Norms.of(norms)
+        self.epochs = tuple(series.epochs)
         source = Redraw(model, series, fresh)
         seed = validate.integer(seed, "seed")
         self._tensors = CellTensors(model, series, source, seed, self.device)
         for copy in find_copies(series):
             warnings.warn(f"{copy.sentence} {copy.advice}", SweepWarning, stacklevel=2)
-        if self.data.reader.guessed:
-            warnings.warn(str(self.data.reader), SweepWarning, stacklevel=2)
         self._budget = devices.spare_bytes(self.device) if budget is None else budget
         self._views: dict[str, dict[str, Layer]] = {}
         self._known: dict[int, _Known] = {}
         self._obstacles: dict[tuple[str, Route], str] = {}
         self._undo, self._open = Undo(), False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Borrow the network, and find out what must be known of it."""
+        if self.data.reader.guessed:
+            warnings.warn(str(self.data.reader), SweepWarning, stacklevel=3)
         try:
-            self._begin()
+            self._borrow()
         except BaseException:  # also of what interrupts the leaving of the block in there
             self.close()
             raise
 
-    def _begin(self) -> None:
-        """Borrow the network, and find out what must be known of it."""
+    def _borrow(self) -> None:
         with Undo() as undo, undo:
             undo.add(self._unless_open)
             undo.enter(devices.NoGradients())
@@ -177,6 +190,31 @@ class Session:
         with suppress(Exception):
             self.close()
 
+    @property
+    def data(self) -> FixedBatches:
+        """Batches of the present data set."""
+        return self.subject.data
+
+    def select_task(self, task: str) -> None:
+        """Go on to another of the data sets that came; what is being evaluated ends.
+
+        Raises
+        ------
+        OptionError
+            If there is no data set of this name.
+        DataError
+            If it can't be read; then the session goes on with the one before.
+        """
+        if self.closed:
+            raise LayerscopeError("the session is closed; open another to go on.")
+        if (name := _chosen(task, self.tasks)) == self.task:
+            return
+        subject = self._subjects[name](checkpoints=self.subject.series)
+        self.close()
+        self._undo, self._obstacles = Undo(), {}
+        self.subject, self.task = subject, name
+        self._begin()
+
     def rows(self, view: str = "leaf") -> list[Layer]:
         """List the rows of a view in execution order, the whole network last."""
         return list(self._view(view).values())
@@ -207,7 +245,7 @@ class Session:
         OptionError
             If something can't be done to a layer.
         """
-        return self._estimates(self._question(state, view))
+        return self._estimates(self._question(state, view), self.subject)
 
     def measure(self, state: Mapping[str, Any], view: str = "leaf") -> Estimate:
         """Evaluate the network in a state on all examples; as for `evaluate`."""
@@ -354,10 +392,11 @@ class Session:
         said = ((place, self._obstacles[place, route]) for place, route in ways)
         return "; ".join(f"{place} {why}" for place, why in said if why)
 
-    def _estimates(self, question: Question) -> Iterator[Estimate]:
-        sums = Sums(self.data.count)
-        for index, batch in enumerate(self.data):
-            if self.closed:
+    def _estimates(self, question: Question, subject: Subject) -> Iterator[Estimate]:
+        sums = Sums(subject.data.count)
+        for index, batch in enumerate(subject.data):
+            # What is kept of batches is then of others.
+            if self.closed or subject is not self.subject:
                 return
             # Around each batch alone: in between, the caller's gradients are none of ours.
             with Undo() as undo, undo:
@@ -381,6 +420,15 @@ class Session:
         self._probe.let_go(seen)
         self._known[index] = _Known(seen, trained)
         return self._known[index]
+
+
+def _chosen(task: str | None, tasks: Collection[str]) -> str | None:
+    """Choose one of several data sets; None where there is one without a name."""
+    if task is None:
+        return next(iter(tasks), None)
+    if not tasks:
+        raise OptionError(f"task is {task!r}, but one data set came alone, without a name.")
+    return choose(task, tasks, "task")
 
 
 @dataclass

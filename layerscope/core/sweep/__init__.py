@@ -37,7 +37,7 @@ from layerscope.core.sweep._grid import perturbations_for as perturbations_for
 from layerscope.core.sweep._outer import OuterSweep
 from layerscope.core.sweep._request import Request
 from layerscope.core.sweep._store import DATASET
-from layerscope.core.sweep._tasks import tasks_of as tasks_of
+from layerscope.core.sweep._tasks import metrics_by_task as metrics_by_task, tasks_of as tasks_of
 from layerscope.core.sweep._warning import warn
 from layerscope.errors import OptionError, SweepWarning
 
