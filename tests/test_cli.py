@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import layerscope
-from layerscope import testing
-from layerscope.cli import main
+from layerscope import open_dataset, testing
+from layerscope.cli import _sweeping as sweeping, main
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +82,45 @@ def test_train_sweep_show(tmp_path, capsys):
     assert "no layer that matches 'layer9'" in capsys.readouterr().err
     assert main(["sweep", folder, "--epochs", "7", "--out", out + "x"]) == 1
     assert "epoch 7 was not recorded; there is 0, 1." in capsys.readouterr().err
+
+
+def test_several_data_sets_are_tasks(trained, few_digits, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(sweeping, "data_of", lambda _, name, *__: asked.append(name) or few_digits)
+    out = str(tmp_path / "out")
+    sweep = ["sweep", str(trained.folder), "--draws", "1", "--layers", "layer2", "--epochs", "0"]
+    sweep += ["--no-whole", "--device", "cpu", "--out"]
+    assert main([*sweep, out, "--data", "a=mnist-5k+size=50@3", "--data", "b b=mnist"]) == 0
+    assert asked == ["mnist-5k+size=50@3", "mnist"]
+    assert "task a: " in capsys.readouterr().out
+    assert open_dataset(out).task.values.tolist() == ["a", "b b"]
+    picture = tmp_path / "figure.png"
+    assert main(["show", out, "--png", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    # The name of one data set may hold the same sign.
+    assert main([*sweep, str(tmp_path / "one"), "--data", "mnist-5k+size=50@3"]) == 0
+    assert asked[-1] == "mnist-5k+size=50@3"
+    assert "task" not in open_dataset(tmp_path / "one").dims
+    for wrong, why in (("mnist", "mnist has no name"), ("a=mnist", "a=mnist is a second 'a'")):
+        assert main([*sweep, out, "--data", "a=mnist-5k", "--data", wrong]) == 1
+        assert why in capsys.readouterr().err
+
+
+def test_tasks_of_lm_eval_are_data_of_a_language_model(monkeypatch, tmp_path):
+    from layerscope import data
+    from layerscope.core import networks, sweep as engine
+
+    calls = []
+    monkeypatch.setattr(networks, "is_network", lambda _: True)
+    monkeypatch.setattr(networks, "open_tokenizer", lambda name: f"tokenizer of {name}")
+    monkeypatch.setattr(data, "harness_task", lambda *given, **more: (*given, more))
+    monkeypatch.setattr(sweeping, "texts_of", lambda _, options: (options.data, 8))
+    monkeypatch.setattr(engine, "sweep", lambda *given, **_: calls.append(given) or 1 / 0)
+    given = ["--data", "easy=lm-eval:arc_easy", "--data", "news=news", "--data-option", "limit=5"]
+    with pytest.raises(ZeroDivisionError):
+        main(["sweep", "org/net", "--out", str(tmp_path), *given])
+    task = ("arc_easy", "tokenizer of org/net", {"limit": 5})
+    assert calls == [("org/net", {"easy": task, "news": "news"})]
 
 
 @pytest.mark.parametrize(

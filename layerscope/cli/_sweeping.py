@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ _REFUSED = "✕ refused"
 
 _ROWS = 8
 """Rows of a text that a language model sees at once."""
+
+_TASK = re.compile(r"([\w .-]+)=(.+)", re.DOTALL)
+_HARNESS = "lm-eval:"
 
 
 def add_train(commands: Any) -> None:
@@ -91,7 +95,12 @@ def add_sweep(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("sweep", help="reset each layer of a trained series and evaluate")
     parser.add_argument("series", metavar="NETWORK", help=NETWORK)
-    parser.add_argument("--data", help="data set (default: the one it was trained on)")
+    parser.add_argument(
+        "--data", action="append", metavar="NAME",
+        help="data set (default: the one it was trained on); several, each by a name of your own: "
+        "--data news=news --data code=code.txt; of a language model also a task of lm-eval: "
+        "--data easy=lm-eval:arc_easy",
+    )  # fmt: skip
     parser.add_argument(
         "--out", help="folder for the result (default: in that of the series, else NETWORK-sweep)"
     )
@@ -111,12 +120,16 @@ def _run_sweep(options: argparse.Namespace) -> None:
     series = checkpoints.open_series(options.series)
     model = models.rebuild(series)
     more = assignments(options.data_option, "--data-option")
-    test = data_of(series, options.data, options.data_root, more).test
+    found = {
+        task: data_of(series, name, options.data_root, more).test
+        for task, name in _named(options.data).items()
+    }
     out = Path(options.out) if options.out else Path(options.series) / "sweep"
-    size = training.scoring_batch_size(test, series.manifest["recipe"]["batch_size"])
+    trained = series.manifest["recipe"]["batch_size"]
+    size = min(training.scoring_batch_size(each, trained) for each in found.values())
     ds = engine.sweep(
         model,
-        test,
+        _one_or_all(found),
         checkpoints=series,
         out=out,
         **{"batch_size": size} | get(options, SWEEP),
@@ -128,11 +141,53 @@ def _sweep_network(options: argparse.Namespace) -> None:
     """Sweep a network without checkpoints over a text, in its own tokens."""
     from layerscope.core import sweep as engine
 
-    texts, rows = texts_of(options.series, options)
+    found = {task: _texts(options, name) for task, name in _named(options.data).items()}
     out = Path(options.out) if options.out else Path(f"{Path(options.series).stem}-sweep")
-    size = {"batch_size": rows}
-    ds = engine.sweep(options.series, texts, out=out, **size | get(options, SWEEP))
+    size = {"batch_size": _ROWS}
+    ds = engine.sweep(options.series, _one_or_all(found), out=out, **size | get(options, SWEEP))
     _print_result(ds, out)
+
+
+def _texts(options: argparse.Namespace, name: str | None) -> Any:
+    """Load one text, or one task of lm-eval, in a network's own tokens."""
+    from layerscope.core import networks
+    from layerscope.zoo import data
+
+    if name is not None and name.startswith(_HARNESS):
+        tokenizer = networks.open_tokenizer(options.series)
+        more = assignments(options.data_option, "--data-option")
+        return data.harness_task(name.removeprefix(_HARNESS), tokenizer, **more)
+    return texts_of(options.series, argparse.Namespace(**vars(options) | {"data": name}))[0]
+
+
+def _named(given: Sequence[str] | None) -> dict[str | None, str | None]:
+    """Tell data sets apart that came as TASK=NAME; one alone needs no name of its own.
+
+    Raises
+    ------
+    OptionError
+        If of several one has no name, or two have one.
+    """
+    texts = list(given or [])
+    # A name of a data set may hold "=" as well, behind a "+": mnist+size=50.
+    pairs = [_TASK.fullmatch(text) for text in texts]
+    if len(texts) < 2 and not any(pairs):
+        return {None: texts[0] if texts else None}
+    found: dict[str | None, str | None] = {}
+    for text, pair in zip(texts, pairs, strict=True):
+        if pair is None or pair[1] in found:
+            problem = "has no name of its own" if pair is None else f"is a second {pair[1]!r}"
+            raise OptionError(
+                f"--data {text} {problem}; of several data sets give each one: "
+                "--data news=NAME --data code=NAME."
+            )
+        found[pair[1]] = pair[2]
+    return found
+
+
+def _one_or_all(found: Mapping[str | None, Any]) -> Any:
+    """Give one data set as it is, several by name."""
+    return found.get(None, found)
 
 
 def _print_result(found: Any, out: Path) -> None:
@@ -223,11 +278,13 @@ def _run_show(options: argparse.Namespace) -> None:
     if targets:
         from layerscope import plots
 
-        if len(found := results.parts(ds)) > 1:
+        by_task = "task" in ds.dims and "model_epoch" not in ds.dims
+        if len(found := results.parts(ds)) > 1 and not by_task:
             raise OptionError(
                 f"a figure is of one part; choose it with --part: {', '.join(map(repr, found))}."
             )
-        draw = plots.overview if "distance" in ds else plots.heatmap
+        one: Any = plots.overview if "distance" in ds else plots.heatmap
+        draw = plots.tasks if len(found) > 1 else one
         figure = draw(ds, options.metric)
         for target in targets:
             print(plots.save(figure, target))

@@ -200,7 +200,8 @@ def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -
         # Every so many where there is no room for each.
         step = max(1, -(-len(names) // _MOST_COLUMN_NAMES))
         if name == "layer":
-            step = int(np.ceil(name_size(size) * 1.25 / 72 / (size.inches[1] / len(names)) - 0.2))
+            high = size.inches[1] / len(names)
+            step = max(1, int(np.ceil(name_size(size) * 1.25 / 72 / high - 0.2)))
         axis.set_ticks(range(0, len(names), step), [escape_dollars(each) for each in names[::step]])
     if _crowded(element):
         axes.tick_params("x", labelrotation=90)
