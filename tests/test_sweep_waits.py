@@ -257,12 +257,21 @@ def test_convolutions_are_not_chosen_by_trial_while_a_network_is_lent(pretended,
     assert seen[-1]  # which has nothing to choose
 
 
-@pytest.mark.parametrize("value", [torch.arange(6.0), torch.empty(0), torch.ones(2, 3)[:, 1]])
+VALUES = [
+    torch.arange(6.0),
+    torch.empty(0),
+    torch.ones(2, 3)[:, 1],
+    torch.arange(24.0).view(1, 3, 2, 4).contiguous(memory_format=torch.channels_last),
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
 @pytest.mark.usefixtures("pretended")
 def test_values_are_sent_and_may_be_changed_at_once(value):
     before = value.clone()
     with PretendedDevice() as seen:
         sent = devices.send(value, AWAY)
+        assert sent.stride() == value.to(AWAY, non_blocking=True).stride()
         into = torch.empty(value.shape, device=AWAY)
         devices.write(into, value)
         value.zero_()

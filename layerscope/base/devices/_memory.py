@@ -88,9 +88,14 @@ def _staged(tensor: torch.Tensor) -> torch.Tensor:
     PyTorch keeps such memory until the card has read it, and then for the next. Of any other
     CUDA takes a copy before a call returns, for which it may first wait.
     """
-    if tensor.layout != torch.strided or not 0 < tensor.nbytes <= _STAGED:
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    if not plain or not 0 < tensor.nbytes <= _STAGED:
         return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
+    try:
+        # With the strides that it has on the device as well, on which bits may depend.
+        return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
+    except RuntimeError:
+        return tensor  # the system has no more memory that can be pinned
 
 
 def trim() -> None:
