@@ -148,8 +148,9 @@ class CellTensors:
 
     def all_of(self, cell: Cell) -> dict[str, Tensor]:
         """Compute all tensors of a cell's layer, those that it leaves as they were included."""
-        trained = self.series.read(self.series.last, cell.layer.tensors)
-        return {**trained, **self._perturbed(cell, trained)}
+        last, names = self.series.last, cell.layer.tensors
+        values = self._perturbed(cell, copy_tensors(self._stored(last, names)))
+        return self.series.read(last, [n for n in names if n not in values]) | values
 
     def obstacle(self, cell: Cell) -> str:
         """Say why the values of a cell's layer can't be others; empty if they can.
