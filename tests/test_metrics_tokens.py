@@ -252,6 +252,23 @@ class Largest(TorchDispatchMode):
         return out
 
 
+class Calls(TorchDispatchMode):
+    """The operators that run, and how large what they give is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[str, int]] = []
+
+    def of(self, name: str) -> int:
+        return sum(made == name for made, _ in self.made)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.made.append((name, out.numel() if torch.is_tensor(out) else 0))
+        return out
+
+
 def test_no_softmax_of_the_whole_is_made_and_cross_entropy_is_computed_once(monkeypatch):
     outputs, targets, reference = scored(4, 64, 997)
     monkeypatch.setattr(_scores, "_PIECE", 16 * 997)
@@ -267,3 +284,43 @@ def test_no_softmax_of_the_whole_is_made_and_cross_entropy_is_computed_once(monk
             outputs, targets, reference,
         )  # fmt: skip
     assert all_of_them.size <= 16 * 997
+
+
+def test_what_several_metrics_are_made_of_is_computed_once():
+    outputs, targets, reference = scored(4, 64, 997)
+    names = ["loss", "kl_divergence", "error", "accuracy", "agreement", "cosine", "perplexity@3-9"]
+    wanted = [*metrics.parse([*names, "calibration_error"]), metrics.NOT_FINITE]
+    with Calls() as calls:
+        metrics.measure(wanted, outputs, targets, reference)
+    # Of the changed network's outputs, and of the unperturbed one's.
+    assert calls.of("_log_softmax") == calls.of("_softmax") == calls.of("argmax") == 2
+    assert calls.of("amax") == 2
+
+
+def test_outputs_in_half_precision_are_widened_once_and_never_as_a_whole(monkeypatch):
+    outputs, targets, reference = scored(4, 64, 997)
+    outputs, reference = outputs.bfloat16(), reference.bfloat16()
+    monkeypatch.setattr(_scores, "_PIECE", 16 * 997)
+    wanted = [*metrics.parse(["loss", "error", "kl_divergence", "cosine"]), metrics.NOT_FINITE]
+    with Calls() as calls:
+        metrics.measure(wanted, outputs, targets, reference)
+    widened = [size for name, size in calls.made if name == "_to_copy" and size >= 16 * 997]
+    assert widened == [16 * 997] * 32
+
+
+def test_no_position_is_scored_alone_whose_sum_several_threads_would_share():
+    # Of 7 positions in pieces of 3 one would be left over.
+    outputs, targets, reference = scored(1, 7, 40_001)
+    wanted = metrics.parse(["kl_divergence", "cosine"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            found = []
+            for piece in (outputs.numel() + 1, 3 * 40_001):
+                patch.setattr(_scores, "_PIECE", piece)
+                found.append(metrics.measure(wanted, outputs, targets, reference))
+    finally:
+        torch.set_num_threads(before)
+    for name in found[0]:
+        assert torch.equal(found[0][name].values, found[1][name].values), name

@@ -113,18 +113,17 @@ class KeepMemory(Undo):
     glibc asks the system anew for each piece above 32 MiB, and the system clears every page of it,
     which takes up to a third of a pass over large batches. Elsewhere nothing is done.
 
-    Logits of a large vocabulary are better asked for anew: what is kept would be up to four times
-    as large, since smaller pieces settle where they were. Say `fit` once their size is known.
+    Nothing is kept before `fit` says how large tensors are. Logits of a large vocabulary are better
+    asked for anew: smaller pieces would settle where they were, so that the next logits go
+    elsewhere, and what is kept is up to four times as large.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
-        self._set_limit: Callable[[int, int], int] | None = None
-        self._stale = False
 
-    def begin(self) -> None:
-        """Set the limits."""
+    def fit(self, largest: int) -> None:
+        """Begin to keep, small pieces only where the largest tensor has very many bytes."""
         set_limit: Callable[[int, int], int] | None = None
         with suppress(OSError, AttributeError, TypeError):  # other C libraries have nothing like it
             set_limit = ctypes.CDLL(None).mallopt if self._device.type == "cpu" else None
@@ -135,22 +134,12 @@ class KeepMemory(Undo):
         self.add(lambda: set_limit(_M_TRIM_THRESHOLD, 64 * 2**20))
         self.add(lambda: set_limit(_M_MMAP_THRESHOLD, 32 * 2**20))
         self.add(lambda: set_limit(_M_MMAP_MAX, 65_536))
-        set_limit(_M_MMAP_MAX, 0)
-        set_limit(_M_TRIM_THRESHOLD, 2**31 - 1)
-        self._set_limit = set_limit
-
-    def fit(self, largest: int) -> None:
-        """Keep no large pieces where the largest tensor has so many bytes."""
-        if largest >= _LARGE and self._set_limit is not None:
-            self._set_limit(_M_MMAP_THRESHOLD, 32 * 2**20)
-            self._set_limit(_M_MMAP_MAX, 65_536)
-            self._stale = True
-
-    def settle(self) -> None:
-        """Give back what was kept before `fit` was said, now that it is free."""
-        if self._stale:
-            trim()
-        self._stale = False
+        if largest < _LARGE:
+            set_limit(_M_MMAP_MAX, 0)
+            set_limit(_M_TRIM_THRESHOLD, 2**31 - 1)
+        else:
+            set_limit(_M_MMAP_THRESHOLD, 32 * 2**20)
+            set_limit(_M_TRIM_THRESHOLD, 128 * 2**20)
 
 
 def release(device: torch.device) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from layerscope.base import devices
 from layerscope.core.batches import NO_TARGET, Grouped
 from layerscope.core.metrics._named import METRICS, Metric
+from layerscope.core.metrics._scores import Score, score_positions
 from layerscope.core.running import find_logits, tensor_version
 from layerscope.errors import DataError, OptionError
 
@@ -112,13 +113,16 @@ def score(wanted: Sequence[Metric], outputs: Any, targets: Any, reference: Any =
     _check(wanted, found, targets, against)
     there = _counted(found, targets)
     rows: dict[str, Tensor] = {}
-    # The cross-entropy that several metrics are made of is computed once.
+    # What several metrics are made of, such as the cross-entropy, is computed once.
+    together = _scored(wanted, found, targets, against)
     scored: dict[tuple[object, bool], Any] = {}
     for metric in wanted:
         same = metric.per_example, metric.uses_reference
         if same not in scored:
             given = (found, targets, against) if metric.uses_reference else (found, targets)
-            scored[same] = _by_example(metric, _measured(metric, given), targets)
+            values = together.get(metric.per_example)
+            values = _measured(metric, given) if values is None else values
+            scored[same] = _by_example(metric, values, targets)
         rows[metric.name] = _rows(metric, scored[same], found, there)
     return Scores(tuple(wanted), _packed(there, rows))
 
@@ -196,6 +200,14 @@ def check_in_place(
 
 
 _HANDED = ("outputs", "targets", "reference")
+
+
+def _scored(
+    wanted: Sequence[Metric], outputs: Tensor, targets: Any, reference: Tensor | None
+) -> dict[Any, Tensor]:
+    """Measure the metrics that read the same outputs position by position, all in one go."""
+    scores = [m.per_example for m in wanted if isinstance(m.per_example, Score)]
+    return score_positions(scores, outputs, targets, *(() if reference is None else (reference,)))
 
 
 def _measured(metric: Metric, given: tuple[Any, ...]) -> Tensor:

@@ -212,7 +212,6 @@ class Probe(Undo):
         """
         self._put_by()
         self._doubts = []  # of a question that was interrupted
-        self._memory.settle()
         if budget is not None:
             self.recorder.budget = budget
         seen = Seen(batch, watched=index == 0 and len(self.subject.data.lengths) > 1)
