@@ -121,6 +121,7 @@ class KeepMemory(Undo):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
+        self._large = False
 
     def fit(self, largest: int) -> None:
         """Begin to keep, small pieces only where the largest tensor has very many bytes."""
@@ -129,17 +130,23 @@ class KeepMemory(Undo):
             set_limit = ctypes.CDLL(None).mallopt if self._device.type == "cpu" else None
         if set_limit is None:
             return
+        self._large = largest >= _LARGE
         self.add(trim)
         # What glibc tends to by itself: where it starts from is slower for everyone afterwards.
         self.add(lambda: set_limit(_M_TRIM_THRESHOLD, 64 * 2**20))
         self.add(lambda: set_limit(_M_MMAP_THRESHOLD, 32 * 2**20))
         self.add(lambda: set_limit(_M_MMAP_MAX, 65_536))
-        if largest < _LARGE:
-            set_limit(_M_MMAP_MAX, 0)
-            set_limit(_M_TRIM_THRESHOLD, 2**31 - 1)
-        else:
+        if self._large:
             set_limit(_M_MMAP_THRESHOLD, 32 * 2**20)
             set_limit(_M_TRIM_THRESHOLD, 128 * 2**20)
+        else:
+            set_limit(_M_MMAP_MAX, 0)
+            set_limit(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+    def settle(self) -> None:
+        """Give back what has become free between pieces in use, where tensors are large."""
+        if self._large:
+            trim()
 
 
 def release(device: torch.device) -> None:

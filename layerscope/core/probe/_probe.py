@@ -217,6 +217,8 @@ class Probe(Undo):
         seen = Seen(batch, watched=index == 0 and len(self.subject.data.lengths) > 1)
         first, self._watched = self._watched and index == 0, False
         seen.reference = self.recorder.record(self._call(seen), groups, seen=first)
+        # A pass that is watched holds all that it computes, which leaves as much room behind.
+        self._memory.settle()
         if not self._repeats and not self.recorder.repeats:
             # They may differ in watching alone.
             steadiness.require_same(seen.reference, self.plain(self._call(seen)))
