@@ -295,6 +295,13 @@ def test_half_precision_stays_half(tmp_path):
         layerscope.export(decoder("qwen2").bfloat16(), tmp_path / "half", "model.layers.3")
 
 
+def test_nothing_is_drawn_while_a_network_is_written_and_loaded(tmp_path, capfd):
+    model = decoder("llama")
+    capfd.readouterr()
+    layerscope.export(model, tmp_path / "less", "model.layers.1")
+    assert capfd.readouterr().err == ""
+
+
 def test_the_tokenizer_comes_along(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "tokenizer.json").write_text("{}")
@@ -321,5 +328,7 @@ def test_a_quantised_file_of_a_real_network_is_exported_as_it_was_loaded(tmp_pat
     small = reloaded(tmp_path / "less")
     assert small.config.num_hidden_layers == 25
     assert not hasattr(small.config, "quantization_config")
+    assert record["tokenizer"]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "less")("A text")["input_ids"]
     assert small.lm_head.weight.data_ptr() == small.model.embed_tokens.weight.data_ptr()
     assert record["cache"]

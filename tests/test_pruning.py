@@ -162,6 +162,7 @@ def test_wrong_calls_are_told_before_anything_runs(model, data):
         ({"limit": "much"}, OptionError, "limit"),
         ({"view": "leaf"}, OptionError, "view itself"),
         ({"tolerance": 0.1}, OptionError, "tolerance itself"),
+        ({"plan": True}, OptionError, "plan itself"),
         ({"metric": "lost", "blocks": 1}, OptionError, "loss"),
     ):
         with pytest.raises(error, match=words):

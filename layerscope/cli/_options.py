@@ -110,7 +110,7 @@ PRUNE_SWEEP = Function(
     | dict.fromkeys(
         ("draws", "seed", "fresh", "epochs", "measures"), "of no use where blocks are skipped"
     )
-    | {"outcomes": "kept of no step"},
+    | {"outcomes": "kept of no step", "plan": "there is a sweep for each step"},
     defaults=SWEEP.defaults,
 )
 

@@ -22,7 +22,7 @@ from layerscope.errors import LayerError, OptionError, choose
 __all__ = ["drill"]
 
 _VIEWS = ("block", "component", "tensor")
-_OWN = ("layers", "view", "perturbations", "whole", "out")
+_OWN = ("layers", "view", "perturbations", "whole", "out", "plan")
 
 
 def drill(

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope.core.checkpoints import quietly
 from layerscope.core.export._blocks import BlockList
-from layerscope.errors import LayerError
+from layerscope.core.networks import is_network, open_tokenizer
+from layerscope.errors import CheckpointError, LayerError
 
 __all__ = ["is_pretrained", "load", "same_tokens", "save", "save_tokenizer", "without_blocks"]
 
@@ -62,7 +64,8 @@ def without_blocks(
 
 def save(network: Any, model: Any, folder: Path) -> None:
     """Write a network, with the generation settings of the one that it was made from."""
-    network.save_pretrained(folder)
+    with quietly():
+        network.save_pretrained(folder)
     settings = getattr(model, "generation_config", None)
     if settings is not None:
         # As they are: transformers refuses to save some that it loads and that networks come with.
@@ -111,7 +114,19 @@ def save_tokenizer(model: Any, tokenizer: Any, folder: Path) -> bool:
     found = {path for pattern in _TOKENIZER for path in source.glob(pattern) if path.is_file()}
     for path in sorted(found):
         shutil.copyfile(path, folder / path.name)
+    if not found and source.is_dir() and is_network(source):
+        return _save_opened(source, folder)
     return bool(found)
+
+
+def _save_opened(source: Path, folder: Path) -> bool:
+    """Write the tokenizer that is inside a network's own file, as in a GGUF."""
+    try:
+        opened = open_tokenizer(source)
+    except CheckpointError:
+        return False  # a network need not have one
+    opened.save_pretrained(folder)
+    return True
 
 
 def same_tokens(network: Any, prompt: Tensor, count: int = 16) -> bool:
@@ -140,4 +155,5 @@ def load(folder: Path, kind: Any, config: Any, auto: Any) -> Any:
     attention = getattr(config, "_attn_implementation", None)
     chosen = {"attn_implementation": attention} if attention else {}
     loader = auto if "CausalLM" in kind.__name__ or "LMHead" in kind.__name__ else kind
-    return loader.from_pretrained(folder, **chosen)
+    with quietly():
+        return loader.from_pretrained(folder, **chosen)

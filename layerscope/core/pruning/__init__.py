@@ -33,8 +33,10 @@ __all__ = ["PATH", "prune"]
 PATH = "path.nc"
 """The file below the folder in which the path is kept."""
 
-_OWN = ("layers", "view", "perturbations", "whole", "decide", "tolerance", "model_epochs")
-"""Arguments of a sweep that the steps give, or that leave values not exactly known."""
+_OWN = (
+    "layers", "view", "perturbations", "whole", "decide", "tolerance", "model_epochs", "plan",
+)  # fmt: skip
+"""Arguments of a sweep that the steps give, or under which it gives no exact values."""
 
 
 def prune(
