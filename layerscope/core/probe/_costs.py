@@ -15,6 +15,7 @@ from layerscope.core.batches import Batch, iterate_tensors
 from layerscope.core.metrics import NOT_FINITE
 from layerscope.core.probe._cell import Question
 from layerscope.core.probe._probe import Probe
+from layerscope.core.probe._sums import tallies_of
 from layerscope.core.reuse import Group, PassCosts, time_passes
 
 __all__ = ["BatchCosts", "time_batch"]
@@ -33,7 +34,7 @@ class BatchCosts:
     ----------
     passes : PassCosts
     scoring : float
-        Seconds that measuring what the network gave takes.
+        Seconds that measuring what the network gave takes, and summing it up.
     asking : float
         Seconds that a question takes beside its pass and its weights.
     """
@@ -69,7 +70,8 @@ def time_batch(probe: Probe, groups: Sequence[Group]) -> BatchCosts:
 
     def score() -> None:
         devices.wait(subject.device)
-        metrics.measure(wanted, outputs[0], batch[1], outputs[0])
+        found = metrics.measure(wanted, outputs[0], batch[1], outputs[0])
+        tallies_of(found, found)
 
     return BatchCosts(passes, _seconds(score), _asking(probe, few, groups))
 

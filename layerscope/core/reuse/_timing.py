@@ -48,15 +48,12 @@ class PassCosts:
         The most bytes that are remembered at a time.
     recordings : int
         How often the pass is recorded, until all groups were remembered.
-    watching : float
-        Seconds that watching a pass took, beyond the pass.
     """
 
     whole: Work
     groups: dict[Group, Work] = field(default_factory=dict)
     kept: int = 0
     recordings: int = 1
-    watching: float = 0.0
 
 
 def time_passes(
@@ -67,11 +64,12 @@ def time_passes(
     groups: Sequence[Group],
     device: torch.device,
 ) -> PassCosts:
-    """Measure what passes take: one over a batch, module by module, and few over a part of it.
+    """Measure what passes take: one over a batch, module by module; operations over a part of it.
 
     Parameters
     ----------
     recorder : Recorder
+        Which has watched the pass over the batch; else it does.
     call, few : callable
         Run the network over the batch, and over some of its examples.
     share : float
@@ -80,15 +78,16 @@ def time_passes(
         In execution order.
     device : torch.device
     """
-    began = time.perf_counter()
-    recorder.record(few, groups)
-    log = recorder._log
-    watching = time.perf_counter() - began
+    if not recorder._logs and not recorder.refusal:
+        recorder.watch(call)
+    # Of the whole batch: one of a part of it may be there as well.
+    known = [] if recorder.refusal else recorder._logs.values()
+    log = max(known, key=lambda each: sum(each.sizes.values()), default=None)
     counted = _counted(recorder, few)
     timed = _timed(recorder, call, device)
     whole = Work(timed.total, counted.total / share)
     if log is None:
-        return PassCosts(whole, dict.fromkeys(groups, whole), watching=watching)
+        return PassCosts(whole, dict.fromkeys(groups, whole))
     names = [each.name for each in log.calls]
     shares = [seconds / max(timed.total, 1e-9) for seconds in timed.spent]
     if timed.names != names:  # another size of batch may take another way
@@ -100,8 +99,8 @@ def time_passes(
     ]
     plans = {group: plan_for(log, group) for group in groups}
     left = {group: _left(log, group, plan, whole, spent) for group, plan in plans.items()}
-    kept, recordings, plain = _kept(plans, share, recorder.budget)
-    return PassCosts(whole, left | dict.fromkeys(plain, whole), kept, recordings, watching)
+    kept, recordings, plain = _kept(plans, recorder.budget)
+    return PassCosts(whole, left | dict.fromkeys(plain, whole), kept, recordings)
 
 
 @dataclass
@@ -177,21 +176,19 @@ def _left(log: Log, group: Group, plan: Plan, whole: Work, spent: Sequence[Work]
     ))  # fmt: skip
 
 
-def _kept(
-    plans: dict[Group, Plan], share: float, budget: int | None
-) -> tuple[int, int, list[Group]]:
+def _kept(plans: dict[Group, Plan], budget: int | None) -> tuple[int, int, list[Group]]:
     """Go through groups as `Recorder.record` admits them; also name those too large to remember."""
     most, recordings, plain = 0, 1, []
     sizes: dict[tuple[int, int], int] = {}
     for group, plan in plans.items():
-        needed = sum(plan.sizes.values()) / share
+        needed = sum(plan.sizes.values())
         if budget is not None and needed > budget:
             plain.append(group)
             continue
         together = sizes | plan.sizes
-        if budget is not None and sum(together.values()) / share > budget:
+        if budget is not None and sum(together.values()) > budget:
             recordings += 1
             together = dict(plan.sizes)
         sizes = together
-        most = max(most, int(sum(sizes.values()) / share))
+        most = max(most, sum(sizes.values()))
     return most, recordings, plain

@@ -20,7 +20,7 @@ from layerscope.core.perturb import no_values
 from layerscope.core.probe import KEPT_BYTES, BatchCosts, Cell, Probe, time_batch
 from layerscope.core.reuse import Group
 from layerscope.core.sweep._loop import by_group
-from layerscope.core.sweep._making import Line, time_distances, time_making
+from layerscope.core.sweep._making import Line, swept_bytes, time_distances, time_making
 from layerscope.core.sweep._movement import watched_epochs
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._refusals import refused_cells
@@ -133,9 +133,9 @@ def estimate(plan: Plan, spent: float = 0.0) -> Estimate:
         lengths=plan.subject.data.lengths,
         memory=work.memory(),
         read=work.bytes_read(),
-        before=spent + lent + batch.passes.watching + batch.passes.whole.seconds + work.before(),
+        before=spent + lent + work.before(),
         once=work.once(),
-        costs=work.costs(lent + batch.passes.watching),
+        costs=work.costs(lent),
         settles=plan.rule is not None,
         **work.flops(),
     )
@@ -168,8 +168,9 @@ class _Work:
         """Find the cells whose weights are kept from one batch to the next."""
         left, found = KEPT_BYTES, set()
         for cell in cells:
-            if self._bytes(cell) <= left:
-                left -= self._bytes(cell)
+            size = 0 if self._stays(cell) else self._bytes(cell)
+            if size <= left:
+                left -= size
                 found.add(cell.key)
         return found
 
@@ -248,14 +249,15 @@ class _Work:
 
     def bytes_read(self) -> dict[str, int]:
         """Count what is read of checkpoints before the first cell, and for the cells."""
-        network = sum(self._sizes.values())
+        lent = 0 if self._plan.subject.alone else sum(self._sizes.values())
         tried = sum(map(self._reads, self._plan.grid.samples()))
-        distances = len(watched_epochs(self._plan)) * network + 2 * self._redrawn()
+        swept = swept_bytes(self._plan, self._sizes)
+        distances = len(watched_epochs(self._plan)) * swept + 2 * self._redrawn()
         times = len(self._plan.subject.data.lengths)
         cells = sum(
             self._reads(cell) * (1 if cell.key in self._kept else times) for cell in self._cells
         )
-        return {"before the first cell": network + tried + distances, "for the cells": cells}
+        return {"before the first cell": lent + tried + distances, "for the cells": cells}
 
     def _reads(self, cell: Cell) -> int:
         """Count the bytes that are read to make the weights of a cell once."""

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from layerscope.base.copies import copy_tensors
 from layerscope.core import layers
+from layerscope.core.checkpoints import Trail
 from layerscope.core.layers import Layer
 from layerscope.core.perturb import no_values
 from layerscope.core.probe import Cell
@@ -18,7 +19,7 @@ from layerscope.core.sweep._movement import watched_epochs
 from layerscope.core.sweep._plan import Plan
 from layerscope.results import FULL_MODEL
 
-__all__ = ["Line", "Making", "time_distances", "time_making"]
+__all__ = ["Line", "Making", "swept_bytes", "time_distances", "time_making"]
 
 T = TypeVar("T")
 
@@ -105,13 +106,26 @@ def time_distances(plan: Plan, sizes: Mapping[str, int], redrawn: int) -> float:
     leaf = max(typical, key=bytes_of)
     reading, start = _timed(lambda: series.read(series.first, leaf.tensors))
     own = {name: start[name] for name in leaf.parameters}
-    comparing, _ = _timed(lambda: displacements(own, own, plan.tensors.holders(leaf.parameters)))
+
+    def compare() -> None:
+        displacements(own, own, plan.tensors.holders(leaf.parameters))
+        for name, tensor in start.items():
+            Trail(name).add(tensor, tensor)
+
+    comparing, _ = _timed(compare)
     share = 1 / max(bytes_of(leaf), 1)
-    total = sum(sizes.values()) * share
-    compared = len(epochs) - 1 if series.epochs else 0
+    total = swept_bytes(plan, sizes) * share
+    compared = len(epochs) if series.epochs else 0
     return total * (len(epochs) * reading + compared * comparing) + (
         redrawn * share * (2 * reading + comparing)
     )
+
+
+def swept_bytes(plan: Plan, sizes: Mapping[str, int]) -> int:
+    """Count the bytes of the leaves that rows are of: these are read, and compared."""
+    swept = {name for row in plan.grid.rows for name in row.members}
+    leaves = [leaf for leaf in layers.find(plan.subject.model) if leaf.name in swept]
+    return sum(sizes[name] for leaf in leaves for name in leaf.tensors)
 
 
 def _timed(act: Callable[[], T]) -> tuple[float, T]:
