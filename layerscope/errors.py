@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CheckpointError",
+    "ClusterError",
     "DataError",
     "ExtraError",
     "LayerError",
@@ -32,6 +33,10 @@ class DataError(LayerscopeError):
 
 class CheckpointError(LayerscopeError):
     """A checkpoint can't be read, or is not one of this network."""
+
+
+class ClusterError(LayerscopeError):
+    """Workers of a cluster are gone, kept dying, or would compute something else."""
 
 
 class ExtraError(LayerscopeError, ImportError):

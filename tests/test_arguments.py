@@ -144,7 +144,7 @@ def test_a_session_has_the_arguments_of_a_sweep():
     assert left == {
         "layers", "view", "perturbations", "measures", "draws", "out", "epochs", "model_epochs",
         "whole", "decide", "tolerance", "outcomes", "callback", "between", "show_progress",
-        "plan",
+        "plan", "client",
     }  # fmt: skip
 
 

@@ -132,8 +132,11 @@ def test_random_values_that_are_not_like_the_first_ones_are_said():
 
 
 def test_a_damaged_part_is_said():
-    ds = testing.dataset(layers=1).assign_attrs(damaged_parts='["batch-000001-part-0"]')
-    assert results.notices(ds) == ["Damaged parts were computed again: batch-000001-part-0."]
+    name = "batch-000001-rows-00000-00001"
+    ds = testing.dataset(layers=1).assign_attrs(damaged_parts=json.dumps([name]))
+    assert results.notices(ds) == [
+        "Damaged parts were computed again: batch-000001-rows-00000-00001."
+    ]
 
 
 def test_runs_that_were_joined_say_it_once():

@@ -26,7 +26,9 @@ def bounds(requirements):
 
 def test_conda_environment_has_the_same_packages_and_bounds():
     extras = PROJECT["optional-dependencies"]
-    ours = sum((extras[name] for name in ("zoo", "jupyter", "paper")), PROJECT["dependencies"])
+    ours = sum(
+        (extras[name] for name in ("zoo", "jupyter", "paper", "dask")), PROJECT["dependencies"]
+    )
     wanted = bounds(line for line in ours if not line.startswith("layerscope["))
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     plain = [line for line in environment["dependencies"] if isinstance(line, str)]

@@ -139,7 +139,7 @@ def test_a_part_that_came_later_from_elsewhere_is_not_added(stopped, tmp_path, m
         patch.setattr(Store, "finish", lambda *_: None)
         sweep(tmp_path / "other", seed=1)
     parts = Store(stopped, json.loads((stopped / "sweep.json").read_text())).parts(4)
-    name = "batch-000001-part-0"
+    name = "batch-000001-rows-00000-00001"
     shutil.copy(tmp_path / "other" / "parts-4" / f"{name}.npz", stopped / "parts-4")
     with pytest.raises(ResultError, match=f"{name}.npz is no part of this sweep"):
         parts.read(name)
@@ -205,11 +205,11 @@ def test_a_part_that_is_missing_is_an_error_and_no_nan(tmp_path, monkeypatch):
     gather = single.gather
 
     def robbed(*given):
-        (tmp_path / "parts-4" / "batch-000001-part-2.npz").unlink()
+        (tmp_path / "parts-4" / "batch-000001-rows-00002-00003.npz").unlink()
         return gather(*given)
 
     monkeypatch.setattr(single, "gather", robbed)
-    with pytest.raises(ResultError, match=r"batch-000001-part-2 was recorded .* is gone"):
+    with pytest.raises(ResultError, match=r"batch-000001-rows-00002-00003 was recorded .* is gone"):
         sweep(tmp_path, outcomes=True)
     assert not (tmp_path / "outcomes.nc").exists()
     monkeypatch.undo()

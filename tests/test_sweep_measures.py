@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from layerscope import measures, open_dataset, results, sweep
-from layerscope.core.sweep import _loop as loop
+from layerscope.core.sweep import _fragments as fragments
 from layerscope.errors import ResultError
 
 pytestmark = pytest.mark.filterwarnings("ignore::layerscope.errors.SweepWarning")
@@ -52,8 +52,8 @@ def test_they_are_those_that_stand_alone_and_change_no_value(net, data):
 
 def test_a_sweep_that_was_stopped_has_them_as_well(net, data, tmp_path, monkeypatch):
     whole = sweep(net, data, **OPTIONS, measures=WANTED)
-    kept = loop._Work._record
-    monkeypatch.setattr(loop._Work, "_record", lambda *given: kept(*given) or 1 / 0)
+    kept = fragments.Fragments.record
+    monkeypatch.setattr(fragments.Fragments, "record", lambda *given: kept(*given) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sweep(net, data, **OPTIONS, measures=WANTED, out=tmp_path)
     monkeypatch.undo()

@@ -31,7 +31,7 @@ _LIBRARIES = tuple({sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib"
 _SILENT = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "_abc_impl",
     "__dataclass_fields__", "__dataclass_params__", "__abstractmethods__", "__firstlineno__",
-    "__static_attributes__", "__annotate__", "__annotate_func__", "__orig_bases__",
+    "__slotnames__", "__static_attributes__", "__annotate__", "__annotate_func__", "__orig_bases__",
 }  # fmt: skip
 # Of a module: what passes and training leave, and its hooks, which are counted on from one to the
 # next wherever they are.

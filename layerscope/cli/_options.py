@@ -69,6 +69,7 @@ SWEEP = Function(
         "out": "never None, or the result would be lost; by default in the series: --out",
         "callback": "for programs that go on while the sweep runs",
         "between": "for programs that go on while the sweep runs",
+        "client": "a connection, which a text stands for: --dask",
     },
     # So many texts or large pictures at once are more than most machines hold, and here it is
     # known what the network was trained in.

@@ -104,6 +104,12 @@ def add_sweep(commands: Any) -> None:
     parser.add_argument(
         "--out", help="folder for the result (default: in that of the series, else NETWORK-sweep)"
     )
+    parser.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="have the cells computed by a Dask cluster: local:N for N processes of this machine, "
+        "or the address of a scheduler, such as tcp://10.0.0.1:8786",
+    )
     add_data_root(parser)
     add_data_option(parser)
     add(parser, SWEEP)
@@ -127,14 +133,19 @@ def _run_sweep(options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else Path(options.series) / "sweep"
     trained = series.manifest["recipe"]["batch_size"]
     size = min(training.scoring_batch_size(each, trained) for each in found.values())
-    ds = engine.sweep(
-        model,
-        _one_or_all(found),
-        checkpoints=series,
-        out=out,
-        **{"batch_size": size} | get(options, SWEEP),
-    )
+    with engine.connect(options.dask) as client:
+        ds = engine.sweep(
+            model,
+            _one_or_all(found),
+            checkpoints=series,
+            out=out,
+            **{"batch_size": size} | _with(client) | get(options, SWEEP),
+        )
     _print_result(ds, out)
+
+
+def _with(client: Any) -> dict[str, Any]:
+    return {} if client is None else {"client": client}
 
 
 def _sweep_network(options: argparse.Namespace) -> None:
@@ -143,8 +154,9 @@ def _sweep_network(options: argparse.Namespace) -> None:
 
     found = {task: _texts(options, name) for task, name in _named(options.data).items()}
     out = Path(options.out) if options.out else Path(f"{Path(options.series).stem}-sweep")
-    size = {"batch_size": _ROWS}
-    ds = engine.sweep(options.series, _one_or_all(found), out=out, **size | get(options, SWEEP))
+    given = {"batch_size": _ROWS} | get(options, SWEEP)
+    with engine.connect(options.dask) as client:
+        ds = engine.sweep(options.series, _one_or_all(found), out=out, **given | _with(client))
     _print_result(ds, out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,6 +82,8 @@ class FixedBatches:
         Whether an input has a target at each of several positions, as in text.
     heaviest : int or None
         The most targets that count of any one input; None where there are inputs without targets.
+    cut : bool
+        Batches are cut here, from plain tensors, and are not the user's own.
 
     Raises
     ------
@@ -120,6 +123,7 @@ class FixedBatches:
             self.order = f"shuffled with seed {shuffle_seed}"
             shuffle = seeds.generator("evaluation order", shuffle_seed)
             self._order = torch.randperm(_length(self._data), generator=shuffle)
+        self.cut = as_cuttable(self._data) is not None
         self._take_in(size)
         plain = hashlib.sha256(repr(self._seen).encode()).hexdigest()
         if as_cuttable(self._data) is self._data:
@@ -210,11 +214,6 @@ class FixedBatches:
         return self._found or BatchReader()
 
     @property
-    def cut(self) -> bool:
-        """True if batches are cut here, from plain tensors, and are not the user's own."""
-        return as_cuttable(self._data) is not None
-
-    @property
     def indices(self) -> npt.NDArray[np.int64]:
         """Positions of the examples in the data as they were given, shape ``(count,)``."""
         return np.arange(self.count) if self._order is None else self._order.numpy()
@@ -223,6 +222,32 @@ class FixedBatches:
     def first(self) -> Batch:
         """The first batch."""
         return self._held[0] if self._held else next(iter(self))
+
+    def at(self, indices: range) -> Iterator[tuple[int, Batch]]:
+        """Yield some consecutive batches, each with its index."""
+        every = enumerate(self if self._held is None else self._held)
+        yield from itertools.islice(every, indices.start, indices.stop)
+
+    def sent(self) -> dict[str, Any]:
+        """Return what another process needs; `arrived` makes the same of it there.
+
+        Where all batches are held, that is these, each in memory of its own instead of a view of
+        all the data; they can't be cut in another size there.
+        """
+        state = vars(self) | {"_read": None}
+        if self._held is not None:
+            home = torch.device("cpu")
+            state |= {"_data": None, "_held": [move(pair, home) for pair in self._held]}
+        return state
+
+    @classmethod
+    def arrived(cls, state: dict[str, Any]) -> FixedBatches:
+        """Make batches of what `sent` returned in another process."""
+        made = cls.__new__(cls)
+        vars(made).update(state)
+        if made._held is not None:
+            made._held = [made._moved(*pair) for pair in made._held]
+        return made
 
     def __iter__(self) -> Iterator[Batch]:
         if self._held is not None:

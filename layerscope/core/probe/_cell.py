@@ -96,6 +96,10 @@ class CellTensors:
         self._left, self.outgrown = KEPT_BYTES, False
         self.too_large: dict[str, str] = {}
 
+    def __reduce__(self) -> tuple[type[CellTensors], tuple[Any, ...]]:
+        # What is kept for the next batch is made again where it is sent to.
+        return type(self), (self.model, self.series, self.fresh, self._seed, self._device)
+
     def question(self, cell: Cell) -> Question:
         """Ask about one cell."""
         label = f"{cell.layer.name} under {cell.perturbation.name}"

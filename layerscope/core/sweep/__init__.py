@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import xarray as xr
@@ -32,6 +32,8 @@ from layerscope.core.networks import network_of
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._call import called
+from layerscope.core.sweep._cluster import require_client, same_threads
+from layerscope.core.sweep._connecting import connect
 from layerscope.core.sweep._forecast import Forecast, forecast
 from layerscope.core.sweep._grid import perturbations_for as perturbations_for
 from layerscope.core.sweep._outer import OuterSweep
@@ -41,7 +43,10 @@ from layerscope.core.sweep._tasks import metrics_by_task as metrics_by_task, tas
 from layerscope.core.sweep._warning import warn
 from layerscope.errors import OptionError, SweepWarning
 
-__all__ = ["DATASET", "Forecast", "called", "sweep"]
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["DATASET", "Forecast", "called", "connect", "sweep"]
 
 
 def sweep(
@@ -73,6 +78,7 @@ def sweep(
     between: Callable[[], object] | None = None,
     show_progress: bool = True,
     plan: bool = False,
+    client: Client | None = None,
 ) -> xr.Dataset:
     """Perturb each layer of a trained network, evaluate, and return what came out.
 
@@ -200,6 +206,13 @@ def sweep(
         Sweep nothing, and return what it would take: cells, arithmetic, memory, bytes of
         checkpoints, time for one and several workers. The first batch runs through the network
         for it, and a few weights are made. Nothing is written to `out`.
+    client : distributed.Client, optional
+        Have the cells computed by the workers of a Dask cluster, to the same bits as here with as
+        many threads as a worker has, which is one unless you set it. Workers need layerscope, the
+        packages that the network is of, and the checkpoints under the same paths; `out` is written
+        here alone. They compute on `device` as it is found here. A worker that would compute
+        something else is refused. When the sweep ends, is stopped or fails, the cluster is free
+        for the next.
 
     Returns
     -------
@@ -211,6 +224,9 @@ def sweep(
     ------
     CheckpointError
         If a checkpoint is damaged, does not fit the network, or holds NaN.
+    ClusterError
+        If the cluster does not answer any more, a worker would compute something else, or a cell
+        kills whatever worker computes it.
     LayerError
         If a pattern matches nothing, there is no such view or rule, or a layer's initialisation
         is unknown.
@@ -253,6 +269,7 @@ def sweep(
         validate.function(callback, "callback", "callback(ds)")
     if between is not None:
         validate.function(between, "between", "between()")
+    client = None if client is None else require_client(client)
     kinds = perturbations_for(checkpoints, perturbations)  # before anything is read
     request = Request(
         network_of(model, checkpoints),
@@ -277,18 +294,19 @@ def sweep(
         outcomes=outcomes,
         measures=() if measures is None else measures_.parse(measures),
     )
-    parts = request.parts(folder, call, began)
-    if plan:
-        # Whoever asks for it knows what he gets; all others get a Dataset, as the signature says.
-        return cast("xr.Dataset", forecast(parts, time.monotonic() - began))
-    if folder is not None and (unsaid := parts[0][1].not_described):
-        warn(
-            f"{'; '.join(unsaid)}: that can't be described, so a sweep into {folder} goes on even "
-            "if it is another by then."
-        )
-    one = parts[0][1] if parts[0][0] == {} else None
-    work = OuterSweep(parts, folder=folder, call=call) if one is None else one.open()
-    ds = work.run(callback, between, show_progress=show_progress)
+    with same_threads(client):
+        parts = request.parts(folder, call, began)
+        if plan:
+            # Whoever asks for it knows what he gets; all others get a Dataset, as it says.
+            return cast("xr.Dataset", forecast(parts, time.monotonic() - began))
+        if folder is not None and (unsaid := parts[0][1].not_described):
+            warn(
+                f"{'; '.join(unsaid)}: that can't be described, so a sweep into {folder} goes on "
+                "even if it is another by then."
+            )
+        one = parts[0][1] if parts[0][0] == {} else None
+        work = OuterSweep(parts, folder=folder, call=call) if one is None else one.open()
+        ds = work.run(callback, between, show_progress=show_progress, client=client)
     for notice in results.notices(ds):
         warn(notice, SweepWarning)
     return ds

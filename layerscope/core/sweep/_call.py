@@ -22,7 +22,7 @@ from layerscope.results import YOURS
 __all__ = ["batches_of", "called"]
 
 _TOLD_ELSEWHERE = ("model", "data", "checkpoints")
-_WITHOUT_EFFECT = ("out", "callback", "between", "show_progress", "plan")
+_WITHOUT_EFFECT = ("out", "callback", "between", "show_progress", "plan", "client")
 
 
 def called(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from layerscope import results
-from layerscope.core.sweep._loop import FinishedElsewhere, SweepState, part_name
+from layerscope.core.sweep._loop import SweepState
 from layerscope.core.sweep._plan import Plan
-from layerscope.core.sweep._store import Parts
+from layerscope.core.sweep._store import FinishedElsewhere, Parts
 from layerscope.core.sweep._sums import PartResult
 from layerscope.errors import ResultError
 
@@ -42,16 +42,19 @@ def gather(plan: Plan, state: SweepState, parts: Parts, attrs: Mapping[str, Any]
     outcome = np.full((len(cells), len(names), data.count), np.nan, np.float32)
     baseline, weight = np.full((2, len(names), data.count), np.nan, np.float32)
     ends = np.cumsum(data.lengths)
-    for part, added in enumerate(state.sums.added):
-        # Batches that no cell of a part needed are the last ones, and have no file.
-        for index in range(added):
-            where = slice(ends[index] - data.lengths[index], ends[index])
-            found = PartResult.of(_recorded(parts, part_name(index, part)), plan.subject.metrics)
-            rows = [place[key] for key in found.keys]
-            for at, name in enumerate(names):
-                outcome[rows, at, where] = found.outcomes[name][1:]
-                baseline[at, where] = found.outcomes[name][0]
-                weight[at, where] = found.weights[name]
+    fragments = state.fragments
+    for fragment, numbers in fragments.sources():
+        index = fragment.batch
+        where = slice(ends[index] - data.lengths[index], ends[index])
+        found = PartResult.of(_recorded(parts, fragment.name), plan.subject.metrics)
+        # Ahead of their turn, cells may have been computed that turned out to be settled by then.
+        needed = fragments.needed(index, numbers)
+        found = found.only(needed)
+        rows = [place[key] for key in found.keys]
+        for at, name in enumerate(names):
+            outcome[rows, at, where] = found.outcomes[name][1:]
+            baseline[at, where] = found.outcomes[name][0]
+            weight[at, where] = found.weights[name]
     each = list(cells.values())
     ds = results.build(
         {

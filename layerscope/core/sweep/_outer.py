@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import xarray as xr
 
@@ -21,11 +21,13 @@ from layerscope.base import progress
 from layerscope.base.validate import integers
 from layerscope.core.checkpoints import Series
 from layerscope.core.perturb import Perturbation
-from layerscope.core.sweep._loop import FinishedElsewhere
 from layerscope.core.sweep._single import Show, SingleSweep
-from layerscope.core.sweep._store import IDENTITY, Store, digest
+from layerscope.core.sweep._store import IDENTITY, FinishedElsewhere, Store, digest
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.results import Place
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["OuterSweep", "folder_of", "naming", "trained_epochs"]
 
@@ -62,6 +64,7 @@ class OuterSweep:
         between: Callable[[], object] | None = None,
         *,
         show_progress: bool = True,
+        client: Client | None = None,
     ) -> xr.Dataset:
         """Run the parts that are not done yet; the arguments are those of `layerscope.sweep`."""
         store = self._store
@@ -77,7 +80,8 @@ class OuterSweep:
             for place, part in self._parts:
                 with bar.share(part.size):
                     show = self._showing(callback, done, place)
-                    done.append((place, part.run(show, between, show_progress=show_progress)))
+                    ds = part.run(show, between, show_progress=show_progress, client=client)
+                    done.append((place, ds))
                 if store is not None and len(done) < len(self._parts):
                     store.show(self._joined(done))
         ds = self._joined(done)

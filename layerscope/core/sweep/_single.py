@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import xarray as xr
 from torch import nn
@@ -15,12 +15,16 @@ from layerscope.base.undoing import Undo
 from layerscope.core import metrics
 from layerscope.core.probe import Probe
 from layerscope.core.sweep._call import batches_of
+from layerscope.core.sweep._cluster import Cluster
 from layerscope.core.sweep._identity import identify
-from layerscope.core.sweep._loop import FinishedElsewhere, SweepState, measure
+from layerscope.core.sweep._loop import SweepState, measure
 from layerscope.core.sweep._outcomes import gather
 from layerscope.core.sweep._plan import Plan
-from layerscope.core.sweep._store import IDENTITY, Parts, Store, digest
+from layerscope.core.sweep._store import IDENTITY, FinishedElsewhere, Parts, Store, digest
 from layerscope.core.sweep._table import assemble
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["SingleSweep"]
 
@@ -62,7 +66,7 @@ class SingleSweep:
         began: float | None = None,
     ) -> None:
         self.plan = plan
-        self._batch_size = batch_size
+        self._batch_size, self._fresh = batch_size, fresh
         self.identity = identify(plan, fresh) | {"batch_size": batch_size}
         self._mark = {IDENTITY: digest(self.identity), "call": dict(call)}
         self._folder = folder
@@ -115,13 +119,14 @@ class SingleSweep:
         between: Callable[[], object] | None = None,
         *,
         show_progress: bool = True,
+        client: Client | None = None,
     ) -> xr.Dataset:
         """Compute what is not done yet; the arguments are those of `layerscope.sweep`."""
         self._began = self._began or time.monotonic()
         if self._store is not None and (done := self._store.finished()) is not None:
             return done
         try:
-            state, parts = self._measure(callback, between, show_progress)
+            state, parts = self._measure(callback, between, show_progress, client)
             ds = self._described(state)
             if callback:
                 callback(ds.copy(deep=True))  # which may change what it is handed; this is kept
@@ -137,8 +142,10 @@ class SingleSweep:
         callback: Show | None,
         between: Callable[[], object] | None,
         show_progress: bool,
+        client: Client | None,
     ) -> tuple[SweepState, Parts | None]:
         store = self._store
+        cluster = None if client is None else Cluster(client, self.identity, self._fresh)
         while True:
             try:
                 parts = store.parts(self.plan.subject.data.size) if store is not None else None
@@ -149,6 +156,7 @@ class SingleSweep:
                     save=(lambda known: store.show(self._described(known))) if store else None,
                     show_progress=show_progress,
                     between=between,
+                    cluster=cluster,
                 )
                 return state, parts
             except (RuntimeError, MemoryError) as error:

@@ -37,7 +37,16 @@ from layerscope.base import writing
 from layerscope.core.sweep._differences import differences
 from layerscope.errors import ResultError
 
-__all__ = ["DATASET", "IDENTITY", "OUTCOMES", "PARTIAL", "Parts", "Store", "digest"]
+__all__ = [
+    "DATASET",
+    "IDENTITY",
+    "OUTCOMES",
+    "PARTIAL",
+    "FinishedElsewhere",
+    "Parts",
+    "Store",
+    "digest",
+]
 
 DATASET = "sweep.nc"
 PARTIAL = "partial.nc"
@@ -58,6 +67,10 @@ _SILENT_S = 600.0
 _BEAT_S = 10.0
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class FinishedElsewhere(Exception):  # noqa: N818 - not an error
+    """Another process has finished the sweep."""
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -236,6 +249,10 @@ class Parts:
     def __len__(self) -> int:
         return len(list(self._folder.glob("*.npz")))
 
+    def names(self) -> list[str]:
+        """List the parts that are recorded."""
+        return [path.stem for path in self._folder.glob("[!.]*.npz")]
+
     def has(self, name: str) -> bool:
         """Tell whether a part is recorded."""
         return self._path(name).is_file()
@@ -256,12 +273,17 @@ class Parts:
         except FileNotFoundError:
             return None
         except (zipfile.BadZipFile, ValueError, EOFError, KeyError):
-            self.damaged.append(name)
-            # What can't be read can't say whose it is, so its name does.
-            path.replace(path.with_suffix(f".{_mark(self.store.digest)}"))
+            self.set_aside(name)
             return None
         _require_owner(path, str(arrays.pop(IDENTITY, "")), self.store.digest)
         return arrays
+
+    def set_aside(self, name: str) -> None:
+        """Move a part that is damaged out of the way, for it to be computed again."""
+        self.damaged.append(name)
+        # What can't be read can't say whose it is, so its name does.
+        path = self._path(name)
+        path.replace(path.with_suffix(f".{_mark(self.store.digest)}"))
 
     def write(self, name: str, arrays: Arrays) -> None:
         """Record a part, unless another process was first.

@@ -7,7 +7,7 @@ after the other, whoever computed them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,35 @@ class PartResult:
                 found.outcomes[name] = array
             elif what == "weight":
                 found.weights[name] = array
+        return found
+
+    def only(self, keys: Collection[str]) -> PartResult:
+        """Leave out all other cells."""
+        rows = [row for row, key in enumerate(self.keys) if key in keys]
+        if len(rows) == len(self.keys):
+            return self
+        first = [0, *(row + 1 for row in rows)]  # the unperturbed network stays
+        return PartResult(
+            [self.keys[row] for row in rows],
+            {name: [each[row] for row in first] for name, each in self.tallies.items()},
+            {name: [each[row] for row in rows] for name, each in self.differences.items()},
+            {name: array[first] for name, array in self.outcomes.items()},
+            self.weights,
+        )
+
+    @classmethod
+    def joined(cls, shares: Sequence[PartResult]) -> PartResult:
+        """Put together what different cells gave on one batch."""
+        first, *others = shares
+        found = first
+        for share in others:
+            found = cls(
+                [*found.keys, *share.keys],
+                {name: [*each, *share.tallies[name][1:]] for name, each in found.tallies.items()},
+                {n: [*each, *share.differences[n]] for n, each in found.differences.items()},
+                {n: np.concatenate([a, share.outcomes[n][1:]]) for n, a in found.outcomes.items()},
+                found.weights,
+            )
         return found
 
 
@@ -184,6 +213,8 @@ class Sums:
         For each part the batch that is to be added next.
     added : list of int
         For each part how many batches were added; no cell of it needed the others.
+    batches : dict
+        By key of the cell, how many of these it needed.
     """
 
     def __init__(
@@ -201,6 +232,7 @@ class Sums:
         self.tallies: dict[str, dict[str, Tally]] = {}
         self.differences: dict[str, dict[str, Tally]] = {}
         self.next, self.added = [0] * len(parts), [0] * len(parts)
+        self.batches: dict[str, int] = {}
         self.settlers = (
             [Settler(rule, len(keys), population, heaviest) for keys in self._parts] if rule else []
         )
@@ -227,6 +259,7 @@ class Sums:
             add_tallies(self.tallies.setdefault(key, {}), sums)
             moved = {name: tallies[place] for name, tallies in found.differences.items()}
             add_tallies(self.differences.setdefault(key, {}), moved)
+            self.batches[key] = self.batches.get(key, 0) + 1
         index = self.next[part]
         self.next[part] += 1
         self.added[part] += 1

@@ -1,0 +1,138 @@
+"""How much faster two workers of a Dask cluster are than one, and what a tile costs besides.
+
+A VGG16 on pictures of 32 × 32 and SmolLM2-135M on random tokens are swept in this process, by one
+worker and by two, each of one thread, with the cluster started beforehand. The Datasets must be
+equal bit for bit.
+
+    python benchmarks/cluster.py [--quick] [--json FILE]
+
+ratio
+    Time of one worker over time of two; at least 1.8 is the aim. Meaningful on a machine with two
+    idle cores alone: ``load`` says how many processes waited for one before and after.
+overhead
+    Time of one worker over that in this process: packing, opening, tiles.
+tile
+    Milliseconds that an empty task takes from being handed out until its result is here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from distributed import Client, LocalCluster
+from torch import nn
+
+from layerscope import models
+from layerscope.core.sweep import sweep
+
+_AIM = 1.8
+_TASKS = 200
+
+Case = tuple[nn.Module, Any, dict[str, Any]]
+
+
+def vgg(quick: bool) -> Case:
+    """Make a VGG16 with twelve batches of pictures."""
+    size, count = (0.125, 4) if quick else (0.5, 12)
+    net = models.build(f"vgg16-bn-w{size}", seed=0, inputs=(3, 32, 32), classes=10)
+    start = models.build(f"vgg16-bn-w{size}", seed=1, inputs=(3, 32, 32), classes=10)
+    pictures = torch.randn(count * 32, 3, 32, 32), torch.arange(count * 32) % 10
+    states = {0: start.state_dict(), 1: net.state_dict()}
+    return net, pictures, {"checkpoints": states, "batch_size": 32, "draws": 2, "whole": False}
+
+
+def smollm(quick: bool) -> Case:
+    """Make a decoder of SmolLM2-135M's form with eight batches of tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    blocks, vocabulary, count = (4, 1000, 4) if quick else (30, 49_152, 8)
+    form = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=blocks,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    ids = torch.randint(0, vocabulary, (count, 128))
+    asked = {"view": "block", "perturbations": ["skip", "zero"], "batch_size": 1, "whole": False}
+    return LlamaForCausalLM(form), {"input_ids": ids, "labels": ids}, asked
+
+
+CASES: dict[str, Callable[[bool], Case]] = {"VGG16": vgg, "SmolLM2-135M": smollm}
+
+
+def timed(case: Case, client: Client | None = None) -> tuple[float, Any]:
+    """Sweep once; seconds and what came out."""
+    net, data, options = case
+    began = time.perf_counter()
+    ds = sweep(net, data, client=client, device="cpu", show_progress=False, **options)
+    return time.perf_counter() - began, ds
+
+
+def by_workers(case: Case, workers: int) -> tuple[float, Any, float]:
+    """Sweep on so many workers; seconds, what came out, and seconds of an empty task."""
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(workers)
+        began = time.perf_counter()
+        client.gather(client.map(_nothing, range(_TASKS), pure=False))
+        task = (time.perf_counter() - began) / _TASKS
+        return *timed(case, client), task
+
+
+def _nothing(number: int) -> int:
+    return number
+
+
+def measure(name: str, quick: bool) -> dict[str, Any]:
+    """Compare this process, one worker and two."""
+    case, load = CASES[name](quick), os.getloadavg()[0]
+    alone, whole = timed(case)
+    one, first, task = by_workers(case, 1)
+    two, second, _ = by_workers(case, 2)
+    if not (first.equals(whole) and second.equals(whole)):
+        raise SystemExit(f"{name}: workers gave other values than this process")
+    return {
+        "alone_s": alone,
+        "one_worker_s": one,
+        "two_workers_s": two,
+        "ratio": one / two,
+        "overhead": one / alone,
+        "tile_ms": task * 1000,
+        "load": [load, os.getloadavg()[0]],
+    }
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small networks and few batches")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {name: measure(name, options.quick) for name in CASES}
+    for name, each in found.items():
+        print(
+            f"{name}: {each['alone_s']:.1f} s here, {each['one_worker_s']:.1f} s by one worker, "
+            f"{each['two_workers_s']:.1f} s by two: {each['ratio']:.2f} times (aim {_AIM}); "
+            f"{each['tile_ms']:.1f} ms an empty task; load {each['load'][0]:.1f}"
+        )
+    if options.json:
+        about = {"torch": torch.__version__, "quick": options.quick, "cores": os.cpu_count()}
+        options.json.write_text(json.dumps({"about": about, "found": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,664 @@
+"""A sweep on the workers of a Dask cluster: the bits of one process, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import layerscope
+from layerscope import layers, models
+from layerscope.base import writing
+from layerscope.cli import main
+from layerscope.core import sweep as engine
+from layerscope.core.perturb import Perturbation
+from layerscope.core.sweep import _cluster, _fragments, _worker
+from layerscope.core.sweep._fragments import Fragments
+from layerscope.core.sweep._shipping import Shipment, pack, unpack
+from layerscope.core.sweep._store import Parts
+from layerscope.core.sweep._sums import Sums
+from layerscope.errors import ClusterError, LayerscopeError, OptionError, ResultError
+
+distributed = pytest.importorskip("distributed", reason="distributed is an extra")
+cloudpickle = pytest.importorskip("cloudpickle")
+
+NETS = [models.build("fcn-4x8", seed=seed, inputs=(6,), classes=3) for seed in (0, 1, 2)]
+STATES = {epoch: net.state_dict() for epoch, net in enumerate(NETS)}
+PAIR = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+RULES = [{}, {"decide": True}, {"tolerance": 0.3}]
+BATCHES = 6
+NAMES = [layer.name for layer in layers.find(NETS[0])]
+
+
+def sweep(client=None, data=PAIR, **options):
+    given = {"checkpoints": STATES, "batch_size": 10, "device": "cpu", "show_progress": False}
+    return layerscope.sweep(NETS[-1], data, client=client, **(given | options))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has
+    yield
+    torch.set_num_threads(before)
+
+
+# A cluster that is none: tasks run here, in a drawn order, and some more than once, as where a
+# worker died after it had computed them.
+
+
+class Future:
+    def __init__(self, function, given, lethal):
+        self._work, self._lethal = (function, given), lethal
+        self._waiting = []
+        self.status = "pending"
+
+    def compute(self):
+        function, given = self._work
+        given = [each.result() if isinstance(each, Future) else _sent(each) for each in given]
+        try:
+            if function is _worker.run and self._lethal in _keys(given[-1], given[1]):
+                raise distributed.KilledWorker("tile", None, 3)
+            self._result, self.status = _sent(function(*given)), "finished"
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._error, self.status = error, "error"
+        for call in self._waiting:
+            call(self)
+
+    def result(self):
+        if self.status == "pending":
+            self.compute()
+        if self.status == "error":
+            raise self._error
+        return self._result
+
+    def exception(self):
+        return self._error
+
+    def add_done_callback(self, call):
+        self._waiting.append(call)
+
+    def release(self):
+        pass
+
+
+def _keys(task, layout):
+    """Keys of the cells that a task is to compute."""
+    parts = unpack(layout).parts
+    found = set()
+    for each in task.wanted:
+        held = {key for at in each.fragment.parts for _, keys in parts[at] for key in keys}
+        found |= held if each.keys is None else held & each.keys
+    return found
+
+
+def _sent(value):
+    return pickle.loads(cloudpickle.dumps(value))
+
+
+class Here:
+    """Client of workers that are this process."""
+
+    status = "running"
+
+    def __init__(self, workers=2, seed=0, lethal=""):
+        self._workers, self._chance = workers, random.Random(seed)
+        self._lethal = lethal
+        self._waiting = []
+        self.tasks = 0
+
+    def submit(self, function, *given, **_):
+        made = Future(function, given, self._lethal)
+        if function is _worker.run:
+            self.tasks += 1
+            self._waiting.append(made)
+        return made
+
+    def go_on(self):
+        """Compute one of the tasks that wait."""
+        if self._waiting:
+            self._waiting.pop(self._chance.randrange(len(self._waiting))).compute()
+
+    def scheduler_info(self, **_):
+        return {"workers": dict.fromkeys(range(self._workers))}
+
+    def cancel(self, *_, **__):
+        self._waiting = []
+
+    def run(self, *_, **__):
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Makes such a client."""
+    monkeypatch.setattr(engine, "require_client", lambda client: client)
+    kept = _cluster.Workers._take_in
+
+    def take_in(self):
+        self._client.go_on()
+        return kept(self)
+
+    monkeypatch.setattr(_cluster.Workers, "_take_in", take_in)
+    monkeypatch.setattr(_cluster, "_WAIT_S", 0.0)
+    return Here
+
+
+@pytest.mark.parametrize(("workers", "rule"), [(1, {}), (7, {}), (2, RULES[1]), (7, RULES[2])])
+def test_the_bits_are_those_of_one_process(here, tmp_path, rule, workers):
+    whole = sweep(out=tmp_path / "alone", outcomes=True, **rule)
+    client = here(workers, seed=workers)
+    ds = sweep(client, out=tmp_path / "cluster", outcomes=True, **rule)
+    xr.testing.assert_equal(ds, whole)
+    xr.testing.assert_equal(sweep(here(workers), **rule), whole)
+    alone, cluster = (xr.load_dataset(tmp_path / n / "outcomes.nc") for n in ("alone", "cluster"))
+    xr.testing.assert_equal(cluster, alone)
+    assert client.tasks >= min(workers, BATCHES)
+    assert ds.attrs["identity"] == whole.attrs["identity"]
+
+
+@pytest.mark.parametrize(("first", "rule"), [("alone", {}), ("cluster", {}), ("alone", RULES[1])])
+def test_what_one_began_the_other_goes_on_with(here, tmp_path, monkeypatch, rule, first):
+    whole = sweep(**rule)
+    record, left, seen = Fragments.record, [3], []
+
+    def recorded(self, fragment, result):
+        seen.append(fragment)
+        record(self, fragment, result)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fragments, "record", recorded)
+    clients = [None, here(3)] if first == "alone" else [here(3), None]
+    with pytest.raises(KeyboardInterrupt):
+        sweep(clients[0], out=tmp_path, **rule)
+    xr.testing.assert_equal(sweep(clients[1], out=tmp_path, **rule), whole)
+    # None of the rows twice on one batch.
+    each = [(fragment.batch, part) for fragment in seen for part in fragment.parts]
+    assert len(each) == len(set(each))
+
+
+def test_several_data_sets_and_trained_networks(here, tmp_path):
+    tasks = {"news": PAIR, "code": tuple(each[:25] for each in PAIR)}
+    options = {"data": tasks, "model_epochs": [1, 2], "epochs": [0], "draws": 2}
+    xr.testing.assert_equal(sweep(here(2), out=tmp_path, **options), sweep(**options))
+
+
+def drawn():
+    seed = int(torch.randint(10_000, ()))
+    return models.build("fcn-4x8", seed=seed, inputs=(6,), classes=3)
+
+
+def test_functions_of_ones_own_and_names_arrive(here):
+    scale = 3
+
+    def halve(site):
+        return {name: tensor / scale for name, tensor in site.trained.items()}
+
+    own = layerscope.metrics.Metric("sure", "largest logit", lambda z, _: z.amax(-1) / scale)
+    options = {
+        "perturbations": [Perturbation("halve", halve), "rerandomize", "noise(0.1)"],
+        "metrics": ["error", own],
+        "fresh": drawn,
+    }
+    xr.testing.assert_equal(sweep(here(2), **options), sweep(**options))
+
+
+def test_batches_of_the_users_own_and_views_go_once(here):
+    batches = [(PAIR[0][at : at + 7], PAIR[1][at : at + 7]) for at in range(0, 60, 7)]
+    xr.testing.assert_equal(sweep(here(2), batches), sweep(data=batches))
+
+
+class Noted(nn.Module):
+    """Holds what no checkpoint does."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+        self.register_buffer("scale", torch.full((5,), scale), persistent=False)
+
+    def forward(self, inputs):
+        return self.last(self.first(inputs) * self.scale)
+
+
+def test_what_no_checkpoint_holds_goes_by_value(here, tmp_path):
+    net = Noted(0.7)
+    for epoch in (0, 1):
+        torch.save(Noted(0.3).state_dict(), tmp_path / f"epoch-{epoch}.pt")
+    options = {"batch_size": 20, "device": "cpu", "show_progress": False, "checkpoints": tmp_path}
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    ds = layerscope.sweep(net, PAIR, client=here(2), **options)
+    xr.testing.assert_equal(ds, layerscope.sweep(net, PAIR, **options))
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_weights_and_data_are_sent_as_little_as_can_be(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        _cluster.Cluster, "pack", lambda self, plan: sizes.append(len(_packed(self, plan))) or 1 / 0
+    )
+    monkeypatch.setattr(engine, "require_client", lambda client: client)
+    large = models.build("fcn-2x1000", seed=0, inputs=(6,), classes=3)
+    torch.save(large.state_dict(), tmp_path / "epoch-0.pt")
+    pair = torch.randn(40_000, 6), torch.arange(40_000) % 3
+    with pytest.raises(ZeroDivisionError):
+        layerscope.sweep(large, pair, checkpoints=tmp_path, client=Here(), batch_size=100)
+    weights = sum(tensor.nbytes for tensor in large.state_dict().values())
+    data = sum(tensor.nbytes for tensor in pair)
+    assert weights > 4_000_000
+    assert data < sizes[0] < 1.5 * data
+
+
+def _packed(cluster, plan):
+    return pack(Shipment(plan, cluster.fresh, dict(cluster.identity), 1))
+
+
+def test_what_can_not_be_sent_is_said(here):
+    lock = threading.Lock()
+    strange = Perturbation("strange", lambda site: lock and dict(site.trained))
+    with pytest.raises(OptionError, match=r"can't be sent to the workers.*open files"):
+        sweep(here(2), perturbations=[strange])
+
+
+def test_a_worker_that_differs_does_not_begin(here, monkeypatch):
+    client, run = here(2), _worker._require_same
+
+    def elsewhere(shipment):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "__version__", "1.0")
+            run(shipment)
+
+    monkeypatch.setattr(_worker, "_require_same", elsewhere)
+    with pytest.raises(ClusterError, match=r"this process would compute .*torch \(1\.0 here, "):
+        sweep(client)
+
+
+def test_a_worker_that_sees_another_file_does_not_begin(here, tmp_path, monkeypatch):
+    for epoch, state in STATES.items():
+        torch.save(state, tmp_path / f"epoch-{epoch}.pt")
+    read = _worker._read_weights
+
+    def elsewhere(shipment):
+        torch.save({**STATES[2], "more": torch.ones(3)}, tmp_path / "epoch-2.pt")
+        read(shipment)
+
+    monkeypatch.setattr(_worker, "_read_weights", elsewhere)
+    with pytest.raises(ClusterError, match=r"sees other checkpoints .*epoch-2\.pt"):
+        sweep(here(2), checkpoints=tmp_path)
+
+
+def test_a_full_disk_of_the_driver_loses_nothing(here, tmp_path, monkeypatch):
+    write, left = writing.write_bytes, [5]
+
+    def full(path, content, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise ResultError(f"can't write {path}: No space left on device.")
+        return write(path, content, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_bytes", full)
+        with pytest.raises(ResultError, match="No space left") as stop:
+            sweep(here(4), out=tmp_path)
+    kept = len(list(tmp_path.glob("parts-10/*.npz")))
+    assert kept >= 3
+    assert any(f"{kept} finished parts are safe" in note for note in stop.value.__notes__)
+    client = here(4)
+    xr.testing.assert_equal(sweep(client, out=tmp_path), sweep())
+
+
+def test_a_cell_that_kills_whatever_computes_it_is_named_and_all_else_is_done(here, tmp_path):
+    cells, options = [], {"perturbations": ["zero", "rerandomize"], "draws": 2}
+    keep = Fragments.__init__
+
+    def noting(self, plan, *given):
+        cells.extend(plan.grid.cells())
+        keep(self, plan, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fragments, "__init__", noting)
+        whole = sweep(**options)
+    cell = next(c for c in cells if c.layer.name == NAMES[1] and c.draw == 1)
+    said = rf"killed: {NAMES[1]} under rerandomize, draw 1, on batch .*safe in {tmp_path}"
+    with pytest.raises(ClusterError, match=said):
+        sweep(here(2, lethal=cell.key), out=tmp_path, **options)
+    known = xr.load_dataset(tmp_path / "partial.nc").sel(layer=whole.layer)
+    others = known.layer != NAMES[1]
+    xr.testing.assert_equal(known.value.where(others), whole.value.where(others))
+    xr.testing.assert_equal(sweep(here(2), out=tmp_path, **options), whole)
+
+
+def test_a_damaged_fragment_is_computed_again(here, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._single.Store, "finish", lambda *_: None)
+        sweep(here(3), out=tmp_path)
+    files = sorted(tmp_path.glob("parts-10/*.npz"))
+    files[1].write_bytes(files[1].read_bytes()[:100])
+    # One of an older version is none of these.
+    (tmp_path / "parts-10" / "batch-000001-part-0.npz").write_bytes(files[0].read_bytes())
+    ds = sweep(here(3), out=tmp_path)
+    xr.testing.assert_equal(ds, sweep())
+    assert files[1].stem in ds.attrs["damaged_parts"]
+
+
+def test_what_is_no_client_is_refused():
+    with pytest.raises(OptionError, match=r"client is .*'tcp://.*give a dask\.distributed\.Client"):
+        sweep("tcp://127.0.0.1:1")
+    with (
+        pytest.raises(OptionError, match="'here' is no cluster; give local:N"),
+        engine.connect("here"),
+    ):
+        pass
+
+
+def test_the_command_line_connects(trained, few_digits, tmp_path, monkeypatch):
+    from layerscope.cli import _sweeping as sweeping
+
+    came, asked = [], []
+
+    class Client:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(sweeping, "data_of", lambda *_: few_digits)
+    monkeypatch.setattr(engine, "sweep", lambda *_, **given: came.append(given) or 1 / 0)
+    monkeypatch.setattr(distributed, "Client", lambda where: asked.append(where) or Client())
+    words = ["--out", str(tmp_path), "--dask", "tcp://10.0.0.1:8786"]
+    with pytest.raises(ZeroDivisionError):
+        main(["sweep", str(trained.folder), *words])
+    assert asked == ["tcp://10.0.0.1:8786"]
+    assert isinstance(came[0]["client"], Client)
+
+
+# Mistakes that the tests above would notice
+
+
+def counted_before_recorded(self, fragment, result):
+    self._take(fragment, result)
+    self._fold(fragment.parts)
+    if self.store is not None:
+        self._write(fragment, result)
+
+
+def added_whenever_it_comes(self, fragment, result):
+    for part in fragment.parts:
+        self.sums.add(part, result.only(set(self.parts[part].keys)))
+
+
+@pytest.mark.parametrize("planted", [None, counted_before_recorded])
+def test_nothing_counts_before_it_is_recorded(here, tmp_path, monkeypatch, planted):
+    """Whenever something is added, it is on disk."""
+    add, early, known = Sums.add, [], []
+
+    def added(self, part, found):
+        names = [path.stem for path in tmp_path.glob("parts-10/*.npz")]
+        there = map(_fragments.Fragment.of, names)
+        batch = self.next[part]
+        early.append(not any(f.batch == batch and part in f.parts for f in there))
+        return add(self, part, found)
+
+    monkeypatch.setattr(Sums, "add", added)
+    if planted:
+        monkeypatch.setattr(Fragments, "record", planted)
+    known.append(sweep(here(3), out=tmp_path))
+    assert any(early) is bool(planted)
+
+
+@pytest.mark.parametrize("planted", [None, added_whenever_it_comes])
+def test_tiles_that_are_computed_twice_or_arrive_late_count_once(here, monkeypatch, planted):
+    """Every tile comes twice, in a drawn order."""
+    whole, record = sweep(), _cluster.Workers._record
+
+    def twice(self, task, found):
+        record(self, task, found)
+        record(self, task, found)
+
+    monkeypatch.setattr(_cluster.Workers, "_record", twice)
+    if planted:
+        monkeypatch.setattr(Fragments, "record", planted)
+    ds = None
+    try:
+        ds = sweep(here(4, seed=3))
+    except LayerscopeError:
+        assert planted
+    assert (ds is not None and ds.equals(whole)) is not bool(planted)
+
+
+def merged_in_order_of_arrival(self, part):
+    """Add the first of the batches that is at hand, instead of the next."""
+    waiting = sorted(at for at in self._waiting if at[1] == part)
+    if not waiting or self.sums.next[part] >= self.batches:
+        return False
+    self.sums.add(part, self._waiting.pop(waiting[0]))
+    return True
+
+
+@pytest.mark.parametrize("planted", [None, merged_in_order_of_arrival])
+def test_sums_are_merged_in_the_order_of_the_batches(here, monkeypatch, planted):
+    whole = sweep(metrics=["loss"])
+    if planted:
+        monkeypatch.setattr(Fragments, "_add_next", planted)
+    monkeypatch.setattr(Fragments, "finished", _all_added)
+    same = [sweep(here(7, seed=seed), metrics=["loss"]).equals(whole) for seed in range(3)]
+    assert all(same) is not bool(planted)
+
+
+def _all_added(self):
+    return all(done >= self.batches for done in self.sums.next)
+
+
+# Processes
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers of one thread each."""
+    options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": None}
+    with distributed.LocalCluster(n_workers=2, **options) as made:
+        yield made
+
+
+@pytest.fixture
+def client(cluster):
+    with distributed.Client(cluster) as made:
+        made.wait_for_workers(2)
+        yield made
+
+
+def pids(client):
+    return list(client.run(os.getpid).values())
+
+
+def wait_until_free(client):
+    """Wait until the cluster has nothing of ours any more."""
+    until = time.monotonic() + 60
+    while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+class Killer:
+    """Kills a worker as often as it may, each time that something is recorded."""
+
+    def __init__(self, client, most):
+        self.client, self.left = client, most
+
+    def __call__(self, _):
+        if self.left:
+            self.left -= 1
+            with_pid = pids(self.client)
+            os.kill(with_pid[self.left % len(with_pid)], signal.SIGKILL)
+
+
+KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_workers_lose_and_double_nothing(client, tmp_path, monkeypatch, kills):
+    rule = {"decide": True} if kills > 2 else {}
+    options = {"batch_size": 10 if kills == 2 else 2, **rule}
+    monkeypatch.setattr(engine._loop, "_SHOW_EVERY_S", 0.0)
+    write, written = Parts.write, []
+    monkeypatch.setattr(
+        Parts, "write", lambda self, name, a: written.append(name) or write(self, name, a)
+    )
+    killer = Killer(client, kills)
+    ds = sweep(client, out=tmp_path / "cluster", callback=killer, **options)
+    assert killer.left == 0
+    assert len(written) == len(set(written))
+    xr.testing.assert_equal(ds, sweep(**options))
+    wait_until_free(client)
+
+
+def test_ctrl_c_leaves_the_cluster_for_the_next_sweep(client, tmp_path):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        sweep(client, out=tmp_path, callback=stop)
+    assert "finished parts are safe" in stopped.value.__notes__[0]
+    wait_until_free(client)
+    xr.testing.assert_equal(sweep(client, out=tmp_path), sweep())
+    wait_until_free(client)
+
+
+def test_a_scheduler_that_is_gone_is_said(tmp_path):
+    alone = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    made = distributed.LocalCluster(**alone, processes=False)
+    client = distributed.Client(made)
+
+    def leave(_):
+        made.close()
+
+    with pytest.raises(ClusterError, match=r"answers no more.*parts are safe in .*same call"):
+        sweep(client, out=tmp_path, callback=leave)
+    client.close()
+    xr.testing.assert_equal(sweep(out=tmp_path), sweep())
+
+
+def lethal(site):
+    """Kills the process, if it is a worker's."""
+    if site.layer.name == NAMES[1] and multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {name: tensor / 2 for name, tensor in site.trained.items()}
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_its_workers_is_named(client, tmp_path):
+    options = {"perturbations": ["zero", Perturbation("lethal", lethal)], "batch_size": 60}
+    with pytest.raises(ClusterError, match=rf"killed: {NAMES[1]} under lethal, draw 0, on batch 0"):
+        sweep(client, out=tmp_path, **options)
+    ds = xr.load_dataset(tmp_path / "partial.nc")
+    # All rows but that one are complete.
+    assert int(ds.n_examples.isnull().sum()) == 2
+    wait_until_free(client)
+    xr.testing.assert_equal(sweep(client), sweep())
+
+
+DRIVER = """
+import os, signal, sys, torch
+import test_sweep_dask as tests
+from distributed import Client
+from layerscope.core.sweep._fragments import Fragments
+
+record, left = Fragments.record, int(sys.argv[3])
+
+def counted(self, fragment, result):
+    global left
+    record(self, fragment, result)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    Fragments.record = counted
+    with Client(sys.argv[1]) as client:
+        tests.sweep(client, out=sys.argv[2], batch_size=5)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_goes_on(cluster, client, tmp_path):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    out = tmp_path / "out"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    for kept, code in ((2, -9), (3, -9), (0, 0)):
+        command = [sys.executable, "driver.py", cluster.scheduler_address, str(out), str(kept)]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
+        assert ended.returncode == code
+        if code:
+            assert len(list(out.glob("parts-5/*.npz"))) >= kept
+    xr.testing.assert_equal(layerscope.open_dataset(out / "sweep.nc"), sweep(batch_size=5))
+    wait_until_free(client)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_and_started_again(tmp_path):
+    def start(what, *words):
+        command = [sys.executable, "-m", "distributed.cli." + what, *words]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def scheduler():
+        file = tmp_path / f"scheduler-{time.monotonic_ns()}.json"
+        words = ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+        made = start("dask_scheduler", *words)
+        worker = start("dask_worker", "--scheduler-file", str(file), "--nthreads", "1")
+        return file, made, worker
+
+    def kill(_):
+        started[0][1].kill()
+
+    started = [scheduler()]
+    try:
+        with (
+            distributed.Client(scheduler_file=str(started[0][0])) as client,
+            pytest.raises(ClusterError, match="answers no more"),
+        ):
+            sweep(client, out=tmp_path / "out", callback=kill, batch_size=5)
+        assert len(list((tmp_path / "out").glob("parts-5/*.npz"))) > 0
+        started.append(scheduler())
+        with distributed.Client(scheduler_file=str(started[1][0])) as client:
+            ds = sweep(client, out=tmp_path / "out", batch_size=5)
+    finally:
+        for _, *processes in started:
+            for each in processes:
+                each.kill()
+                each.wait()
+    xr.testing.assert_equal(ds, sweep(batch_size=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
+def test_one_two_and_four_workers(rule, tmp_path):
+    whole = sweep(**rule)
+    for workers in (1, 2, 4):
+        with engine.connect(f"local:{workers}") as client:
+            client.wait_for_workers(workers)
+            xr.testing.assert_equal(sweep(client, out=tmp_path / str(workers), **rule), whole)
+
+
+@pytest.mark.slow
+def test_threads_of_a_worker_do_not_share_a_network():
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=None) as made,
+        distributed.Client(made) as client,
+    ):
+        xr.testing.assert_equal(sweep(client), sweep())
