@@ -426,6 +426,9 @@ def test_every_figure_says_what_names_begin_with(ds):
     assert "0" in [text.get_text() for text in legend.get_texts()]
     (legend,) = hv.render(curves, backend="bokeh").legend
     assert legend.title == where
+    cheap = ("layer", "measure"), ds.depth.values[:, None] * 1.0
+    measured = ds.assign(measure_value=cheap).assign_coords(measure=["depth"])
+    assert f"({where})" in drawn(plots.agreement(measured, "depth")).axes[0].get_xlabel()
 
 
 def test_hundreds_of_layers_fit_a_page():

@@ -22,7 +22,7 @@ from layerscope.plots._backends import (
 )
 from layerscope.plots._colours import LINES
 from layerscope.plots._hover import tooltips
-from layerscope.plots._names import shorten
+from layerscope.plots._names import shorten_layers, within
 
 __all__ = ["agreement"]
 
@@ -89,9 +89,12 @@ def agreement(
     by_factors = _by_factors(table["measure"], info.logarithmic), _by_factors(table["height"])
     table = _thinned(table, by_factors, turned=not info.higher_matters)
     parts = [_points(table), _labels(table)]
+    where = within([str(name) for name in table["layer"]])
     shared: dict[str, Any] = {
         "title": escape_braces(heading if title is None else title),
-        "xlabel": info.label + ("" if info.higher_matters else ", turned round"),
+        "xlabel": info.label
+        + ("" if info.higher_matters else ", turned round")
+        + (f"\n({where})" if where else ""),
         "ylabel": _effect_label(results.metric(ds, table.attrs["metric"])),
         "logx": by_factors[0],
         "invert_xaxis": not info.higher_matters,
@@ -149,7 +152,7 @@ def _with_hover(ds: xr.Dataset, table: pd.DataFrame, measure: str) -> pd.DataFra
     known = table["effect"][finite]
     # What is no number stands a little above all others.
     beyond = known.max() + 0.08 * (known.max() - known.min() or 1.0) if finite.any() else 1.0
-    short = shorten([str(name) for name in table["layer"]], 24)
+    short = shorten_layers([str(name) for name in table["layer"]], 24)
     told: dict[str, list[str]] = {
         "layer": [str(name) for name in table["layer"]],
         results.measure(ds, measure).label: [f"{value:.4g}" for value in table["measure"]],
