@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
+import time
 from inspect import signature
 
 import numpy as np
@@ -513,6 +514,28 @@ def test_numbers_of_two_tasks_are_never_mixed():
         assert cells["news"] != cells["code"]
     finally:
         known.close()
+
+
+def test_what_a_sweep_began_to_draw_does_not_stand_over_another_task(monkeypatch):
+    explorer = of_tasks()
+    try:
+        assert explorer.wait(60)
+        draw, began = explorer._display.draw, threading.Event()
+
+        def slowly(scene, layers, ds, metric):
+            if threading.current_thread() is not threading.main_thread():
+                began.set()
+                time.sleep(0.3)
+            draw(scene, layers, ds, metric)
+
+        monkeypatch.setattr(explorer._display, "draw", slowly)
+        explorer.controls.start.click()
+        assert began.wait(60)
+        explorer.task = "code"
+        assert explorer.wait(60)
+        assert not explorer.controls.grid.rows
+    finally:
+        explorer.close()
 
 
 def test_a_sweep_of_other_data_sets_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import xarray as xr
@@ -28,12 +29,19 @@ class Display:
         Says what tokens are.
     texts : bool
         Whether examples are texts, which have a part of their own.
+
+    Attributes
+    ----------
+    drawing : lock
+        Held by whoever draws, while what is to be drawn is looked up, too: a sweep draws in a
+        thread of its own, and what it began must not come to stand over what was chosen since.
     """
 
     def __init__(
         self, controls: Controls, tokenizer: TokenReader | None, texts: bool = False
     ) -> None:
         self._parts, self._tokenizer, self._texts = controls, tokenizer, texts
+        self.drawing = threading.RLock()
 
     def say(self, text: str, kind: str = "info") -> None:
         """Write into the status line."""

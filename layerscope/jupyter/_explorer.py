@@ -356,13 +356,14 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         about = f"{backend.session.data.count:,} examples" if backend else "from a Dataset"
         # The session may not have come to the present one of several data sets yet.
         about = f"task {self.task}" if self.task is not None else about
-        self._display.frame(self._history, self._layers(), self._title(), about)
+        self._display.frame(self._history, self._layers(), self._source.name, about)
         self._draw()
         self._ask()
 
     def _draw(self) -> None:
-        scene = self._history.now
-        self._display.draw(scene, self._layers(), self._swept(), self._known.metric)
+        with self._display.drawing:
+            scene, layers = self._history.now, self._layers()
+            self._display.draw(scene, layers, self._swept(), self._known.metric)
 
     # Who is asked.
 
