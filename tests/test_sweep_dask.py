@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import multiprocessing
 import os
 import pickle
@@ -341,6 +342,26 @@ def test_a_cell_that_kills_whatever_computes_it_is_named_and_all_else_is_done(he
     xr.testing.assert_equal(sweep(here(2), out=tmp_path, **options), whole)
 
 
+def test_a_scheduler_that_is_gone_is_said(here, tmp_path, monkeypatch):
+    client, compute = here(4), Future.compute
+
+    def lost(self):
+        if len(list(tmp_path.glob("parts-10/*.npz"))) < 3:
+            compute(self)
+            return
+        self.status, self._error = "cancelled", concurrent.futures.CancelledError()
+        client.status = "closed"
+        for call in self._waiting:
+            call(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "compute", lost)
+        match = r"answers no more.*3 finished parts are safe in .*same call"
+        with pytest.raises(ClusterError, match=match):
+            sweep(client, out=tmp_path)
+    xr.testing.assert_equal(sweep(here(2), out=tmp_path), sweep())
+
+
 def test_a_damaged_fragment_is_computed_again(here, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(engine._single.Store, "finish", lambda *_: None)
@@ -536,20 +557,6 @@ def test_ctrl_c_leaves_the_cluster_for_the_next_sweep(client, tmp_path):
     wait_until_free(client)
     xr.testing.assert_equal(sweep(client, out=tmp_path), sweep())
     wait_until_free(client)
-
-
-def test_a_scheduler_that_is_gone_is_said(tmp_path):
-    alone = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
-    made = distributed.LocalCluster(**alone, processes=False)
-    client = distributed.Client(made)
-
-    def leave(_):
-        made.close()
-
-    with pytest.raises(ClusterError, match=r"answers no more.*parts are safe in .*same call"):
-        sweep(client, out=tmp_path, callback=leave)
-    client.close()
-    xr.testing.assert_equal(sweep(out=tmp_path), sweep())
 
 
 def lethal(site):

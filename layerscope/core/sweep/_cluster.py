@@ -396,10 +396,11 @@ def explained(client: Client, fragments: Fragments | None) -> Iterator[None]:
     """Say what it means that a cluster does not answer."""
     from distributed.comm.core import CommClosedError
 
+    # Now: a client whose scheduler is gone does not know any more where that was.
+    where = getattr(getattr(client, "scheduler", None), "address", "its address")
     try:
         yield
     except (CancelledError, asyncio.CancelledError, CommClosedError, TimeoutError) as error:
-        where = client.scheduler.address if client.scheduler is not None else "its address"
         raise ClusterError(
             f"the cluster at {where} answers no more, or the sweep's tasks were cancelled there "
             f"({type(error).__name__}); {_kept(fragments)}. Start it again, connect to it, and "

@@ -1,4 +1,4 @@
-"""What a sweep does before its first cell, and while an engine computes them."""
+"""Steps of a sweep before its first cell, and while an engine computes the cells."""
 
 from __future__ import annotations
 

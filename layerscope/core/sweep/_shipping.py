@@ -56,7 +56,7 @@ class Shipment:
 
 @dataclass
 class Layout:
-    """What its first pass told whoever planned the sweep: all others are to see the same.
+    """Order and outputs that the first pass of whoever planned the sweep told, for all others.
 
     Attributes
     ----------

@@ -63,7 +63,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a tile gave.
+    """Results of a tile.
 
     Attributes
     ----------
