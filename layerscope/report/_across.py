@@ -19,7 +19,7 @@ _MOST_NAMED = 3
 
 
 class Across(NamedTuple):
-    """What the parts of one result say together."""
+    """Sections on what the parts of one result say together."""
 
     name: str
     sentences: list[str]
