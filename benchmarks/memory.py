@@ -19,8 +19,8 @@ once with one that compares with the unperturbed network, whose logits are then 
 should stay below twice the plain forward. With as many blocks as SmolLM2 has (``--blocks 30``) more
 is remembered; the logits are the same.
 
-With ``--whole`` the sweep has the row ``fullmodel``, which perturbs all layers at once and adds what
-a second network takes, and a tensor.
+With ``--whole`` the sweep has the row ``fullmodel``, which perturbs all layers at once and adds
+what a second network takes, and a tensor.
 """
 
 from __future__ import annotations
