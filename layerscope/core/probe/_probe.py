@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -131,9 +131,12 @@ class Probe(Undo):
         LayerscopeError
         """
         steadiness.require_steady(self.subject, self.recorder, first)
+        self._settle()
 
     def fit(self, *, twice: bool = False) -> tuple[Tensor, Any]:
         """Find out from the first batch how outputs are read, and in which order modules run.
+
+        Before that `require_steady`, unless that is known.
 
         Parameters
         ----------
@@ -150,14 +153,21 @@ class Probe(Undo):
         DataError
             If the network can't take the batch.
         LayerscopeError
-            If it does not repeat itself.
+            If it does not repeat itself, or is not steady.
         OptionError
             If a metric changes what it is handed.
         """
         inputs, targets = self.subject.data.first
+        alone = len(self.subject.data.lengths) == 1
+        if not self.subject.steady and not alone:
+            self.require_steady()
         with explain_mismatch(inputs):
             once = self.recorder.watch(partial(self.subject.call, inputs))
         self._watched = True
+        if not self.subject.steady and self.recorder.refusal:
+            # The log of a pass shows all that it writes to, if there is one.
+            steadiness.require_unwritten(self.subject)
+        self._settle()
         self._memory.fit(once.nbytes)
         if twice:
             steadiness.require_same(*(self.plain(self._first_call()) for _ in range(2)))
@@ -165,6 +175,9 @@ class Probe(Undo):
         outputs = self.subject.output.classes_last(once)
         metrics.check_in_place(self.subject.metrics, outputs, targets)
         return outputs, targets
+
+    def _settle(self) -> None:
+        self.subject = replace(self.subject, steady=True)
 
     def in_order(self, rows: Sequence[Layer]) -> list[Layer]:
         """Sort rows as they are executed, the whole network last."""

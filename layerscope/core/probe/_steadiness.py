@@ -16,7 +16,7 @@ from layerscope.core.reuse import Recorder
 from layerscope.core.running import explain_mismatch
 from layerscope.errors import LayerscopeError
 
-__all__ = ["refuse_carried", "require_same", "require_steady"]
+__all__ = ["refuse_carried", "require_same", "require_steady", "require_unwritten"]
 
 
 def require_steady(
@@ -45,14 +45,36 @@ def require_steady(
         changed = [name for name, mark in marks(own).items() if mark != before[name]]
     finally:
         _repair(subject, own, before)
-    if changed or differs:
-        how = f"writes to its weights ({changed[0]})" if changed else "keeps something of a batch"
-        raise LayerscopeError(
-            f"the network {how} in evaluation mode, and answers otherwise afterwards, as with a "
-            "layer that initialises itself from the first batch; so a value would hang on the "
-            "order of the batches. Run a batch through it before its checkpoints are saved, and "
-            "before the sweep."
-        )
+    _refuse(changed, differs=differs)
+
+
+def require_unwritten(subject: Subject) -> None:
+    """Refuse a network whose weights are no longer those of its checkpoint, after its first pass.
+
+    Raises
+    ------
+    LayerscopeError
+    """
+    own = dict(subject.model.named_parameters())
+    changed = []
+    for name, parameter in own.items():
+        stored = torch.empty_like(parameter).copy_(subject.trained([name])[name])
+        if marks({name: stored}) != marks({name: parameter}):
+            changed.append(name)
+            parameter.detach().copy_(stored)
+    _refuse(changed)
+
+
+def _refuse(changed: Sequence[str], *, differs: bool = False) -> None:
+    if not changed and not differs:
+        return
+    how = f"writes to its weights ({changed[0]})" if changed else "keeps something of a batch"
+    raise LayerscopeError(
+        f"the network {how} in evaluation mode, and answers otherwise afterwards, as with a "
+        "layer that initialises itself from the first batch; so a value would hang on the "
+        "order of the batches. Run a batch through it before its checkpoints are saved, and "
+        "before the sweep."
+    )
 
 
 def refuse_carried(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Subject:
     device: torch.device
     dtype: torch.dtype | None = None
     output: OutputFinder = field(default_factory=OutputFinder)
+    steady: bool = False
     alone: bool = False
 
     @classmethod
@@ -141,12 +142,28 @@ def _reader(
 ) -> Callable[[Any, Any], batches.BatchReader]:
     """Make what finds out from the first batch how all are to be read for a network."""
 
-    def run(within: nn.Module, inputs: Any) -> Any:
-        # Only where it is asked, which it is about tokens alone.
+    def read(inputs: Any, targets: Any) -> batches.BatchReader:
         with Undo() as undo, undo:
-            undo.enter(devices.NoGradients())
-            undo.enter(borrowed(model, device, "a sweep or a Session"))
-            with explain_mismatch(inputs):
-                return _run(within, inputs, device, dtype)
+            # Only where it is asked, which it is about tokens alone; and once for all questions.
+            lend = cache(lambda: undo.enter(_Lent(model, device)))
 
-    return lambda inputs, targets: infer_reader(model, run, inputs, targets, wanted)
+            def run(within: nn.Module, inputs: Any) -> Any:
+                lend()
+                with explain_mismatch(inputs):
+                    return _run(within, inputs, device, dtype)
+
+            return infer_reader(model, run, inputs, targets, wanted)
+
+    return read
+
+
+class _Lent(Undo):
+    """A network that is asked how batches are to be read."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self._model, self._device = model, device
+
+    def begin(self) -> None:
+        self.enter(devices.NoGradients())
+        self.enter(borrowed(self._model, self._device, "a sweep or a Session"))

@@ -151,7 +151,6 @@ class Session:
             undo.add(self._unless_open)
             undo.enter(devices.NoGradients())
             self._probe = self._undo.enter(Probe(self.subject, "an open Session", keeps=True))
-            self._probe.require_steady()
             self._probe.fit(twice=True)
             # From the last, since they cost the least memory and save the most time.
             zero = perturb.zero()

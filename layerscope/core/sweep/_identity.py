@@ -26,6 +26,7 @@ from layerscope.base.fingerprints import Fingerprint, fingerprint, is_library
 from layerscope.base.tensors import tied_names, update_digest as data_digest
 from layerscope.base.undoing import Undo
 from layerscope.core import metrics
+from layerscope.core.checkpoints import Series
 from layerscope.core.measures import MEASURES
 from layerscope.core.perturb import Perturbation
 from layerscope.core.probe import Probe, Subject
@@ -47,7 +48,9 @@ _PASSING = {"training", "_is_full_backward_hook", "_compiled_call_impl", "_is_hf
 _USED = ("forward", "__call__", "__getattr__", "reset_parameters", "init_weights", "initializers")
 
 
-def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any]:
+def identify(
+    plan: Plan, fresh: Callable[[], nn.Module] | None, *, compared: bool = True
+) -> dict[str, Any]:
     """Describe a sweep in plain values, the same in every process for the same call.
 
     Parameters
@@ -55,6 +58,9 @@ def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any
     plan : Plan
     fresh : callable, optional
         What makes a freshly initialised network.
+    compared : bool
+        False leaves out what takes long and is only there to tell sweeps apart: digests of
+        checkpoints, and what the network says of a few inputs.
     """
     subject, perturbations = plan.subject, plan.grid.perturbations
     known = _known(subject.model)
@@ -68,13 +74,13 @@ def identify(plan: Plan, fresh: Callable[[], nn.Module] | None) -> dict[str, Any
     made = Fingerprint(fresh, known)
     said["fresh="] = made
     measured = {m.name: _code(said.get(f"the measure {m.name!r}")) for m in plan.measures}
-    return _plain_values(plan) | {
+    return _plain_values(plan, compared=compared) | {
         **({"measures": measured} if measured else {}),
         "metric_code": code,
         "perturbation_settings": {name: told for name, told in settings.items() if told},
         "fresh": made.sha256 if fresh else "",
         "arithmetic": devices.arithmetic(subject.device),
-        **_network(subject, known),
+        **(_network(subject, known) if compared else {}),
         "not_described": _opaque(said),
     }
 
@@ -84,10 +90,10 @@ def _code(own: Fingerprint | None) -> str:
     return "" if own is None else own.sha256
 
 
-def _plain_values(plan: Plan) -> dict[str, Any]:
+def _plain_values(plan: Plan, *, compared: bool) -> dict[str, Any]:
     """Describe a sweep as far as it can be without running the network."""
     rows, perturbations = plan.grid.rows, plan.grid.perturbations
-    return _environment(plan.subject) | {
+    return _environment(plan.subject, compared=compared) | {
         "layers": sorted(row.name for row in rows),
         # Two sweeps may give one name to different groups.
         "groups": {
@@ -109,7 +115,7 @@ def _plain_values(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _environment(subject: Subject) -> dict[str, Any]:
+def _environment(subject: Subject, *, compared: bool) -> dict[str, Any]:
     model, data = subject.model, subject.data
     return {
         "layerscope": __version__,
@@ -124,7 +130,7 @@ def _environment(subject: Subject) -> dict[str, Any]:
             "dtypes": sorted({str(p.dtype) for p in model.parameters()}),
             **_attention(model),
         },
-        **_weights(subject.series.digests()),
+        **_weights(_digests(subject.series, compared=compared)),
         "data": {
             "name": data.name,
             "examples": data.count,
@@ -152,6 +158,11 @@ def _attention(model: nn.Module) -> dict[str, str]:
     """Say how a network of transformers computes attention, each way to other last bits."""
     said = getattr(getattr(model, "config", None), "_attn_implementation", None)
     return {"attention": said} if isinstance(said, str) else {}
+
+
+def _digests(series: Series, *, compared: bool) -> Mapping[int, str]:
+    """Take the digests of checkpoints; nobody's but those of a network that came alone are told."""
+    return series.digests() if compared or not series.epochs else dict.fromkeys(series.epochs, "")
 
 
 def _weights(digests: Mapping[int, str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,8 +53,6 @@ class SingleSweep:
     Attributes
     ----------
     plan : Plan
-    identity : dict
-        Everything that its values depend on, in plain values.
     """
 
     def __init__(
@@ -66,12 +66,26 @@ class SingleSweep:
         began: float | None = None,
     ) -> None:
         self.plan = plan
-        self._batch_size, self._fresh = batch_size, fresh
-        self.identity = identify(plan, fresh) | {"batch_size": batch_size}
-        self._mark = {IDENTITY: digest(self.identity), "call": dict(call)}
+        self._batch_size, self._fresh, self._call = batch_size, fresh, dict(call)
         self._folder = folder
         self._store: Store | None = None
         self._began = began or 0.0
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that its values depend on, in plain values, as far as anybody compares it."""
+        kept = self._folder is not None
+        found = identify(self.plan, self._fresh, compared=kept) | {"batch_size": self._batch_size}
+        if kept:
+            self._settle()
+        return found
+
+    @property
+    def _compared(self) -> dict[str, Any]:
+        """Everything that its values depend on, for workers to compare with what they have."""
+        if self._folder is not None:
+            return self.identity
+        return identify(self.plan, self._fresh) | {"batch_size": self._batch_size}
 
     @property
     def size(self) -> int:
@@ -82,6 +96,14 @@ class SingleSweep:
     def not_described(self) -> list[str]:
         """List what can't be described, where that matters: it may change in a folder unnoticed."""
         return list(self.identity["not_described"]) if self._folder is not None else []
+
+    def _settle(self) -> None:
+        """Note that the network was found to answer each batch for itself."""
+        self.plan = replace(self.plan, subject=replace(self.plan.subject, steady=True))
+
+    @property
+    def _mark(self) -> dict[str, Any]:
+        return {IDENTITY: digest(self.identity), "call": self._call}
 
     def open(self) -> SingleSweep:
         """Open its folder.
@@ -112,6 +134,7 @@ class SingleSweep:
             metrics.measure(
                 self.plan.subject.metrics, outputs, self.plan.subject.data.first[1], outputs
             )
+        self._settle()
 
     def run(
         self,
@@ -145,7 +168,7 @@ class SingleSweep:
         client: Client | None,
     ) -> tuple[SweepState, Parts | None]:
         store = self._store
-        cluster = None if client is None else Cluster(client, self.identity, self._fresh)
+        cluster = None if client is None else Cluster(client, self._compared, self._fresh)
         while True:
             try:
                 parts = store.parts(self.plan.subject.data.size) if store is not None else None
