@@ -82,7 +82,7 @@ def timed(case: Case, client: Client | None = None) -> tuple[float, Any]:
 def by_workers(case: Case, workers: int) -> tuple[float, Any, float]:
     """Sweep on so many workers; seconds, what came out, and seconds of an empty task."""
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         client.wait_for_workers(workers)

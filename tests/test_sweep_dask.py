@@ -490,7 +490,7 @@ def _all_added(self):
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers of one thread each."""
-    options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": None}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": None}
     with distributed.LocalCluster(n_workers=2, **options) as made:
         yield made
 
@@ -665,7 +665,7 @@ def test_one_two_and_four_workers(rule, tmp_path):
 @pytest.mark.slow
 def test_threads_of_a_worker_do_not_share_a_network():
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=None) as made,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=":0") as made,
         distributed.Client(made) as client,
     ):
         xr.testing.assert_equal(sweep(client), sweep())

@@ -57,7 +57,7 @@ def connect(where: str | None) -> Iterator[Client | None]:
             distributed.LocalCluster(
                 n_workers=int(local[1]),
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address=":0",
                 preload=[_DEAF],
             ) as cluster,
             distributed.Client(cluster) as client,
