@@ -74,6 +74,43 @@ def test_failures_are_told_with_cell_and_message_and_the_others_go_on(seen, tmp_
     assert (shared == {"-"}) == (jobs == 1), "several at once share the cores"
 
 
+@pytest.mark.slow
+def test_experiments_run_on_the_workers_of_a_cluster(seen, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="dask is not installed")
+    order: list[str] = []
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        outcomes = batch.run_all(
+            "smoke",
+            names=NAMES,
+            out=tmp_path / "runs",
+            device="cpu",
+            started=order.append,
+            ended=lambda outcome: order.append(f"{outcome.name} ended"),
+            client=client,
+        )
+
+        def stop(_):
+            raise KeyboardInterrupt
+
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            batch.run_all("smoke", names=["joint", "mixer"], ended=stop, client=client)
+        assert time.monotonic() - began < 60
+        # The cluster is free for the next.
+        assert client.submit(abs, -3).result(timeout=30) == 3
+    fine, failed, killed, before = outcomes
+    assert (fine.error, fine.reused, before.reused) == ("", False, True)
+    assert failed.error.startswith("cell 5 of 03_vgg_cifar10.ipynb failed: ValueError")
+    assert killed.error == "its process ended with status -9"
+    assert {*NAMES, *(f"{name} ended" for name in NAMES)} == set(order)
+    lines = seen.read_text().splitlines()
+    given = f"--scale smoke --out {tmp_path / 'runs'} --device cpu"
+    assert {line.rsplit(" ", 1)[0] for line in lines} >= {f"{name} {given}" for name in NAMES}
+
+
 @pytest.mark.usefixtures("seen")
 def test_ctrl_c_stops_what_runs():
     def stop(_):
@@ -118,6 +155,7 @@ def test_the_command_shows_the_plan_first_and_the_failures_last(monkeypatch, cap
     [
         ([], "the name of one experiment, or --all"),
         (["--all", "joint"], "the name of one experiment, or --all"),
+        (["joint", "--dask", "local:2"], "--dask spreads whole experiments, so it goes with --all"),
         (["--all", "--seeds", "2"], "leave them out with --all"),
         (["--all", "-p", "lr=0.1"], "leave them out with --all"),
     ],

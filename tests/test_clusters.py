@@ -21,6 +21,9 @@ from layerscope.zoo import models
 
 pytest.importorskip("distributed", reason="dask is not installed")
 
+# Of Dask's dashboard, where another cluster runs on this machine.
+pytestmark = pytest.mark.filterwarnings("ignore:Port 8787 is already in use")
+
 DOCS = Path(__file__).parents[1] / "docs" / "clusters.md"
 
 SBATCH = """#!/bin/bash

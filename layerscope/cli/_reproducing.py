@@ -20,6 +20,13 @@ def add_reproduce(commands: Any) -> None:
     parser.add_argument("--all", action="store_true", help="every experiment, by a plan")
     parser.add_argument("--jobs", type=int, default=1, help="with --all: how many at once")
     parser.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="with --all: have experiments run by the workers of a Dask cluster, one by each at a "
+        "time: local:N for N processes of this machine, or the address of a scheduler, such as "
+        "tcp://10.0.0.1:8786, whose workers see the same folders",
+    )
+    parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -45,8 +52,16 @@ def _run_reproduce(options: argparse.Namespace) -> None:
     if options.all == (options.name is not None):
         raise OptionError("give the name of one experiment, or --all.")
     if options.all:
-        _run_all(options)
+        from layerscope.core import sweep as engine
+
+        with engine.connect(options.dask) as client:
+            _run_all(options, client)
         return
+    if options.dask is not None:
+        raise OptionError(
+            "--dask spreads whole experiments, so it goes with --all; one experiment runs on one "
+            "machine, and its sweeps alone are spread by layerscope sweep … --dask."
+        )
     from layerscope.paper import reproduce
 
     done = reproduce.run(
@@ -80,7 +95,7 @@ def _tell(summary: dict[str, Any] | None) -> None:
     show(table)
 
 
-def _run_all(options: argparse.Namespace) -> None:
+def _run_all(options: argparse.Namespace, client: Any = None) -> None:
     from layerscope.paper import batch
 
     if options.seeds is not None or options.parameters:
@@ -90,8 +105,9 @@ def _run_all(options: argparse.Namespace) -> None:
     table = make_table(f"Plan, scale {options.scale}", "experiment", "minutes", "expected", "")
     for each in planned:
         add_row(table, each.name, f"{each.minutes:g}", each.expected, "there" if each.there else "")
-    open_minutes = sum(each.minutes for each in planned if not each.there) / options.jobs
-    table.caption = f"about {open_minutes:.0f} minutes with {options.jobs} at a time"
+    jobs = options.jobs if client is None else batch.workers_of(client)
+    open_minutes = sum(each.minutes for each in planned if not each.there) / jobs
+    table.caption = f"about {open_minutes:.0f} minutes with {jobs} at a time"
     show(table)
     ended: list[batch.Outcome] = []
 
@@ -110,6 +126,7 @@ def _run_all(options: argparse.Namespace) -> None:
         resume=options.resume,
         started=lambda name: print(f"{name}: started", flush=True),
         ended=report,
+        client=client,
     )
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:

@@ -17,17 +17,27 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from layerscope.base.extras import extra
 from layerscope.errors import OptionError, choose
 from layerscope.paper import experiments, reproduce
 
-__all__ = ["Outcome", "Task", "plan", "run_all"]
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["Outcome", "Task", "plan", "run_all", "workers_of"]
 
 _COMMAND = (sys.executable, "-m", "layerscope.cli", "reproduce")
+_LOOK_EVERY_S = 1.0
+
+_Ended = tuple[int, str, str]
+"""Status, output and complaints of a process that has ended."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ def run_all(
     resume: bool = True,
     started: Callable[[str], object] | None = None,
     ended: Callable[[Outcome], object] | None = None,
+    client: Client | None = None,
 ) -> list[Outcome]:
     """Run experiments; those that fail don't keep the others from running.
 
@@ -130,6 +141,9 @@ def run_all(
     started, ended : callable
         Called with the name when an experiment starts, and with its outcome when it ends; one
         call at a time.
+    client : distributed.Client, optional
+        Have the experiments run by the workers of a Dask cluster, one by each at a time, whatever
+        `jobs` says. All of them must see `out` and `data_root` under the same paths.
 
     Returns
     -------
@@ -145,35 +159,42 @@ def run_all(
     """
     if jobs < 1:
         raise OptionError(f"jobs is {jobs}; at least one experiment must run at a time.")
-    options = ["--scale", scale, "--out", os.fspath(out), "--device", device]
-    options += [] if data_root is None else ["--data-root", os.fspath(data_root)]
+    # Workers may stand in other folders than this process.
+    place = (lambda path: os.fspath(Path(path).resolve())) if client is not None else os.fspath
+    options = ["--scale", scale, "--out", place(out), "--device", device]
+    options += [] if data_root is None else ["--data-root", place(data_root)]
     options += [] if resume else ["--no-resume"]
-    processes = _Processes(options, _environment(jobs), started, ended)
+    runs: _Runs
+    if client is None:
+        runs = _Processes(options, _environment(jobs), started, ended)
+    else:
+        runs, jobs = _Cluster(client, options, started, ended), workers_of(client)
     names = [task.name for task in plan(scale, names=names, out=out)]
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(processes.run, name) for name in names]
+        futures = [pool.submit(runs.run, name) for name in names]
         try:
             return [future.result() for future in futures]
         except BaseException:
-            processes.stop()
+            runs.stop()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-class _Processes:
-    """The processes that are running."""
+def workers_of(client: Client) -> int:
+    """Count the workers of a cluster: so many experiments run at a time."""
+    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+
+
+class _Runs:
+    """Experiments that are running, wherever they do."""
 
     def __init__(
         self,
-        options: Sequence[str],
-        environment: dict[str, str],
         started: Callable[[str], object] | None,
         ended: Callable[[Outcome], object] | None,
     ) -> None:
-        self.options, self.environment = options, environment
         self.started, self.ended = started, ended
         self.lock = threading.Lock()
-        self.processes: set[subprocess.Popen[str]] = set()
         self.stopped = False
 
     def run(self, name: str) -> Outcome:
@@ -182,36 +203,122 @@ class _Processes:
         with self.lock:
             if self.stopped:
                 return Outcome(name, "not started", 0.0, False)
-            process = subprocess.Popen(  # noqa: S603 - our own command, its parts checked
-                [*_COMMAND, name, *self.options],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=self.environment,
-                text=True,
-            )
-            self.processes.add(process)
+            wait = self.start(name)
             if self.started:
                 self.started(name)
-        said, complaint = process.communicate()
-        error = _complaint(process.returncode, complaint)
-        outcome = Outcome(
-            name,
-            error,
-            round(time.monotonic() - began, 1),
-            not error and said.startswith("finished before"),
-        )
+        code, said, complaint = wait()
+        error = _complaint(code, complaint)
+        spent = round(time.monotonic() - began, 1)
+        outcome = Outcome(name, error, spent, not error and said.startswith("finished before"))
         with self.lock:
-            self.processes.discard(process)
             if self.ended and not self.stopped:
                 self.ended(outcome)
         return outcome
+
+    def start(self, name: str) -> Callable[[], _Ended]:
+        """Start one; return what waits until it has ended."""
+        raise NotImplementedError
 
     def stop(self) -> None:
         """End what runs; what is recorded of it stays."""
         with self.lock:
             self.stopped = True
-            for process in self.processes:
-                process.terminate()
+            self.end()
+
+    def end(self) -> None:
+        """End what runs."""
+        raise NotImplementedError
+
+
+class _Processes(_Runs):
+    """Experiments as processes of this machine."""
+
+    def __init__(
+        self,
+        options: Sequence[str],
+        environment: dict[str, str],
+        started: Callable[[str], object] | None,
+        ended: Callable[[Outcome], object] | None,
+    ) -> None:
+        super().__init__(started, ended)
+        self.options, self.environment = options, environment
+        self.processes: set[subprocess.Popen[str]] = set()
+
+    def start(self, name: str) -> Callable[[], _Ended]:
+        process = _opened([*_COMMAND, name, *self.options], self.environment)
+        self.processes.add(process)
+
+        def wait() -> _Ended:
+            said, complaint = process.communicate()
+            with self.lock:
+                self.processes.discard(process)
+            return process.returncode, said, complaint
+
+        return wait
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.terminate()
+
+
+class _Cluster(_Runs):
+    """Experiments as tasks of a Dask cluster, each in a process of its own beside the worker."""
+
+    def __init__(
+        self,
+        client: Client,
+        options: Sequence[str],
+        started: Callable[[str], object] | None,
+        ended: Callable[[Outcome], object] | None,
+    ) -> None:
+        super().__init__(started, ended)
+        with extra("dask", "running experiments on a cluster"):
+            from distributed import Event
+        self.client, self.options = client, options
+        name = f"layerscope-{uuid.uuid4().hex}"
+        self.over = Event(name, client=client)
+
+    def start(self, name: str) -> Callable[[], _Ended]:
+        words = [*_COMMAND[1:], name, *self.options]
+        key = f"layerscope-{name}-{uuid.uuid4().hex}"
+        future = self.client.submit(_beside, words, self.over.name, key=key, pure=False)
+
+        def wait() -> _Ended:
+            try:
+                found: _Ended = future.result()
+            except Exception as error:  # noqa: BLE001 - such as a worker that was killed
+                return 1, "", f"its worker gave nothing back: {error!r}"
+            return found
+
+        return wait
+
+    def end(self) -> None:
+        self.over.set()
+
+
+def _beside(words: Sequence[str], over: str) -> _Ended:
+    """Run the command beside the worker that this is called on, until it ends or all is over."""
+    from distributed import Event
+
+    stop = Event(over)
+    process = _opened([sys.executable, *words], dict(os.environ))
+    try:
+        while True:
+            try:
+                said, complaint = process.communicate(timeout=_LOOK_EVERY_S)
+            except subprocess.TimeoutExpired:
+                if stop.is_set():
+                    process.terminate()
+            else:
+                return process.returncode, said, complaint
+    finally:
+        process.kill()
+
+
+def _opened(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - our own command, its parts checked
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    )
 
 
 def _complaint(code: int, text: str) -> str:
