@@ -388,6 +388,8 @@ def join_reuse(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         joined["plain_modules"] |= one["plain_modules"]
         joined["plain_groups"] |= one["plain_groups"]
         joined["refusal"] = joined["refusal"] or one["refusal"]
+        for name in one.keys() - {"passes", "plain_modules", "plain_groups", "refusal"}:
+            joined[name] = max(joined.get(name, 0), one[name])  # bytes, of each process its own
     return joined
 
 
