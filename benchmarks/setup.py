@@ -118,7 +118,7 @@ class Counts:
 def counting(batch: int, row: int) -> Iterator[Counts]:
     """Count while it lasts."""
     counts = Counts(batch, row)
-    ask = Probe.ask
+    ask = Probe.ask_each
 
     def noting(owner: Any, name: str, note: Callable[..., object]) -> None:
         """Tell of every call that came through what it was given and what it gave."""
@@ -156,7 +156,7 @@ def counting(batch: int, row: int) -> Iterator[Counts]:
         for fill in ("normal_", "uniform_", "kaiming_uniform_", "trunc_normal_"):
             noting(nn.init, fill, drawn)
         noting(torch.Tensor, "normal_", drawn)
-        stack.enter_context(mock.patch.object(Probe, "ask", asked))
+        stack.enter_context(mock.patch.object(Probe, "ask_each", asked))
         yield counts
 
 
@@ -208,7 +208,7 @@ def timing(counts: Counts) -> Iterator[None]:
         (Probe, "require_steady", "steadiness"),
         (Probe, "fit", "first pass"),
         (Probe, "see", "watching and recording"),
-        (Probe, "ask", "cells"),
+        (Probe, "ask_each", "cells"),
         (CellTensors, "of", "weights of cells"),
     ]
     with ExitStack() as stack:
