@@ -78,9 +78,13 @@ def same_threads(client: Client | None) -> Iterator[None]:
     before = torch.get_num_threads()
     with explained(client, None):
         found = client.submit(worker.threads, pure=False).result()
+    import dask
+
     torch.set_num_threads(found)
     try:
-        yield
+        # Else xarray asks the cluster for a lock to write a file, also one that is gone.
+        with dask.config.set(scheduler="threads"):
+            yield
     finally:
         torch.set_num_threads(before)
 
