@@ -182,8 +182,8 @@ DRAWN = {
     "agreement": lambda ds: plots.agreement(with_measure(ds), "depth", "certainty"),
 }
 NO_FIGURES = {"FORMULAS", "embed", "library", "save", "show"}
-# Of ranges of blocks, of several trained networks, of the way to another: see tests of their own.
-OF_OTHER_DATASETS = {"barriers", "emergence", "triangle"}
+# Of ranges of blocks, several trained networks or tasks, the way to another: see tests of their own.
+OF_OTHER_DATASETS = {"barriers", "emergence", "rankings", "tasks", "triangle"}
 
 
 def per_run(ds):
