@@ -182,7 +182,7 @@ DRAWN = {
     "agreement": lambda ds: plots.agreement(with_measure(ds), "depth", "certainty"),
 }
 NO_FIGURES = {"FORMULAS", "embed", "library", "save", "show"}
-# Of ranges of blocks, several trained networks or tasks, the way to another: see tests of their own.
+# Of ranges of blocks, several trained networks or tasks, the way to another: they have own tests.
 OF_OTHER_DATASETS = {"barriers", "emergence", "rankings", "tasks", "triangle"}
 
 

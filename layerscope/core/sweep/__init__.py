@@ -223,7 +223,7 @@ def sweep(
     Raises
     ------
     CheckpointError
-        If a checkpoint is damaged, does not fit the network, or holds NaN.
+        If a checkpoint is damaged, does not fit the network, or holds NaN in a row that is swept.
     ClusterError
         If the cluster does not answer any more, a worker would compute something else, or a cell
         kills whatever worker computes it.
