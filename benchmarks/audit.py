@@ -18,7 +18,8 @@ other start
 other run
     A checkpoint in the middle is that of the second run.
 first shard, middle shard
-    A third of the tensors, by name, is of the second run, at the first checkpoint or in the middle.
+    A third of the tensors, in the order of the file, is of the second run, at the first checkpoint
+    or in the middle. Counters of BatchNorm come first: of a ResNet only small weights are in it.
 shard copied
     A third of the tensors of a checkpoint in the middle is that of the last.
 damaged

@@ -146,6 +146,43 @@ def test_a_shard_of_another_run(epoch):
     assert epoch in found.epochs
 
 
+def few_of_576(series, seed=0):
+    """The series with five tensors more, each too small to tell a foreign one by itself."""
+    generator = torch.Generator().manual_seed(seed)
+    for at in range(5):
+        value = torch.randn(24, 24, generator=generator)
+        for state in series.values():
+            state[f"small.{at}"] = value.clone()
+            value += 0.1 * torch.randn(24, 24, generator=generator)
+    return series
+
+
+@pytest.mark.parametrize("epoch", [0, 5])
+@pytest.mark.parametrize(("planted", "told"), [(5, True), (2, False)])
+def test_small_tensors_of_another_run_are_told_together(epoch, planted, told):
+    series, other = few_of_576(walk()), few_of_576(walk(), seed=1)
+    names = tuple(f"small.{at}" for at in range(planted))
+    series[epoch] |= {name: other[epoch][name] for name in names}
+    # Two of them have 1,152 elements: chance alone reaches 4/√1152 = 0.12 of what was left.
+    found = [(f.kind, f.tensors) for f in faults(series)]
+    assert found == ([("foreign", names)] if told else [])
+
+
+def test_small_tensors_in_which_a_little_is_left_are_of_one_run():
+    series = few_of_576(walk())
+    generator = torch.Generator().manual_seed(2)
+    for name in (f"small.{at}" for at in range(5)):
+        start = series[0][name] - series[0][name].mean()
+        new = torch.randn(24, 24, generator=generator)
+        new -= (new * start).sum() / start.square().sum() * start
+        for epoch in range(1, 6):
+            series[epoch][name] += 0.12 * start + new - start
+    found = checkpoints.audit(series, show_progress=False)
+    left = found.dataset.cosine_before.sel(epoch=1)[-5:]
+    assert (left < 4 / 24).all()  # within chance of each of them, but not, at 0.07, of all
+    assert found.faults == []
+
+
 def test_two_runs_in_one_series():
     found = only(walk() | {e: s for e, s in walk(seed=1).items() if e > 2})
     assert (found.kind, found.epochs) == ("foreign", (0, 1, 2))

@@ -3,7 +3,7 @@
 How much is left of θᵃ in θᵇ is the projection ⟨θᵃ, θᵇ⟩ / ‖θᵃ‖², each less its mean: 1 as long as
 training adds something independent, exp(−rate · decay · steps) under weight decay, and 0 within
 ±‖θᵇ‖ / (‖θᵃ‖ √n) for independent draws. Where that margin is wide, as for small tensors, nothing is
-said.
+said of one alone; of several together it is as narrow as for one of all their elements.
 """
 
 from __future__ import annotations
@@ -48,14 +48,16 @@ class Links:
         like, exact = history.like_before.copy(), np.zeros(history.spread.shape, bool)
         if self._last:
             like[:, 1], exact[:, 1] = history.like_first[:, 1], True
-        self._left, margin = self._projected(like, before, history.spread, exact)
+        self._sums = self._projected(like, before, history.spread, exact)
         across = self._projected(history.like_across, before, after, np.zeros_like(exact))
-        self._before, self._across = _states(self._left, margin, _FAINT), _states(*across, _FAINT)
+        self._left, margin = _known(*self._sums)
+        self._before = _states(self._left, margin, _FAINT)
         self._faint = _states(self._left, margin, _FAINTER)
+        self._across = _states(*_known(*across), _FAINT)
 
     def decided(self, at: int) -> int:
-        """Count the tensors of which it can be told if something is left from before, or after."""
-        return int((self._before[:-1, max(at, 1)] != 0).sum())
+        """Count the tensors that `breaks` can name at a place, or that leave something there."""
+        return int((self._faint[:-1, max(at, 1)] != 0).sum())
 
     def breaks(self, rows: Sequence[int]) -> dict[tuple[str, int], list[int]]:
         """Gather rows by what is broken at which place.
@@ -68,20 +70,42 @@ class Links:
         for at in range(self._last + 1) if self._last > 1 else ():
             inside = ("there and back", "break")
             for kind in ("start",) if at == 0 else ("end",) if at == self._last else inside:
-                hit = [row for row in rows if self._is(kind, row, at)]
+                hit = self._broken(kind, rows, at)
                 if hit:
                     found[kind, at] = hit
         return found
 
-    def _is(self, kind: str, row: int, at: int) -> bool:
+    def _broken(self, kind: str, rows: Sequence[int], at: int) -> list[int]:
         if kind == "there and back":
-            nothing = (self._faint[row, at : at + 2] == -1).all()
-            return bool(nothing and self._across[row, at] == 1)
+            return [row for row in rows if self._only_across(row, at)]
         broken = max(at, 1)
         others = {"start": (2,), "end": (at - 1,), "break": (at - 1, at + 1)}[kind]
-        if self._before[row, broken] != -1 or others[0] == 0:
-            return False
-        return all(self._lasting(row, broken, other) for other in others)
+        if others[0] == 0:
+            return []
+        lost = [
+            row
+            for row in rows
+            if self._faint[row, broken] == -1
+            and all(self._lasting(row, broken, other) for other in others)
+        ]
+        clear = [row for row in lost if self._before[row, broken] == -1]
+        small = [row for row in lost if self._before[row, broken] != -1]
+        return lost if small and self._nothing_of(small, broken) else clear
+
+    def _only_across(self, row: int, at: int) -> bool:
+        nothing = (self._faint[row, at : at + 2] == -1).all()
+        return bool(nothing and self._across[row, at] == 1)
+
+    def _nothing_of(self, rows: Sequence[int], at: int) -> bool:
+        """Judge tensors together, each too small to be judged, as if they were one.
+
+        The shards of a network may hold small tensors only. What is asked of their sum is what is
+        asked of one tensor: were a little left in each, it would stand out of the sum's margin,
+        which narrows as they grow in number.
+        """
+        dot, noise, base = (sums[rows, at] for sums in self._sums)
+        all_of_them = _known(dot.sum(), np.sqrt((noise**2).sum()), base.sum())
+        return bool(_states(*all_of_them, _FAINT) == -1)
 
     def _lasting(self, row: int, broken: int, other: int) -> bool:
         """Check that at the rate of another step something would be left after the broken one."""
@@ -91,8 +115,8 @@ class Links:
 
     def _projected(
         self, like: Floats, a: Floats, b: Floats, exact: Booleans
-    ) -> tuple[Floats, Floats]:
-        """Project each tensor, then all together; how much is left, and how well that is known."""
+    ) -> tuple[Floats, Floats, Floats]:
+        """Multiply each tensor, then all together; how far chance goes, and what all would be."""
         sizes = self._h.sizes[:, None].astype(float)
         error = np.sqrt(1 / np.maximum(sizes, 1) + np.where(exact | (sizes <= WIDTH), 0, 1 / WIDTH))
         large = (self._h.weights & (self._h.sizes >= FEW))[:, None]
@@ -100,7 +124,7 @@ class Links:
         dot, noise, base = (np.where(known, x, 0.0) for x in (like * a * b, error * a * b, a**2))
         dot, base = (np.vstack([each, each.sum(0)]) for each in (dot, base))
         noise = np.vstack([noise, np.sqrt((noise**2).sum(0))])
-        return dot / base, _SIGMAS * noise / base
+        return dot, noise, base
 
 
 class Steps:
@@ -128,6 +152,11 @@ class Steps:
         before = np.roll(history.norm, 1, axis=1)
         self.far = rows & (step > _BACK * before) & (before > 0)
         self.odd = _residuals(np.where(rows & (step > 0), np.log(step), np.nan))
+
+
+def _known(dot: Floats, noise: Floats, base: Floats) -> tuple[Floats, Floats]:
+    """Project: how much is left, and how well that is known."""
+    return dot / base, _SIGMAS * noise / base
 
 
 def _states(left: Floats, margin: Floats, faint: float) -> npt.NDArray[np.int_]:
