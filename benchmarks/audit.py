@@ -1,6 +1,6 @@
 """Whether the audit of a series finds what was planted, and nothing in sound series.
 
-    python benchmarks/audit.py [--seeds 1] [--cases NAME …] [--json FILE]
+    python benchmarks/audit.py [--seeds 1] [--cases NAME …] [--cuts] [--json FILE]
 
 Twenty short trainings, which differ in network, optimiser, rate and what is recorded when, are
 recorded and audited as they are ("alarms": findings that should not be there). Then each series is
@@ -27,6 +27,9 @@ damaged
 not a number
     It holds one NaN.
 
+With ``--cuts`` the third is cut in other ways as well, of which not all can be found: by name, from
+the end of the file, and at random; at the first checkpoint, in the middle, and at the last.
+
 "held" is the most bytes of tensors that were held at once over those of the largest tensor.
 """
 
@@ -35,6 +38,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -265,19 +269,35 @@ class Fault:
     at: int | str
 
 
-def _third(state: State, names: Sequence[str]) -> list[str]:
-    return [name for name in names[: max(2, len(names) // 3)] if name in state]
+def _place(at: int | str, steps: int) -> int:
+    return {0: 0, "middle": steps // 2, "last": steps - 1}[at]
 
 
-def _shard(at: int, other: bool) -> Callable[[list[State], list[State]], None]:
+Order = Callable[[list[str]], list[str]]
+
+
+def _shard(
+    at: int | str, other: bool, order: Order = list
+) -> Callable[[list[State], list[State]], None]:
     def plant(own: list[State], others: list[State]) -> None:
-        place = len(own) // 2 if at else 0
+        place = _place(at, len(own))
         source = others[place] if other else own[-1]
-        own[place] = own[place] | {
-            n: source[n].clone() for n in _third(own[place], list(own[place]))
-        }
+        names = order(list(own[place]))
+        third = names[: max(2, len(names) // 3)]
+        own[place] = own[place] | {n: source[n].clone() for n in third}
 
     return plant
+
+
+def _shuffled(names: list[str]) -> list[str]:
+    return random.Random(7).sample(sorted(names), len(names))
+
+
+ORDERS: dict[str, Order] = {
+    "by name": sorted,
+    "from the end": lambda names: names[::-1],
+    "at random": _shuffled,
+}
 
 
 def _replaced(at: int, source: Callable[[list[State], list[State]], State]) -> Any:
@@ -319,10 +339,18 @@ FAULTS = {
         _replaced(1, lambda own, others: others[len(own) // 2]), ("foreign", "jump"), "middle"
     ),
     "first shard": Fault(_shard(0, other=True), ("foreign", "jump"), 0),
-    "middle shard": Fault(_shard(1, other=True), ("foreign", "jump"), "middle"),
-    "shard copied": Fault(_shard(1, other=False), ("copy",), "middle"),
+    "middle shard": Fault(_shard("middle", other=True), ("foreign", "jump"), "middle"),
+    "shard copied": Fault(_shard("middle", other=False), ("copy",), "middle"),
     "damaged": Fault(_disordered, ("foreign", "jump"), "middle"),
     "not a number": Fault(_nan, ("not finite",), "middle"),
+}
+
+CUTS = {
+    f"{how}, {'first' if at == 0 else at}": Fault(
+        _shard(at, other=True, order=order), ("foreign", "jump"), at
+    )
+    for how, order in ORDERS.items()
+    for at in (0, "middle", "last")
 }
 
 
@@ -336,7 +364,7 @@ def spoilt(series: Series, other: Series, fault: Fault) -> dict[int, State]:
 def outcome(series: Series, other: Series, fault: Fault) -> str:
     """Say "." if a fault is found where it is, and nothing else."""
     found = checkpoints.audit(spoilt(series, other, fault), show_progress=False).faults
-    place = series.epochs[len(series.epochs) // 2 if fault.at else 0]
+    place = series.epochs[_place(fault.at, len(series.epochs))]
     right = [f for f in found if f.kind in fault.kinds and place in f.epochs]
     if right and len(right) == len(found):
         return "."
@@ -368,7 +396,9 @@ def counted() -> Iterator[dict[str, int]]:
         Series.read = read  # type: ignore[method-assign]
 
 
-def run(case: Case, seed: int, folder: Path) -> dict[str, Any]:
+def run(
+    case: Case, seed: int, folder: Path, faults: Mapping[str, Fault] = FAULTS
+) -> dict[str, Any]:
     """Audit one training, as it is and spoilt."""
     series = train(case, seed, folder / "own")
     other = train(case, seed + 500, folder / "other")
@@ -377,7 +407,7 @@ def run(case: Case, seed: int, folder: Path) -> dict[str, Any]:
     largest = max(t.numel() * t.element_size() for t in series.read(0).values())
     return {
         "alarms": [finding.sentence for finding in clean.faults],
-        **{name: outcome(series, other, fault) for name, fault in FAULTS.items()},
+        **{name: outcome(series, other, fault) for name, fault in faults.items()},
         "held": round(held["most"] / largest, 2),
     }
 
@@ -387,19 +417,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--cuts", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    faults = FAULTS | (CUTS if options.cuts else {})
     torch.set_num_threads(1)
     rows = []
     for name in options.cases:
         for seed in range(options.seeds):
             with tempfile.TemporaryDirectory() as folder:
-                found = run(CASES[name], seed, Path(folder))
+                found = run(CASES[name], seed, Path(folder), faults)
             rows.append({"case": name, "seed": seed, **found})
-            wrong = {fault: found[fault] for fault in FAULTS if found[fault] != "."}
+            wrong = {fault: found[fault] for fault in faults if found[fault] != "."}
             alarms, held = found["alarms"] or "none", found["held"]
             print(f"{name} ({seed}): alarms {alarms}, missed {wrong or 'none'}, held {held}")
-    hits = ", ".join(f"{fault} {sum(row[fault] == '.' for row in rows)}" for fault in FAULTS)
+    hits = ", ".join(f"{fault} {sum(row[fault] == '.' for row in rows)}" for fault in faults)
     print(
         f"{len(rows)} series, {sum(bool(row['alarms']) for row in rows)} with alarms; found {hits}"
     )

@@ -78,6 +78,10 @@ def audit(
 
     It is read tensor by tensor; of no more than two checkpoints a tensor is held at a time.
 
+    Single tensors of another run are told from some 256 elements on inside a series. At its ends,
+    where one neighbour is missing, it takes some 1,600, of one tensor or of several such together,
+    and more where weights grew; a small output layer alone may pass.
+
     Parameters
     ----------
     checkpoints : Series, mapping, or path of a folder

@@ -8,7 +8,7 @@ said of one alone; of several together it is as narrow as for one of all their e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ class Links:
         self._h = history
         self._spans = np.diff(np.array(history.epochs, float), prepend=np.nan)
         self._last = len(history.epochs) - 1
+        self._once = np.array([*_once(map(tuple, history.digest)), True])
         before, after = (np.roll(history.spread, by, axis=1) for by in (1, -1))
         like, exact = history.like_before.copy(), np.zeros(history.spread.shape, bool)
         if self._last:
@@ -103,7 +104,8 @@ class Links:
         asked of one tensor: were a little left in each, it would stand out of the sum's margin,
         which narrows as they grow in number.
         """
-        dot, noise, base = (sums[rows, at] for sums in self._sums)
+        single = [row for row in rows if self._once[row]]
+        dot, noise, base = (sums[single, at] for sums in self._sums)
         all_of_them = _known(dot.sum(), np.sqrt((noise**2).sum()), base.sum())
         return bool(_states(*all_of_them, _FAINT) == -1)
 
@@ -116,14 +118,18 @@ class Links:
     def _projected(
         self, like: Floats, a: Floats, b: Floats, exact: Booleans
     ) -> tuple[Floats, Floats, Floats]:
-        """Multiply each tensor, then all together; how far chance goes, and what all would be."""
+        """Multiply each tensor, then all together; how far chance goes, and what all would be.
+
+        Tied tensors are one: a second time they are no evidence more.
+        """
         sizes = self._h.sizes[:, None].astype(float)
         error = np.sqrt(1 / np.maximum(sizes, 1) + np.where(exact | (sizes <= WIDTH), 0, 1 / WIDTH))
         large = (self._h.weights & (self._h.sizes >= FEW))[:, None]
         known = large & np.isfinite(like) & (a > 0) & (b > 0)
         dot, noise, base = (np.where(known, x, 0.0) for x in (like * a * b, error * a * b, a**2))
-        dot, base = (np.vstack([each, each.sum(0)]) for each in (dot, base))
-        noise = np.vstack([noise, np.sqrt((noise**2).sum(0))])
+        once = self._once[:-1]
+        dot, base = (np.vstack([each, each[once].sum(0)]) for each in (dot, base))
+        noise = np.vstack([noise, np.sqrt((noise[once] ** 2).sum(0))])
         return dot, noise, base
 
 
@@ -152,6 +158,12 @@ class Steps:
         before = np.roll(history.norm, 1, axis=1)
         self.far = rows & (step > _BACK * before) & (before > 0)
         self.odd = _residuals(np.where(rows & (step > 0), np.log(step), np.nan))
+
+
+def _once(values: Iterable[Hashable]) -> list[bool]:
+    """Mark what is there for the first time."""
+    seen: dict[Hashable, int] = {}
+    return [seen.setdefault(value, at) == at for at, value in enumerate(values)]
 
 
 def _known(dot: Floats, noise: Floats, base: Floats) -> tuple[Floats, Floats]:
