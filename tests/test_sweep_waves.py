@@ -18,7 +18,7 @@ from layerscope.core.perturb import Redraw
 from layerscope.core.probe import CellTensors, Probe, Subject, _cell
 from layerscope.core.sweep._grid import Grid, rows
 from layerscope.core.sweep._plan import Plan
-from layerscope.core.sweep._tile import Part, TileHooks, compute_tile, together
+from layerscope.core.sweep._tile import Part, TileHooks, batches_together, compute_tile
 
 PAIR = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 3
 
@@ -81,7 +81,7 @@ def test_weights_that_are_not_kept_are_made_once_for_several_batches(monkeypatch
     waves, rarely, _ = tiles(8)
     some, _, _ = tiles(3, refused={(1, 0), (4, 0), (2, 1), (6, 1)})
     assert (once, often, rarely) == (1, 7, 1)
-    assert (together(small), together(large)) == (1, 7)
+    assert (batches_together(small), batches_together(large)) == (1, 7)
     assert kept.keys() == waves.keys() == some.keys() | {(1, 0), (4, 0), (2, 1), (6, 1)}
     for other in (anew, waves, some):
         for at, arrays in other.items():

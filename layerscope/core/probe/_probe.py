@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -181,17 +181,23 @@ class Probe(Undo):
 
     def in_order(self, rows: Sequence[Layer]) -> list[Layer]:
         """Sort rows as they are executed, the whole network last."""
+        place = self._places
+        parts = [row for row in rows if row.name != FULL_MODEL]
+        parts.sort(key=lambda row: min(place[leaf] for leaf in row.members))
+        return parts + [row for row in rows if row.name == FULL_MODEL]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Place of each leaf in the order of execution."""
         found, called = layers.find(self.subject.model), self.recorder.called
         if all(leaf.name in called for leaf in found):
             leaves = layers.sort_by_call(found, called)
         else:
             # With hooks, some modules call those inside them that they compute themselves without.
+            # Once alone: hooks on what a compiled network holds can't be compiled a second time.
             call = self._first_call()
             leaves = layers.execution_order(self.subject.model, found, lambda: self.plain(call))
-        place = {leaf.name: index for index, leaf in enumerate(leaves)}
-        parts = [row for row in rows if row.name != FULL_MODEL]
-        parts.sort(key=lambda row: min(place[leaf] for leaf in row.members))
-        return parts + [row for row in rows if row.name == FULL_MODEL]
+        return {leaf.name: index for index, leaf in enumerate(leaves)}
 
     def obstacles(self, ways: Iterable[tuple[str, Route]]) -> dict[tuple[str, Route], str]:
         """Say of places and routes why these can't be gone there; empty where they can."""

@@ -18,7 +18,7 @@ from layerscope.core.sweep._fragments import Fragment, Fragments, runs
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._store import FinishedElsewhere
 from layerscope.core.sweep._sums import PartResult
-from layerscope.core.sweep._tile import Part, TileHooks, compute_tile, together
+from layerscope.core.sweep._tile import Part, TileHooks, batches_together, compute_tile
 
 __all__ = ["Here"]
 
@@ -53,7 +53,7 @@ class Here:
                 time.sleep(_WAIT_S)
                 continue
             batches = enumerate(self._plan.subject.data)
-            while some := list(islice(batches, together(self._plan))):
+            while some := list(islice(batches, batches_together(self._plan))):
                 self._at(some)
                 yield
                 if fragments.finished():

@@ -20,7 +20,7 @@ from layerscope.core.reuse import Group
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._sums import PartBuilder, PartResult
 
-__all__ = ["Part", "TileHooks", "compute_tile", "together"]
+__all__ = ["Part", "TileHooks", "batches_together", "compute_tile"]
 
 _MOST = 8
 """Batches that are remembered together: with more, a cell's weights cost no more to speak of."""
@@ -95,7 +95,7 @@ def compute_tile(
         _Wave(plan, probe, first, left, parts, hooks or TileHooks()).compute(done)
 
 
-def together(plan: Plan) -> int:
+def batches_together(plan: Plan) -> int:
     """Say how many batches to hand to `compute_tile` at once.
 
     One where a cell may be settled by any of them, or where the weights of all cells are kept, so
