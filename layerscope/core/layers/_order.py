@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import nn
 
@@ -34,18 +35,21 @@ def execution_order(
     called: dict[str, int] = {}
     paths = {module: path for path, module in model.named_modules()}
 
-    def note(module: nn.Module, _: object) -> None:
-        called.setdefault(paths[module], len(called))
+    def note(path: str, _: nn.Module, __: object) -> None:
+        called.setdefault(path, len(called))
+
+    # By the path and not by the module, which the compiler of a compiled part can't look up.
+    hooks = {module: partial(note, path) for module, path in paths.items()}
 
     def forget() -> None:
-        for module in paths:
-            for key in [key for key, hook in module._forward_pre_hooks.items() if hook is note]:
+        for module, own in hooks.items():
+            for key in [key for key, hook in module._forward_pre_hooks.items() if hook is own]:
                 del module._forward_pre_hooks[key]
 
     with Undo() as undo, undo:
         undo.add(forget)
-        for module in paths:
-            module.register_forward_pre_hook(note)
+        for module, own in hooks.items():
+            module.register_forward_pre_hook(own)
         run()
 
     return sort_by_call(layers, called)

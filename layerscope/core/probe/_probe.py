@@ -194,7 +194,7 @@ class Probe(Undo):
             leaves = layers.sort_by_call(found, called)
         else:
             # With hooks, some modules call those inside them that they compute themselves without.
-            # Once alone: hooks on what a compiled network holds can't be compiled a second time.
+            # Once alone, since it takes a pass.
             call = self._first_call()
             leaves = layers.execution_order(self.subject.model, found, lambda: self.plain(call))
         return {leaf.name: index for index, leaf in enumerate(leaves)}
