@@ -545,6 +545,17 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
         data.load(tmp_path / "nowhere")
 
 
+def test_a_bare_name_of_a_file_here_is_told_how_to_write_it(tmp_path, monkeypatch):
+    (tmp_path / "code.txt").write_text("Some words.\n" * 30)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAYERSCOPE_DATA", raising=False)
+    with pytest.raises(OptionError, match=r"no data set 'code\.txt'; .* write \./code\.txt"):
+        data.load("code.txt")
+    assert data.load("./code.txt").name == "code"
+    with pytest.raises(OptionError, match="There is: mnist-5k"):
+        data.load("")
+
+
 @pytest.mark.parametrize("name", [n for n, s in data.SOURCES.items() if not s.embedded])
 def test_every_missing_set_says_how_to_get_it(tmp_path, name):
     source = data.SOURCES[name]

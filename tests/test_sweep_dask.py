@@ -385,6 +385,20 @@ def test_what_is_no_client_is_refused():
         pass
 
 
+def test_a_client_that_was_closed_is_refused(monkeypatch):
+    class Client:
+        asynchronous, status = False, "closed"
+
+    monkeypatch.setattr(distributed, "Client", Client)
+    with pytest.raises(OptionError, match=r"client is closed, .*connect again"):
+        sweep(Client())
+
+
+def test_a_scheduler_that_knows_no_workers_is_no_mistake_of_ours(here, monkeypatch):
+    monkeypatch.setattr(Here, "scheduler_info", lambda *_, **__: {})  # as where it is gone
+    xr.testing.assert_equal(sweep(here(2), decide=True), sweep(decide=True))
+
+
 def test_the_command_line_connects(trained, few_digits, tmp_path, monkeypatch):
     from layerscope.cli import _sweeping as sweeping
 

@@ -208,7 +208,7 @@ def test_globals_that_a_function_uses_are_compared(
 ):
     sweep(tmp_path, pair, **options)
     monkeypatch.setattr(place, name, value)
-    with pytest.raises(ResultError, match=r"(metric_code|perturbation_settings) differ"):
+    with pytest.raises(ResultError, match=r"(code of metrics|settings of perturbations) differ"):
         sweep(tmp_path, pair, **options)
 
 

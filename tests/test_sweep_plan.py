@@ -15,6 +15,7 @@ from layerscope import models, perturb
 from layerscope.cli import main
 from layerscope.core.checkpoints import Series
 from layerscope.core.sweep import Forecast, _estimate as estimates
+from layerscope.core.sweep._estimate import Estimate
 from layerscope.core.sweep._forecast import duration
 from layerscope.errors import OptionError
 
@@ -176,6 +177,18 @@ def test_a_plan_shows_itself():
     first = plan.workers()[0]
     assert first[0] == "1"
     assert first[1] == duration(plan.seconds())
+
+
+def test_a_plan_says_why_it_lists_no_more_workers(monkeypatch):
+    plan = sweep(plan=True)
+    monkeypatch.setattr(Estimate, "seconds", lambda _, workers=1: 100 / min(workers, 4))
+    assert [count for count, *_ in plan.workers()] == ["1", "2", "4"]
+    told = "Twice as many workers would save less than 10% of the time."
+    assert told in repr(plan)
+    assert told in plan._repr_html_()
+    monkeypatch.setattr(Estimate, "seconds", lambda _, workers=1: 100 / workers)
+    assert len(plan.workers()) == 7
+    assert told not in repr(plan) + plan._repr_html_()
 
 
 def test_a_plan_on_the_command_line(trained, few_digits, tmp_path, monkeypatch, capsys):

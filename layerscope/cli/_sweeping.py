@@ -98,7 +98,7 @@ def add_sweep(commands: Any) -> None:
     parser.add_argument(
         "--data", action="append", metavar="NAME",
         help="data set (default: the one it was trained on); several, each by a name of your own: "
-        "--data news=news --data code=code.txt; of a language model also a task of lm-eval: "
+        "--data news=news --data code=./code.txt; of a language model also a task of lm-eval: "
         "--data easy=lm-eval:arc_easy",
     )  # fmt: skip
     parser.add_argument(

@@ -66,6 +66,11 @@ def require_client(client: Any) -> Client:
         )
     if client.asynchronous:
         raise OptionError("client is asynchronous; give Client(..., asynchronous=False).")
+    if client.status in ("closing", "closed"):
+        raise OptionError(
+            "client is closed, or its scheduler was gone; connect again, such as by "
+            "Client('tcp://…'), and make the call inside of its with block."
+        )
     return client
 
 
@@ -224,7 +229,8 @@ class Workers:
         """Count the workers, once a second."""
         count, when = self._counted
         if time.monotonic() - when > 1:
-            count = len(self._client.scheduler_info(n_workers=-1)["workers"])
+            # Of a scheduler that is gone nothing is known; tasks that are lost say so themselves.
+            count = len(self._client.scheduler_info(n_workers=-1).get("workers", ()))
             self._counted = count, time.monotonic()
         return max(1, count)
 

@@ -11,6 +11,13 @@ __all__ = ["differences"]
 _OPENED = {"arithmetic", "libraries"}
 """Keys of the identity whose parts have names that a message can show."""
 
+_WORDS = {
+    "metric_code": "code of metrics",
+    "network_attributes": "attributes of the network",
+    "perturbation_settings": "settings of perturbations",
+}
+"""How a message calls keys of the identity that are no arguments of `sweep`."""
+
 _DIGEST = re.compile(r"[0-9a-f]{16,}")
 _LONGEST = 48
 
@@ -34,7 +41,7 @@ def _found(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
         if key in _OPENED and all(isinstance(each, Mapping) for each in (here, there)):
             yield from _found(here or {}, there or {})
         else:
-            yield f"{key}{_values(here, there)}"
+            yield f"{_WORDS.get(key, key)}{_values(here, there)}"
 
 
 def _values(here: Any, there: Any) -> str:

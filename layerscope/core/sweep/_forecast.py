@@ -116,6 +116,12 @@ class Forecast:
             last = seconds
         return found
 
+    def more(self) -> str:
+        """Say why the list of workers ends where it does; empty where it just ends."""
+        if len(self.workers()) == len(_WORKERS):
+            return ""
+        return f"Twice as many workers would save less than {1 - _WORTH:.0%} of the time."
+
     @property
     def _each(self) -> list[Estimate]:
         return [each for _, each in self.parts]
@@ -157,6 +163,7 @@ class Forecast:
         lines += [f"  {about:<12} {words}" for about, words in self.facts().items()]
         lines += ["", f"  {'workers':>7}  {'time':>12}  {'used':>5}  a task"]
         lines += [f"  {n:>7}  {t:>12}  {used:>5}  {tile}" for n, t, used, tile in self.workers()]
+        lines += [f"  {self.more()}"] * bool(self.more())
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
@@ -166,6 +173,7 @@ class Forecast:
                 heading=self._heading(),
                 facts=self.facts(),
                 workers=self.workers(),
+                more=self.more(),
             )
         )
 

@@ -206,6 +206,11 @@ def _source(name: str, root: str | os.PathLike[str] | None) -> tuple[Source, Pat
             return _by_content(path), path
     if own:
         raise DataError(f"there is no data set at {name}: neither such a file nor such a folder.")
+    if name and Path(name).exists():
+        raise OptionError(
+            f"there is no data set {name!r}; to take what is called so in the working folder, "
+            f"write ./{name}."
+        )
     choose(name, SOURCES, "data set")
     raise AssertionError
 
