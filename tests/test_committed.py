@@ -20,19 +20,20 @@ SAMPLE = FILES[:: max(1, len(FILES) // 6)]
     ids=[str(each.relative_to(RUNS)) for each in FILES],
 )
 def test_a_committed_dataset_opens_and_is_judged_and_drawn(path):
-    ds = results.open_dataset(path)
-    layers = stats.layer_order(ds)
-    for metric in map(str, ds["metric"].values):
-        known = results.metric(ds, metric).by_chance(0.0) is not None
-        table = stats.classify(ds, metric, critical=None if known else 1.0)
-        assert set(table["layer"]) <= set(layers)
-        assert table["verdict"].isin(["robust", "intermediate", "critical", "undecided",
-                                      "not moved", "not finite"]).all()  # fmt: skip
-        cells = plots.heatmap(ds, metric).dframe()
-        assert set(cells["layer"]) == set(layers)
-        values = stats.summary(ds, metric).set_index(["layer", "column"])["value"]
-        drawn = cells.dropna(subset="value").set_index(["layer", "column"])["value"]
-        assert drawn.to_dict() == values.dropna().to_dict()
-    page = report.page({path.stem: ds})
-    assert report.finding(ds).split(" ")[0] in page
-    assert all(layer in page for layer in layers)
+    whole = results.open_dataset(path)
+    page = report.page({path.stem: whole})
+    for ds in results.parts(whole).values():
+        layers = stats.layer_order(ds)
+        for metric in map(str, ds["metric"].values):
+            known = results.metric(ds, metric).by_chance(0.0) is not None
+            table = stats.classify(ds, metric, critical=None if known else 1.0)
+            assert set(table["layer"]) <= set(layers)
+            assert table["verdict"].isin(["robust", "intermediate", "critical", "undecided",
+                                          "not moved", "not finite"]).all()  # fmt: skip
+            cells = plots.heatmap(ds, metric).dframe()
+            assert set(cells["layer"]) == set(layers)
+            values = stats.summary(ds, metric).set_index(["layer", "column"])["value"]
+            drawn = cells.dropna(subset="value").set_index(["layer", "column"])["value"]
+            assert drawn.to_dict() == values.dropna().to_dict()
+        assert report.finding(ds).split(" ")[0] in page
+        assert all(layer in page for layer in layers)

@@ -275,6 +275,8 @@ def test_what_is_missing_can_be_caught_as_either():
 
 # Wings whose face imports them as a whole, or not at all.
 GUARDED = {"jupyter": "jupyter"}
+# Files that run behind a guard in another one: where a client was made, or in a worker.
+BEHIND = {"_cluster.py": "dask", "_connecting.py": "dask", "_worker.py": "dask", "batch.py": "dask"}
 
 
 def guards(path):
@@ -283,6 +285,8 @@ def guards(path):
     found = []
 
     def walk(node, names):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
         if isinstance(node, ast.With):
             calls = [ast.unparse(item.context_expr) for item in node.items]
             names = names | set(re.findall(r"^extra\('([\w-]+)'", "\n".join(calls), re.MULTILINE))
@@ -293,7 +297,8 @@ def guards(path):
         for child in ast.iter_child_nodes(node):
             walk(child, names)
 
-    walk(ast.parse(path.read_text(encoding="utf-8")), frozenset(filter(None, [GUARDED.get(wing)])))
+    guarded = frozenset(filter(None, [GUARDED.get(wing), BEHIND.get(path.name)]))
+    walk(ast.parse(path.read_text(encoding="utf-8")), guarded)
     return found
 
 

@@ -280,7 +280,7 @@ def test_what_a_callback_does_to_the_dataset_stays_there(pair, states, tmp_path)
 
     out = tmp_path / "out"
     ds = sweep(network(1), pair, states, callback=spoiling, out=out)
-    right = sweep(network(1), pair, states)
+    right = sweep(network(1), pair, states, out=tmp_path / "right")
     for found in (ds, layerscope.open_dataset(out / "sweep.nc")):
         assert np.array_equal(found["value"], right["value"], equal_nan=True)
         assert found.attrs.keys() == right.attrs.keys()

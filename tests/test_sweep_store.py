@@ -58,11 +58,11 @@ def test_the_same_sweep_in_another_order_of_keys_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ({**IDENTITY, "seed": 1}, "seed differ"),
+        ({**IDENTITY, "seed": 1}, r"seed \(1 here, 0 there\) differ"),
         ({**IDENTITY, "data": {"sha256": "ac", "examples": 3}}, "data differ"),
-        ({**IDENTITY, "layers": ["b", "a"], "seed": 1}, "layers, seed differ"),
+        ({**IDENTITY, "layers": ["b", "a"], "seed": 1}, r"layers, seed \(1 here, 0 there\) differ"),
         ({"seed": 0, "layers": ["a", "b"]}, "data differ"),
-        ({**IDENTITY, "epochs": [1]}, "epochs differ"),
+        ({**IDENTITY, "epochs": [1]}, r"epochs \(1 here, none there\) differ"),
     ],
 )
 def test_a_folder_of_another_sweep_is_refused_naming_what_differs(tmp_path, other, named):

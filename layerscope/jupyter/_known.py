@@ -135,11 +135,16 @@ def _names(data: Any, measured: Sequence[str | Metric] | None) -> list[Metric]:
     return metrics_.parse([brought.get(n, n) if isinstance(n, str) else n for n in names])
 
 
+def _measured_in(ds: xr.Dataset) -> list[str]:
+    """List the metrics of a Dataset; none where it is no sweep's, which is said elsewhere."""
+    return [str(name) for name in ds["metric"].values] if "metric" in ds.coords else []
+
+
 def _metric_of(
     wanted: Any, measured: Sequence[Metric], ds: xr.Dataset | None, several: bool
 ) -> str:
     """Name the metric that is shown: of those in the Dataset, else of those to be measured."""
-    names = [str(n) for n in ds["metric"].values] if ds is not None else [m.name for m in measured]
+    names = [m.name for m in measured] if ds is None else _measured_in(ds)
     # Of several tasks some may have others alone.
     wanted = None if several and str(wanted) not in names else wanted
     if ds is not None:

@@ -75,7 +75,8 @@ def load_gguf(path: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
 @contextmanager
 def _without_bar() -> Iterator[None]:
     """Let tensors be dequantised without the one bar that transformers' switch leaves on."""
-    import transformers.modeling_gguf_pytorch_utils as reading
+    with extra("huggingface", "a GGUF file"):
+        import transformers.modeling_gguf_pytorch_utils as reading
 
     module: Any = reading
     bar = getattr(module, "tqdm", None)

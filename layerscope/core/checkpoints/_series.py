@@ -290,6 +290,12 @@ class Series:
         stored = self._names.get(epoch) or {name: name for name in held}
         return {name: held[there][0] for name, there in stored.items()}
 
+    @property
+    def recorded(self) -> bool:
+        """Whether a manifest has the SHA-256 of checkpoints, as `layerscope.train` writes it."""
+        known = self.manifest.get("epochs", {})
+        return any("sha256" in known.get(str(epoch), {}) for epoch in self.epochs)
+
     def digests(self) -> dict[int, str]:
         """SHA-256 of every checkpoint, compared with the manifest where there is one.
 

@@ -110,7 +110,7 @@ class Session:
     ) -> None:
         if budget is not None:
             budget = validate.integer(budget, "budget", 0, 2**30)
-        model = layers.require_network(network_of(model))
+        model = layers.require_network(network_of(model, checkpoints))
         tasks: Mapping[str, Any] = tasks_of(model, data, metrics) or {}
         self.tasks, self.task = tuple(tasks), _chosen(task, tasks)
         measured: Mapping[Any, Any] = metrics_by_task(tasks, metrics) if tasks else {None: metrics}

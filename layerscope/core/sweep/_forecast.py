@@ -195,7 +195,7 @@ def duration(seconds: float) -> str:
     """Write a time with two digits, or as people say it.
 
     >>> duration(0.0423), duration(8.24), duration(95), duration(7260), duration(200_000)
-    ('0.042 s', '8.2 s', '1 min 35 s', '2 h 1 min', '2 d 8 h')
+    ('0.042 s', '8.2 s', '1 min 35 s', '2 h 1 min', '2 d 7 h')
     """
     if seconds < 10:
         return f"{seconds:.2g} s"

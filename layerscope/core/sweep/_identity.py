@@ -162,7 +162,9 @@ def _attention(model: nn.Module) -> dict[str, str]:
 
 def _digests(series: Series, *, compared: bool) -> Mapping[int, str]:
     """Take the digests of checkpoints; nobody's but those of a network that came alone are told."""
-    return series.digests() if compared or not series.epochs else dict.fromkeys(series.epochs, "")
+    # A series that says what its files were is held to it, whoever asks.
+    taken = compared or series.recorded or not series.epochs
+    return series.digests() if taken else dict.fromkeys(series.epochs, "")
 
 
 def _weights(digests: Mapping[int, str]) -> dict[str, Any]:
