@@ -292,7 +292,7 @@ class Series:
 
     @property
     def recorded(self) -> bool:
-        """Whether a manifest has the SHA-256 of checkpoints, as `layerscope.train` writes it."""
+        """True where a manifest has the SHA-256 of checkpoints, as `layerscope.train` writes it."""
         known = self.manifest.get("epochs", {})
         return any("sha256" in known.get(str(epoch), {}) for epoch in self.epochs)
 
