@@ -82,7 +82,7 @@ def agreement(
     """
     chosen: dict[str, Any] = {"perturbation": perturbation, "epoch": epoch}
     table = _with_hover(ds, stats.effects(ds, measure, metric, **chosen), measure)
-    found = stats.agreement(ds, measure, metric, **chosen, repeats=400).set_index("statistic")
+    found = stats.agreement(ds, measure, metric, **chosen).set_index("statistic")
     info = results.measure(ds, measure)
     words = results.perturbation(ds, table.attrs["perturbation"]).words_at(table.attrs["epoch"])
     heading = f"{info.label} against the effect of a layer {words}\n{_words(found)}"
