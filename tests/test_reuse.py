@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import gc
 import random
+import threading
 import warnings
 import weakref
 
@@ -944,6 +945,28 @@ def test_what_cannot_be_watched_is_refused(function, reason):
         recorder.record(lambda: model(x), [Group.of("b")])
     random.setstate(state)
     assert reason in recorder.refusal
+
+
+def test_random_numbers_of_another_thread_are_not_taken_for_the_networks():
+    done = threading.Event()
+    threading.Thread(target=done.wait).start()
+    drawn = []
+
+    def function(network, x):
+        if not drawn:
+            other = threading.Thread(target=lambda: drawn.append(random.random()))
+            other.start()
+            other.join()
+        return network.b(network.a(x))
+
+    model = lines(function, a=lin(), b=lin())
+    try:
+        with Recorder(model) as recorder:
+            recorder.record(lambda: model(torch.randn(3, 4)), [Group.of("b")])
+    finally:
+        done.set()
+    assert drawn
+    assert not recorder.refusal
 
 
 def test_an_input_that_the_network_changes_is_put_back():

@@ -6,6 +6,7 @@ import functools
 import operator
 import pickle
 import random
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -25,6 +26,8 @@ from layerscope.core.reuse._state import is_hooked, picture_of, unchanged
 
 _SHY = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 """Modules that take another way while somebody watches for ways past PyTorch."""
+_TRIES = 3
+"""Passes in which random numbers must be drawn, where other threads run, to be the network's."""
 
 
 class Watcher(Passes):
@@ -50,7 +53,7 @@ class Watcher(Passes):
 
     def _notice(self, call: Callable[[], object]) -> None:
         """Run a pass and note what no log shows: ways past PyTorch, and which modules change."""
-        escapes, before = EscapeMode(), _random_states()
+        escapes = EscapeMode()
 
         def noticed() -> object:
             with escapes:
@@ -59,8 +62,6 @@ class Watcher(Passes):
         _, state = self._pass(self._notice_call, noticed, watched=True)
         self._suspect(state.changed)
         self._escaped |= escapes.found
-        if _random_states() != before:
-            self._escaped.add("random numbers from outside PyTorch")
 
     def _suspect(self, changed: Iterable[nn.Module]) -> bool:
         """Remember modules that a pass changes; say whether any is new."""
@@ -87,7 +88,16 @@ class Watcher(Passes):
             raise RefusedError(f"it uses {' and '.join(sorted(self._escaped))}")
 
     def _watched_log(self, call: Callable[[], T]) -> tuple[T, Log]:
-        before = _random_states()
+        # Other threads draw from the same numbers now and then (Dask picks samples of what it
+        # sends): a network that draws does so in every pass.
+        for _ in range(_TRIES if threading.active_count() > 1 else 1):
+            before = _random_states()
+            out, log = self._settled_log(call)
+            if _random_states() == before:
+                return out, log
+        raise RefusedError("it uses random numbers from outside PyTorch")
+
+    def _settled_log(self, call: Callable[[], T]) -> tuple[T, Log]:
         # Who changes a suspect is only seen by watching it, so a new one takes another pass.
         new = True
         while new:
@@ -100,8 +110,6 @@ class Watcher(Passes):
         self._mark = mark_of(out)
         for made in log.calls:
             self.called.setdefault(made.name, len(self.called))
-        if _random_states() != before:
-            raise RefusedError("it uses random numbers from outside PyTorch")
         if not log.keys(state.written) <= log.written:
             raise RefusedError("it changes tensors that it keeps past PyTorch's operators")
         return out, log
