@@ -1,6 +1,7 @@
 """How a sweep is best split among workers: simulated, with module times measured here.
 
     python benchmarks/splitting.py [--json FILE] [--figure FILE] [--from FILE]
+    python benchmarks/splitting.py --check [--json FILE]
 
 VGG16, ResNet-50, ViT-B/16 and a decoder of 32 blocks run once over a few small inputs, timed module
 by module, so that it is known which share of a pass is left to a replay of each row. The planner of
@@ -15,7 +16,9 @@ rows only, batches only
 tiles
     Some batches by some groups of rows, as `layerscope.core.sweep` does it.
 
-``--from`` takes the module times from an earlier JSON file instead of measuring.
+``--from`` takes the module times from an earlier JSON file instead of measuring. ``--check`` has
+real clusters of 1, 2 and 4 workers sweep a network whose modules sleep, so that four workers do not
+wait for the cores of a small machine, and compares what they take with what was simulated.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +38,9 @@ from torch import Tensor, nn
 
 from layerscope import plots
 from layerscope.core import layers
+from layerscope.core.perturb import Perturbation
 from layerscope.core.reuse import Group, Recorder, time_passes
+from layerscope.core.sweep import sweep
 from layerscope.core.sweep._tiles import Costs, Tiling, even_columns, makespan, tiling
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -176,6 +182,67 @@ def simulate(measured: Mapping[str, list[float]]) -> list[dict[str, Any]]:
     return found
 
 
+class Sleeper(nn.Module):
+    """Takes a known time and no core."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.scale = nn.Parameter(torch.rand(8))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Sleep and scale."""
+        time.sleep(self.seconds)
+        return inputs * self.scale
+
+
+def check(batches: int = 24, cells: int = 3) -> list[dict[str, Any]]:
+    """Compare simulated workers with real ones, which are started and have PyTorch beforehand."""
+    from distributed import Client, LocalCluster
+
+    times = [0.06, 0.05, 0.05, 0.04, 0.03, 0.03, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01]
+    net = nn.Sequential(*(Sleeper(seconds) for seconds in times))
+    data = torch.rand(batches * 4, 8), torch.arange(batches * 4) % 8
+    kinds = [scaled(f"half-{number}") for number in range(cells)]
+    left = [sum(times[place:]) for place in range(len(times))]
+    costs = Costs([cells * each for each in left], sum(times), setup=2 * sum(times))
+    found = []
+    for workers in (1, 2, 4):
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as made,
+            Client(made) as client,
+        ):
+            client.wait_for_workers(workers)
+            client.run(_imported)
+            began = time.perf_counter()
+            sweep(net, data, perturbations=kinds, batch_size=4, client=client, whole=False,
+                  device="cpu", show_progress=False)  # fmt: skip
+            seconds = time.perf_counter() - began
+        told = makespan(costs, tiling(costs, batches, workers), batches, workers)
+        found.append({
+            "workers": workers, "seconds": seconds, "simulated": told, "ratio": seconds / told,
+            "efficiency": costs.ideal(batches) / workers / seconds,
+        })  # fmt: skip
+        print(
+            f"{workers} workers: {seconds:.1f} s, {told:.1f} simulated ({seconds / told:.2f}); "
+            f"{found[-1]['efficiency']:.0%} of the ideal"
+        )
+    return found
+
+
+def scaled(name: str) -> Perturbation:
+    """Halve the weights of a row."""
+    return Perturbation(name, _halved)
+
+
+def _halved(site: Any) -> dict[str, Tensor]:
+    return {name: tensor / 2 for name, tensor in site.trained.items()}
+
+
+def _imported() -> None:
+    import layerscope.core.sweep  # noqa: F401
+
+
 def show(found: list[dict[str, Any]]) -> None:
     """Print a table for each size of sweep."""
     kinds = list(dict.fromkeys(row["cut"] for row in found))
@@ -241,8 +308,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw them there")
     parser.add_argument("--from", type=Path, dest="known", metavar="FILE", help="module times")
+    parser.add_argument("--check", action="store_true", help="against real workers")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.check:
+        found = check()
+        if options.json:
+            options.json.write_text(json.dumps({"checked": found}, indent=1) + "\n")
+        return
     if options.known:
         measured = json.loads(options.known.read_text())["shares"]
     else:

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import gc
 import random
+import sys
 import threading
 import warnings
 import weakref
@@ -947,17 +948,17 @@ def test_what_cannot_be_watched_is_refused(function, reason):
     assert reason in recorder.refusal
 
 
-def test_random_numbers_of_another_thread_are_not_taken_for_the_networks():
+@pytest.mark.parametrize("own", [False, True])
+def test_random_numbers_of_other_threads_are_not_taken_for_the_networks(own):
     done = threading.Event()
     threading.Thread(target=done.wait).start()
     drawn = []
 
     def function(network, x):
-        if not drawn:
-            other = threading.Thread(target=lambda: drawn.append(random.random()))
-            other.start()
-            other.join()
-        return network.b(network.a(x))
+        other = threading.Thread(target=lambda: drawn.append(random.random()))
+        other.start()
+        other.join()
+        return network.b(network.a(x)) * (random.randint(1, 1) if own else 1)
 
     model = lines(function, a=lin(), b=lin())
     try:
@@ -966,7 +967,8 @@ def test_random_numbers_of_another_thread_are_not_taken_for_the_networks():
     finally:
         done.set()
     assert drawn
-    assert not recorder.refusal
+    assert ("random numbers" in recorder.refusal) is own
+    assert sys.getprofile() is None
 
 
 def test_an_input_that_the_network_changes_is_put_back():

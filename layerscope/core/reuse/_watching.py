@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import operator
-import pickle
-import random
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 from torch import nn
 from torch.overrides import _pop_mode_temporarily
 from torch.utils._python_dispatch import _disable_current_modes
@@ -19,6 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 
 from layerscope.base import devices
 from layerscope.base.tensors import marks
+from layerscope.core.reuse._draws import Draws
 from layerscope.core.reuse._forms import CONTAINER, RefusedError, tensors_in
 from layerscope.core.reuse._log import EscapeMode, Log
 from layerscope.core.reuse._passes import Args, Forward, Kwargs, Passes, T
@@ -26,8 +24,6 @@ from layerscope.core.reuse._state import is_hooked, picture_of, unchanged
 
 _SHY = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 """Modules that take another way while somebody watches for ways past PyTorch."""
-_TRIES = 3
-"""Passes in which random numbers must be drawn, where other threads run, to be the network's."""
 
 
 class Watcher(Passes):
@@ -88,14 +84,14 @@ class Watcher(Passes):
             raise RefusedError(f"it uses {' and '.join(sorted(self._escaped))}")
 
     def _watched_log(self, call: Callable[[], T]) -> tuple[T, Log]:
-        # Other threads draw from the same numbers now and then (Dask picks samples of what it
-        # sends): a network that draws does so in every pass.
-        for _ in range(_TRIES if threading.active_count() > 1 else 1):
-            before = _random_states()
+        with Draws() as drawn:
             out, log = self._settled_log(call)
-            if _random_states() == before:
-                return out, log
-        raise RefusedError("it uses random numbers from outside PyTorch")
+        if drawn.any and threading.active_count() > 1:
+            with Draws(own=True) as drawn:
+                out, log = self._settled_log(call)
+        if drawn.any:
+            raise RefusedError("it uses random numbers from outside PyTorch")
+        return out, log
 
     def _settled_log(self, call: Callable[[], T]) -> tuple[T, Log]:
         # Who changes a suspect is only seen by watching it, so a new one takes another pass.
@@ -190,10 +186,6 @@ class Watcher(Passes):
 def mark_of(out: object) -> object:
     """Tell outputs from others without keeping them: one number for the bits of each tensor."""
     return marks({str(number): tensor for number, tensor in enumerate(tensors_in(out))})
-
-
-def _random_states() -> bytes:
-    return pickle.dumps((random.getstate(), np.random.get_state()))
 
 
 def _same_tree(before: tuple[list[Any], TreeSpec], after: tuple[list[Any], TreeSpec]) -> bool:
