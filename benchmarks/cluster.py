@@ -1,8 +1,8 @@
 """How much faster two workers of a Dask cluster are than one, and what a tile costs besides.
 
 A VGG16 on pictures of 32 × 32 and SmolLM2-135M on random tokens are swept in this process, by one
-worker and by two, each of one thread, with the cluster started beforehand. The Datasets must be
-equal bit for bit.
+worker and by two, each of one thread. Weights lie in files; the cluster is started beforehand, and
+its workers have imported PyTorch. The Datasets must be equal bit for bit.
 
     python benchmarks/cluster.py [--quick] [--json FILE]
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from distributed import Client, LocalCluster
+from safetensors.torch import save_model
 from torch import nn
 
 from layerscope import models
@@ -38,17 +40,17 @@ _TASKS = 200
 Case = tuple[nn.Module, Any, dict[str, Any]]
 
 
-def vgg(quick: bool) -> Case:
+def vgg(quick: bool, folder: Path) -> Case:
     """Make a VGG16 with twelve batches of pictures."""
     size, count = (0.125, 4) if quick else (0.5, 12)
     net = models.build(f"vgg16-bn-w{size}", seed=0, inputs=(3, 32, 32), classes=10)
     start = models.build(f"vgg16-bn-w{size}", seed=1, inputs=(3, 32, 32), classes=10)
     pictures = torch.randn(count * 32, 3, 32, 32), torch.arange(count * 32) % 10
-    states = {0: start.state_dict(), 1: net.state_dict()}
-    return net, pictures, {"checkpoints": states, "batch_size": 32, "draws": 2, "whole": False}
+    files = saved(folder, {0: start, 1: net})
+    return net, pictures, {"checkpoints": files, "batch_size": 32, "draws": 2, "whole": False}
 
 
-def smollm(quick: bool) -> Case:
+def smollm(quick: bool, folder: Path) -> Case:
     """Make a decoder of SmolLM2-135M's form with eight batches of tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -65,10 +67,20 @@ def smollm(quick: bool) -> Case:
     )
     ids = torch.randint(0, vocabulary, (count, 128))
     asked = {"view": "block", "perturbations": ["skip", "zero"], "batch_size": 1, "whole": False}
-    return LlamaForCausalLM(form), {"input_ids": ids, "labels": ids}, asked
+    net = LlamaForCausalLM(form)
+    asked |= {"checkpoints": saved(folder, {1: net})}
+    return net, {"input_ids": ids, "labels": ids}, asked
 
 
-CASES: dict[str, Callable[[bool], Case]] = {"VGG16": vgg, "SmolLM2-135M": smollm}
+def saved(folder: Path, networks: dict[int, nn.Module]) -> dict[int, Path]:
+    """Write weights to files, which workers read themselves."""
+    files = {epoch: folder / f"{len(networks)}-{epoch}.safetensors" for epoch in networks}
+    for epoch, net in networks.items():
+        save_model(net, str(files[epoch]))
+    return files
+
+
+CASES: dict[str, Callable[[bool, Path], Case]] = {"VGG16": vgg, "SmolLM2-135M": smollm}
 
 
 def timed(case: Case, client: Client | None = None) -> tuple[float, Any]:
@@ -86,10 +98,17 @@ def by_workers(case: Case, workers: int) -> tuple[float, Any, float]:
         Client(cluster) as client,
     ):
         client.wait_for_workers(workers)
+        client.run(_imported)
         began = time.perf_counter()
         client.gather(client.map(_nothing, range(_TASKS), pure=False))
         task = (time.perf_counter() - began) / _TASKS
         return *timed(case, client), task
+
+
+def _imported() -> None:
+    import transformers  # noqa: F401
+
+    import layerscope.core.sweep  # noqa: F401
 
 
 def _nothing(number: int) -> int:
@@ -98,10 +117,12 @@ def _nothing(number: int) -> int:
 
 def measure(name: str, quick: bool) -> dict[str, Any]:
     """Compare this process, one worker and two."""
-    case, load = CASES[name](quick), os.getloadavg()[0]
-    alone, whole = timed(case)
-    one, first, task = by_workers(case, 1)
-    two, second, _ = by_workers(case, 2)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        case = CASES[name](quick, Path(folder))
+        alone, whole = timed(case)
+        one, first, task = by_workers(case, 1)
+        two, second, _ = by_workers(case, 2)
     if not (first.equals(whole) and second.equals(whole)):
         raise SystemExit(f"{name}: workers gave other values than this process")
     return {

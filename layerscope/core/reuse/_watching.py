@@ -84,11 +84,8 @@ class Watcher(Passes):
             raise RefusedError(f"it uses {' and '.join(sorted(self._escaped))}")
 
     def _watched_log(self, call: Callable[[], T]) -> tuple[T, Log]:
-        with Draws() as drawn:
+        with Draws(own=threading.active_count() > 1) as drawn:
             out, log = self._settled_log(call)
-        if drawn.any and threading.active_count() > 1:
-            with Draws(own=True) as drawn:
-                out, log = self._settled_log(call)
         if drawn.any:
             raise RefusedError("it uses random numbers from outside PyTorch")
         return out, log
