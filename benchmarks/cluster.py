@@ -4,7 +4,7 @@ A VGG16 on pictures of 32 × 32 and SmolLM2-135M on random tokens are swept in t
 worker and by two, each of one thread. Weights lie in files; the cluster is started beforehand, and
 its workers have imported PyTorch. The Datasets must be equal bit for bit.
 
-    python benchmarks/cluster.py [--quick] [--json FILE]
+    python benchmarks/cluster.py [--quick] [--only NETWORK] [--json FILE]
 
 ratio
     Time of one worker over time of two; at least 1.8 is the aim. Meaningful on a machine with two
@@ -51,11 +51,11 @@ def vgg(quick: bool, folder: Path) -> Case:
 
 
 def smollm(quick: bool, folder: Path) -> Case:
-    """Make a decoder of SmolLM2-135M's form with eight batches of tokens."""
+    """Make a decoder of SmolLM2-135M's form with sixteen batches of tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    blocks, vocabulary, count = (4, 1000, 4) if quick else (30, 49_152, 8)
+    blocks, vocabulary, count = (4, 1000, 4) if quick else (30, 49_152, 16)
     form = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=576,
@@ -140,10 +140,12 @@ def main() -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small networks and few batches")
+    parser.add_argument("--only", choices=CASES, help="one network")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: measure(name, options.quick) for name in CASES}
+    names = [options.only] if options.only else list(CASES)
+    found = {name: measure(name, options.quick) for name in names}
     for name, each in found.items():
         print(
             f"{name}: {each['alone_s']:.1f} s here, {each['one_worker_s']:.1f} s by one worker, "

@@ -85,7 +85,9 @@ class SingleSweep:
         """Everything that its values depend on, for workers to compare with what they have."""
         if self._folder is not None:
             return self.identity
-        return identify(self.plan, self._fresh) | {"batch_size": self._batch_size}
+        found = identify(self.plan, self._fresh) | {"batch_size": self._batch_size}
+        self._settle()
+        return found
 
     @property
     def size(self) -> int:
