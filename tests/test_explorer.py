@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import threading
 import time
@@ -545,3 +546,27 @@ def test_a_sweep_of_other_data_sets_is_refused():
     for dataset in (both, both.isel(task=0, drop=True)):
         with pytest.raises(OptionError, match="the data are news, code"):
             of_tasks(dataset=dataset)
+
+
+# A Dataset beside checkpoints
+
+
+def test_a_dataset_of_other_checkpoints_is_said_to_be_one(trained, few_digits):
+    ds = layerscope.sweep(
+        models.rebuild(trained), few_digits.test, checkpoints=trained, layers=["layer1"],
+        epochs=[0], show_progress=False, device="cpu",
+    )  # fmt: skip
+    recorded = results.settings(ds)["checkpoints"]
+    other = ds.assign_attrs(checkpoints=json.dumps({**recorded, "1": "0" * 64, "7": "1" * 64}))
+    for dataset, told in ((ds, False), (other, True)):
+        explorer = LayerExplorer(trained, few_digits.test, dataset=dataset, device="cpu")
+        try:
+            assert explorer.wait(60)
+            title = explorer.controls.title.value
+            assert ("epoch 1 (SHA-256 000000000000… then, " in title) is told
+            assert "epoch 0 (" not in title
+            click(explorer, "layer1")
+            # It stays, whatever is clicked.
+            assert ("swept of other files" in explorer.controls.title.value) is told
+        finally:
+            explorer.close()

@@ -115,11 +115,12 @@ def test_a_damaged_file_is_refused_or_read_and_never_anything_else(ds, tmp_path)
         flipped[at] ^= 1 << chance.randrange(8)
         path.write_bytes(flipped)
         try:
-            results.open_dataset(path)
+            found = results.open_dataset(path)
         except ResultError as error:
             said = str(error)
         else:
             said = str(path)
+            assert found.identical(ds)
         assert str(path) in said
 
 

@@ -42,6 +42,7 @@ class Display:
     ) -> None:
         self._parts, self._tokenizer, self._texts = controls, tokenizer, texts
         self.drawing = threading.RLock()
+        self._framed, self._doubt = ("", ""), ""
 
     def say(self, text: str, kind: str = "info") -> None:
         """Write into the status line."""
@@ -62,7 +63,13 @@ class Display:
         parts.view.value = history.now.view
         parts.preset.options = ["–", *drawing.presets(layers)]
         parts.code.value = ""
-        parts.title.value = words.title(name, f"{len(layers)} rows, {about}")
+        self._framed = name, f"{len(layers)} rows, {about}"
+        self.doubt(self._doubt)
+
+    def doubt(self, text: str) -> None:
+        """Show, below the title, why the numbers of the Dataset may be another network's."""
+        self._doubt = text
+        self._parts.title.value = words.title(*self._framed, text)
 
     def draw(
         self, scene: Scene, layers: Sequence[Layer], ds: xr.Dataset | None, metric: str

@@ -30,6 +30,7 @@ from layerscope.jupyter._figure import of_state
 from layerscope.jupyter._guarding import guard
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._known import Known
+from layerscope.jupyter._origin import differing
 from layerscope.jupyter._progress import progress
 from layerscope.jupyter._source import resolve, script
 from layerscope.jupyter._still import bundle
@@ -152,6 +153,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         self._wire()
         self._display.say("Click a layer; arrow keys and Enter do the same.")
         self._refresh()
+        self._worker.start(lambda _: self._display.doubt(differing(source_)))
 
     def _make_controls(self) -> Controls:
         source, backend = self._source, self._backend
@@ -261,8 +263,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
     def _on_strip(self, picked: dict[str, Any]) -> None:
         name, scene, strip = str(picked["name"]), self._history.now, self.controls.strip
         if picked["kind"] == "select":
-            kept = set(strip.selected) ^ {name}
-            strip.selected = [row for row in self._names() if row in kept]
+            strip.selected = [r for r in self._names() if r in {*strip.selected} ^ {name}]
             return
         chosen = [name]
         if picked["kind"] == "range" and strip.selected:
@@ -440,8 +441,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         return self._known.swept(self._history.now.view)
 
     def _title(self) -> str:
-        task = self._known.task
-        return self._source.name if task is None else f"{self._source.name}, {task}"
+        return ", ".join(filter(None, (self._source.name, self._known.task)))
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self._layers()]

@@ -49,9 +49,9 @@ def status(text: str, kind: str = "info") -> str:
     return _html("status", text=text, kind=kind)
 
 
-def title(name: str, about: str) -> str:
-    """The network's name, and what is shown of it."""
-    return _html("title", name=name, about=about)
+def title(name: str, about: str, doubt: str = "") -> str:
+    """The network's name, what is shown of it, and what speaks against it."""
+    return _html("title", name=name, about=about, doubt=doubt)
 
 
 def code(text: str) -> str:

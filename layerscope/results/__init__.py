@@ -66,6 +66,15 @@ The Dataset opens with plain xarray:
 
 >>> import xarray
 >>> ds = xarray.open_dataset("sweep.nc")                                    # doctest: +SKIP
+
+`save` leaves the SHA-256 of every variable in the file, of its values, type, shape, dimensions and
+attributes, and one of the Dataset's own attributes; `open_dataset` compares them and names what is
+other than was saved. They stand in the group ``layerscope_digests`` (scheme 1; how they are taken
+is written in ``results/_digests.py``): ``sha256`` (variable), and the attributes ``scheme`` and
+``attributes``. xarray does not take the group along, so that what is changed through it and saved
+with ``to_netcdf`` has no digests and is opened without comparing, as files of earlier versions are.
+What was changed in place (``mode="a"``) is saved anew, as the error says. Nothing is compared by
+plain xarray, which also reads large files lazily; `open_dataset` reads all of a file in any case.
 """
 
 from __future__ import annotations

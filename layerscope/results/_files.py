@@ -15,6 +15,7 @@ from layerscope.base import validate
 from layerscope.base.writing import write_bytes
 from layerscope.errors import ResultError
 from layerscope.results._dataset import settings
+from layerscope.results._digests import compare, write_digests
 from layerscope.results._meaning import fill_in
 
 OUTCOMES = "outcomes.nc"
@@ -49,9 +50,13 @@ def save(
     path = validate.path(path, "path", "sweep.nc")
     if not isinstance(ds, xr.Dataset):
         raise ResultError(f"expected an xarray Dataset, got {validate.describe(ds)}.")
+    import h5py  # type: ignore[import-untyped]
+
     with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
         draft = Path(folder) / "draft.nc"
         ds.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
+        with h5py.File(draft, "r+") as file:
+            write_digests(file)
         content = draft.read_bytes()
     return write_bytes(path, content, once=once)
 
@@ -59,12 +64,15 @@ def save(
 def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a saved Dataset into memory, leaving the file closed.
 
-    What its metrics and perturbations mean is filled in where it was saved before that was written.
+    Every variable is compared with the digest that `save` left; what has none, as a file of an
+    earlier layerscope or one that xarray wrote, is opened as it is. What its metrics and
+    perturbations mean is filled in where it was saved before that was written.
 
     Raises
     ------
     ResultError
-        If there is no such file, or it is not a Dataset.
+        If there is no such file, it is not a Dataset, or it holds other than was saved: names the
+        variable.
     """
     path = validate.path(path, "path", "sweep.nc")
     if path.is_dir():
@@ -85,25 +93,27 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the settings of a saved Dataset, as `settings` does, without its values.
 
+    Of the digests that of the attributes alone is compared.
+
     Raises
     ------
     ResultError
         As for `open_dataset`.
     """
-    with _opened(Path(path)) as ds:
+    with _opened(Path(path), values=False) as ds:
         return settings(ds)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[xr.Dataset]:
+def _opened(path: Path, *, values: bool = True) -> Iterator[xr.Dataset]:
     if not path.is_file():
         raise ResultError(f"there is no Dataset at {path}; give a .nc file that a sweep wrote.")
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     try:
         # First without xarray, which leaves complaints behind where a file is cut short.
-        with h5py.File(path, "r"):
-            pass
+        with h5py.File(path, "r") as file:
+            compare(file, path, values=values)
         with xr.open_dataset(path, engine="h5netcdf") as ds:
             yield ds
     except FileNotFoundError:
