@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,15 +22,16 @@ from torch import nn
 
 import layerscope
 from layerscope import layers, models
-from layerscope.base import writing
+from layerscope.base import devices, writing
 from layerscope.cli import main
 from layerscope.core import sweep as engine
 from layerscope.core.perturb import Perturbation
-from layerscope.core.sweep import _cluster, _fragments, _worker
+from layerscope.core.sweep import _agreeing, _cluster, _connecting, _fragments, _worker
 from layerscope.core.sweep._fragments import Fragments
 from layerscope.core.sweep._shipping import Shipment, pack, unpack
 from layerscope.core.sweep._store import Parts
 from layerscope.core.sweep._sums import Sums
+from layerscope.core.sweep._tiles import Tiling
 from layerscope.errors import ClusterError, LayerscopeError, OptionError, ResultError
 
 distributed = pytest.importorskip("distributed", reason="distributed is an extra")
@@ -68,8 +70,8 @@ class Future:
 
     def compute(self):
         function, given = self._work
-        given = [each.result() if isinstance(each, Future) else _sent(each) for each in given]
         try:
+            given = [each.result() if isinstance(each, Future) else _sent(each) for each in given]
             if function is _worker.run and self._lethal in _keys(given[-1], given[1]):
                 raise distributed.KilledWorker("tile", None, 3)
             self._result, self.status = _sent(function(*given)), "finished"
@@ -78,7 +80,7 @@ class Future:
         for call in self._waiting:
             call(self)
 
-    def result(self):
+    def result(self, **_):
         if self.status == "pending":
             self.compute()
         if self.status == "error":
@@ -192,6 +194,94 @@ def test_what_one_began_the_other_goes_on_with(here, tmp_path, monkeypatch, rule
     assert len(each) == len(set(each))
 
 
+@pytest.fixture
+def parts_of_others(tmp_path, monkeypatch):
+    """Files of a sweep that another process computed, by name."""
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._single.Store, "finish", lambda *_: None)
+        sweep(out=tmp_path / "others")
+    return {path.name: path for path in (tmp_path / "others").glob("parts-10/*.npz")}
+
+
+def batch_of(name):
+    return _fragments.Fragment.of(Path(name).stem).batch
+
+
+def test_what_others_record_meanwhile_is_handed_out_to_nobody(
+    here, tmp_path, monkeypatch, parts_of_others
+):
+    monkeypatch.setattr(_cluster, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(_cluster, "_LOOK_SHARE", 0)
+    monkeypatch.setattr(
+        _cluster, "tiling", lambda costs, *_, **__: Tiling(1, ((0, len(costs.parts)),))
+    )
+    client, write, written = here(1), Parts.write, []
+
+    def writing_(self, name, arrays):
+        write(self, name, arrays)
+        written.append(batch_of(name))
+        for other, path in parts_of_others.items():
+            if batch_of(other) >= 4:
+                (tmp_path / "own" / "parts-10" / other).write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(Parts, "write", writing_)
+    ds = sweep(client, out=tmp_path / "own")
+    # All but those that were out by then.
+    assert set(written) == set(range(4))
+    xr.testing.assert_equal(ds, sweep())
+
+
+def test_what_others_are_at_is_left_to_them(here, tmp_path, monkeypatch):
+    claim = tmp_path / "parts-10" / "batch-000005-rows-00001-00003.claim"
+    claim.parent.mkdir(parents=True)
+    claim.symlink_to(f"{os.getppid()}@{socket.gethostname()}")
+    claims, write, written, calls = set(), Parts.write, [], []
+
+    def noting(self, name, arrays):
+        claims.update(path.name for path in claim.parent.glob("*.claim"))
+        written.append((_fragments.Fragment.of(name), len(calls) < 60))
+        write(self, name, arrays)
+
+    def between():
+        calls.append(1)
+        if len(calls) == 60:
+            claim.unlink()
+
+    monkeypatch.setattr(Parts, "write", noting)
+    monkeypatch.setattr(_cluster, "_LOOK_EVERY_S", 0.0)
+    ds = sweep(here(2), out=tmp_path, between=between)
+    xr.testing.assert_equal(ds, sweep())
+    for fragment, claimed in written:
+        theirs = fragment.batch == 5 and set(fragment.parts) & {1, 2}
+        assert not (theirs and claimed)
+    assert len(claims) > 1, "what workers are at is claimed for others to see"
+    assert not list(tmp_path.rglob("*.claim"))
+
+
+class Slow(nn.Linear):
+    """Takes its time."""
+
+    def forward(self, inputs):
+        time.sleep(0.02)
+        return super().forward(inputs)
+
+
+def test_tiles_are_cut_by_what_rows_take(here, monkeypatch):
+    told, cut = [], _cluster.tiling
+
+    def tiling(costs, *given, **options):
+        told.append(costs)
+        return cut(costs, *given, **options)
+
+    monkeypatch.setattr(_cluster, "tiling", tiling)
+    net = nn.Sequential(Slow(6, 5), nn.Linear(5, 5), nn.Linear(5, 3))
+    options = {"device": "cpu", "show_progress": False, "whole": False, "batch_size": 30}
+    ds = layerscope.sweep(net, PAIR, client=here(2), **options)
+    first, second, _ = told[0].parts
+    assert first > 10 * second
+    xr.testing.assert_equal(ds, layerscope.sweep(net, PAIR, **options))
+
+
 def test_several_data_sets_and_trained_networks(here, tmp_path):
     tasks = {"news": PAIR, "code": tuple(each[:25] for each in PAIR)}
     options = {"data": tasks, "model_epochs": [1, 2], "epochs": [0], "draws": 2}
@@ -283,8 +373,12 @@ def test_a_worker_that_differs_does_not_begin(here, monkeypatch):
             run(shipment)
 
     monkeypatch.setattr(_worker, "_require_same", elsewhere)
+    compute, ended = Future.compute, []
+    monkeypatch.setattr(Future, "compute", lambda each: ended.append((compute(each), each.status)))
     with pytest.raises(ClusterError, match=r"this process would compute .*torch \(1\.0 here, "):
         sweep(client)
+    # Of a task that fails Dask shows the traceback, before the message and as often as it is tried.
+    assert {status for _, status in ended} == {"finished"}
 
 
 def test_a_worker_that_sees_another_file_does_not_begin(here, tmp_path, monkeypatch):
@@ -340,6 +434,46 @@ def test_a_cell_that_kills_whatever_computes_it_is_named_and_all_else_is_done(he
     others = known.layer != NAMES[1]
     xr.testing.assert_equal(known.value.where(others), whole.value.where(others))
     xr.testing.assert_equal(sweep(here(2), out=tmp_path, **options), whole)
+
+
+def test_a_result_that_died_with_its_worker_is_waited_for(here, monkeypatch):
+    """It was there, and is lost before anybody has it; another worker computes it again."""
+    compute, lost = Future.compute, []
+
+    def dying(self):
+        compute(self)
+        if self._work[0] is _worker.run and not lost:
+            lost.append(self)
+            self.status, self._waiting = "lost", []
+
+    again = _cluster.Workers._take_in
+
+    def later(self):
+        for each in lost[:1]:
+            if each._waiting:
+                each.status = "finished"
+                each._waiting.pop()(each)
+        return again(self)
+
+    monkeypatch.setattr(Future, "compute", dying)
+    monkeypatch.setattr(_cluster.Workers, "_take_in", later)
+    xr.testing.assert_equal(sweep(here(2)), sweep())
+    assert lost
+
+
+def test_the_sweep_itself_may_die_with_all_that_hold_it(here, monkeypatch):
+    client, submit, killed = here(2), Here.submit, []
+
+    def submitted(self, function, *given, key="", **options):
+        made = submit(self, function, *given, **options)
+        if function is _worker.hold and not killed:
+            killed.append(key)
+            made.status, made._error = "error", distributed.KilledWorker(key, None, 3)
+        return made
+
+    monkeypatch.setattr(Here, "submit", submitted)
+    xr.testing.assert_equal(sweep(client), sweep())
+    assert killed
 
 
 def test_a_scheduler_that_is_gone_is_said(here, tmp_path, monkeypatch):
@@ -399,6 +533,79 @@ def test_a_scheduler_that_knows_no_workers_is_no_mistake_of_ours(here, monkeypat
     xr.testing.assert_equal(sweep(here(2), decide=True), sweep(decide=True))
 
 
+def test_an_address_where_nobody_answers_is_named_soon(monkeypatch):
+    monkeypatch.setattr(_connecting, "_ANSWER_S", 0.5)
+    with (
+        pytest.raises(ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 within"),
+        engine.connect("tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_waiting_for_the_first_worker_is_said_once(here, monkeypatch):
+    monkeypatch.setattr(_agreeing, "_PATIENCE_S", -1)
+    result, left = Future.result, [3]
+
+    def late(self, timeout=None):
+        if timeout is not None and left[0]:
+            left[0] -= 1
+            raise TimeoutError
+        return result(self)
+
+    monkeypatch.setattr(Future, "result", late)
+    monkeypatch.setattr(Here, "scheduler_info", lambda *_, **__: {"workers": {}})
+    match = r"no worker has joined its address yet; the sweep waits for the first: start some"
+    with pytest.warns(UserWarning, match=match) as told:
+        ds = sweep(here(2))
+    # And once more while the sweep itself waits.
+    assert [each.filename for each in told] == [__file__] * 2
+    xr.testing.assert_equal(ds, sweep())
+
+
+def test_workers_with_other_devices_among_them_are_refused(here, monkeypatch):
+    client = here(2)
+    found = {f"tcp://{kind}": _worker.About(1, kind, {}) for kind in ("cuda", "cpu")}
+    monkeypatch.setattr(Here, "run", lambda *_, **__: found)
+    said = r"device='auto' \(cpu at tcp://cpu; cuda at tcp://cuda\).*such as device='cpu'"
+    with pytest.raises(ClusterError, match=said):
+        sweep(client, device="auto")
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "require_client", lambda client: client)
+    with pytest.raises(OptionError, match="this process: 'gpu' is not a device"):
+        sweep(client, device="gpu")
+
+
+def test_what_workers_compute_on_is_what_the_sweep_says(here, tmp_path, monkeypatch):
+    whole, told = sweep(), _worker.about("cpu").told
+    card = told | {"device": "cuda", "arithmetic": told["arithmetic"] | {"card": "H0"}}
+    with monkeypatch.context() as patch:
+        patch.setattr(_worker, "about", lambda _: _worker.About(1, "cuda", card))
+        patch.setattr(_worker, "_require_same", lambda _: None)
+        ds = sweep(here(2), out=tmp_path)
+        assert sweep(here(2), out=tmp_path).attrs == ds.attrs
+    xr.testing.assert_equal(ds, whole)
+    about = layerscope.results.settings(ds)
+    assert (about["device"], about["driver"], about["arithmetic"]["card"]) == ("cuda", "cpu", "H0")
+    assert "network_outputs" not in about
+    with pytest.raises(ResultError, match=r"device \(cpu here, cuda there\)"):
+        sweep(out=tmp_path)
+
+
+def test_a_worker_takes_a_device_of_its_own(monkeypatch):
+    """The device of the driver arrives as the worker's, also where batches and weights are kept."""
+    sent = []
+    monkeypatch.setattr(_cluster.Cluster, "pack", lambda _, plan: sent.append(plan) or 1 / 0)
+    monkeypatch.setattr(engine, "require_client", lambda client: client)
+    with pytest.raises(ZeroDivisionError):
+        sweep(Here())
+    content = pack(Shipment(sent[0], None, {}, 1, "auto"))
+    monkeypatch.setattr(devices._choice, "resolve", lambda _: torch.device("meta"))
+    plan = unpack(content).plan
+    assert plan.subject.device == torch.device("meta")
+    assert plan.tensors._device == torch.device("meta")
+    assert plan.subject.data.first[0].device == torch.device("meta")
+
+
 def test_the_command_line_connects(trained, few_digits, tmp_path, monkeypatch):
     from layerscope.cli import _sweeping as sweeping
 
@@ -413,7 +620,7 @@ def test_the_command_line_connects(trained, few_digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweeping, "data_of", lambda *_: few_digits)
     monkeypatch.setattr(engine, "sweep", lambda *_, **given: came.append(given) or 1 / 0)
-    monkeypatch.setattr(distributed, "Client", lambda where: asked.append(where) or Client())
+    monkeypatch.setattr(distributed, "Client", lambda where, **_: asked.append(where) or Client())
     words = ["--out", str(tmp_path), "--dask", "tcp://10.0.0.1:8786"]
     with pytest.raises(ZeroDivisionError):
         main(["sweep", str(trained.folder), *words])
@@ -548,6 +755,8 @@ class Killer:
 KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
 
 
+# Until one is started again, which takes as long as this machine needs for it.
+@pytest.mark.filterwarnings("ignore:no worker is left")
 @pytest.mark.parametrize("kills", KILLS)
 def test_killed_workers_lose_and_double_nothing(client, tmp_path, monkeypatch, kills):
     rule = {"decide": True} if kills > 2 else {}
@@ -591,7 +800,7 @@ def test_a_cell_that_kills_its_workers_is_named(client, tmp_path):
         sweep(client, out=tmp_path, **options)
     ds = xr.load_dataset(tmp_path / "partial.nc")
     # All rows but that one are complete.
-    assert int(ds.n_examples.isnull().sum()) == 2
+    assert int(ds.n_examples.dropna("epoch", how="all").isnull().sum()) == 2
     wait_until_free(client)
     xr.testing.assert_equal(sweep(client), sweep())
 

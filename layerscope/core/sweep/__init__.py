@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -31,9 +32,16 @@ from layerscope.core.metrics import Metric
 from layerscope.core.networks import network_of
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
+from layerscope.core.sweep._agreeing import Agreement as Agreement, agree as agree, following
 from layerscope.core.sweep._call import called
-from layerscope.core.sweep._cluster import require_client, same_threads
-from layerscope.core.sweep._connecting import connect
+from layerscope.core.sweep._connecting import (
+    address_of as address_of,
+    connect,
+    count_workers as count_workers,
+    explained as explained,
+    require_client as require_client,
+    still_wanted as still_wanted,
+)
 from layerscope.core.sweep._forecast import Forecast, forecast
 from layerscope.core.sweep._grid import perturbations_for as perturbations_for
 from layerscope.core.sweep._outer import OuterSweep
@@ -210,9 +218,10 @@ def sweep(
         Have the cells computed by the workers of a Dask cluster, to the same bits as here with as
         many threads as a worker has, which is one unless you set it. Workers need layerscope, the
         packages that the network is of, and the checkpoints under the same paths; `out` is written
-        here alone. They compute on `device` as it is found here. A worker that would compute
-        something else is refused. When the sweep ends, is stopped or fails, the cluster is free
-        for the next.
+        here alone. Each finds `device` for itself, which all must find of one kind; where this
+        process has none of it, its own passes (``ds.measure_value`` is of them) are on another
+        one, and ``ds.attrs["driver"]`` says which. A worker that would compute something else is
+        refused. When the sweep ends, is stopped or fails, the cluster is free for the next.
 
     Returns
     -------
@@ -294,8 +303,9 @@ def sweep(
         outcomes=outcomes,
         measures=() if measures is None else measures_.parse(measures),
     )
-    with same_threads(client):
-        parts = request.parts(folder, call, began)
+    workers = agree(client, device, show_progress)
+    with following(workers):
+        parts = replace(request, workers=workers).parts(folder, call, began)
         if plan:
             # Whoever asks for it knows what he gets; all others get a Dataset, as it says.
             return cast("xr.Dataset", forecast(parts, time.monotonic() - began))
@@ -306,7 +316,7 @@ def sweep(
             )
         one = parts[0][1] if parts[0][0] == {} else None
         work = OuterSweep(parts, folder=folder, call=call) if one is None else one.open()
-        ds = work.run(callback, between, show_progress=show_progress, client=client)
+        ds = work.run(callback, between, show_progress=show_progress)
     for notice in results.notices(ds):
         warn(notice, SweepWarning)
     return ds

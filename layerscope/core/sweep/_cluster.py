@@ -1,97 +1,60 @@
 """Computing a sweep on the workers of a Dask cluster.
 
 Workers return what their tiles gave, and nothing counts before this process has recorded it: there
-are no claims, and no folder that workers share. A tile that was computed twice, since a worker died
-after it, is added once; whatever order tiles arrive in, sums are those of one process.
+is no folder that workers share. A tile that was computed twice, since a worker died after it, is
+added once; whatever order tiles arrive in, sums are those of one process. Of other processes that
+fill the same folder this one takes up what they record, and claims for its workers what these are
+at.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import queue
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from layerscope.base.extras import extra
-from layerscope.base.validate import describe
-from layerscope.core.probe import Cell
+from layerscope.core.probe import BatchCosts, Cell
 from layerscope.core.running import OutputFinder
 from layerscope.core.sweep import _worker as worker
+from layerscope.core.sweep._agreeing import Agreement, Patience
+from layerscope.core.sweep._connecting import count_workers, explained
 from layerscope.core.sweep._fragments import Fragment, Fragments, runs
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._shipping import Layout, Shipment, pack
 from layerscope.core.sweep._sums import PartResult
 from layerscope.core.sweep._tiles import Costs, Tiling, tiling
-from layerscope.core.sweep._worker import Computed, Task, Wanted
-from layerscope.errors import ClusterError, LayerscopeError, OptionError
+from layerscope.core.sweep._worker import Computed, StoppedTile, Task, Wanted
+from layerscope.errors import ClusterError, LayerscopeError
 from layerscope.results import NO_EPOCH
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Cluster", "Workers", "require_client", "same_threads"]
+__all__ = ["Cluster", "Workers"]
 
 _WAIT_S = 0.1
-_MOST_OUT = 1000
-"""Tiles that are handed out at a time; all of them can be cancelled within a moment."""
+_LOOK_EVERY_S = 1.0
+_LOOK_SHARE = 20
+"""What others record is looked for in no more than that part of the time."""
 
-_TILES_A_WORKER = 2
+_TILES_A_WORKER = 4
+"""Tiles that are handed out at a time. What others record meanwhile is handed out to nobody."""
 
+_TILES_UNDER_A_RULE = 2
+"""Fewer where cells may be settled by what is out."""
 
-def require_client(client: Any) -> Client:
-    """Check what came as ``client=``.
-
-    Raises
-    ------
-    ExtraError
-        If distributed is not installed.
-    OptionError
-        If it is no client, or one for coroutines.
-    """
-    with extra("dask", "a sweep on a cluster"):
-        from distributed import Client
-    if not isinstance(client, Client):
-        raise OptionError(
-            f"client is {describe(client)}; give a dask.distributed.Client, such as "
-            "Client('tcp://…'), or Client(LocalCluster(n_workers=4, threads_per_worker=1))."
-        )
-    if client.asynchronous:
-        raise OptionError("client is asynchronous; give Client(..., asynchronous=False).")
-    if client.status in ("closing", "closed"):
-        raise OptionError(
-            "client is closed, or its scheduler was gone; connect again, such as by "
-            "Client('tcp://…'), and make the call inside of its with block."
-        )
-    return client
-
-
-@contextmanager
-def same_threads(client: Client | None) -> Iterator[None]:
-    """Compute here with as many threads as workers do: sums differ by them in the last bits."""
-    if client is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    with explained(client, None):
-        found = client.submit(worker.threads, pure=False).result()
-    import dask
-
-    torch.set_num_threads(found)
-    try:
-        # Else xarray asks the cluster for a lock to write a file, also one that is gone.
-        with dask.config.set(scheduler="threads"):
-            yield
-    finally:
-        torch.set_num_threads(before)
+_HELD = "layerscope-sweep-"
+"""Keys of what the sweep is made of begin so."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +63,14 @@ class Cluster:
 
     Attributes
     ----------
-    client : distributed.Client
+    workers : Agreement
     identity : dict
         Of the sweep, in plain values.
     fresh : callable, optional
         What makes a freshly initialised network.
     """
 
-    client: Client
+    workers: Agreement
     identity: Mapping[str, Any]
     fresh: Callable[[], nn.Module] | None
 
@@ -119,8 +82,8 @@ class Cluster:
         OptionError
             If something of the user's own can't be sent.
         """
-        threads = torch.get_num_threads()
-        return pack(Shipment(plan, self.fresh, dict(self.identity), threads))
+        how = dict(self.identity), torch.get_num_threads(), self.workers.asked
+        return pack(Shipment(plan, self.fresh, *how))
 
 
 class Workers:
@@ -136,8 +99,8 @@ class Workers:
         Fitted to the first batch.
     between : callable, optional
         Called ten times a second.
-    pass_s : float
-        Seconds that a pass takes, about.
+    time : callable
+        Measures what the first batch and each of the groups take; called once, if at all.
     """
 
     def __init__(
@@ -147,37 +110,40 @@ class Workers:
         content: bytes,
         output: OutputFinder,
         between: Callable[[], object] | None,
-        pass_s: float = 0.1,
+        time: Callable[[], BatchCosts],
     ) -> None:
         self._client, self._plan, self._content = client, plan, content
         self._output, self._between = output, between or (lambda: None)
-        self._run, self._pass_s = uuid.uuid4().hex, pass_s
+        self._run, self._time = uuid.uuid4().hex, cache(time)
         self._arrived: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._out: dict[Future[Any], Task] = {}
+        self._claims: dict[Fragment, ExitStack] = {}
         self._sent: list[Future[Any]] = []
         self._suspects: list[Task] = []
         self._lethal: list[Wanted] = []
         self._shares: dict[Fragment, dict[str, PartResult]] = {}
         self._reuse: dict[str, dict[str, Any]] = {}
-        self._counted = 0, -math.inf
+        self._counted, self._looked = (0, -math.inf), -math.inf
+        self._patience, self._met = Patience(client), False
         self._alone: Task | None = None
-        self._handed = 0
+        self._handed, self._passed_over = 0, False
 
     def steps(self, fragments: Fragments) -> Iterator[None]:
         """Hand out what is missing, and record what comes back."""
         self._fragments = fragments
         fragments.look()
-        with explained(self._client, fragments), self._ending():
-            handed = -1
+        with explained(self._client, lambda: _kept(fragments)), self._ending():
             while not fragments.finished():
-                if self._handed == handed:
-                    raise LayerscopeError("tiles are missing, and none is left to be computed.")
-                handed = self._handed
-                self._sent = self._sent or [self._hold(self._content), self._hold(self._layout())]
+                handed, self._passed_over = self._handed, False
                 yield from self._once()
                 self._refuse_lethal()
-                # Another time only for what turned out to be damaged.
+                # Another time only for what turned out to be damaged, or what others were at.
                 fragments.look()
+                if self._handed == handed and not fragments.finished():
+                    if not self._passed_over:
+                        raise LayerscopeError("tiles are missing, and none is left to compute.")
+                    self._between()
+                    time.sleep(_WAIT_S)
 
     def reuse(self) -> dict[str, Any]:
         """Say how much was reused by all workers together."""
@@ -194,6 +160,7 @@ class Workers:
             if self._take_in():
                 yield
             self._between()
+            self._wait_for_workers()
             if not self._suspects:
                 self._hand_out(tasks)
 
@@ -215,56 +182,107 @@ class Workers:
         if self._plan.rule is None:
             return tiling(self._costs(), batches, self._workers())
         # One batch after the other, by as many rows as keep all at work.
-        return tiling(self._costs(), 1, _TILES_A_WORKER * self._workers(), most_batches=1)
+        return tiling(self._costs(), 1, _TILES_UNDER_A_RULE * self._workers(), most_batches=1)
 
     def _costs(self) -> Costs:
-        """Guess what parts take: the later a row runs, the less is left to compute."""
-        parts, count = self._fragments.parts, len(self._fragments.parts)
-        left = [1 - place / count for place in range(count)]
-        sizes = [len(part.keys) for part in parts]
-        seconds = [self._pass_s * size * part for size, part in zip(sizes, left, strict=True)]
-        return Costs(parts=seconds, recording=self._pass_s)
+        """Say what the cells of each part take on a batch, as measured in this process."""
+        found = self._time()
+        passes, each = found.passes, found.scoring + found.asking
+        return Costs(
+            parts=[
+                sum((passes.groups[group].seconds + each) * len(cells) for group, cells in part)
+                for part in (part.groups for part in self._fragments.parts)
+            ],
+            recording=passes.recordings * passes.whole.seconds + found.scoring,
+        )
 
     def _workers(self) -> int:
-        """Count the workers, once a second."""
+        """Count the workers, once a second; one where there is none, which will come."""
         count, when = self._counted
         if time.monotonic() - when > 1:
             # Of a scheduler that is gone nothing is known; tasks that are lost say so themselves.
-            count = len(self._client.scheduler_info(n_workers=-1).get("workers", ()))
+            count = count_workers(self._client)
             self._counted = count, time.monotonic()
+        self._met |= count > 0
         return max(1, count)
+
+    def _wait_for_workers(self) -> None:
+        """Say that nobody is there, while that is so."""
+        self._workers()
+        if self._counted[0]:
+            self._patience.renew()
+        else:
+            told = self._patience.look(0, met=self._met)
+            self._fragments.folded(0, cluster=told)
 
     def _wanted(self, batch: int, parts: range) -> Iterator[Wanted]:
         missing = self._fragments.missing(batch, ahead=True)
         missing = [part for part in missing if part in parts and not self._kills(part)]
-        for run in runs(missing, self._fragments.settled()):
+        free = [part for part in missing if (batch, part) not in self._fragments.elsewhere]
+        self._passed_over |= len(free) < len(missing)
+        for run in runs(free, self._fragments.settled()):
             keys = self._fragments.of(*run).keys
             every = sum(len(self._fragments.parts[part].keys) for part in range(*run))
             yield Wanted(Fragment(batch, *run), None if len(keys) == every else frozenset(keys))
 
     def _hand_out(self, tasks: Iterator[Task]) -> None:
-        while len(self._out) < _MOST_OUT and self._may_go_on():
+        """Hand out no more than keeps workers busy."""
+        most = _TILES_A_WORKER if self._plan.rule is None else _TILES_UNDER_A_RULE
+        while len(self._out) < most * self._workers():
+            self._look_again()
             task = next(tasks, None)
             if task is None:
                 return
             self._submit(task)
 
-    def _may_go_on(self) -> bool:
-        """Where cells may be settled meanwhile, hand out no more than keeps workers busy."""
-        return self._plan.rule is None or len(self._out) < _TILES_A_WORKER * self._workers()
+    def _look_again(self) -> None:
+        """Take up what other processes have recorded, and see what they are at."""
+        began = time.monotonic()
+        if self._fragments.store is None or began < self._looked:
+            return
+        self._fragments.look()
+        took = time.monotonic() - began
+        self._looked = began + took + max(_LOOK_EVERY_S, _LOOK_SHARE * took)
 
     def _submit(self, task: Task) -> None:
+        mine = tuple(each for each in task.wanted if self._claim(each.fragment))
+        if not mine:
+            return
+        # The same where nothing was taken from it: whether it runs alone is told by that.
+        task = task if mine == task.wanted else replace(task, wanted=mine)
         key = f"layerscope-{uuid.uuid4().hex}"
-        future = self._client.submit(worker.run, *self._sent, task, key=key, pure=False)
+        future = self._client.submit(worker.run, *self._held(), task, key=key, pure=False)
         self._out[future] = task
         self._handed += 1
         future.add_done_callback(self._arrived.put)
+
+    def _claim(self, fragment: Fragment) -> bool:
+        """Claim a fragment for a worker; False where another process was at it a moment ago."""
+        store = self._fragments.store
+        if store is None or fragment in self._claims:
+            return True
+        with ExitStack() as claim:
+            if not claim.enter_context(store.claim(fragment.name)) or store.has(fragment.name):
+                self._passed_over = True
+                return False
+            self._claims[fragment] = claim.pop_all()
+        return True
+
+    def _let_go(self, fragment: Fragment) -> None:
+        if (claim := self._claims.pop(fragment, None)) is not None:
+            claim.close()
+
+    def _held(self) -> list[Future[Any]]:
+        """Sweep and layout as the cluster holds them; anew where workers died holding them."""
+        if not self._sent or any(each.status == "error" for each in self._sent):
+            self._sent = [self._hold(self._content), self._hold(self._layout())]
+        return self._sent
 
     def _hold(self, content: bytes) -> Future[Any]:
         import dask
 
         # As the result of a task, it is there again when the worker that has it dies.
-        key = f"layerscope-sweep-{uuid.uuid4().hex}"
+        key = f"{_HELD}{uuid.uuid4().hex}"
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PB"}):
             return self._client.submit(worker.hold, content, key=key, pure=False)
 
@@ -283,15 +301,26 @@ class Workers:
             while True:
                 arrived.append(self._arrived.get_nowait())
         for future in arrived:
+            if future.status in ("pending", "lost"):
+                # Its worker died with the result, and another computes it again.
+                future.add_done_callback(self._arrived.put)
+                continue
             task = self._out.pop(future)
             if future.status == "finished":
-                computed: Computed = future.result()
-                self._reuse[computed.where] = computed.reuse
-                self._record(task, computed.found)
+                self._take(task, future.result())
             else:
                 self._failed(task, future)
             future.release()
         return True
+
+    def _take(self, task: Task, found: Computed | LayerscopeError | StoppedTile) -> None:
+        if isinstance(found, StoppedTile):  # its worker opened other sweeps meanwhile
+            self._submit(task)
+        elif isinstance(found, LayerscopeError):
+            raise found
+        else:
+            self._reuse[found.where] = found.reuse
+            self._record(task, found.found)
 
     def _record(self, task: Task, found: Sequence[tuple[Fragment, Any]]) -> None:
         wanted = {each.fragment: each for each in task.wanted}
@@ -300,6 +329,7 @@ class Workers:
             whole = self._joined(wanted[fragment], result)
             if whole is not None:
                 self._fragments.record(fragment, whole)
+                self._let_go(fragment)
 
     def _joined(self, wanted: Wanted, result: PartResult) -> PartResult | None:
         """Put cells together that were handed out one by one; None while one is to come."""
@@ -316,13 +346,15 @@ class Workers:
         from distributed import KilledWorker
 
         error = future.exception()
-        if isinstance(error, worker.StoppedTile):  # its worker opened other sweeps meanwhile
-            self._submit(task)
-        elif isinstance(error, KilledWorker):
-            for smaller in self._smaller(task):
-                self._submit(smaller)
-        else:
+        if not isinstance(error, KilledWorker):
             raise error or CancelledError
+        if str(error.task).startswith(_HELD):  # of all who held the sweep itself
+            self._submit(task)
+            return
+        for each in task.wanted:
+            self._let_go(each.fragment)
+        for smaller in self._smaller(task):
+            self._submit(smaller)
 
     def _smaller(self, task: Task) -> Iterator[Task]:
         """Cut a tile that killed its workers, so that only what is to blame is lost."""
@@ -375,6 +407,8 @@ class Workers:
                     self._client.cancel([*self._out, *self._sent], force=True)
                 with suppress(Exception):
                     self._client.run(worker.close, self._run, wait=False, on_error="ignore")
+            for fragment in list(self._claims):
+                self._let_go(fragment)
             self._out.clear()
 
 
@@ -383,8 +417,8 @@ def _called(cell: Cell) -> str:
     return f"{cell.layer.name} under {cell.perturbation.name}{at}, draw {cell.draw}"
 
 
-def _kept(fragments: Fragments | None) -> str:
-    if fragments is None or fragments.store is None:
+def _kept(fragments: Fragments) -> str:
+    if fragments.store is None:
         return "nothing was recorded, since there was no out="
     return f"{len(fragments.store)} finished parts are safe in {fragments.store.store.folder}"
 
@@ -401,20 +435,3 @@ def join_reuse(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         for name in one.keys() - {"passes", "plain_modules", "plain_groups", "refusal"}:
             joined[name] = max(joined.get(name, 0), one[name])  # bytes, of each process its own
     return joined
-
-
-@contextmanager
-def explained(client: Client, fragments: Fragments | None) -> Iterator[None]:
-    """Say what it means that a cluster does not answer."""
-    from distributed.comm.core import CommClosedError
-
-    # Now: a client whose scheduler is gone does not know any more where that was.
-    where = getattr(getattr(client, "scheduler", None), "address", "its address")
-    try:
-        yield
-    except (CancelledError, asyncio.CancelledError, CommClosedError, TimeoutError) as error:
-        raise ClusterError(
-            f"the cluster at {where} answers no more, or the sweep's tasks were cancelled there "
-            f"({type(error).__name__}); {_kept(fragments)}. Start it again, connect to it, and "
-            "make the same call."
-        ) from error

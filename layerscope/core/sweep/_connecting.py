@@ -1,19 +1,32 @@
-"""Clusters by a text: workers started here, or the address of a scheduler."""
+"""Clusters by a text or a client: workers started here, or those of a scheduler elsewhere."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layerscope.base.extras import extra
+from layerscope.base.validate import describe
 from layerscope.errors import ClusterError, OptionError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["connect"]
+__all__ = [
+    "address_of",
+    "connect",
+    "count_workers",
+    "explained",
+    "require_client",
+    "still_wanted",
+]
+
+_ANSWER_S = 5.0
+"""A scheduler that is there answers sooner."""
 
 _LOCAL = re.compile(r"local:(\d+)")
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx|inproc)://.+")
@@ -60,16 +73,94 @@ def connect(where: str | None) -> Iterator[Client | None]:
                 dashboard_address=":0",
                 preload=[_DEAF],
             ) as cluster,
-            distributed.Client(cluster) as client,
+            distributed.Client(cluster, set_as_default=False) as client,
         ):
             yield client
         return
     try:
-        client = distributed.Client(where)
-    except (OSError, TimeoutError) as error:
+        # Nobody's default: xarray would ask its scheduler before it writes a file.
+        client = distributed.Client(where, timeout=_ANSWER_S, set_as_default=False)
+    except (OSError, TimeoutError):
         raise ClusterError(
-            f"no scheduler answers at {where} ({error}); start one there, such as by dask "
-            "scheduler, or let --dask local:4 start workers on this machine."
+            f"no scheduler answers at {where} within {_ANSWER_S:.0f} s; start one there, such as "
+            "by dask scheduler, or let --dask local:4 start workers on this machine."
         ) from None
     with client:
         yield client
+
+
+def require_client(client: Any) -> Client:
+    """Check what came as ``client=``.
+
+    Raises
+    ------
+    ExtraError
+        If distributed is not installed.
+    OptionError
+        If it is no client, one for coroutines, or one that was closed.
+    """
+    with extra("dask", "a sweep on a cluster"):
+        from distributed import Client
+    if not isinstance(client, Client):
+        raise OptionError(
+            f"client is {describe(client)}; give a dask.distributed.Client, such as "
+            "Client('tcp://…'), or Client(LocalCluster(n_workers=4, threads_per_worker=1))."
+        )
+    if client.asynchronous:
+        raise OptionError("client is asynchronous; give Client(..., asynchronous=False).")
+    if client.status in ("closing", "closed"):
+        raise OptionError(
+            "client is closed, or its scheduler was gone; connect again, such as by "
+            "Client('tcp://…'), and make the call inside of its with block."
+        )
+    return client
+
+
+def address_of(client: Client) -> str:
+    """Name the scheduler; a client whose scheduler is gone does not know it any more."""
+    return str(getattr(getattr(client, "scheduler", None), "address", "its address"))
+
+
+def count_workers(client: Client) -> int:
+    """Count the workers that a scheduler has; none where it is gone."""
+    return len(client.scheduler_info(n_workers=-1).get("workers", ()))
+
+
+@contextmanager
+def explained(client: Client, kept: Callable[[], str]) -> Iterator[None]:
+    """Say what it means that a cluster does not answer.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    kept : callable
+        Says what is safe.
+    """
+    from distributed.comm.core import CommClosedError
+
+    where = address_of(client)
+    try:
+        yield
+    except (CancelledError, asyncio.CancelledError, CommClosedError, TimeoutError) as error:
+        raise ClusterError(
+            f"the cluster at {where} answers no more, or what it was at was cancelled there "
+            f"({type(error).__name__}); {kept()}. Start it again, connect to it, and "
+            "make the same call."
+        ) from error
+
+
+def still_wanted() -> Callable[[], bool]:
+    """Make what tells, in a worker, whether anybody waits for the task that it is at."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:  # called outside of one
+        return lambda: True
+    key = worker.get_current_task()
+
+    def ask() -> bool:
+        known = worker.state.tasks.get(key)
+        return known is not None and known.state != "cancelled"
+
+    return ask

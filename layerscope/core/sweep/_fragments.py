@@ -92,8 +92,11 @@ class Fragments:
     sums : Sums
     lengths : list of int
         Examples in each batch.
+    elsewhere : set of (int, int)
+        Batch and part that other processes were at when last looked.
     folded : callable
-        Called with the number of examples, times cells, that are done or need not be.
+        Called with the number of examples, times cells, that are done or need not be, and what to
+        show beside the progress.
     """
 
     def __init__(
@@ -110,7 +113,8 @@ class Fragments:
         self.sums = Sums(plan.subject.metrics, keys, count, plan.rule, most)
         self._recorded: dict[tuple[int, int], Fragment] = {}
         self._waiting: dict[tuple[int, int], PartResult] = {}
-        self.folded: Callable[[int], object] = lambda _: None
+        self.elsewhere: set[tuple[int, int]] = set()
+        self.folded: Callable[..., object] = lambda _, **__: None
 
     @property
     def batches(self) -> int:
@@ -138,6 +142,11 @@ class Fragments:
                 found.append(part)
         return found
 
+    def free(self, batch: int, *, ahead: bool) -> list[int]:
+        """List parts that are missing and that no other process is at."""
+        missing = self.missing(batch, ahead=ahead)
+        return [part for part in missing if (batch, part) not in self.elsewhere]
+
     def knows(self, batch: int, part: int) -> bool:
         """Tell whether what a part gave on a batch is at hand or recorded."""
         return (batch, part) in self._waiting or (batch, part) in self._recorded
@@ -154,11 +163,16 @@ class Fragments:
         return Part(found)
 
     def look(self) -> None:
-        """Find what others, or this process before it was stopped, have recorded; add it."""
+        """Find what others, or this process before it was stopped, have recorded; add it.
+
+        What others are at is found as well, however it is cut.
+        """
         if self.store is not None:
             for name in self.store.names():
                 if (fragment := Fragment.of(name)) is not None:
                     self._note(fragment)
+            taken = filter(None, map(Fragment.of, self.store.taken()))
+            self.elsewhere = {(each.batch, part) for each in taken for part in each.parts}
         self._fold(range(len(self.parts)))
 
     def record(self, fragment: Fragment, result: PartResult) -> None:

@@ -72,7 +72,7 @@ class Here:
     def _missing(self, batch: int) -> list[Fragment]:
         # Which cells a later batch is needed for is only known once the earlier ones are added.
         ahead = self._plan.rule is None
-        missing, settled = self._fragments.missing(batch, ahead=ahead), self._fragments.settled()
+        missing, settled = self._fragments.free(batch, ahead=ahead), self._fragments.settled()
         return [
             Fragment(batch, *run)
             for parts in self._cut

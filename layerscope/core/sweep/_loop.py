@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from layerscope.base.undoing import Undo
 from layerscope.core import layers
 from layerscope.core.layers import Layer
 from layerscope.core.measures import Measured, measure_rows
-from layerscope.core.probe import Cell, Probe
+from layerscope.core.probe import Cell, Probe, time_batch
 from layerscope.core.reuse import Group
 from layerscope.core.sweep._cluster import Cluster, Workers
 from layerscope.core.sweep._doubts import Doubts, find_doubts
@@ -143,9 +144,7 @@ def measure(
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
         probe = undo.enter(Probe(plan.subject))
-        began = time.monotonic()
         most = _largest_weight(plan, *probe.fit())
-        pass_s = time.monotonic() - began
         rows = probe.in_order(plan.grid.rows)
         refused = refused_cells(probe, plan.tensors, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
@@ -162,8 +161,9 @@ def measure(
 
         engine: Engine = Here(plan, probe, between)
         if cluster is not None:
-            output = probe.subject.output
-            engine = Workers(cluster.client, plan, content, output, between, pass_s)
+            timing = partial(time_batch, probe, [group for group, _ in groups])
+            given = plan, content, probe.subject.output, between, timing
+            engine = Workers(cluster.workers.client, *given)
 
         def report(how: Show | None) -> None:
             if how is not None:

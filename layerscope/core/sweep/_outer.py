@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import xarray as xr
 
@@ -25,9 +25,6 @@ from layerscope.core.sweep._single import Show, SingleSweep
 from layerscope.core.sweep._store import IDENTITY, FinishedElsewhere, Store, digest
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.results import Place
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 __all__ = ["OuterSweep", "folder_of", "naming", "trained_epochs"]
 
@@ -64,7 +61,6 @@ class OuterSweep:
         between: Callable[[], object] | None = None,
         *,
         show_progress: bool = True,
-        client: Client | None = None,
     ) -> xr.Dataset:
         """Run the parts that are not done yet; the arguments are those of `layerscope.sweep`."""
         store = self._store
@@ -80,7 +76,7 @@ class OuterSweep:
             for place, part in self._parts:
                 with bar.share(part.size):
                     show = self._showing(callback, done, place)
-                    ds = part.run(show, between, show_progress=show_progress, client=client)
+                    ds = part.run(show, between, show_progress=show_progress)
                     done.append((place, ds))
                 if store is not None and len(done) < len(self._parts):
                     store.show(self._joined(done))

@@ -21,6 +21,7 @@ from layerscope.core.perturb import Perturbation, Redraw
 from layerscope.core.probe import CellTensors, Subject
 from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
+from layerscope.core.sweep._agreeing import Agreement
 from layerscope.core.sweep._grid import Grid, recorded_epochs, rows, too_large
 from layerscope.core.sweep._outer import folder_of, naming, trained_epochs
 from layerscope.core.sweep._plan import Plan
@@ -36,7 +37,8 @@ __all__ = ["Request"]
 class Request:
     """Arguments of `layerscope.sweep` that its values depend on, by the same names.
 
-    `perturbations` are those found by name, and `rule` is what `decide` or `tolerance` stands for.
+    `perturbations` are those found by name, and `rule` is what `decide` or `tolerance` stands for;
+    `workers` are those of `client`.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Request:
     rule: Decision | Tolerance | None
     outcomes: bool
     measures: Sequence[Measure]
+    workers: Agreement | None = None
 
     def parts(
         self, folder: Path | None, call: Mapping[str, Any], began: float
@@ -88,6 +91,7 @@ class Request:
                     fresh=self.fresh,
                     # Each part takes the time that it takes.
                     began=None if place else began,
+                    workers=self.workers,
                 )
             found.append((place, part))
         return found
@@ -128,7 +132,7 @@ class Request:
             checkpoints=self.checkpoints if series is None else series,
             metrics=wanted,
             batch_size=self.batch_size,
-            device=self.device,
+            device=self.device if self.workers is None else self.workers.here,
             dtype=self.dtype,
             output=self.output,
             shuffle_seed=self.seed if self.rule else None,

@@ -2,9 +2,9 @@
 
 The network goes as a skeleton: what every checkpoint holds is read there again, by name. What no
 checkpoint holds goes by value, and so do states that are in memory alone. Data go once, in batches
-of their own: a batch is a view, and would take all data along. What goes by a name, such as a
-metric of layerscope's, arrives as what that name stands for; functions of the user's own go by
-value.
+of their own: a batch is a view, and would take all data along. The device goes as what was asked
+for, and each worker finds its own. What goes by a name, such as a metric of layerscope's, arrives
+as what that name stands for; functions of the user's own go by value.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope.base import devices
 from layerscope.base.extras import extra
 from layerscope.base.tensors import named_tensors
 from layerscope.core.batches import FixedBatches
@@ -46,12 +47,15 @@ class Shipment:
         Of the sweep, in plain values.
     threads : int
         Processor threads that a pass takes.
+    device : str
+        As it was asked for; what stands for the driver's is sent as what a worker finds by it.
     """
 
     plan: Plan
     fresh: Callable[[], nn.Module] | None
     identity: dict[str, Any]
     threads: int
+    device: str = "auto"
 
 
 @dataclass
@@ -92,11 +96,14 @@ def pack(shipment: Shipment | Layout) -> bytes:
     with extra("dask", "a sweep on a cluster"):
         import cloudpickle
 
-    model = shipment.plan.subject.model if isinstance(shipment, Shipment) else None
-    stored = {} if model is None else {id(t): t for t in named_tensors(model).values()}
+    subject = shipment.plan.subject if isinstance(shipment, Shipment) else None
+    stored = {} if subject is None else {id(t): t for t in named_tensors(subject.model).values()}
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
+            if subject is not None and value is subject.device:
+                assert isinstance(shipment, Shipment)
+                return devices.resolve, (shipment.device,)
             found = _reduced(value, stored)
             return super().reducer_override(value) if found is NotImplemented else found
 

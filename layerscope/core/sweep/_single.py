@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import xarray as xr
 from torch import nn
@@ -16,6 +16,7 @@ from layerscope.base import devices
 from layerscope.base.undoing import Undo
 from layerscope.core import metrics
 from layerscope.core.probe import Probe
+from layerscope.core.sweep._agreeing import Agreement
 from layerscope.core.sweep._call import batches_of
 from layerscope.core.sweep._cluster import Cluster
 from layerscope.core.sweep._identity import identify
@@ -24,9 +25,6 @@ from layerscope.core.sweep._outcomes import gather
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._store import IDENTITY, FinishedElsewhere, Parts, Store, digest
 from layerscope.core.sweep._table import assemble
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 __all__ = ["SingleSweep"]
 
@@ -49,6 +47,8 @@ class SingleSweep:
         What makes a freshly initialised network.
     began : float, optional
         When it was asked for; by default when it is run.
+    workers : Agreement, optional
+        Those of a cluster that are to compute it.
 
     Attributes
     ----------
@@ -64,8 +64,9 @@ class SingleSweep:
         call: Mapping[str, Any],
         fresh: Callable[[], nn.Module] | None,
         began: float | None = None,
+        workers: Agreement | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self._workers = plan, workers
         self._batch_size, self._fresh, self._call = batch_size, fresh, dict(call)
         self._folder = folder
         self._store: Store | None = None
@@ -75,7 +76,7 @@ class SingleSweep:
     def identity(self) -> dict[str, Any]:
         """Everything that its values depend on, in plain values, as far as anybody compares it."""
         kept = self._folder is not None
-        found = identify(self.plan, self._fresh, compared=kept) | {"batch_size": self._batch_size}
+        found = self._identified(compared=kept)
         if kept:
             self._settle()
         return found
@@ -85,9 +86,14 @@ class SingleSweep:
         """Everything that its values depend on, for workers to compare with what they have."""
         if self._folder is not None:
             return self.identity
-        found = identify(self.plan, self._fresh) | {"batch_size": self._batch_size}
+        found = self._identified(compared=True)
         self._settle()
         return found
+
+    def _identified(self, *, compared: bool) -> dict[str, Any]:
+        own = identify(self.plan, self._fresh, compared=compared)
+        told = own if self._workers is None else self._workers.identity(own)
+        return told | {"batch_size": self._batch_size}
 
     @property
     def size(self) -> int:
@@ -144,14 +150,13 @@ class SingleSweep:
         between: Callable[[], object] | None = None,
         *,
         show_progress: bool = True,
-        client: Client | None = None,
     ) -> xr.Dataset:
         """Compute what is not done yet; the arguments are those of `layerscope.sweep`."""
         self._began = self._began or time.monotonic()
         if self._store is not None and (done := self._store.finished()) is not None:
             return done
         try:
-            state, parts = self._measure(callback, between, show_progress, client)
+            state, parts = self._measure(callback, between, show_progress)
             ds = self._described(state)
             if callback:
                 callback(ds.copy(deep=True))  # which may change what it is handed; this is kept
@@ -167,10 +172,10 @@ class SingleSweep:
         callback: Show | None,
         between: Callable[[], object] | None,
         show_progress: bool,
-        client: Client | None,
     ) -> tuple[SweepState, Parts | None]:
         store = self._store
-        cluster = None if client is None else Cluster(client, self._compared, self._fresh)
+        workers = self._workers
+        cluster = None if workers is None else Cluster(workers, self._compared, self._fresh)
         while True:
             try:
                 parts = store.parts(self.plan.subject.data.size) if store is not None else None

@@ -301,6 +301,11 @@ class Parts:
             error.add_note(f"{len(self)} finished parts are safe in {self.store.folder}.")
             raise
 
+    def taken(self) -> list[str]:
+        """List the parts that other processes are at."""
+        claims = (path for path in self._folder.glob("*.claim") if path not in self._claims)
+        return [path.stem for path in claims if path.is_symlink() and not _abandoned(path)]
+
     def free(self, name: str) -> bool:
         """Tell whether a part is neither recorded nor being computed."""
         path = self._path(name).with_suffix(".claim")

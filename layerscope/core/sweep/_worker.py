@@ -8,6 +8,7 @@ A worker that would compute something else than the driver does not begin.
 from __future__ import annotations
 
 import contextlib
+import platform
 import threading
 import uuid
 from collections import OrderedDict
@@ -22,15 +23,16 @@ from layerscope.base import devices
 from layerscope.base.tensors import named_tensors
 from layerscope.base.undoing import Undo
 from layerscope.core.probe import Probe
+from layerscope.core.sweep._connecting import still_wanted
 from layerscope.core.sweep._differences import differences
 from layerscope.core.sweep._fragments import Fragment
 from layerscope.core.sweep._identity import identify
 from layerscope.core.sweep._shipping import Layout, Shipment, unpack
 from layerscope.core.sweep._sums import PartResult
 from layerscope.core.sweep._tile import Part, TileHooks, compute_tile
-from layerscope.errors import CheckpointError, ClusterError
+from layerscope.errors import CheckpointError, ClusterError, LayerscopeError, OptionError
 
-__all__ = ["Computed", "StoppedTile", "Task", "Wanted", "close", "hold", "run", "threads"]
+__all__ = ["About", "Computed", "StoppedTile", "Task", "Wanted", "about", "close", "hold", "run"]
 
 _MOST_OPEN = 2
 """Sweeps that a worker keeps open; a driver that was killed can't close its own."""
@@ -82,6 +84,25 @@ class Computed:
         # Of plain containers Dask draws samples with Python's own generator, meanwhile in another
         # thread, and then a network that is watched seems to draw from it.
         return sum(array.nbytes for _, arrays in self.found for array in arrays.values())
+
+
+@dataclass(frozen=True)
+class About:
+    """What a worker computes with.
+
+    Attributes
+    ----------
+    threads : int
+        Processor threads that a pass takes.
+    device : str
+        Kind of the device.
+    told : dict
+        Parts of a sweep's identity, in plain values.
+    """
+
+    threads: int
+    device: str
+    told: dict[str, Any]
 
 
 class StoppedTile(Exception):  # noqa: N818 - nobody waits for the tile any more
@@ -177,12 +198,22 @@ def hold(content: bytes) -> bytes:
     return content
 
 
-def threads() -> int:
-    """Processor threads that a pass takes in this process."""
-    return torch.get_num_threads()
+def about(device: str) -> About | OptionError:
+    """Say what this worker computes with; an error where it has no such device."""
+    try:
+        found = devices.resolve(device)
+    except OptionError as refusal:
+        return OptionError(f"{_here()}: {refusal}")
+    told = {
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": found.type,
+        "arithmetic": devices.arithmetic(found),
+    }
+    return About(torch.get_num_threads(), found.type, told)
 
 
-def run(content: bytes, layout: bytes, task: Task) -> Computed:
+def run(content: bytes, layout: bytes, task: Task) -> Computed | LayerscopeError | StoppedTile:
     """Compute a tile.
 
     Parameters
@@ -193,14 +224,20 @@ def run(content: bytes, layout: bytes, task: Task) -> Computed:
 
     Returns
     -------
-    Computed
-
-    Raises
-    ------
-    ClusterError
-        If this worker would compute something else than the driver.
+    Computed, LayerscopeError or StoppedTile
+        An error where this worker would compute something else than the driver, for example.
+        Raised here, Dask would log it with its traceback, once for each tile.
     """
-    before = _still_wanted()
+    try:
+        return _computed(content, layout, task)
+    except (LayerscopeError, StoppedTile) as refusal:
+        # Its frames hold the network.
+        refusal.__cause__ = refusal.__context__ = None
+        return refusal.with_traceback(None)
+
+
+def _computed(content: bytes, layout: bytes, task: Task) -> Computed:
+    before = _require_wanted()
     while True:
         opened = _open(task.run, content, layout)
         with opened.lock:
@@ -232,19 +269,12 @@ def _open(name: str, content: bytes, layout: bytes) -> _Opened:
         return _OPENED[name]
 
 
-def _still_wanted() -> Callable[[], None]:
+def _require_wanted() -> Callable[[], None]:
     """Make what stops a tile that was cancelled, before its next cell."""
-    from distributed import get_worker
-
-    try:
-        worker = get_worker()
-    except ValueError:  # called outside of one
-        return lambda: None
-    key = worker.get_current_task()
+    wanted = still_wanted()
 
     def require() -> None:
-        known = worker.state.tasks.get(key)
-        if known is None or known.state == "cancelled":
+        if not wanted():
             raise StoppedTile
 
     return require
