@@ -51,7 +51,8 @@ def main(command: Sequence[str] | None = None) -> int:
         with _notices_as_lines():
             status: int | None = options.run(options)
     except LayerscopeError as error:
-        print(f"layerscope: {error}", file=sys.stderr)
+        for said in (error, *getattr(error, "__notes__", ())):
+            print(f"layerscope: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         for note in getattr(stop, "__notes__", ["stopped; what is finished is kept."]):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,15 +50,36 @@ def save(
     path = validate.path(path, "path", "sweep.nc")
     if not isinstance(ds, xr.Dataset):
         raise ResultError(f"expected an xarray Dataset, got {validate.describe(ds)}.")
-    import h5py  # type: ignore[import-untyped]
+    with io.BytesIO() as draft:
+        _write_netcdf(ds, draft, encoding)
+        with draft.getbuffer() as content:
+            return write_bytes(path, content, once=once)
 
-    with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
-        draft = Path(folder) / "draft.nc"
-        ds.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
+
+def _write_netcdf(
+    ds: xr.Dataset, draft: io.BytesIO, encoding: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """Write a Dataset as netCDF into memory.
+
+    Where HDF5 itself can't write a file to its end, such as on a full disk, it can't close it
+    either, and takes the process with it. And not through ``ds.to_netcdf``, which asks the Dask
+    cluster, where there is one, for a lock.
+    """
+    import h5netcdf
+    import h5py  # type: ignore[import-untyped]
+    from xarray.backends import H5NetCDFStore
+
+    try:
+        with h5netcdf.File(draft, "w") as file:
+            # In full: what Dask has yet to compute would be left out.
+            ds.compute().dump_to_store(H5NetCDFStore(file), encoding=encoding)
         with h5py.File(draft, "r+") as file:
             write_digests(file)
-        content = draft.read_bytes()
-    return write_bytes(path, content, once=once)
+    except (TypeError, ValueError, h5netcdf.CompatibilityError) as error:
+        raise ResultError(
+            f"the Dataset can't be written as netCDF: {error}. Its attributes have to be numbers, "
+            "strings or lists of one kind of them, its names strings."
+        ) from None
 
 
 def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:

@@ -12,12 +12,15 @@ for the network whose blocks are skipped.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from layerscope import results
 from layerscope._version import __version__
 from layerscope.base import validate
 from layerscope.base.extras import extra
+from layerscope.base.writing import failures, make_folder, sync_files, sync_folder, write_bytes
 from layerscope.core import batches, layers, metrics as metrics_
 from layerscope.core.checkpoints import Series, open_series
 from layerscope.core.export import (
@@ -151,14 +155,15 @@ def export(
     }
     draft = place.with_name(f".{place.name}.{secrets.token_hex(6)}.tmp")
     try:
-        _make(draft)
+        make_folder(draft)
         network = _written(model, blocks, blocks.kept(gone), state, draft, tokenizer, record)
         record |= _measured(model, network, asked, metrics, size, record)
         if data is None:
             for said in ("baseline", "predicted", "measured", "speed"):
                 del record[said]
-        (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (draft / _CARD).write_text(card(record), encoding="utf-8")
+        write_bytes(draft / RECORD, f"{json.dumps(record, indent=1)}\n".encode())
+        write_bytes(draft / _CARD, card(record).encode())
+        sync_files(draft)
         _publish(draft, place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -223,13 +228,6 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise ResultError(f"can't write {folder.parent}: {error.strerror}.") from None
-
-
 def _publish(draft: Path, place: Path) -> None:
     try:
         draft.rename(place)
@@ -237,6 +235,20 @@ def _publish(draft: Path, place: Path) -> None:
         raise ResultError(
             f"can't give {place} its name: {error.strerror}; is another process writing it?"
         ) from None
+    sync_folder(place.parent)
+
+
+@contextmanager
+def _failures(folder: Path) -> Iterator[None]:
+    """Say of what other libraries can't write what is said of our own files."""
+    from safetensors import SafetensorError
+
+    with failures(folder):
+        try:
+            yield
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from None
 
 
 def _written(
@@ -253,15 +265,17 @@ def _written(
     record["parameters"] = sum(p.numel() for p in model.parameters())
     if not pretrained.is_pretrained(model):
         network = plain.cut(model, blocks, kept, state)
-        plain.save_weights(network, folder)
+        with _failures(folder):
+            plain.save_weights(network, folder)
         plain.load_weights(network, folder)
     else:
         with extra("huggingface", "a folder that transformers loads"):
             from transformers import AutoModelForCausalLM
 
         smaller = pretrained.without_blocks(model, blocks, kept, state)
-        pretrained.save(smaller, model, folder)
-        record["tokenizer"] = pretrained.save_tokenizer(model, tokenizer, folder)
+        with _failures(folder):
+            pretrained.save(smaller, model, folder)
+            record["tokenizer"] = pretrained.save_tokenizer(model, tokenizer, folder)
         network = pretrained.load(folder, type(model), model.config, AutoModelForCausalLM)
         if network.can_generate():
             _, width = _CHECKED

@@ -159,7 +159,8 @@ class Store:
         sizes = ds["outcome"].sizes
         chunk = (1, 1, min(sizes["example"], _LONGEST_CHUNK))
         packed = {"chunksizes": chunk, "compression": "gzip", "compression_opts": 1}
-        return results.save(ds, self.folder / OUTCOMES, {"outcome": packed}, once=True)
+        with self._telling_what_is_safe():
+            return results.save(ds, self.folder / OUTCOMES, {"outcome": packed}, once=True)
 
     def finish(self, ds: xr.Dataset) -> Path:
         """Write the Dataset of the finished sweep, then remove what it was made of.
@@ -171,14 +172,27 @@ class Store:
         ResultError
             If it can't be written, or can't be opened again; nothing is removed then.
         """
-        path = results.save(ds, self.folder / DATASET, once=True)
+        with self._telling_what_is_safe():
+            path = results.save(ds, self.folder / DATASET, once=True)
         self.finished()
         return path
+
+    @contextmanager
+    def _telling_what_is_safe(self) -> Iterator[None]:
+        try:
+            yield
+        except ResultError as error:
+            error.add_note(
+                f"{len(self._parts())} finished parts are safe in {self.folder}; the same call "
+                "goes on from there."
+            )
+            raise
 
     def _clear(self) -> None:
         """Remove what the finished Dataset was made of, also what was left by a kill just then."""
         if not self._foreign(PARTIAL):
-            (self.folder / PARTIAL).unlink(missing_ok=True)
+            with suppress(OSError):  # what can't be removed now is removed the next time
+                (self.folder / PARTIAL).unlink()
         for folder in self._part_folders():
             _remove_parts(folder, self.digest)
 
@@ -283,7 +297,8 @@ class Parts:
         self.damaged.append(name)
         # What can't be read can't say whose it is, so its name does.
         path = self._path(name)
-        path.replace(path.with_suffix(f".{_mark(self.store.digest)}"))
+        with writing.failures(path), suppress(FileNotFoundError):  # another process was first
+            path.replace(path.with_suffix(f".{_mark(self.store.digest)}"))
 
     def write(self, name: str, arrays: Arrays) -> None:
         """Record a part, unless another process was first.
@@ -363,8 +378,8 @@ class Parts:
 def _remove_parts(folder: Path, owner: str) -> None:
     """Remove what a sweep recorded in a folder, and the folder if nothing else is in it."""
     for path in list(folder.glob("*")):
-        # Another process may be removing them as well.
-        with suppress(FileNotFoundError):
+        # Another process may be removing them as well, or they can't be removed now.
+        with suppress(OSError):
             if _is_recorded(path, owner):
                 path.unlink()
     # A link to a folder stays, as do files that somebody put there.

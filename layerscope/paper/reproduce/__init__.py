@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,7 +146,8 @@ def run(
         with reporting(f"{experiment.name} ({scale})", place, show_progress):
             manifest = identity | _execute(experiment.notebook, place, given, folder)
         write_bytes(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-    failed(folder).unlink(missing_ok=True)
+    with suppress(OSError):  # of an earlier attempt, and none of this run
+        failed(folder).unlink()
     return RunResult(folder, False, manifest)
 
 

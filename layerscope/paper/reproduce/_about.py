@@ -11,6 +11,7 @@ from typing import Any
 
 from layerscope import results
 from layerscope.base import devices
+from layerscope.base.writing import failures
 from layerscope.paper import experiments
 
 __all__ = ["machine", "software", "summary", "training_seconds"]
@@ -37,7 +38,8 @@ def summary(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = dict(json.loads(path.read_text(encoding="utf-8")))
-    path.unlink()
+    with failures(path):
+        path.unlink()
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from layerscope.base import notebooks, progress
 from layerscope.base.extras import extra
+from layerscope.base.writing import failures, write_bytes, write_error
 from layerscope.errors import LayerscopeError
 from layerscope.paper import experiments
 from layerscope.zoo import data
@@ -75,9 +76,12 @@ def execute(source: Path, draft: Path, values: Mapping[str, Any], folder: Path) 
             kernel_name="python3",
             language="python",
         )
+    except OSError as error:
+        raise write_error(error.filename or target, error) from None
     except papermill.PapermillExecutionError as error:
         kept = failed(folder)
-        target.replace(kept)
+        with failures(kept):
+            target.replace(kept)
         last = error.evalue.splitlines()[0] if error.evalue else ""
         raise NotebookError(
             f"cell {error.exec_count} of {source.name} failed: {error.ename}: {last} "
@@ -102,7 +106,8 @@ def _clean(path: Path) -> None:
     for cell in book.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
-    nbformat.write(book, path)  # type: ignore[no-untyped-call]
+    # Not by nbformat, nor as papermill left it: the run is put in place, and must last.
+    write_bytes(path, f"{nbformat.writes(book)}\n".encode())  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from layerscope.base.extras import extra
+from layerscope.base.writing import write_bytes
 from layerscope.errors import DataError, OptionError
 
 __all__ = ["Tokenizer"]
@@ -121,9 +122,7 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the tokenizer, by custom as ``tokenizer.json``."""
-        file = Path(path)
-        file.write_text(self.json, encoding="utf-8")
-        return file
+        return write_bytes(Path(path), self.json.encode())
 
     @cached_property
     def sha256(self) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from layerscope.errors import ResultError
+from layerscope.base.writing import make_folder, write_error
 
 __all__ = ["training_lock"]
 
@@ -29,8 +30,8 @@ def training_lock(folder: Path) -> Iterator[None]:
         If the folder can't be made or written to, or its file system has no locks.
     """
     lock = FileLock(folder / _LOCK)
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -40,12 +41,13 @@ def training_lock(folder: Path) -> Iterator[None]:
                 stacklevel=4,
             )
             lock.acquire(poll_interval=_LOOK_EVERY_S)
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ResultError(
-            f"can't write {folder / _LOCK}: {reason}. Choose another folder with out= (--out)."
-        ) from None
+    except NotImplementedError as error:
+        raise write_error(folder / _LOCK, OSError(errno.ENOSYS, str(error))) from None
+    except OSError as error:
+        raise write_error(folder / _LOCK, error) from None
     try:
         yield
     finally:
-        lock.release()
+        # What can't be closed is closed all the same.
+        with suppress(OSError):
+            lock.release()
