@@ -155,7 +155,6 @@ def test_the_command_shows_the_plan_first_and_the_failures_last(monkeypatch, cap
     [
         ([], "the name of one experiment, or --all"),
         (["--all", "joint"], "the name of one experiment, or --all"),
-        (["joint", "--dask", "local:2"], "--dask spreads whole experiments, so it goes with --all"),
         (["--all", "--seeds", "2"], "leave them out with --all"),
         (["--all", "-p", "lr=0.1"], "leave them out with --all"),
     ],

@@ -135,7 +135,8 @@ def test_a_job_array_on_one_folder(trained, tmp_path):
 def test_what_is_not_run_says_so():
     """A recipe that no test runs is marked, in the page and in its words."""
     text = DOCS.read_text(encoding="utf-8")
-    blocks = len(re.findall(r"```(?:python|bash)\n", text))
-    assert text.count("<!-- not run -->") == 1
+    blocks = len(re.findall(r"```(?:python|bash|yaml)\n", text))
+    assert text.count("<!-- not run -->") == 2
     assert "Not tested\nhere" in text
-    assert blocks == 6
+    assert text.count("**not run here**") == 2
+    assert blocks == 7

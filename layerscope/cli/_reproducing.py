@@ -22,9 +22,10 @@ def add_reproduce(commands: Any) -> None:
     parser.add_argument(
         "--dask",
         metavar="WHERE",
-        help="with --all: have experiments run by the workers of a Dask cluster, one by each at a "
-        "time: local:N for N processes of this machine, or the address of a scheduler, such as "
-        "tcp://10.0.0.1:8786, whose workers see the same folders",
+        help="have the workers of a Dask cluster train, one network by each at a time, and compute "
+        "the sweeps; with --all, have them run whole experiments: local:N for N processes of this "
+        "machine, or the address of a scheduler, such as tcp://10.0.0.1:8786, whose workers see "
+        "the same folders",
     )
     parser.add_argument(
         "--resume",
@@ -51,17 +52,16 @@ def add_reproduce(commands: Any) -> None:
 def _run_reproduce(options: argparse.Namespace) -> None:
     if options.all == (options.name is not None):
         raise OptionError("give the name of one experiment, or --all.")
-    if options.all:
-        from layerscope.core import sweep as engine
+    from layerscope.core import sweep as engine
 
-        with engine.connect(options.dask) as client:
+    with engine.connect(options.dask) as client:
+        if options.all:
             _run_all(options, client)
-        return
-    if options.dask is not None:
-        raise OptionError(
-            "--dask spreads whole experiments, so it goes with --all; one experiment runs on one "
-            "machine, and its sweeps alone are spread by layerscope sweep … --dask."
-        )
+        else:
+            _run_one(options, client)
+
+
+def _run_one(options: argparse.Namespace, client: Any = None) -> None:
     from layerscope.paper import reproduce
 
     done = reproduce.run(
@@ -73,6 +73,7 @@ def _run_reproduce(options: argparse.Namespace) -> None:
         out=options.out,
         overrides=assignments(options.parameters, "-p"),
         resume=options.resume,
+        client=client,
     )
     spent = f"{done.manifest['seconds']:.0f} s"
     if done.reused:

@@ -26,6 +26,12 @@ from layerscope.paper.experiments._probing import (
 )
 from layerscope.paper.experiments._recipes import augmentation, fitted, variants
 from layerscope.paper.experiments._retraining import retrain
+from layerscope.paper.experiments._spreading import (
+    CLUSTER_VARIABLE as CLUSTER_VARIABLE,
+    REHEARSAL_VARIABLE as REHEARSAL_VARIABLE,
+    noted as noted,
+    spread as spread,
+)
 
 __all__ = [
     "EXPERIMENTS",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from layerscope.paper.experiments._probing import sweep_series, trained
+from layerscope.paper.experiments._spreading import Untrained, rehearsing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +67,8 @@ def generalisation(
     runs = trained(
         network, data, recipe, wanted, device=device, folder=folder, record=tuple(record)
     )
+    if rehearsing(*runs):
+        return Untrained()  # type: ignore[return-value]
     for seed, series in zip(wanted, runs, strict=True):
         swept = sweep_series(
             [series], data, [seed], part="train", epochs=[0], view=view, device=device

@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import choose
+from layerscope.paper.experiments._spreading import (
+    Training,
+    Untrained,
+    cluster,
+    rehearsing,
+    train_all,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,17 +75,14 @@ def trained(
         As for `probe`.
     **options
         Further ones of `training.train`, such as ``record`` and ``augment``.
-    """
-    from layerscope.zoo import training
 
-    place = series_folder(folder)
-    with warnings.catch_warnings():
-        # Several notebooks that run at once wait for each other; that is no part of what they find.
-        warnings.filterwarnings("ignore", "another process trains")
-        return [
-            training.train(network, data, recipe, seed=seed, out=place, device=device, **options)
-            for seed in seeds
-        ]
+    Notes
+    -----
+    On a cluster, which ``reproduce --dask`` names in the environment, the networks of all seeds
+    are trained by its workers, one by each at a time.
+    """
+    asked = [Training(network, data, recipe, seed, device, options) for seed in seeds]
+    return train_all(asked, series_folder(folder))
 
 
 def probe(
@@ -165,6 +168,8 @@ def sweep_series(
     from layerscope.core import sweep as engine
     from layerscope.zoo import models
 
+    if rehearsing(*runs):
+        return Untrained()  # type: ignore[return-value]
     sweep.setdefault("metrics", _metrics(data))
     examples = _part(data, part)
     found = []
@@ -178,6 +183,7 @@ def sweep_series(
             checkpoints=series,
             device=device,
             out=place,
+            client=cluster(),
             **options,
         )
         known = ("network", "data", "recipe", "seed", "device", "torch", "seconds")
@@ -214,9 +220,11 @@ def sweep_network(
     """
     from layerscope.core import sweep as engine
 
+    if rehearsing():
+        return Untrained()  # type: ignore[return-value]
     examples = _part(data, part)
     place = series_folder(folder) / "networks" / _digest(examples, {"network": name, **sweep})
-    return engine.sweep(model, examples, device=device, out=place, **sweep)
+    return engine.sweep(model, examples, device=device, out=place, client=cluster(), **sweep)
 
 
 def trainings(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import LayerError
-from layerscope.paper.experiments._probing import trained
+from layerscope.paper.experiments._probing import series_folder
+from layerscope.paper.experiments._spreading import Training, Untrained, rehearsing, train_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +94,16 @@ def retrain(
     if gone:
         variants["removed"] = models.configure(config, removed=gone), recipe, gone
     table, wanted = [], list(seeds)
+    asked = [
+        Training(net, data, how, seed, device, options)
+        for net, how, _ in variants.values()
+        for seed in wanted
+    ]
+    found = iter(train_all(asked, series_folder(folder)))  # of all variants at once
+    if rehearsing():
+        return Untrained()  # type: ignore[return-value]
     for variant, (net, how, chosen) in variants.items():
-        runs = trained(net, data, how, wanted, device=device, folder=folder, **options)
+        runs = [next(found) for _ in wanted]
         left = _trained_parameters(sizes, models.build(net), how.frozen)
         for seed, series in zip(wanted, runs, strict=True):
             error = metrics.evaluate(models.rebuild(series), data.test, ["error"], device="cpu")[

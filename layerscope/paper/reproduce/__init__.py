@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerscope._version import __version__
 from layerscope.base import devices, notebooks, validate
@@ -27,7 +27,7 @@ from layerscope.base.extras import require
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError, choose
 from layerscope.paper import experiments
-from layerscope.paper.reproduce import _about as about
+from layerscope.paper.reproduce import _about as about, _spreading as spreading
 from layerscope.paper.reproduce._executing import (
     PURPOSE,
     NotebookError,
@@ -39,6 +39,9 @@ from layerscope.paper.reproduce._executing import (
 from layerscope.paper.reproduce._folder import HASH, MANIFEST, draft, finished, list_files
 from layerscope.paper.reproduce._naming import command, folder_name
 from layerscope.zoo import data
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["MANIFEST", "NotebookError", "RunResult", "run"]
 
@@ -82,6 +85,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = True,
     show_progress: bool = True,
+    client: Client | None = None,
 ) -> RunResult:
     """Run one experiment of the paper and keep what it leaves.
 
@@ -104,6 +108,11 @@ def run(
     resume : bool
         Take a finished run as it is; else run again, with the trained series that are there.
     show_progress : bool
+    client : distributed.Client, optional
+        Have the workers of a Dask cluster train, one network by each at a time, and compute the
+        cells of its sweeps, to the bits of a run here with as many threads as a worker has, which
+        is one unless you set it (``OMP_NUM_THREADS=1``). Workers must see `out` under the same
+        path. Those sweeps are spread that the notebook makes by `experiments`.
 
     Returns
     -------
@@ -117,6 +126,9 @@ def run(
         If the data set is not there.
     NotebookError
         If a cell fails; the notebook up to there is kept beside the run's folder.
+    ClusterError
+        If a worker does not see `out`, workers compute on devices of several kinds, or the cluster
+        answers no more.
     """
     experiment = experiments.find(name)
     root = validate.path(out, "out", "papermill_runs")
@@ -125,7 +137,8 @@ def run(
     usual = notebooks.parameters(experiment.notebook) | chosen
     changed = _changed(overrides, seeds, experiment.notebook)
     values = usual | changed
-    devices.resolve(device)
+    if client is None:
+        devices.resolve(device)
     fingerprints = _fingerprints(values, data_root)
     changed = {key: value for key, value in changed.items() if usual[key] != value}
     folder = root / experiment.name / folder_name(scale, changed)
@@ -142,9 +155,12 @@ def run(
         return RunResult(folder, True, found)
     identity |= {"title": experiment.title, "command": command(os.fspath(name), scale, changed)}
     given = chosen | changed | {"out": ".", "device": device}
-    with environment(root, data_root), draft(folder) as place:
+    workers = spreading.agree(client, device, show_progress)
+    here = device if workers is None else str(workers.here)
+    with environment(root, data_root, spreading.settings(workers)), draft(folder) as place:
         with reporting(f"{experiment.name} ({scale})", place, show_progress):
-            manifest = identity | _execute(experiment.notebook, place, given, folder)
+            spreading.train_ahead(experiment.notebook, place, given, workers)
+            manifest = identity | _execute(experiment.notebook, place, given, folder, here)
         write_bytes(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     with suppress(OSError):  # of an earlier attempt, and none of this run
         failed(folder).unlink()
@@ -164,7 +180,9 @@ def _changed(
     return changed
 
 
-def _execute(source: Path, place: Path, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _execute(
+    source: Path, place: Path, given: Mapping[str, Any], folder: Path, device: str
+) -> dict[str, Any]:
     """Execute the notebook in a folder; return the manifest's account of it."""
     began, started = time.monotonic(), datetime.now(UTC)
     execute(source, place, given, folder)
@@ -173,7 +191,7 @@ def _execute(source: Path, place: Path, given: Mapping[str, Any], folder: Path) 
         "seconds": round(time.monotonic() - began, 1),
         "training_seconds": about.training_seconds(place),
         "software": about.software(),
-        "machine": about.machine(given["device"]),
+        "machine": about.machine(device),
         "summary": about.summary(place),
         "files": list_files(place, source.name),
     }

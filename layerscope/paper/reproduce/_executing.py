@@ -27,9 +27,12 @@ class NotebookError(LayerscopeError):
 
 
 @contextmanager
-def environment(root: Path, data_root: str | os.PathLike[str] | None) -> Iterator[None]:
+def environment(
+    root: Path, data_root: str | os.PathLike[str] | None, more: Mapping[str, str]
+) -> Iterator[None]:
     """Tell the kernel where things are on this machine without writing it into the notebook."""
     values = {
+        **more,
         experiments.SERIES_VARIABLE: str((root / "series").resolve()),
         "LAYERSCOPE_STILL": "1",
         # Kernels of Jupyter warn about it at every start, on standard error.

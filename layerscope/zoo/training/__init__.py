@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -126,6 +126,78 @@ def train(
     >>> digits = layerscope.load_data("mnist-5k")                           # doctest: +SKIP
     >>> series = train("fcn-2x64", digits, Recipe(epochs=3), out="series")  # doctest: +SKIP
     """
+    asked = _asked(network, data, recipe, seed, out, record, record_steps, augment, device)
+    folder, place = asked.folder, asked.place
+    if (done := _find_finished(folder, asked.identity["record"])) is not None:
+        return done
+    with training_lock(folder):
+        # Another process may have finished it meanwhile.
+        if (done := _find_finished(folder, asked.identity["record"])) is not None:
+            return done
+        writer = SeriesWriter(folder, asked.identity)
+        begun = writer.manifest if (folder / RESUME).is_file() else {}
+        with same_machine(begun, place) as about:
+            writer.manifest |= about
+            if isinstance(data, data_module.TextData):
+                write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
+            what = f"train {_short_name(asked.model)}, seed {asked.seed}"
+            how = asked.recipe, asked.seed, place, writer, asked.augment, what
+            loop = Loop(asked.model.to(place), data, *how)
+            try:
+                loop.run(asked.steps, show_progress)
+            except KeyboardInterrupt as stop:
+                stop.add_note(
+                    f"what is recorded is safe in {folder}; the same call goes on from there."
+                )
+                raise
+        return open_series(folder)
+
+
+def open_trained(
+    network: str | models.Config | Mapping[str, Any] | nn.Module,
+    data: Data,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    out: str | os.PathLike[str],
+    record: Sequence[int] = PAPER_EPOCHS,
+    record_steps: Sequence[int] = (),
+    augment: str | Callable[..., Any] | None = None,
+    device: str | torch.device = "auto",
+) -> Series | None:
+    """Open the series that `train` would return at once; None where it would train.
+
+    The arguments are those of `train`.
+    """
+    asked = _asked(network, data, recipe, seed, out, record, record_steps, augment, device)
+    return _find_finished(asked.folder, asked.identity["record"])
+
+
+class _Asked(NamedTuple):
+    """A training that was asked for, found to be possible."""
+
+    model: nn.Module
+    recipe: Recipe
+    seed: int
+    steps: list[int]
+    augment: Callable[..., Any] | None
+    place: torch.device
+    identity: dict[str, Any]
+    folder: Path
+
+
+def _asked(
+    network: Any,
+    data: Data,
+    recipe: Recipe | None,
+    seed: int,
+    out: str | os.PathLike[str],
+    record: Sequence[int],
+    record_steps: Sequence[int],
+    augment: str | Callable[..., Any] | None,
+    device: str | torch.device,
+) -> _Asked:
+    """Check what `train` was given, and name the folder of the series."""
     if not all(hasattr(data, name) for name in ("name", "train", "test")):
         raise OptionError(
             f"data is a {type(data).__name__}; give a data set, such as load_data('mnist-5k')."
@@ -155,30 +227,8 @@ def train(
     if augment is not None:
         validate.function(augment, "augment", "augment(inputs, generator)")
         identity["augment"] = _describe(augment)
-    name = _short_name(model)
-    folder = place_of_series / _folder_name(name, data.name, seed, identity)
-    if (done := _find_finished(folder, identity["record"])) is not None:
-        return done
-    with training_lock(folder):
-        # Another process may have finished it meanwhile.
-        if (done := _find_finished(folder, identity["record"])) is not None:
-            return done
-        writer = SeriesWriter(folder, identity)
-        begun = writer.manifest if (folder / RESUME).is_file() else {}
-        with same_machine(begun, place) as about:
-            writer.manifest |= about
-            if isinstance(data, data_module.TextData):
-                write_bytes(folder / TOKENIZER, data.tokenizer.json.encode())
-            what = f"train {name}, seed {seed}"
-            loop = Loop(model.to(place), data, recipe, seed, place, writer, augment, what)
-            try:
-                loop.run(wanted, show_progress)
-            except KeyboardInterrupt as stop:
-                stop.add_note(
-                    f"what is recorded is safe in {folder}; the same call goes on from there."
-                )
-                raise
-        return open_series(folder)
+    name = _folder_name(_short_name(model), data.name, seed, identity)
+    return _Asked(model, recipe, seed, wanted, augment, place, identity, place_of_series / name)
 
 
 def _find_finished(folder: Path, wanted: Sequence[int]) -> Series | None:
