@@ -31,7 +31,8 @@ def save(
 ) -> Path:
     """Write a Dataset as netCDF, completely or not at all.
 
-    A link stays one: what it leads to is written. A file that is replaced hands on its mode.
+    A link stays one: what it leads to is written. A file that is replaced hands on its mode. The
+    digest of every variable goes into the file, which `open_dataset` compares.
 
     Parameters
     ----------

@@ -144,11 +144,21 @@ PERTURBATIONS: Mapping[str, Callable[..., Perturbation]] = {
 
 def _parsed(name: str) -> Perturbation:
     try:
-        tree = ast.parse(name.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError):
+        return _made(_tree(name), name)
+    # Python's own parser says either of what is nested too deeply for it.
+    except (RecursionError, MemoryError):
+        raise OptionError(
+            f"the perturbation {name[:40]!r}…, of {len(name):,} characters, has too many parts or "
+            "is nested too deeply; give fewer."
+        ) from None
+
+
+def _tree(name: str) -> ast.expr:
+    try:
+        return ast.parse(name.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
         choose(name, PERTURBATIONS, "perturbation")  # raises, with what comes nearest
         raise
-    return _made(tree, name)
 
 
 def _made(tree: ast.expr, name: str) -> Perturbation:
