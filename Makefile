@@ -52,6 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python benchmarks/smoke.py
+	$(BIN)/python benchmarks/hostile.py --faults
 	$(BIN)/python -m pytest -m slow
 
 gpu: $(STAMP)
