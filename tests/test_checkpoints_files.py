@@ -199,13 +199,10 @@ def test_a_header_that_claims_to_be_huge_takes_no_memory(tmp_path):
         files.open_checkpoint(path, "here")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "name"), [(torch.complex64, "C64"), (torch.float8_e4m3fn, "F8_E4M3")]
-)
-def test_a_type_that_is_not_read_is_named(tmp_path, dtype, name):
+def test_a_type_that_is_not_read_is_named(tmp_path):
     path = tmp_path / "c.safetensors"
-    path.write_bytes(save({"w": torch.ones(2).to(dtype)}))
-    with pytest.raises(CheckpointError, match=f"type {name}; layerscope reads BOOL"):
+    path.write_bytes(save({"w": torch.ones(2, dtype=torch.complex64)}))
+    with pytest.raises(CheckpointError, match="type C64; layerscope reads BOOL"):
         opened(path)
 
 
@@ -446,11 +443,11 @@ def test_an_index_that_does_not_hold_is_refused(tmp_path):
     entries = json.loads(index.read_text())["weight_map"]
     for name in ("../model-00001-of-00002.safetensors", "/etc/passwd", index.name, ".."):
         index.write_text(json.dumps({"weight_map": {"a.weight": name}}))
-        with pytest.raises(CheckpointError, match="is no index of weights"):
+        with pytest.raises(CheckpointError, match="no file beside it|is one itself"):
             files.open_checkpoint(index, "here")
     for content in ("{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "\xff"):
         index.write_text(content, encoding="latin-1")
-        with pytest.raises(CheckpointError, match="is no index of weights"):
+        with pytest.raises(CheckpointError, match="is not an index of weights"):
             files.open_checkpoint(index, "here")
     index.write_text(json.dumps({"weight_map": entries | {"b": "model-3.safetensors"}}))
     with pytest.raises(CheckpointError, match=r"3 files, of which 1 are missing.*model-3\."):

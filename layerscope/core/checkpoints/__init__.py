@@ -19,6 +19,7 @@ from layerscope.core.checkpoints._gguf import (
 )
 from layerscope.core.checkpoints._matching import require_finite as require_finite
 from layerscope.core.checkpoints._opening import open_series
+from layerscope.core.checkpoints._safe import SafeTensors as SafeTensors
 from layerscope.core.checkpoints._sentences import Finding
 from layerscope.core.checkpoints._series import WITHOUT_A_PAST as WITHOUT_A_PAST, Series
 from layerscope.core.checkpoints._source import (

@@ -7,8 +7,8 @@ it, so that a tuned network costs no more memory than its base.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,13 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerscope.base import files
 from layerscope.core.checkpoints._memory import Checkpoint, Signature
 from layerscope.errors import CheckpointError
 
-__all__ = ["CONFIG", "MERGE", "AdaptedCheckpoint", "adapter_config", "base_of", "is_adapter"]
+__all__ = [
+    "CONFIG",
+    "MERGE",
+    "WEIGHTS",
+    "AdaptedCheckpoint",
+    "adapter_config",
+    "base_of",
+    "is_adapter",
+    "is_adapter_alone",
+]
 
 CONFIG = "adapter_config.json"
 """A folder with an adapter has it."""
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What holds the weights of a network in a folder, in order of preference."""
 
 MERGE = (
     "merge them, with PEFT's model.merge_and_unload(), and save that; or give the network with its "
@@ -31,7 +49,11 @@ MERGE = (
 )
 """What to do with an adapter that can't be merged here."""
 
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_WHAT = "the configuration of an adapter"
+_LONGEST_CHAIN = 8  # adapters on adapters
+_REPEATED = 2  # parts of a pattern
+
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?")
 
@@ -48,6 +70,16 @@ _OTHER_SUMS = (
     *("alora_invocation_tokens", "arrow_config", "megatron_config"),
 )
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class _Config(files.Schema, kw_only=True):
+    """What is read of an adapter's configuration."""
+
+    peft_type: str
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    lora_alpha: float = 8
+    alpha_pattern: dict[str, float] | None = None
 
 
 class AdaptedCheckpoint:
@@ -98,7 +130,7 @@ class AdaptedCheckpoint:
 
     def digest(self) -> str:
         """SHA-256 over the digests of the base and the adapter, and the adapter's settings."""
-        seen = hashlib.sha256((self._folder / CONFIG).read_bytes())
+        seen = hashlib.sha256(files.read_bytes(self._folder / CONFIG, error=CheckpointError))
         seen.update(f"{self._base.digest()} {self._adapter.digest()}".encode())
         return seen.hexdigest()
 
@@ -129,7 +161,7 @@ class AdaptedCheckpoint:
     ) -> None:
         """Check that the product of a pair has the shape of what it is added to, or turned."""
         parts = [shapes[pair[side]][0] for side in "AB" if side in pair]
-        if len(parts) == 2 and all(len(part) == 2 for part in parts):
+        if len(parts) == 2 and all(len(part) == 2 and min(part) > 0 for part in parts):
             product = (parts[1][0], parts[0][1])
             turned = target in self._flipped or bool(self._config.get("fan_in_fan_out"))
             if shape == product and (shape[0] != shape[1] or not turned):
@@ -158,15 +190,36 @@ class AdaptedCheckpoint:
         module = stored.removeprefix(_PREFIX).rpartition(".lora_")[0]
         alpha = self._config.get("lora_alpha", 8)
         for pattern, value in (self._config.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if _matches(pattern, module, self._folder):
                 alpha = value
                 break
         return float(alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank))
 
 
+def _matches(pattern: str, module: str, folder: Path) -> bool:
+    """Match as PEFT does, but no pattern of a stranger's that could take for ever."""
+    try:
+        if not files.is_endless(pattern) and len(re.findall(r"[*+{]", pattern)) <= _REPEATED:
+            return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    except (re.error, RecursionError, OverflowError):
+        pass
+    raise CheckpointError(
+        f"{folder / CONFIG} has the pattern {pattern[:60]!r} in alpha_pattern, which is none of "
+        "names of modules; give such as 'layers.0.q_proj'."
+    )
+
+
 def is_adapter(path: Path) -> bool:
     """Check for a folder that holds an adapter."""
-    return path.is_dir() and (path / CONFIG).is_file()
+    return files.is_folder(path) and files.is_file(path / CONFIG)
+
+
+def is_adapter_alone(item: Any) -> bool:
+    """Check for a folder with an adapter, and without the network that it changes."""
+    if not isinstance(item, (str, os.PathLike)):
+        return False
+    path = Path(item)
+    return is_adapter(path) and not any(files.is_file(path / name) for name in WEIGHTS)
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
@@ -177,13 +230,10 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     CheckpointError
         If it says nothing.
     """
-    try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or "peft_type" not in found:
-        raise CheckpointError(f"{folder / CONFIG} does not say what kind of adapter it is of.")
-    return found
+    path = folder / CONFIG
+    found = files.read_json(path, error=CheckpointError, what=_WHAT)
+    files.fit_schema(found, _Config, where=path, error=CheckpointError, what=_WHAT)
+    return dict(found)
 
 
 def base_of(folder: Path) -> tuple[str, str]:
@@ -192,11 +242,24 @@ def base_of(folder: Path) -> tuple[str, str]:
     Raises
     ------
     CheckpointError
-        If it does not.
+        If it does not, or names an adapter that leads back to itself.
     """
+    base, revision = _named_base(folder)
+    at = Path(base)
+    for _ in range(_LONGEST_CHAIN):
+        if not is_adapter_alone(at):
+            return base, revision
+        at = Path(_named_base(at)[0])
+    raise CheckpointError(
+        f"the adapter in {folder} says that it was trained on {base}, which leads to no network "
+        f"in {_LONGEST_CHAIN} steps; put its base beside it: {{0: 'BASE', 1: '{folder}'}}."
+    )
+
+
+def _named_base(folder: Path) -> tuple[str, str]:
     config = adapter_config(folder)
     base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
+    if not base:
         raise CheckpointError(
             f"the adapter in {folder} does not say what it was trained on; put that beside it: "
             f"{{0: 'BASE', 1: '{folder}'}}."
@@ -220,9 +283,9 @@ def _require_plain(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _weights(folder: Path) -> Path:
-    held = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    held = [folder / name for name in _ADAPTERS if files.is_file(folder / name)]
     if not held:
-        raise CheckpointError(f"the folder {folder} has {CONFIG} and no {' or '.join(_WEIGHTS)}.")
+        raise CheckpointError(f"the folder {folder} has {CONFIG} and no {' or '.join(_ADAPTERS)}.")
     return held[0]
 
 

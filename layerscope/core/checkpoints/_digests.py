@@ -6,6 +6,9 @@ import hashlib
 import time
 from pathlib import Path
 
+from layerscope.base import files
+from layerscope.errors import CheckpointError
+
 __all__ = ["file_digest"]
 
 _SETTLED_NS = 2 * 10**9
@@ -24,7 +27,7 @@ def file_digest(path: Path) -> str:
     stamp = path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino
     if stamp in _KNOWN:
         return _KNOWN[stamp]
-    with open(path, "rb") as file:
+    with files.open_file(path, error=CheckpointError, what="a checkpoint") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS:
         _KNOWN[stamp] = digest

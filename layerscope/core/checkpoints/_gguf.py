@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope.base import files
 from layerscope.base.extras import extra
 from layerscope.core.checkpoints._memory import Signature
 from layerscope.core.checkpoints._safe import SafeTensors
@@ -101,11 +102,8 @@ def _without_quantizer(model: nn.Module) -> nn.Module:
 
 
 def _require_gguf(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(_MAGIC))
-    except OSError as error:
-        raise CheckpointError(f"can't read {path}: {error.strerror}.") from None
+    with files.open_file(path, error=CheckpointError, what="a GGUF file") as file:
+        start = file.read(len(_MAGIC))
     if start != _MAGIC:
         raise CheckpointError(f"{path} is no GGUF file: it does not begin with GGUF.")
 

@@ -129,12 +129,26 @@ def match_names(
                 if there[stored_name][0] != tuple(wanted[name].shape)
             ],
         ),
+        *_first(
+            "packed into eight bits",
+            [
+                f"{name} {there[stored_name][1]}, expected {wanted[name].dtype}"
+                for name, stored_name in names.items()
+                if _is_packed(there[stored_name][1], wanted[name].dtype)
+            ],
+        ),
     ]
     if problems:
         raise CheckpointError(
             f"{checkpoint.where} does not fit the network: {'; '.join(problems)}. {_hint(there)}"
         )
     return names
+
+
+def _is_packed(stored: torch.dtype, wanted: torch.dtype) -> bool:
+    """Recognise numbers that mean nothing in the network: their scale stands elsewhere."""
+    narrow = stored.itemsize == 1 and stored != torch.bool
+    return narrow and wanted.is_floating_point and wanted.itemsize > 1
 
 
 def _hint(there: Iterable[str]) -> str:

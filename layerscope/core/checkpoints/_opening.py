@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerscope.base.files import file_beside, is_file, is_folder
 from layerscope.core.checkpoints import _source as files
 from layerscope.core.checkpoints._series import Series
 from layerscope.core.checkpoints._writer import MANIFEST, read_manifest
@@ -62,18 +63,18 @@ def open_series(
             "from epoch to state dict or path, such as {0: 'start.pt', 90: 'trained.pt'}."
         )
     folder = Path(checkpoints)
-    if folder.is_file():
+    if is_file(folder):
         raise CheckpointError(
             f"{folder} is one checkpoint; give a mapping from epoch to path, such as "
             f"{{0: 'start.pt', 90: '{folder.name}'}}, or a folder."
         )
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise CheckpointError(
             f"there is no folder {folder}; give a folder of checkpoints, or a mapping from epoch "
             "to state dict or path."
         )
     path = folder / MANIFEST
-    series = _recorded(folder, read_manifest(path)) if path.is_file() else _collected(folder)
+    series = _recorded(folder, read_manifest(path)) if os.path.lexists(path) else _collected(folder)
     return series.ignoring(ignored)
 
 
@@ -86,7 +87,8 @@ def _listed(items: Sequence[str | os.PathLike[str]]) -> Series:
     sources: dict[int, Any] = {}
     by_step = []
     for item in items:
-        last = Path(str(item).rpartition("@")[2]) if not Path(item).exists() else Path(item)
+        there = is_file(item) or is_folder(item)
+        last = Path(item) if there else Path(str(item).rpartition("@")[2])
         match = _named(last)
         if match is None:
             raise CheckpointError(
@@ -97,12 +99,15 @@ def _listed(items: Sequence[str | os.PathLike[str]]) -> Series:
         if epoch in sources:
             raise CheckpointError(f"{sources[epoch]} and {item} both say epoch {epoch}.")
         sources[epoch] = item
-        by_step.append((match["word"] or "").lower() in _BY_STEP or last.is_dir())
+        by_step.append((match["word"] or "").lower() in _BY_STEP or is_folder(last))
     return Series(sources, unit="step" if all(by_step) else "epoch")
 
 
 def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
-    sources = {int(epoch): folder / entry["file"] for epoch, entry in manifest["epochs"].items()}
+    sources = {
+        int(epoch): file_beside(folder / MANIFEST, entry["file"], error=CheckpointError)
+        for epoch, entry in manifest["epochs"].items()
+    }
     return Series(sources, folder, manifest)
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, cast
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
+from layerscope.base import files
 from layerscope.base.tensors import fill
 from layerscope.core.checkpoints._memory import Signature
 from layerscope.core.checkpoints._single import WholeFile
 from layerscope.errors import CheckpointError
 
 __all__ = ["SafeTensors"]
+
+_WHAT = "a safetensors file"
+_LONGEST = 64 * 2**20  # bytes of a header; one of 100,000 tensors has 10 MB
+_VALUES = 2_000_000
+_DIMENSIONS = 64
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -27,6 +33,8 @@ _DTYPES = {
     "I16": torch.int16,
     "I32": torch.int32,
     "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F32": torch.float32,
@@ -50,11 +58,16 @@ class SafeTensors(WholeFile):
     They are read where they are to stay and not mapped: in a mapping nothing is aligned, on which
     the last bits of a matrix product depend, and what was looked at of it counts as memory of the
     process, beside the copy.
+
+    Attributes
+    ----------
+    metadata : dict of str to str
+        What its writer says beside the tensors.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._entries = _read_header(path, self._stamp[0])
+        self._entries, self.metadata = _read_header(path, self._stamp[0])
 
     def signature(self) -> Signature:
         """Shape and type of every tensor, from the header."""
@@ -64,61 +77,84 @@ class SafeTensors(WholeFile):
     def read(self, names: list[str]) -> dict[str, Tensor]:
         """Return copies of some of the tensors on the CPU."""
         self._unchanged()
-        with open(self.path, "rb", buffering=0) as file:
-            return {name: self._tensor(file, self._entries[name]) for name in names}
+        with files.open_file(self.path, error=CheckpointError, what=_WHAT) as file:
+            raw = cast(FileIO, file.raw)
+            return {name: self._tensor(raw, self._entries[name]) for name in names}
 
     def _tensor(self, file: FileIO, entry: _Entry) -> Tensor:
-        found = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        try:
+            found = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        except RuntimeError:
+            raise CheckpointError(
+                f"{self.path} holds a tensor of {entry.stop - entry.start:,} bytes, for which "
+                "there is no memory."
+            ) from None
         file.seek(entry.start)
         if not fill(found, file):
             raise CheckpointError(f"{self.path} was cut short while it was read.")
         return found
 
 
-def _read_header(path: Path, size: int) -> dict[str, _Entry]:
-    """Read where every tensor lies.
+class _Told(files.Schema, kw_only=True):
+    """A tensor, as the header says it."""
+
+    dtype: str
+    shape: Annotated[list[Annotated[int, Meta(ge=0, lt=2**48)]], Meta(max_length=_DIMENSIONS)]
+    data_offsets: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
+
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, _Entry], dict[str, str]]:
+    """Read where every tensor lies, and what is said beside them.
 
     Raises
     ------
     CheckpointError
         If the file is shorter or longer than its header says, or the header makes no sense.
     """
-    with open(path, "rb") as file:
+    with files.open_file(path, error=CheckpointError, what=_WHAT) as file:
         lead = file.read(8)
         length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else size
-        try:
-            header = json.loads(file.read(min(length, size)))
-            held = {str(name): told for name, told in header.items() if name != "__metadata__"}
-            expected = 8 + length + max(told["data_offsets"][1] for told in held.values())
-        except (ValueError, TypeError, LookupError, AttributeError):
+        if 8 + length > size:
             raise CheckpointError(
-                f"{path} ({size:,} bytes) is truncated or not a safetensors file."
-            ) from None
-    if size != expected:
+                f"{path} ({size:,} bytes) is truncated or not {_WHAT}: its header is said to have "
+                f"{length:,} bytes."
+            )
+        if length > _LONGEST:
+            raise CheckpointError(
+                f"{path} is not {_WHAT}: its header is said to have {length:,} bytes, expected at "
+                f"most {_LONGEST:,}. Copy or save it again."
+            )
+        content = file.read(length)
+    about = files.parse_json(content, where=path, error=CheckpointError, what=_WHAT, values=_VALUES)
+    beside = about.pop("__metadata__", None) if isinstance(about, dict) else None
+    metadata = files.fit_schema(
+        beside or {}, dict[str, str], where=path, error=CheckpointError, what=_WHAT
+    )
+    held = files.fit_schema(about, dict[str, _Told], where=path, error=CheckpointError, what=_WHAT)
+    expected = 8 + length + max((told.data_offsets[1] for told in held.values()), default=0)
+    if size != expected or not held:
         raise CheckpointError(f"{path} is {size:,} bytes long, expected {expected:,}: truncated?")
     entries = {name: _entry(path, name, told, 8 + length) for name, told in held.items()}
+    at = 8 + length
     # So that no two share a byte, and none is of nobody.
-    if sum(entry.stop - entry.start for entry in entries.values()) != size - 8 - length:
-        raise CheckpointError(f"{path} can't be read as safetensors: its tensors overlap.")
-    return entries
+    for entry in sorted(entries.values(), key=lambda each: (each.start, each.stop)):
+        if entry.start != at:
+            raise CheckpointError(f"{path} can't be read as safetensors: its tensors overlap.")
+        at = entry.stop
+    return entries, metadata
 
 
-def _entry(path: Path, name: str, told: Any, begin: int) -> _Entry:
-    if str(told.get("dtype")) not in _DTYPES:
+def _entry(path: Path, name: str, told: _Told, begin: int) -> _Entry:
+    if told.dtype not in _DTYPES:
         raise CheckpointError(
-            f"{path} holds tensors of type {told.get('dtype')}; layerscope reads "
-            f"{', '.join(_DTYPES)}."
+            f"{path} holds tensors of type {told.dtype[:20]}; layerscope reads "
+            f"{', '.join(_DTYPES)}. Save them as one of these."
         )
-    dtype = _DTYPES[str(told["dtype"])]
-    try:
-        shape = tuple(int(n.__index__()) for n in told["shape"])
-        start, stop = (int(n.__index__()) for n in told["data_offsets"])
-        fits = min(shape, default=0) >= 0 <= start
-        fits = fits and stop - start == math.prod(shape) * dtype.itemsize
-    except (LookupError, TypeError, AttributeError, ValueError):
-        fits = False
-    if not fits:
+    dtype = _DTYPES[told.dtype]
+    start, stop = told.data_offsets
+    within = math.prod(max(n, 1) for n in told.shape) < 2**48
+    if not within or stop - start != math.prod(told.shape) * dtype.itemsize:
         raise CheckpointError(
             f"{path} can't be read as safetensors: its header says of {name} what can't be."
         )
-    return _Entry(shape, dtype, begin + start, begin + stop)
+    return _Entry(tuple(told.shape), dtype, begin + start, begin + stop)

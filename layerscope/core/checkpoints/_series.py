@@ -30,6 +30,9 @@ WITHOUT_A_PAST = (
 )
 """Advice to who wants to set back a network without checkpoints."""
 
+_MOST = 2**53
+"""Epochs that a Dataset can say."""
+
 _LARGE = 2**20
 """Elements that are worth giving back the memory of what was read before."""
 
@@ -68,7 +71,8 @@ class Series:
         if not sources:
             raise CheckpointError("the series holds no checkpoints; give at least the trained one.")
         for epoch in sources:
-            if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+            whole = isinstance(epoch, int) and not isinstance(epoch, bool)
+            if not whole or not 0 <= epoch < _MOST:
                 raise CheckpointError(
                     f"epoch {epoch!r}, of type {type(epoch).__name__}, is not a whole number (int) "
                     "from 0 up; name checkpoints by epoch."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from torch import Tensor
 
+from layerscope.base import files
 from layerscope.core.checkpoints._memory import Checkpoint, Signature
 from layerscope.errors import CheckpointError
 
@@ -16,6 +16,8 @@ __all__ = ["INDEX", "ShardedFiles"]
 
 INDEX = ".index.json"
 """How the name of an index ends."""
+
+_WHAT = "an index of weights, whose 'weight_map' goes from each tensor to a file beside it"
 
 
 class ShardedFiles:
@@ -38,7 +40,7 @@ class ShardedFiles:
         self.where = str(path)
         self._where_is = _read_index(path)
         shards = sorted(set(self._where_is.values()))
-        gone = [name for name in shards if not (path.parent / name).is_file()]
+        gone = [name for name in shards if not files.is_file(path.parent / name)]
         if gone:
             raise CheckpointError(
                 f"{path} names {len(shards)} files, of which {len(gone)} are missing, the first "
@@ -65,27 +67,25 @@ class ShardedFiles:
 
     def digest(self) -> str:
         """SHA-256 over the index and the digests of the files."""
-        seen = hashlib.sha256(self._index.read_bytes())
+        seen = hashlib.sha256(files.read_bytes(self._index, error=CheckpointError))
         for name, shard in self._shards.items():
             seen.update(f"{name} {shard.digest()}\n".encode())
         return seen.hexdigest()
 
 
+class _Index(files.Schema, kw_only=True):
+    """What an index says: the file of each tensor."""
+
+    weight_map: dict[str, str]
+
+
 def _read_index(path: Path) -> dict[str, str]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["weight_map"].items()
-        found = {str(name): str(file) for name, file in entries}
-    except OSError as error:
-        raise CheckpointError(f"can't read {path}: {error.strerror}.") from None
-    except (ValueError, TypeError, LookupError, AttributeError):
-        found = {}
+    found = files.read_manifest(path, _Index, error=CheckpointError, what=_WHAT).weight_map
+    if not found:
+        raise CheckpointError(f"{path} is not {_WHAT}: its weight_map is empty.")
     # An index is the word of others: it may not point out of its own folder.
-    inside = all(
-        PurePath(file).name == file != ".." and not file.endswith(INDEX) for file in found.values()
-    )
-    if not found or not inside:
-        raise CheckpointError(
-            f"{path} is no index of weights; 'weight_map' must go from each tensor to a file "
-            "beside it."
-        )
+    for file in set(found.values()):
+        files.file_beside(path, file, error=CheckpointError)
+        if file.endswith(INDEX):
+            raise CheckpointError(f"{path} is not {_WHAT}: {file}, which it names, is one itself.")
     return found

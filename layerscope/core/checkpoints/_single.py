@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerscope.base import files
 from layerscope.core.checkpoints._digests import file_digest
-from layerscope.core.checkpoints._memory import Signature, unwrap
-from layerscope.core.checkpoints._zipped import mappable
+from layerscope.core.checkpoints._memory import Signature, require_spread, unwrap
+from layerscope.core.checkpoints._zipped import MORE_THAN_WEIGHTS, mappable
 from layerscope.errors import CheckpointError
 
 __all__ = ["TorchFile", "WholeFile"]
@@ -26,8 +27,8 @@ class WholeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.where = str(path)
-        self._stamp = self._stat()
         _sniff(path)
+        self._stamp = self._stat()
 
     def digest(self) -> str:
         """SHA-256 of the file."""
@@ -74,18 +75,18 @@ class TorchFile(WholeFile):
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
     def _state(self) -> dict[str, Tensor]:
-        return unwrap(self._content(), self.where)
+        state = unwrap(self._content(), self.where)
+        require_spread(state, self.where)
+        return state
 
     def _content(self) -> Any:
         self._unchanged()
+        mapped = self._mappable
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._mappable)
+            return torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError:
             # torch's own message advises weights_only=False, which would run the file's code.
-            raise CheckpointError(
-                f"{self.path} holds more than weights, or is damaged, and is not unpickled. Where "
-                "you trust its origin, load it yourself and save model.state_dict() again."
-            ) from None
+            raise CheckpointError(MORE_THAN_WEIGHTS.format(self.path)) from None
         except _DAMAGE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
@@ -118,11 +119,8 @@ _IMPOSTORS = {
 
 
 def _sniff(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"can't read {path}: {error.strerror}.") from None
+    with files.open_file(path, error=CheckpointError, what="a checkpoint") as file:
+        start = file.read(64)
     if not start:
         raise CheckpointError(f"{path} is empty (0 bytes).")
     for mark, meaning in _IMPOSTORS.items():

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
+from layerscope.base.files import file_beside, is_file, is_folder
 from layerscope.core.checkpoints import _hub as hub
 from layerscope.core.checkpoints._adapter import (
     CONFIG,
     MERGE,
+    WEIGHTS,
     AdaptedCheckpoint,
     base_of,
-    is_adapter,
+    is_adapter_alone,
 )
 from layerscope.core.checkpoints._gguf import GGUF, GGUFFile
 from layerscope.core.checkpoints._memory import Checkpoint, InMemory, Signature
@@ -43,14 +45,6 @@ __all__ = [
     "is_adapter_alone",
     "open_checkpoint",
 ]
-
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-"""What holds the weights in a folder, in order of preference."""
 
 
 def open_checkpoint(item: Any, where: str, base: Checkpoint | None = None) -> Checkpoint:
@@ -81,7 +75,7 @@ def open_checkpoint(item: Any, where: str, base: Checkpoint | None = None) -> Ch
     if isinstance(item, (str, os.PathLike)):
         path = Path(item)
         revision = hub.REVISION.fullmatch(item) if isinstance(item, str) else None
-        if revision and not path.exists():
+        if revision and not (is_file(path) or is_folder(path)):
             path = hub.fetch(revision["repo"], revision["revision"])
         return _adapted(path, base) if is_adapter_alone(path) else _opened(path)
     raise CheckpointError(
@@ -90,25 +84,18 @@ def open_checkpoint(item: Any, where: str, base: Checkpoint | None = None) -> Ch
     )
 
 
-def is_adapter_alone(item: Any) -> bool:
-    """Check for a folder with an adapter, and without the network that it changes."""
-    if not isinstance(item, (str, os.PathLike)):
-        return False
-    path = Path(item)
-    return is_adapter(path) and not any((path / name).is_file() for name in WEIGHTS)
-
-
 def _adapted(folder: Path, base: Checkpoint | None) -> Checkpoint:
     name, revision = base_of(folder) if base is None else ("", "")
     if base is None:
-        where = name if Path(name).exists() or "@" in name else f"{name}@{revision}"
+        there = is_file(name) or is_folder(name)
+        where = name if there or "@" in name else f"{name}@{revision}"
         base = open_checkpoint(where, f"the base of {folder}")
     return AdaptedCheckpoint(folder, base, _opened)
 
 
 def _opened(path: Path) -> Checkpoint:
-    if path.is_dir():
-        held = [name for name in WEIGHTS if (path / name).is_file()]
+    if is_folder(path):
+        held = [name for name in WEIGHTS if is_file(path / name)]
         held = held or sorted(each.name for each in path.glob(f"*{GGUF}"))[:1]
         if not held and any(path.glob("adapter_model.*")):
             raise CheckpointError(
@@ -119,7 +106,7 @@ def _opened(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"the folder {path} holds no weights; there must be one of {', '.join(WEIGHTS)}."
             )
-        path = path / held[0]
+        path = file_beside(path / CONFIG, held[0], error=CheckpointError)
     if path.name.endswith(INDEX):
         return ShardedFiles(path, _opened)
     kinds: dict[str, Any] = {".safetensors": SafeTensors, GGUF: GGUFFile}

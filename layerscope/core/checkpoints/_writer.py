@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
+from layerscope.base import files
 from layerscope.base.writing import write_bytes
 from layerscope.errors import CheckpointError, choose
 
@@ -21,7 +24,48 @@ MANIFEST = "manifest.json"
 UNITS = ("epoch", "step")
 """Units that checkpoints are counted in."""
 
-_FORMAT: Mapping[str, Any] = {"format": "layerscope-series", "version": 1}
+_WHAT = "the manifest of a layerscope series"
+
+
+class _Recorded(files.Schema, kw_only=True):
+    """A checkpoint, as the manifest says it."""
+
+    file: str
+    bytes: int | None = None
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    metrics: dict[str, float | bool] | None = None
+
+
+class _Data(files.Schema, kw_only=True):
+    """Data that a network was trained on."""
+
+    name: str
+    sha256: str
+
+
+class _Recipe(files.Schema, kw_only=True):
+    """What is read of a recipe."""
+
+    batch_size: Annotated[int, Meta(ge=1)] | None = None
+
+
+class _Manifest(files.Versioned, kw_only=True):
+    """What a series says of itself, as far as it is read; who writes one may say more."""
+
+    FORMAT: ClassVar[str] = "layerscope-series"
+    VERSION: ClassVar[int] = 1
+
+    epochs: dict[Annotated[str, Meta(pattern=r"^(0|[1-9]\d{0,17})$")], _Recorded]
+    unit: Literal["epoch", "step"] = "epoch"
+    finished: bool = False
+    seconds: float = 0.0
+    threads: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    data: _Data | None = None
+    recipe: _Recipe | None = None
+    network: dict[str, Any] | None = None
+
+
+_FORMAT: Mapping[str, Any] = {"format": _Manifest.FORMAT, "version": _Manifest.VERSION}
 
 
 class SeriesWriter:
@@ -39,7 +83,7 @@ class SeriesWriter:
         choose(about.get("unit", UNITS[0]), UNITS, "unit")
         self.folder = folder
         path = folder / MANIFEST
-        known = read_manifest(path) if path.is_file() else {}
+        known = read_manifest(path) if os.path.lexists(path) else {}
         self.manifest = {**_FORMAT, "epochs": {}, **known, **about}
 
     def record(self, epoch: int, state: Mapping[str, Tensor], metrics: Mapping[str, float]) -> None:
@@ -66,7 +110,7 @@ class SeriesWriter:
     def update(self, **about: Any) -> None:
         """Write the manifest, with more in it, and with what another process recorded meanwhile."""
         path = self.folder / MANIFEST
-        there = read_manifest(path)["epochs"] if path.is_file() else {}
+        there = read_manifest(path)["epochs"] if os.path.lexists(path) else {}
         self.manifest |= {"epochs": there | self.manifest["epochs"], **about}
         write_bytes(path, json.dumps(self.manifest, indent=1).encode())
 
@@ -96,16 +140,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     CheckpointError
         If it is not the manifest of a series, or that of a newer layerscope.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["format"] == _FORMAT["format"] and isinstance(content["epochs"], dict)
-        newer = int(content["version"]) > _FORMAT["version"]
-        if known and not newer:
-            _ = {int(epoch): str(entry["file"]) for epoch, entry in content["epochs"].items()}
-    except (ValueError, TypeError, LookupError):
-        known = newer = False
-    if not known:
-        raise CheckpointError(f"{path} is not the manifest of a layerscope series.")
-    if newer:
-        raise CheckpointError(f"{path} was written by a newer layerscope; upgrade layerscope.")
+    content = files.read_json(path, error=CheckpointError, what=_WHAT)
+    files.fit_schema(content, _Manifest, where=path, error=CheckpointError, what=_WHAT)
     return dict(content)

@@ -1,104 +1,140 @@
-"""The inside of a ``.pt`` file: a zip whose records are the memory of tensors.
+"""The inside of a ``.pt`` file, looked at before PyTorch is given it.
 
-PyTorch maps a record where its zip says that it begins, and reads as many bytes as tensors need.
-Whether these bytes are the record as it is, and whether there are as many, it does not ask.
+Since 2020 it is a zip whose records are the memory of tensors. PyTorch maps a record where its zip
+says that it begins, and reads as many bytes as tensors need. Whether these bytes are the record as
+it is, and whether there are as many, it does not ask. Before, it was five pickles, and the memory
+behind them.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
 
+from layerscope.base import files
+from layerscope.core.checkpoints._pickles import MAGIC, PickleReader, TooMuchError
 from layerscope.errors import CheckpointError
 
-__all__ = ["mappable"]
+__all__ = ["MORE_THAN_WEIGHTS", "mappable"]
 
+MORE_THAN_WEIGHTS = (
+    "{} holds more than weights, or is damaged, and is not unpickled. Where you trust its origin, "
+    "load it yourself and save model.state_dict() again."
+)
+
+_WHAT = "a checkpoint of PyTorch's"
 _ENCRYPTED = 1  # a bit of a record's flags
+_BESIDE = 64 * 2**20  # bytes of all records that are not memory of tensors
+_OLD_PICKLES = 5
+_TAR, _TAR_AT = b"ustar", 257
+_AGAIN = "Save or copy it again."
 
-# Bytes of one element; a file with other kinds is not mapped.
-_SIZES = {
-    "UntypedStorage": 1,
-    "BoolStorage": 1,
-    "ByteStorage": 1,
-    "CharStorage": 1,
-    "ShortStorage": 2,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "IntStorage": 4,
-    "FloatStorage": 4,
-    "LongStorage": 8,
-    "DoubleStorage": 8,
-    "ComplexFloatStorage": 8,
-    "ComplexDoubleStorage": 16,
-}
+_DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error),
+    TooMuchError,
+)
 
 
 def mappable(path: Path) -> bool:
     """Tell whether tensors of a file can be read where they lie: all stored, none packed.
 
-    False for what is no such zip, as files of PyTorch's old form: these are read as a whole.
+    False for files of PyTorch's old form, which are read as a whole.
 
     Raises
     ------
     CheckpointError
-        If a record is shorter than the tensors that lie in it.
+        If the file is no checkpoint, asks for more memory or work than weights do, or a record is
+        shorter than the tensors that lie in it.
     """
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return False
-    try:
-        records = _records(path)
-    except Exception:  # noqa: BLE001 - whatever a damaged zip or pickle leads to
-        return False
+    with files.open_file(path, error=CheckpointError, what=_WHAT) as file:
+        start = file.read(_TAR_AT + len(_TAR))
+        try:
+            if start.startswith(b"PK\x03\x04"):
+                return _is_zip_mappable(path)
+            if start.endswith(_TAR) and len(start) == _TAR_AT + len(_TAR):
+                raise CheckpointError(
+                    f"{path} is a tar archive, as PyTorch wrote checkpoints before 2017, and is "
+                    "not unpacked. Where you trust its origin, load it yourself and save "
+                    "model.state_dict() again."
+                )
+            file.seek(0)
+            _follow_old(file)
+        except pickle.UnpicklingError:
+            raise CheckpointError(MORE_THAN_WEIGHTS.format(path)) from None
+        # Whatever a damaged file leads to.
+        except _DAMAGE as why:
+            reason = str(why) or type(why).__name__
+            raise CheckpointError(
+                f"{path} is damaged or not a checkpoint: {reason}. {_AGAIN}"
+            ) from None
+    return False
+
+
+def _is_zip_mappable(path: Path) -> bool:
+    records = _records(path)
     for record, need in records:
-        if record.file_size < need:
+        if need is not None and record.file_size < need:
             raise CheckpointError(
                 f"{path} is damaged: its record {record.filename} holds {record.file_size:,} bytes "
-                f"of {need:,}. Save or copy it again."
+                f"of {need:,}. {_AGAIN}"
             )
     return all(
-        record.compress_type == zipfile.ZIP_STORED and not record.flag_bits & _ENCRYPTED
-        for record, _ in records
+        need is not None
+        and record.compress_type == zipfile.ZIP_STORED
+        and not record.flag_bits & _ENCRYPTED
+        for record, need in records
     )
 
 
-def _records(path: Path) -> list[tuple[zipfile.ZipInfo, int]]:
+def _records(path: Path) -> list[tuple[zipfile.ZipInfo, int | None]]:
     """Every record that holds memory of tensors, and how many bytes they need of it."""
-    with zipfile.ZipFile(path) as opened:
-        held = {info.filename: info for info in opened.infolist()}
-        (index,) = (name for name in held if name.count("/") == 1 and name.endswith("/data.pkl"))
-        reader = _Reader(io.BytesIO(opened.read(index)))
-        reader.load()
-        folder = index.removesuffix("data.pkl")
-        return [(held[f"{folder}data/{key}"], need) for key, need in reader.found.items()]
+    entries = files.zip_entries(path, error=CheckpointError, what=_WHAT)
+    held = {info.filename: info for info in entries}
+    if len({name.lower() for name in held}) != len(entries):
+        # Of two PyTorch takes one, and we might look at the other.
+        raise ValueError("two of its records have the same name")
+    described = [name for name in held if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(described) != 1:
+        raise ValueError(f"it has {len(described)} records data.pkl")
+    index = described[0]
+    folder = index.removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in held:
+        raise CheckpointError(
+            f"{path} is an archive of TorchScript, which holds code. Where you trust its origin, "
+            "load it with torch.jit.load and save model.state_dict()."
+        )
+    if held[index].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("its records are packed in a way that PyTorch does not unpack")
+    beside = [info for name, info in held.items() if not name.startswith(f"{folder}data/")]
+    if sum(info.file_size for info in beside) > _BESIDE:
+        raise TooMuchError("its description of the weights is too long")
+    with (
+        files.open_file(path, error=CheckpointError, what=_WHAT) as file,
+        zipfile.ZipFile(file) as opened,
+    ):
+        reader = PickleReader(io.BytesIO(opened.read(index)))
+    reader.load()
+    wanted = {f"{folder}data/{key}": need for key, need in reader.storages.items()}
+    if gone := wanted.keys() - held.keys():
+        raise ValueError(f"its record {min(gone)} is missing")
+    return [(held[name], need) for name, need in wanted.items()]
 
 
-class _Inert:
-    """Stands for whatever a pickle makes, and does nothing."""
-
-    def __init__(self, *_args: Any, **_options: Any) -> None:
-        pass
-
-    def __call__(self, *_args: Any, **_options: Any) -> _Inert:
-        return self
-
-    __setitem__ = __setstate__ = append = extend = add = __call__
-
-
-class _Reader(pickle.Unpickler):
-    """Follows a pickle without importing or calling what it names."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.found: dict[str, int] = {}
-
-    def find_class(self, _module: str, name: str) -> Any:
-        return _SIZES[name] if name.endswith("Storage") else _Inert
-
-    def persistent_load(self, pid: Any) -> _Inert:
-        _, size, key, _, count = pid
-        self.found[str(key)] = int(count) * size
-        return _Inert()
+def _follow_old(file: io.BufferedReader) -> None:
+    """Follow the pickles of the old form, and see that there is as much memory behind them."""
+    if file.peek(1)[:1] != b"\x80":
+        raise ValueError("it does not begin as one")
+    for at in range(_OLD_PICKLES):
+        reader = PickleReader(file)
+        found = reader.load()
+        if at == 0 and found != MAGIC:
+            raise pickle.UnpicklingError
+        need, size = sum(filter(None, reader.storages.values())), os.fstat(file.fileno()).st_size
+        if need > size:
+            raise ValueError(f"it has {size:,} bytes, and its weights would take {need:,}")
