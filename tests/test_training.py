@@ -18,6 +18,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as serialise
 from torch import nn
 
 import layerscope
@@ -290,8 +291,11 @@ def stopped(few_digits, undisturbed, tmp_path_factory):
     return out / undisturbed.folder.name
 
 
+SET_ASIDE = r"resume\.safetensors is not what the interrupted training wrote.*set aside as resume"
+
+
 @pytest.mark.parametrize("at", ["header", "first", "middle", "last", "position"])
-def test_a_flipped_bit_in_where_it_stands_is_noticed(
+def test_where_a_flipped_bit_is_it_goes_on_from_what_was_written_before(
     few_digits, undisturbed, stopped, tmp_path, at
 ):
     folder = tmp_path / stopped.name
@@ -303,19 +307,46 @@ def test_a_flipped_bit_in_where_it_stands_is_noticed(
     places["position"] = content.index(b'"epoch":"5"') + len(b'"epoch":"')
     content[places[at]] ^= 1
     path.write_bytes(content)
-    message = r"resume\.safetensors is not what the interrupted training wrote.*delete it: the same"
-    with pytest.raises(CheckpointError, match=message):
-        six_epochs(few_digits, tmp_path)
-    path.unlink()  # as the message says
-    assert hashes(six_epochs(few_digits, tmp_path).folder) == hashes(undisturbed.folder)
+    with pytest.warns(UserWarning, match=SET_ASIDE + ".*goes on from epoch 4, step 4,"):
+        again = six_epochs(few_digits, tmp_path)
+    assert hashes(again.folder) == hashes(undisturbed.folder)
+    assert recorded(again.folder) == recorded(undisturbed.folder)
+    assert (folder / f"{RESUME}.damaged").read_bytes() == content
 
 
-def test_a_cut_file_of_where_it_stands_is_refused_by_name(few_digits, stopped, tmp_path):
+@pytest.mark.parametrize("harm", ["cut", "empty", "pipe", "other", "deep"])
+def test_a_damaged_state_never_stops_a_training(few_digits, undisturbed, stopped, tmp_path, harm):
     folder = tmp_path / stopped.name
     shutil.copytree(stopped, folder)
-    os.truncate(folder / RESUME, 1000)
-    with pytest.raises(CheckpointError, match=r"resume\.safetensors is not what"):
-        six_epochs(few_digits, tmp_path)
+    for name in (RESUME, "resume-before.safetensors"):
+        path = folder / name
+        if harm == "cut":
+            os.truncate(path, 1000)
+        elif harm == "empty":
+            path.write_bytes(b"")
+        elif harm == "pipe":
+            path.unlink()
+            os.mkfifo(path)
+        elif harm == "other":
+            content = {"model.weight": torch.zeros(3)}
+            path.write_bytes(serialise(content, metadata={"sha256": "", "epoch": "1"}))
+        else:
+            header = b'{"a":' * 10_000
+            path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.warns(UserWarning, match=SET_ASIDE + ".*goes on from the start, to the same"):
+        again = six_epochs(few_digits, tmp_path)
+    assert hashes(again.folder) == hashes(undisturbed.folder)
+    assert not (folder / RESUME).exists()
+    assert not (folder / "resume-before.safetensors").exists()
+
+
+def test_killed_between_two_states_it_goes_on_from_the_first(
+    few_digits, undisturbed, stopped, tmp_path
+):
+    folder = tmp_path / stopped.name
+    shutil.copytree(stopped, folder)
+    (folder / RESUME).unlink()  # the one before was moved away, and the next not yet written
+    assert hashes(six_epochs(few_digits, tmp_path).folder) == hashes(undisturbed.folder)
 
 
 # On what it runs, which its name does not say

@@ -37,7 +37,7 @@ from layerscope.zoo.training._lock import training_lock
 from layerscope.zoo.training._loop import Loop
 from layerscope.zoo.training._machine import same_machine
 from layerscope.zoo.training._recipe import OPTIMIZERS, SCHEDULES, Recipe
-from layerscope.zoo.training._state import RESUME
+from layerscope.zoo.training._state import is_begun
 
 __all__ = [
     "OPTIMIZERS",
@@ -135,7 +135,7 @@ def train(
         if (done := _find_finished(folder, asked.identity["record"])) is not None:
             return done
         writer = SeriesWriter(folder, asked.identity)
-        begun = writer.manifest if (folder / RESUME).is_file() else {}
+        begun = writer.manifest if is_begun(folder) else {}
         with same_machine(begun, place) as about:
             writer.manifest |= about
             if isinstance(data, data_module.TextData):

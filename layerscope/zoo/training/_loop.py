@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -117,8 +116,7 @@ class Loop:
             for epoch in range(self.position.epoch + 1, self.recipe.epochs + 1):
                 self._epoch(epoch)
         self.writer.update(finished=True, seconds=round(self.position.seconds, 3))
-        with suppress(OSError):  # the series is finished, and nobody reads it any more
-            (self.writer.folder / state.RESUME).unlink()
+        state.clear(self.writer.folder)
 
     def _epoch(self, epoch: int) -> None:
         """Pass over what is left of the training set in the order that this epoch has."""

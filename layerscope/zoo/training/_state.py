@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from layerscope.base import files
 from layerscope.base.tensors import update_digest
 from layerscope.base.writing import write_bytes
-from layerscope.core.checkpoints import separate_tensors
+from layerscope.core.checkpoints import SafeTensors, separate_tensors
 from layerscope.errors import CheckpointError
 
-__all__ = ["RESUME", "Position", "restore", "save"]
+__all__ = ["RESUME", "Position", "clear", "is_begun", "restore", "save"]
 
 RESUME = "resume.safetensors"
 
+# What stood there before is kept until the next is written, for the case that one is damaged.
+_BEFORE = "resume-before.safetensors"
+_DAMAGED = ".damaged"
 _DIGEST = "sha256"
 
-_DAMAGED = (
-    "{} is not what the interrupted training wrote: {}. Copy it again from where it is whole, or "
-    "delete it: the same call then trains from the start, to the same weights. Checkpoints that "
-    "were recorded stay."
-)
+
+class _DamageError(Exception):
+    """A file is not what an interrupted training of this network wrote."""
 
 
 @dataclass
@@ -68,7 +73,22 @@ def save(
     about = {"epoch": position.epoch, "step": position.step, "seconds": position.seconds}
     metadata = {key: repr(value) for key, value in about.items()}
     metadata[_DIGEST] = _digest(kept, metadata)
-    write_bytes(folder / RESUME, serialise(kept, metadata=metadata))
+    content = serialise(kept, metadata=metadata)
+    if files.is_file(folder / RESUME):
+        (folder / RESUME).replace(folder / _BEFORE)
+    write_bytes(folder / RESUME, content)
+
+
+def is_begun(folder: Path) -> bool:
+    """Check for a training that was interrupted."""
+    return any(os.path.lexists(folder / name) for name in (RESUME, _BEFORE))
+
+
+def clear(folder: Path) -> None:
+    """Remove where a training stood, once it is at its end."""
+    for name in (RESUME, _BEFORE):
+        with suppress(OSError):  # the series is finished, and nobody reads it any more
+            (folder / name).unlink()
 
 
 def restore(
@@ -76,27 +96,61 @@ def restore(
 ) -> Position:
     """Load what an interrupted training left, into the tensors that are there.
 
-    Raises
-    ------
-    CheckpointError
-        If it is not what was written.
+    A file that is damaged is set aside, with a warning, and the one before it is taken; where there
+    is none, the training begins again. Either way it comes to the same weights.
     """
-    path = folder / RESUME
-    if not path.is_file():
-        return Position()
-    state, about = _read(path)
-    if _DIGEST not in about:  # of an earlier layerscope; beginning again gives the same weights
-        return Position()
-    if about.pop(_DIGEST) != _digest(state, about):
-        raise CheckpointError(_DAMAGED.format(path, "its SHA-256 is another"))
-    with torch.no_grad():
-        for name, tensor in sums.items():
-            tensor.copy_(state.pop(f"sums.{name}"))
-        # Not load_state_dict: copying keeps each tensor's layout in memory, on which bits depend.
-        for name, tensor in model.state_dict().items():
-            if torch.is_tensor(tensor):
-                tensor.copy_(state.pop(f"model.{name}"))
+    damaged = ""
+    for name in (RESUME, _BEFORE):
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        try:
+            position = _load(path, model, optimizer, sums)
+        except _DamageError as why:
+            aside = path.replace(path.with_name(f"{name}{_DAMAGED}"))
+            damaged += f"{path} is not what the interrupted training wrote: {why} "
+            damaged += f"It was set aside as {aside.name}. "
+            continue
+        _warn(damaged, f"from epoch {position.epoch}, step {position.step}")
+        return position
+    _warn(damaged, "from the start")
+    return Position()
+
+
+def _warn(damaged: str, where: str) -> None:
+    if damaged:
+        warnings.warn(
+            f"{damaged}Training goes on {where}, to the same weights; checkpoints that were "
+            "recorded stay.",
+            stacklevel=6,
+        )
+
+
+def _load(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sums: Mapping[str, Tensor],
+) -> Position:
+    """Load one file, all of it or nothing."""
+    own = {f"sums.{name}": tensor for name, tensor in sums.items()}
+    # Not load_state_dict: copying keeps each tensor's layout in memory, on which bits depend.
+    own |= {f"model.{name}": t for name, t in model.state_dict().items() if torch.is_tensor(t)}
     parameters = dict(model.named_parameters())
+    try:
+        file = SafeTensors(path)
+        about = file.metadata
+        if _DIGEST not in about:  # of an earlier layerscope; beginning again gives the same weights
+            return Position()
+        _require_fit(file, own, parameters)
+        state = file.read(list(file.signature()))
+    except CheckpointError as why:
+        raise _DamageError(str(why)) from None
+    if about.pop(_DIGEST) != _digest(state, about):
+        raise _DamageError("its SHA-256 is another.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state.pop(name))
     for name, value in state.items():
         _, key, owner = name.split(".", 2)
         parameter = parameters[owner]
@@ -106,15 +160,20 @@ def restore(
     return Position(int(about["epoch"]), int(about["step"]), float(about["seconds"]))
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(_DAMAGED.format(path, error)) from None
+def _require_fit(
+    file: SafeTensors, own: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+) -> None:
+    """See that a file is of this network, before anything of it is read."""
+    there = {name: shape for name, (shape, _) in file.signature().items()}
+    wrong = [name for name, tensor in own.items() if there.pop(name, None) != tuple(tensor.shape)]
+    for name, shape in there.items():
+        kind, _, rest = name.partition(".")
+        parameter = parameters.get(rest.partition(".")[2]) if kind == "optimizer" else None
+        # What an optimiser keeps of a parameter has its shape, or counts its steps.
+        if parameter is None or shape not in ((), tuple(parameter.shape)):
+            wrong.append(name)
+    if wrong:
+        raise _DamageError(f"it is of another network, or of another optimiser ({wrong[0]}).")
 
 
 def _digest(state: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
