@@ -1,4 +1,4 @@
-"""What a manifest must hold, said once as a class, and checked by msgspec."""
+"""Schemas: a manifest's keys and types, said once as a class, and checked by msgspec."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class _Config(files.Schema, kw_only=True):
-    """What is read of an adapter's configuration."""
+    """An adapter's configuration, as far as it is read."""
 
     peft_type: str
     base_model_name_or_path: str | None = None

@@ -1,4 +1,4 @@
-"""What a pickle in a ``.pt`` file would make, followed without making it.
+"""Pickles in ``.pt`` files, followed without making what they would make.
 
 PyTorch's own reader runs no code of a file's, and asks not how much a file makes it do: a few bytes
 may ask for gigabytes, or for the hash of tuples within tuples, which takes for ever. Here a file is

@@ -74,7 +74,7 @@ class ShardedFiles:
 
 
 class _Index(files.Schema, kw_only=True):
-    """What an index says: the file of each tensor."""
+    """An index: the file of each tensor."""
 
     weight_map: dict[str, str]
 

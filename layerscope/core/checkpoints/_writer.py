@@ -44,13 +44,13 @@ class _Data(files.Schema, kw_only=True):
 
 
 class _Recipe(files.Schema, kw_only=True):
-    """What is read of a recipe."""
+    """A recipe, as far as it is read."""
 
     batch_size: Annotated[int, Meta(ge=1)] | None = None
 
 
 class _Manifest(files.Versioned, kw_only=True):
-    """What a series says of itself, as far as it is read; who writes one may say more."""
+    """A series' account of itself, as far as it is read; who writes one may say more."""
 
     FORMAT: ClassVar[str] = "layerscope-series"
     VERSION: ClassVar[int] = 1
