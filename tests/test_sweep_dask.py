@@ -34,6 +34,7 @@ from layerscope.core.sweep._sums import Sums
 from layerscope.core.sweep._tiles import Tiling
 from layerscope.errors import ClusterError, LayerscopeError, OptionError, ResultError
 
+dask = pytest.importorskip("dask", reason="dask is an extra")
 distributed = pytest.importorskip("distributed", reason="distributed is an extra")
 cloudpickle = pytest.importorskip("cloudpickle")
 
@@ -231,8 +232,10 @@ def test_what_others_record_meanwhile_is_handed_out_to_nobody(
     xr.testing.assert_equal(ds, sweep())
 
 
-def test_what_others_are_at_is_left_to_them(here, tmp_path, monkeypatch):
-    claim = tmp_path / "parts-10" / "batch-000005-rows-00001-00003.claim"
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_others_are_at_is_left_to_them(here, tmp_path, monkeypatch, alone):
+    """However they cut it: a cluster cuts otherwise than processes do that share a folder."""
+    claim = tmp_path / "parts-10" / "batch-000000-rows-00001-00003.claim"
     claim.parent.mkdir(parents=True)
     claim.symlink_to(f"{os.getppid()}@{socket.gethostname()}")
     claims, write, written, calls = set(), Parts.write, [], []
@@ -249,10 +252,10 @@ def test_what_others_are_at_is_left_to_them(here, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Parts, "write", noting)
     monkeypatch.setattr(_cluster, "_LOOK_EVERY_S", 0.0)
-    ds = sweep(here(2), out=tmp_path, between=between)
+    ds = sweep(None if alone else here(2), out=tmp_path, between=between)
     xr.testing.assert_equal(ds, sweep())
     for fragment, claimed in written:
-        theirs = fragment.batch == 5 and set(fragment.parts) & {1, 2}
+        theirs = fragment.batch == 0 and set(fragment.parts) & {1, 2}
         assert not (theirs and claimed)
     assert len(claims) > 1, "what workers are at is claimed for others to see"
     assert not list(tmp_path.rglob("*.claim"))
@@ -712,7 +715,10 @@ def _all_added(self):
 def cluster():
     """Two workers of one thread each."""
     options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": None}
-    with distributed.LocalCluster(n_workers=2, **options) as made:
+    with (
+        dask.config.set(_connecting.PATIENT),
+        distributed.LocalCluster(n_workers=2, **options) as made,
+    ):
         yield made
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = [
+    "PATIENT",
     "address_of",
     "connect",
     "count_workers",
@@ -24,6 +25,10 @@ __all__ = [
     "require_client",
     "still_wanted",
 ]
+
+PATIENT = {"distributed.deploy.lost-worker-timeout": "1000 days"}
+"""A cluster of this machine gives a worker up for good that happens to be starting again 15 s after
+it was killed, unless it is told so."""
 
 _ANSWER_S = 5.0
 """A scheduler that is there answers sooner."""
@@ -64,9 +69,11 @@ def connect(where: str | None) -> Iterator[Client | None]:
             "address of a scheduler, such as tcp://10.0.0.1:8786."
         )
     with extra("dask", "a sweep on a cluster"):
+        import dask
         import distributed
     if local:
         with (
+            dask.config.set(PATIENT),
             distributed.LocalCluster(
                 n_workers=int(local[1]),
                 threads_per_worker=1,
