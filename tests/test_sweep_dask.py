@@ -196,6 +196,14 @@ def test_what_one_began_the_other_goes_on_with(here, tmp_path, monkeypatch, rule
 
 
 @pytest.fixture
+def small_tiles(monkeypatch):
+    """One batch in each tile: so small a sweep is cut into very few else."""
+    monkeypatch.setattr(
+        _cluster, "tiling", lambda costs, *_, **__: Tiling(1, ((0, len(costs.parts)),))
+    )
+
+
+@pytest.fixture
 def parts_of_others(tmp_path, monkeypatch):
     """Files of a sweep that another process computed, by name."""
     with monkeypatch.context() as patch:
@@ -208,14 +216,12 @@ def batch_of(name):
     return _fragments.Fragment.of(Path(name).stem).batch
 
 
+@pytest.mark.usefixtures("small_tiles")
 def test_what_others_record_meanwhile_is_handed_out_to_nobody(
     here, tmp_path, monkeypatch, parts_of_others
 ):
     monkeypatch.setattr(_cluster, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(_cluster, "_LOOK_SHARE", 0)
-    monkeypatch.setattr(
-        _cluster, "tiling", lambda costs, *_, **__: Tiling(1, ((0, len(costs.parts)),))
-    )
     client, write, written = here(1), Parts.write, []
 
     def writing_(self, name, arrays):
@@ -763,6 +769,7 @@ KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
 
 # Until one is started again, which takes as long as this machine needs for it.
 @pytest.mark.filterwarnings("ignore:no worker is left")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("kills", KILLS)
 def test_killed_workers_lose_and_double_nothing(client, tmp_path, monkeypatch, kills):
     rule = {"decide": True} if kills > 2 else {}
@@ -780,6 +787,7 @@ def test_killed_workers_lose_and_double_nothing(client, tmp_path, monkeypatch, k
     wait_until_free(client)
 
 
+@pytest.mark.usefixtures("small_tiles")
 def test_ctrl_c_leaves_the_cluster_for_the_next_sweep(client, tmp_path):
     def stop(_):
         raise KeyboardInterrupt
@@ -851,6 +859,7 @@ def test_a_driver_that_is_killed_goes_on(cluster, client, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_tiles")
 def test_a_scheduler_that_is_killed_and_started_again(tmp_path):
     def start(what, *words):
         command = [sys.executable, "-m", "distributed.cli." + what, *words]
