@@ -19,7 +19,8 @@ WINGS = ["errors", "base", "results", "stats", "plots", "report", "core", "testi
 
 ROOMS = {
     "base": ["tensors", "fingerprints", "copies", "extras", "memory", "notebooks", "templates",
-             "validate", "undoing", "files", "writing", "seeds", "progress", "devices"],
+             "validate", "undoing", "owners", "files", "writing", "seeds", "progress",
+             "devices"],
     "core": ["batches", "layers", "checkpoints", "networks", "running", "metrics", "perturb",
              "plain", "lending", "reuse", "stopping", "probe", "measures", "sweep",
              "drilling", "pruning", "session", "export"],

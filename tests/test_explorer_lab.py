@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -30,11 +31,37 @@ def test_the_notebook_is_set_to_the_run(trained, tmp_path):
     source = notebooks.parameters(notebooks.find("explore.ipynb"))
     expected = {"run": str(trained.folder), "device": "cpu", "out": str(tmp_path / "series")}
     assert given == source | expected
-    book.write_text("mine")
-    assert explore.prepare(trained.folder, tmp_path).read_text() == "mine"
+    again = explore.prepare(trained.folder, tmp_path, device="cpu")
+    assert again == book
     assert explore.prepare(None, tmp_path).name == "explore.ipynb"
     with pytest.raises(ResultError, match="no run at"):
         explore.prepare(tmp_path / "nowhere", tmp_path)
+
+
+def test_another_run_or_device_is_opened_as_it_was_asked_for(trained, tmp_path):
+    """Also where the folder of the run has the name of another's."""
+    other = tmp_path / "other" / trained.folder.name
+    other.mkdir(parents=True)
+    asked = [(trained.folder, "auto"), (trained.folder, "cpu"), (other, "auto"), (None, "auto")]
+    books = [explore.prepare(run, tmp_path, device) for run, device in asked]
+    assert len(set(books)) == 4
+    for book, (run, device) in zip(books, asked, strict=True):
+        given = notebooks.parameters(book)
+        assert (given["run"], given["device"]) == (run and str(run), device)
+    assert [explore.prepare(run, tmp_path, device) for run, device in asked] == books
+
+
+def test_a_notebook_that_somebody_changed_stays(trained, tmp_path):
+    book = explore.prepare(trained.folder, tmp_path, device="cpu")
+    about = nbformat.read(book, as_version=4)
+    about.cells.append(nbformat.v4.new_code_cell("# mine"))
+    nbformat.write(about, book)
+    kept = book.read_text()
+    assert explore.prepare(trained.folder, tmp_path, device="cpu") == book
+    assert book.read_text() == kept
+    book.write_text("mine")
+    other = explore.prepare(trained.folder, tmp_path, device="cpu")
+    assert (other.name, book.read_text()) == (f"{book.stem}-2.ipynb", "mine")
 
 
 def test_it_listens_to_this_machine_alone_and_asks_for_a_token(tmp_path):
@@ -46,21 +73,23 @@ def test_it_listens_to_this_machine_alone_and_asks_for_a_token(tmp_path):
     (tmp_path / "config" / "jupyter_lab_config.json").write_text(json.dumps(careless))
     names = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
     folders = {f"JUPYTER_{n}": str(tmp_path / n.split("_")[0].lower()) for n in names}
+    (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "layerscope.cli", "explore", "--no-browser", "--out", str(tmp_path)],
-        env=os.environ | folders | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | folders | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        running = tmp_path / "runtime"
-        until = time.monotonic() + 120
-        while not (found := list(running.glob("jpserver-*.json"))) and time.monotonic() < until:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
-        about = json.loads(found[0].read_text())
+        book, address = (process.stdout.readline().strip() for _ in range(2))
+        assert book == str(tmp_path / "explore.ipynb"), process.stderr.read()
+        (found,) = (tmp_path / "runtime").glob("jpserver-*.json")
+        about = json.loads(found.read_text())
         assert about["hostname"] == "127.0.0.1"
         assert len(about["token"]) >= 32
+        assert address == f"{about['url']}lab/tree/explore.ipynb?token={about['token']}"
+        assert not list((tmp_path / "tmp").glob("layerscope-*")), "its settings lie about"
         # The file is there a moment before the server answers.
+        until = time.monotonic() + 120
         while _refused(f"{about['url']}api/contents") and time.monotonic() < until:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
@@ -69,9 +98,18 @@ def test_it_listens_to_this_machine_alone_and_asks_for_a_token(tmp_path):
         listed = urllib.request.urlopen(f"{about['url']}api/contents?token={about['token']}")
         assert "explore.ipynb" in {each["name"] for each in json.load(listed)["content"]}
         listed.close()
+        # To the command alone: JupyterLab ends with it.
+        process.terminate()
+        said, complaint = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
+        assert about["token"] not in said + complaint
+        assert _refused(about["url"])
+        assert not list((tmp_path / "runtime").glob("jpserver-*"))
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+        process.stdout.close()
         process.stderr.close()
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from layerscope import testing
-from layerscope.core.sweep import _store as store_module
+from layerscope.base import owners
 from layerscope.core.sweep._store import Store
 from layerscope.errors import ResultError
 from layerscope.results._meaning import fill_in
@@ -91,11 +92,19 @@ def test_a_full_disk_says_what_is_safe_and_leaves_nothing_half_written(tmp_path,
 def test_old_strays_are_swept_and_young_ones_left_to_their_writer(tmp_path):
     folder = tmp_path / "parts-1"
     Store(tmp_path, IDENTITY).parts(1).write("p", arrays())
-    for name, age in ((".q.npz.aa.tmp", 3600), (".q.npz.bb.tmp", 5)):
+    here = owners.Owner.here()
+    elsewhere = replace(here, boot="0" * 8, machine="1" * 8)
+    drafts = [
+        f".q.npz.{owner}.{of}.tmp" for owner in (here, elsewhere) for of in ("a" * 6, "b" * 6)
+    ]
+    drafts.append(f".q.npz.{replace(here, start=here.start - 1)}.abcdef.tmp")
+    for name, age in zip(drafts, (3600, 5, 3600, 5, 5), strict=True):
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (time.time() - age,) * 2)
     Store(tmp_path, IDENTITY).parts(1)
-    assert sorted(path.name for path in folder.iterdir()) == [".q.npz.bb.tmp", "p.npz"]
+    # Those of a process that runs, and the young one of a process that can't be seen from here.
+    kept = [drafts[0], drafts[1], drafts[3], "p.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(kept)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
@@ -183,20 +192,99 @@ def test_the_claim_of_a_process_that_died_is_nobodys(tmp_path):
         assert mine
 
 
-def test_a_claim_from_elsewhere_lasts_while_it_is_renewed(tmp_path, monkeypatch):
+HERE = owners.Owner.here()
+LATER = replace(HERE, start=HERE.start + 1)
+ELSEWHERE = replace(HERE, boot="0" * 8, machine="1" * 8)
+CONTAINER = replace(HERE, space="0" * 8)
+
+
+@pytest.mark.parametrize(
+    ("mark", "age"),
+    [
+        ("", 0),
+        ("what is this?", 0),
+        ("123@a-host", 0),
+        (f"{HERE}x", 0),
+        (LATER, 0),  # another process got its number
+        (replace(HERE, pid=2**22 + 1), 0),  # more than there are
+        (replace(HERE, pid=10**9), 0),
+        (replace(HERE, boot="0" * 8), 10**8),  # this machine, before it was started
+        (CONTAINER, 31),
+        (HERE, 31),  # a process that is stopped
+        (ELSEWHERE, 601),
+    ],
+)
+def test_nobody_waits_for_a_claim_whose_process_is_gone(tmp_path, mark, age):
     parts = Store(tmp_path, IDENTITY).parts(1)
     path = tmp_path / "parts-1" / "p.claim"
     path.parent.mkdir()
-    path.symlink_to("1@elsewhere")
-    assert not parts.free("p")
-    os.utime(path, (time.time() - 3600,) * 2, follow_symlinks=False)
+    path.symlink_to(str(mark) or " ")
+    os.utime(path, (time.time() - age,) * 2, follow_symlinks=False)
     assert parts.free("p")
     with parts.claim("p") as mine:
         assert mine
-        os.utime(path, (time.time() - 3600,) * 2, follow_symlinks=False)
-        monkeypatch.setattr(store_module, "_BEAT_S", 0.0)
-        parts.beat()
-        assert time.time() - path.lstat().st_mtime < 60
+        assert str(path.readlink()) == str(HERE)
+    assert not path.is_symlink()
+
+
+def test_who_was_not_waited_for_by_its_parent_is_gone_as_well(tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        with Store(tmp_path, IDENTITY).parts(1).claim("p"):
+            os._exit(9)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert Store(tmp_path, IDENTITY).parts(1).free("p")
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("mark", [HERE, CONTAINER, ELSEWHERE], ids=["here", "container", "far"])
+def test_a_claim_lasts_while_it_is_renewed(tmp_path, mark):
+    parts = Store(tmp_path, IDENTITY).parts(1)
+    path = tmp_path / "parts-1" / "p.claim"
+    path.parent.mkdir()
+    path.symlink_to(str(mark))
+    assert not parts.free("p")
+    with parts.claim("p") as mine:
+        assert not mine
+    assert str(path.readlink()) == str(mark)
+
+
+def test_a_claim_from_elsewhere_is_nobodys_once_it_is_silent_by_the_clock_here(
+    tmp_path, monkeypatch
+):
+    """Clocks of two machines differ; that one is ahead makes nobody wait, or be passed over."""
+    path = tmp_path / "parts-1" / "p.claim"
+    path.parent.mkdir()
+    path.symlink_to(str(ELSEWHERE))
+    os.utime(path, (time.time() + 300,) * 2, follow_symlinks=False)
+    parts, now = Store(tmp_path, IDENTITY).parts(1), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 80)
+    assert not parts.free("p")
+    os.utime(path, (time.time() + 380,) * 2, follow_symlinks=False)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 160)
+    assert not parts.free("p")
+    monkeypatch.setattr(time, "monotonic", lambda: now + 251)
+    assert parts.free("p")
+
+
+def test_what_is_claimed_is_touched_as_long_as_it_is(tmp_path):
+    parts = Store(tmp_path, IDENTITY).parts(1)
+    path = tmp_path / "parts-1" / "p.claim"
+    with parts.claim("p"):
+        os.utime(path, (time.time() - 25,) * 2, follow_symlinks=False)
+        owners._HEART.touch()
+        assert time.time() - path.lstat().st_mtime < 20
+    assert path not in owners._HEART._paths
+
+
+def test_what_is_no_claim_stays_and_nobody_waits_for_it(tmp_path):
+    parts = Store(tmp_path, IDENTITY).parts(1)
+    path = tmp_path / "parts-1" / "p.claim"
+    path.mkdir(parents=True)
+    assert parts.free("p")
+    with parts.claim("p") as mine:
+        assert mine
+    assert path.is_dir()
 
 
 class TwoHandles(RuleBasedStateMachine):

@@ -9,14 +9,21 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
-import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from layerscope.base import notebooks
-from layerscope.base.extras import require
+from layerscope.base.extras import extra, require
+from layerscope.base.owners import make_temporary
 from layerscope.base.validate import path
 from layerscope.base.writing import write_bytes
 from layerscope.errors import ResultError
@@ -24,6 +31,9 @@ from layerscope.errors import ResultError
 __all__ = ["prepare", "serve"]
 
 _NOTEBOOK = "explore.ipynb"
+
+_LOOK_EVERY_S = 0.2
+_ENDING_S = 15.0
 
 
 def prepare(
@@ -39,7 +49,8 @@ def prepare(
     run : path, optional
         Folder of a series; a small network is trained without one.
     out : path
-        A notebook that is there already stays as it is.
+        A notebook that is there stays as it is, and is the one to open if it is set to this run,
+        device and, where one is given, data root; else one more is put beside it.
     device, data_root
         As the notebook has them.
 
@@ -54,19 +65,37 @@ def prepare(
         If there is no run, or the folder can't be written to.
     """
     folder = path(out, "out", "lab")
-    given: dict[str, Any] = {"device": device, "out": str(folder.resolve() / "series")}
+    asked: dict[str, Any] = {"run": None, "device": device}
     name = _NOTEBOOK
     if data_root is not None:
-        given["data_root"] = str(Path(data_root).resolve())
+        asked["data_root"] = str(Path(data_root).resolve())
     if run is not None:
         place = path(run, "run", "series/RUN").resolve()
         if not place.is_dir():
             raise ResultError(f"there is no run at {run}; give the folder that train printed.")
-        given["run"], name = str(place), f"explore-{place.name}.ipynb"
-    target = folder / name
+        asked["run"], name = str(place), f"explore-{place.name}.ipynb"
+    target = next(each for each in _names(folder / name) if _is_for(each, asked))
     if not target.exists():
+        given = {**asked, "out": str(folder.resolve() / "series")}
         write_bytes(target, _fill(notebooks.find(_NOTEBOOK), given).encode())
     return target
+
+
+def _names(first: Path) -> Iterator[Path]:
+    """Yield names for notebooks that are set to different things."""
+    yield first
+    yield from (first.with_stem(f"{first.stem}-{number}") for number in count(2))
+
+
+def _is_for(book: Path, asked: Mapping[str, Any]) -> bool:
+    """Tell whether a notebook is still to be made, or is set to what is asked for."""
+    if not os.path.lexists(book):
+        return True
+    try:
+        known = notebooks.parameters(book)
+    except ResultError:
+        return False  # somebody made something else of it
+    return all(known.get(name) == value for name, value in asked.items())
 
 
 def _fill(source: Path, given: dict[str, Any]) -> str:
@@ -86,6 +115,8 @@ def _fill(source: Path, given: dict[str, Any]) -> str:
 def serve(notebook: Path, *, browser: bool = True) -> None:
     """Open JupyterLab on a notebook, for this machine alone and with a token, until Ctrl-C.
 
+    The address, with the token, is printed once. SIGTERM and SIGHUP end JupyterLab as well.
+
     Parameters
     ----------
     notebook : Path
@@ -96,30 +127,104 @@ def serve(notebook: Path, *, browser: bool = True) -> None:
     ------
     ExtraError
         If JupyterLab is not installed.
+    ResultError
+        If it ends with an error.
     """
     require("jupyterlab", "jupyter", "the explorer")
-    with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
-        # In a file, where other users of the machine can't see it as they could an argument.
-        settings = Path(folder) / "settings.json"
-        settings.touch(mode=0o600)
-        settings.write_text(json.dumps(_settings(notebook.resolve(), browser)))
-        command = [sys.executable, "-m", "jupyterlab", f"--config={settings}"]
-        code = _wait(subprocess.Popen(command))  # noqa: S603 - our own interpreter
-    if code:
-        raise ResultError(f"JupyterLab ended with {code}; it says above why.")
+    token = secrets.token_hex(24)
+    settings = _settings(notebook.resolve(), browser, token)
+    with _ended_by_signals(), _settings_file(settings) as file, _running(file) as server:
+        address = _wait(server, lambda: _address(server.pid, notebook, token))
+        # It was read; whatever ends this process from here on leaves none behind.
+        shutil.rmtree(file.parent, ignore_errors=True)
+        if address:
+            print(address, flush=True)
+        _wait(server, lambda: "")
+    if server.returncode:
+        raise ResultError(f"JupyterLab ended with {server.returncode}; it says above why.")
 
 
-def _wait(server: subprocess.Popen[bytes]) -> int:
-    """Wait for a server that ends by Ctrl-C itself, and closes its kernels first."""
-    while True:
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals that ask this process to end do so as an exception does, which cleans up."""
+
+    def end(number: int, _: object) -> None:
+        for each in asking:
+            signal.signal(each, signal.SIG_IGN)  # it ends already
+        raise SystemExit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    asking = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = [(each, signal.signal(each, end)) for each in asking]
+    try:
+        yield
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
+
+
+@contextmanager
+def _settings_file(settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Keep settings where other users of the machine can't see them, as they could an argument."""
+    folder = make_temporary()
+    try:
+        file = folder / "settings.json"
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(settings))
+        yield file
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _running(settings: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server that does not outlive the block, and closes its kernels before it ends."""
+    command = [sys.executable, "-m", "jupyterlab", f"--config={settings}"]
+    server = subprocess.Popen(command)  # noqa: S603 - our own interpreter
+    try:
+        yield server
+    finally:
+        if server.poll() is None:
+            server.terminate()
+            try:
+                server.wait(_ENDING_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _wait(server: subprocess.Popen[bytes], until: Callable[[], str]) -> str:
+    """Wait until something is known, or for a server that ends by Ctrl-C itself."""
+    while server.poll() is None:
         try:
-            return server.wait()
+            if said := until():
+                return said
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(_LOOK_EVERY_S)
         except KeyboardInterrupt:
             continue
+    return ""
 
 
-def _settings(notebook: Path, browser: bool) -> dict[str, Any]:
+def _address(pid: int, notebook: Path, token: str) -> str:
+    """Return where a server shows a notebook, as soon as it says where it listens."""
+    with extra("jupyter", "the explorer"):
+        from jupyter_core.paths import jupyter_runtime_dir
+
+    try:
+        about = json.loads((Path(jupyter_runtime_dir()) / f"jpserver-{pid}.json").read_text())
+        # One that was killed may have left such a file of the same number.
+        if about["token"] != token:
+            return ""
+        return f"{about['url'].rstrip('/')}/lab/tree/{quote(notebook.name)}?token={token}"
+    except (OSError, ValueError):
+        return ""  # not written yet, or not to its end
+
+
+def _settings(notebook: Path, browser: bool, token: str) -> dict[str, Any]:
     return {
+        # It would print an address without the token, which leads nowhere.
+        "Application": {"log_level": "WARN"},
         "ServerApp": {
             "ip": "127.0.0.1",
             "allow_remote_access": False,
@@ -133,5 +238,5 @@ def _settings(notebook: Path, browser: bool) -> dict[str, Any]:
             "open_browser": browser,
             "expose_app_in_browser": False,
         },
-        "IdentityProvider": {"token": secrets.token_hex(24)},
+        "IdentityProvider": {"token": token},
     }

@@ -17,6 +17,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from layerscope.base import owners
 from layerscope.base.writing import _draft, _folders, _naming
 from layerscope.base.writing._failing import failures, write_error
 
@@ -45,6 +46,8 @@ def write_bytes(path: Path, content: bytes | memoryview, *, once: bool = False) 
     with failures(path):
         target = Path(os.path.realpath(path))
         mode = _draft.replaceable_mode(path, target)
+        if not once:
+            owners.sweep_drafts(target.parent, [target.name])
         _folders.make(target.parent)
         draft = _draft.beside(target)
         try:

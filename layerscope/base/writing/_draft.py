@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from layerscope.base import owners
 from layerscope.errors import ResultError
 
 __all__ = ["beside", "replaceable_mode", "sync", "write"]
@@ -37,15 +37,17 @@ def beside(target: Path, token: str | None = None) -> Path:
     ----------
     target : Path
     token : str, optional
-        12 hexadecimal digits; random by default, since processes on several machines may share the
-        folder.
+        12 hexadecimal digits, the same for all processes; by default the mark of this one, by which
+        it is swept after a kill, and a random number.
 
     Examples
     --------
     >>> beside(Path("out/sweep.nc"), "0123456789ab").as_posix()
     'out/.sweep.nc.0123456789ab.tmp'
     """
-    suffix = f".{token or secrets.token_hex(6)}.tmp"
+    if token is None:
+        return owners.draft_of(target)
+    suffix = f".{token}.tmp"
     room = _LONGEST - 1 - len(suffix)
     name = os.fsencode(target.name)
     kept = target.name if len(name) <= room else name[:room].decode("utf-8", "ignore")

@@ -14,6 +14,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from layerscope.base import files
+from layerscope.base.owners import sweep_drafts
 from layerscope.base.writing import write_bytes
 from layerscope.errors import CheckpointError, choose
 
@@ -82,6 +83,7 @@ class SeriesWriter:
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         choose(about.get("unit", UNITS[0]), UNITS, "unit")
         self.folder = folder
+        sweep_drafts(folder)
         path = folder / MANIFEST
         known = read_manifest(path) if os.path.lexists(path) else {}
         self.manifest = {**_FORMAT, "epochs": {}, **known, **about}

@@ -16,7 +16,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from layerscope import results
 from layerscope._version import __version__
-from layerscope.base import validate
+from layerscope.base import owners, validate
 from layerscope.base.extras import extra
 from layerscope.base.writing import failures, make_folder, sync_files, sync_folder, write_bytes
 from layerscope.core import batches, layers, metrics as metrics_
@@ -153,7 +152,8 @@ def export(
         "baseline": values_in(ds["baseline"]),
         "predicted": values_in(ds["value"].isel(layer=0)),
     }
-    draft = place.with_name(f".{place.name}.{secrets.token_hex(6)}.tmp")
+    owners.sweep_drafts(place.parent, [place.name])
+    draft = owners.draft_of(place)
     try:
         make_folder(draft)
         network = _written(model, blocks, blocks.kept(gone), state, draft, tokenizer, record)

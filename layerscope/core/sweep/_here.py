@@ -97,14 +97,9 @@ class Here:
         def done(index: int, at: int, result: PartResult) -> None:
             self._fragments.record(Fragment(index, *wanted[at]), result)
 
-        hooks = TileHooks(self._before_cell, lambda i, at: self._claimed(Fragment(i, *wanted[at])))
+        hooks = TileHooks(self._between, lambda i, at: self._claimed(Fragment(i, *wanted[at])))
         if parts:
             compute_tile(self._plan, self._probe, batches, parts, done, hooks)
-
-    def _before_cell(self) -> None:
-        self._between()
-        if self._fragments.store is not None:
-            self._fragments.store.beat()
 
     @contextmanager
     def _claimed(self, fragment: Fragment) -> Iterator[bool]:

@@ -20,11 +20,9 @@ import io
 import json
 import os
 import re
-import socket
-import time
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from layerscope import results
-from layerscope.base import writing
+from layerscope.base import owners, writing
+from layerscope.core.sweep._claims import SUFFIX, Claims
 from layerscope.core.sweep._differences import differences
 from layerscope.errors import ResultError
 
@@ -59,12 +58,7 @@ _IDENTITY = "sweep.json"
 _PARTS = "parts-"
 _DRAFT = re.compile(r"\..+\.npz\.[0-9a-f]+\.tmp")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_CLAIM = re.compile(r"\d+@.*")
 _ELSEWHERE = "Choose another folder with out= (--out)"
-_SILENT_S = 600.0
-"""A claim that was not renewed for so long is nobody's."""
-
-_BEAT_S = 10.0
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -106,6 +100,7 @@ class Store:
         # Without outcomes=True a file of that name is none of ours.
         self._names = [DATASET, PARTIAL] + [OUTCOMES] * bool(identity.get("outcomes"))
         path = folder / _IDENTITY
+        owners.sweep_drafts(folder, [*self._names, _IDENTITY])
         if path.is_file():
             self._compare(_read(path))
         for name in self._names:
@@ -257,8 +252,8 @@ class Parts:
         self.store = store
         self.damaged: list[str] = []
         self._folder = folder
-        self._claims: dict[Path, float] = {}
-        self._sweep_strays()
+        owners.sweep_drafts(folder)
+        self._claims = Claims(folder)
 
     def __len__(self) -> int:
         return len(list(self._folder.glob("*.npz")))
@@ -323,60 +318,19 @@ class Parts:
 
     def free(self, name: str) -> bool:
         """Tell whether a part is neither recorded nor being computed."""
-        path = self._path(name).with_suffix(".claim")
-        return not self.has(name) and (not path.is_symlink() or _abandoned(path))
+        return not self.has(name) and self._claims.free(name)
 
-    @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
+    def claim(self, name: str) -> AbstractContextManager[bool]:
         """Take a part that nobody is at; False where another process is."""
-        path = self._path(name).with_suffix(".claim")
-        mine = self._take(path) or (_abandoned(path) and self._retake(path))
-        try:
-            yield mine
-        finally:
-            if self._claims.pop(path, None) is not None:
-                path.unlink(missing_ok=True)
-
-    def beat(self) -> None:
-        """Show that this process is still at what it claimed."""
-        now = time.monotonic()
-        for path, last in self._claims.items():
-            if now - last > _BEAT_S:
-                self._claims[path] = now
-                with suppress(OSError):
-                    os.utime(path, follow_symlinks=False)
+        return self._claims.claim(name)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.npz"
 
-    def _take(self, path: Path) -> bool:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # A link that leads nowhere is made with its content, or not at all.
-            path.symlink_to(f"{os.getpid()}@{socket.gethostname()}")
-        except FileExistsError:
-            return False
-        except OSError:
-            return True  # claims only save work: where none can be made, go on
-        self._claims[path] = time.monotonic()
-        return True
-
-    def _retake(self, path: Path) -> bool:
-        path.unlink(missing_ok=True)
-        return self._take(path)
-
-    def _sweep_strays(self) -> None:
-        """Remove what killed processes left half-written."""
-        for path in self._folder.glob(".*.tmp"):
-            # A file that another process is writing is younger.
-            with suppress(FileNotFoundError):
-                old = time.time() - path.stat().st_mtime > _SILENT_S
-                if old and _DRAFT.fullmatch(path.name):
-                    path.unlink()
-
 
 def _remove_parts(folder: Path, owner: str) -> None:
     """Remove what a sweep recorded in a folder, and the folder if nothing else is in it."""
+    owners.sweep_drafts(folder)
     for path in list(folder.glob("*")):
         # Another process may be removing them as well, or they can't be removed now.
         with suppress(OSError):
@@ -389,8 +343,8 @@ def _remove_parts(folder: Path, owner: str) -> None:
 
 def _is_recorded(path: Path, owner: str) -> bool:
     """Recognise a part of a sweep, or what making one left behind."""
-    if path.suffix == ".claim":
-        return path.is_symlink() and bool(_CLAIM.fullmatch(str(path.readlink())))
+    if path.suffix == SUFFIX:
+        return path.is_symlink() and not path.exists()
     if path.suffix == ".npz":
         return _owner(path) == owner
     return path.suffix == f".{_mark(owner)}" or bool(_DRAFT.fullmatch(path.name))
@@ -417,27 +371,6 @@ def _require_owner(path: Path, owner: str, wanted: str) -> None:
             f"{path} is no part of this sweep, but of another or of nobody's. Nothing was removed. "
             f"{_ELSEWHERE}, or move {path.parent} away."
         )
-
-
-def _abandoned(path: Path) -> bool:
-    """Check whether the process that claimed a part is no more."""
-    try:
-        age = time.time() - path.lstat().st_mtime
-        pid, _, host = str(path.readlink()).partition("@")
-    except OSError:
-        return True  # given back just now, or no claim of ours
-    dead = host == socket.gethostname() and pid.isdigit() and not _alive(int(pid))
-    return dead or age > _SILENT_S
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # it is there, and somebody else's
-    return True
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -36,7 +36,14 @@ from layerscope.paper.reproduce._executing import (
     failed,
     reporting,
 )
-from layerscope.paper.reproduce._folder import HASH, MANIFEST, draft, finished, list_files
+from layerscope.paper.reproduce._folder import (
+    HASH,
+    MANIFEST,
+    draft,
+    finished,
+    list_files,
+    recover,
+)
 from layerscope.paper.reproduce._naming import command, folder_name
 from layerscope.zoo import data
 
@@ -150,6 +157,7 @@ def run(
         HASH: notebooks.digest(experiment.notebook),
         "layerscope": __version__,
     }
+    recover(folder)
     found = finished(folder, identity, experiment.same_as) if resume else None
     if found is not None:
         return RunResult(folder, True, found)

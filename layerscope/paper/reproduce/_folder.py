@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from layerscope.base import owners
 from layerscope.errors import ResultError
 
-__all__ = ["HASH", "MANIFEST", "draft", "finished", "list_files"]
+__all__ = ["HASH", "MANIFEST", "draft", "finished", "list_files", "recover"]
 
 MANIFEST = "manifest.json"
 HASH = "notebook_sha256"
+_ASIDE = "old"
+"""Suffix of a run's folder that another run is to take the name of."""
 
 
 def finished(
@@ -44,40 +48,97 @@ def finished(
 @contextmanager
 def draft(folder: Path) -> Iterator[Path]:
     """Work in a folder beside the run's, and put it in place only when all is done."""
-    folder = Path(os.path.realpath(folder))  # a link to a folder stays one
-    place = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    folder = _real(folder)
+    place = owners.draft_of(folder)
     try:
-        shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
     except OSError as error:
         raise ResultError(
             f"can't write to {folder.parent}: {error.strerror}. Choose another folder with --out."
         ) from None
+    owners.keep_touching(place)
     try:
         yield place
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
-        if folder.exists():
-            folder.replace(old)
-        place.replace(folder)
-        _hand_on(old, folder)
+        _publish(place, folder)
     finally:
+        owners.stop_touching(place)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a process that is gone was at when it put a run in place; remove what it left.
+
+    A run that was moved aside comes back, unless the new one is whole; then that one takes its
+    place, as it would have.
+    """
+    folder = _real(folder)
+    aside = owners.left_beside(folder, _ASIDE)
+    if aside and not os.path.lexists(folder):
+        new = next((each for each in owners.left_beside(folder) if _is_whole(each)), None)
+        with suppress(OSError):  # another process may be doing the same
+            (new or aside[0]).replace(folder)
+    for old in aside:
+        if folder.is_dir() and old.is_dir():
+            _hand_on(old, folder)
+    owners.sweep_drafts(folder.parent, [folder.name])
+
+
+def _real(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))  # a link to a folder stays one
+
+
+def _publish(place: Path, folder: Path) -> None:
+    """Give a whole run its name; what the run before it did not leave stays."""
+    if not os.path.lexists(folder):
+        place.replace(folder)
+        return
+    # The name says that what is in it belongs into the folder, whichever of the two it is by then.
+    old = place.with_suffix(f".{_ASIDE}")
+    if not _exchange(place.replace(old), folder):
+        old.replace(place)
+        folder.replace(old)
+        place.replace(folder)
+    _hand_on(old, folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap names at once; False where the system can't.
+
+    So there is no moment at which a finished run is missing.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0)
+
+
+def _is_whole(place: Path) -> bool:
+    """Check that a draft holds all that its manifest lists; the manifest is written last."""
+    files = _left(place / MANIFEST)
+    return bool(files) and all(
+        (place / name).is_file() and _sha256(place / name) == digest
+        for name, digest in files.items()
+    )
 
 
 def _hand_on(old: Path, folder: Path) -> None:
     """Move into a new run's folder what the run before it did not leave, and remove the rest.
 
     Files of the user's are that, and files of the run that were edited since; one whose name is
-    taken gets the suffix ``.kept``.
+    taken gets the suffix ``.kept``. Cut short and done again, it ends the same.
     """
     left = _left(old / MANIFEST)
     for path in [each for each in old.rglob("*") if each.is_symlink() or not each.is_dir()]:
         name = path.relative_to(old)
+        if name.as_posix() == MANIFEST and left:
+            continue  # it says whose the others are, so it goes last
         # Nothing else is opened: a pipe would never end.
         plain = path.is_file() and not path.is_symlink()
-        if name.as_posix() == MANIFEST and left:
-            continue
         if plain and _sha256(path) == left.get(name.as_posix()):
+            with suppress(OSError):
+                path.unlink()
             continue
         target = folder / name
         while os.path.lexists(target):

@@ -18,6 +18,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 from layerscope.base import devices, validate
+from layerscope.base.owners import sweep_drafts
 from layerscope.base.tensors import update_digest
 from layerscope.base.validate import integers
 from layerscope.base.writing import write_bytes
@@ -236,8 +238,13 @@ def _find_finished(folder: Path, wanted: Sequence[int]) -> Series | None:
     if not (folder / MANIFEST).is_file():
         return None
     series = open_series(folder)
-    whole = series.manifest.get("finished") and set(wanted) <= set(series.epochs)
-    return series if whole else None
+    if not (series.manifest.get("finished") and set(wanted) <= set(series.epochs)):
+        return None
+    # What was left by a kill just then; where it can't be removed, it is in nobody's way.
+    with suppress(OSError):
+        (folder / RESUME).unlink(missing_ok=True)
+    sweep_drafts(folder)
+    return series
 
 
 def _make_network(network: Any, data: Data, seed: int) -> tuple[nn.Module, dict[str, Any]]:
