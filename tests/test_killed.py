@@ -398,12 +398,12 @@ class Killing:
 
 
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: type(work).__name__)
-@pytest.mark.parametrize("share", [8, pytest.param(None, marks=pytest.mark.slow)])
-def test_a_kill_at_any_point_loses_nothing_and_leaves_nothing(tmp_path, work, share):
+@pytest.mark.parametrize("all_", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_kill_at_any_point_loses_nothing_and_leaves_nothing(tmp_path, work, all_):
     killing = Killing(work, tmp_path)
     points = range(1, killing.points + 1)
-    if share is not None:
-        points = random.Random(0).sample(points, share)
+    if not all_:
+        points = points[2 :: len(points) // 4]
     print(f"{type(work).__name__}: {len(points)} of {killing.points} points")
     wrong = {point: found for point in points if (found := killing.problems(point))}
     assert wrong == {}
@@ -466,7 +466,7 @@ def crowd_problems(killing: Killing, seed: int) -> list[str]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(200, marks=pytest.mark.slow)])
 def test_processes_that_are_stopped_and_killed_at_random_end_with_the_right_numbers(
     tmp_path, rounds
 ):
@@ -516,5 +516,6 @@ _add_next = fragments.Fragments._add_next
 def test_planted_mistakes_are_noticed(tmp_path, monkeypatch, work, target, name, mistake):
     killing = Killing(work, tmp_path)
     monkeypatch.setattr(target, name, mistake)
-    points = random.Random(0).sample(range(1, killing.points + 1), killing.points)
+    points = list(range(1, killing.points + 1))
+    random.Random(0).shuffle(points)
     assert any(killing.problems(point) for point in points)
