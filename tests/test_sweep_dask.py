@@ -8,11 +8,11 @@ import os
 import pickle
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,8 @@ from torch import nn
 
 import layerscope
 from layerscope import layers, models
-from layerscope.base import devices, writing
+from layerscope.base import devices, owners, writing
+from layerscope.base.owners import Owner
 from layerscope.cli import main
 from layerscope.core import sweep as engine
 from layerscope.core.perturb import Perturbation
@@ -243,7 +244,8 @@ def test_what_others_are_at_is_left_to_them(here, tmp_path, monkeypatch, alone):
     """However they cut it: a cluster cuts otherwise than processes do that share a folder."""
     claim = tmp_path / "parts-10" / "batch-000000-rows-00001-00003.claim"
     claim.parent.mkdir(parents=True)
-    claim.symlink_to(f"{os.getppid()}@{socket.gethostname()}")
+    parent = os.getppid()
+    claim.symlink_to(str(replace(Owner.here(), pid=parent, start=owners._start_of(str(parent)))))
     claims, write, written, calls = set(), Parts.write, [], []
 
     def noting(self, name, arrays):

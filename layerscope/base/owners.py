@@ -173,7 +173,7 @@ def sweep_drafts(folder: Path, names: Collection[str] | None = None) -> None:
             _remove(path)
 
 
-def left_beside(path: Path, kind: str = "tmp") -> list[Path]:
+def left_beside(path: Path, kind: str = "tmp", *, mine: bool = False) -> list[Path]:
     """List what gone processes left beside a file or folder under names that `draft_of` made.
 
     Parameters
@@ -181,11 +181,14 @@ def left_beside(path: Path, kind: str = "tmp") -> list[Path]:
     path : Path
     kind : str
         Suffix, if they were given another.
+    mine : bool
+        Also what this process left, such as where something failed.
     """
     found = []
     for each, said in _matching(path.parent, _DRAFT):
         fits = (said["name"], said["kind"]) == (_stem(path.name), kind)
-        if fits and _left_behind(each, said["mark"]):
+        own = mine and said["mark"] == str(Owner.here())
+        if fits and (own or _left_behind(each, said["mark"])):
             found.append(each)
     return sorted(found)
 

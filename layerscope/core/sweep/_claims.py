@@ -40,6 +40,7 @@ class Claims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._mine: set[Path] = set()
         self._seen: dict[Path, tuple[float, float]] = {}
         for path in folder.glob(f"*{SUFFIX}"):
             self._is_held(path)  # so that their silence counts from now
@@ -47,6 +48,11 @@ class Claims:
     def free(self, name: str) -> bool:
         """Tell whether nobody is at a piece."""
         return not self._is_held(self._path(name))
+
+    def taken(self) -> list[str]:
+        """List the pieces that other processes are at."""
+        claims = (path for path in self._folder.glob(f"*{SUFFIX}") if path not in self._mine)
+        return [path.stem for path in claims if self._is_held(path)]
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
@@ -57,6 +63,7 @@ class Claims:
             yield mine
         finally:
             if mine:
+                self._mine.discard(path)
                 _release(path)
 
     def _path(self, name: str) -> Path:
@@ -75,6 +82,7 @@ class Claims:
             return not path.is_symlink()
         except OSError:
             return True  # where no claims can be made, go on
+        self._mine.add(path)
         keep_touching(path)
         return True
 

@@ -21,8 +21,8 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -313,8 +313,7 @@ class Parts:
 
     def taken(self) -> list[str]:
         """List the parts that other processes are at."""
-        claims = (path for path in self._folder.glob("*.claim") if path not in self._claims)
-        return [path.stem for path in claims if path.is_symlink() and not _abandoned(path)]
+        return self._claims.taken()
 
     def free(self, name: str) -> bool:
         """Tell whether a part is neither recorded nor being computed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.base import owners
-from layerscope.errors import ResultError
+from layerscope.base.writing import failures, make_folder, sync_files, sync_folder
 
 __all__ = ["HASH", "MANIFEST", "draft", "finished", "list_files", "recover"]
 
@@ -49,17 +49,12 @@ def finished(
 def draft(folder: Path) -> Iterator[Path]:
     """Work in a folder beside the run's, and put it in place only when all is done."""
     folder = _real(folder)
-    place = owners.draft_of(folder)
-    try:
-        place.mkdir(parents=True)
-    except OSError as error:
-        raise ResultError(
-            f"can't write to {folder.parent}: {error.strerror}. Choose another folder with --out."
-        ) from None
+    place = make_folder(owners.draft_of(folder))
     owners.keep_touching(place)
     try:
         yield place
-        _publish(place, folder)
+        with failures(folder):
+            _publish(place, folder)
     finally:
         owners.stop_touching(place)
         shutil.rmtree(place, ignore_errors=True)
@@ -72,7 +67,7 @@ def recover(folder: Path) -> None:
     place, as it would have.
     """
     folder = _real(folder)
-    aside = owners.left_beside(folder, _ASIDE)
+    aside = owners.left_beside(folder, _ASIDE, mine=True)
     if aside and not os.path.lexists(folder):
         new = next((each for each in owners.left_beside(folder) if _is_whole(each)), None)
         with suppress(OSError):  # another process may be doing the same
@@ -88,17 +83,27 @@ def _real(folder: Path) -> Path:
 
 
 def _publish(place: Path, folder: Path) -> None:
-    """Give a whole run its name; what the run before it did not leave stays."""
+    """Give a whole run its name, to last; what the run before it did not leave stays."""
+    sync_files(place)
     if not os.path.lexists(folder):
         place.replace(folder)
-        return
-    # The name says that what is in it belongs into the folder, whichever of the two it is by then.
-    old = place.with_suffix(f".{_ASIDE}")
-    if not _exchange(place.replace(old), folder):
-        old.replace(place)
-        folder.replace(old)
+    else:
+        # The name says that what is in it belongs into the folder, whichever of the two it is.
+        old = place.replace(place.with_suffix(f".{_ASIDE}"))
+        if not _exchange(old, folder):
+            _put_aside(old.replace(place), folder, old)
+        _hand_on(old, folder)
+    sync_folder(folder.parent)
+
+
+def _put_aside(place: Path, folder: Path, old: Path) -> None:
+    """Let a run take the place of another by two renames, of which both or none is done."""
+    folder.replace(old)
+    try:
         place.replace(folder)
-    _hand_on(old, folder)
+    except OSError:
+        old.replace(folder)
+        raise
 
 
 def _exchange(one: Path, other: Path) -> bool:
