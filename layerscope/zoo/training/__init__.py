@@ -18,7 +18,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ from layerscope.zoo.training._lock import training_lock
 from layerscope.zoo.training._loop import Loop
 from layerscope.zoo.training._machine import same_machine
 from layerscope.zoo.training._recipe import OPTIMIZERS, SCHEDULES, Recipe
-from layerscope.zoo.training._state import is_begun
+from layerscope.zoo.training._state import clear, is_begun
 
 __all__ = [
     "OPTIMIZERS",
@@ -240,9 +239,7 @@ def _find_finished(folder: Path, wanted: Sequence[int]) -> Series | None:
     series = open_series(folder)
     if not (series.manifest.get("finished") and set(wanted) <= set(series.epochs)):
         return None
-    # What was left by a kill just then; where it can't be removed, it is in nobody's way.
-    with suppress(OSError):
-        (folder / RESUME).unlink(missing_ok=True)
+    clear(folder)  # left by a kill just then
     sweep_drafts(folder)
     return series
 
