@@ -51,16 +51,11 @@ def save(
     path = validate.path(path, "path", "sweep.nc")
     if not isinstance(ds, xr.Dataset):
         raise ResultError(f"expected an xarray Dataset, got {validate.describe(ds)}.")
-    with io.BytesIO() as draft:
-        _write_netcdf(ds, draft, encoding)
-        with draft.getbuffer() as content:
-            return write_bytes(path, content, once=once)
+    return write_bytes(path, _as_netcdf(ds, encoding), once=once)
 
 
-def _write_netcdf(
-    ds: xr.Dataset, draft: io.BytesIO, encoding: Mapping[str, Mapping[str, Any]] | None
-) -> None:
-    """Write a Dataset as netCDF into memory.
+def _as_netcdf(ds: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]] | None) -> memoryview:
+    """Return a Dataset as a netCDF file in memory.
 
     Where HDF5 itself can't write a file to its end, such as on a full disk, it can't close it
     either, and takes the process with it. And not through ``ds.to_netcdf``, which asks the Dask
@@ -70,6 +65,7 @@ def _write_netcdf(
     import h5py  # type: ignore[import-untyped]
     from xarray.backends import H5NetCDFStore
 
+    draft = io.BytesIO()
     try:
         with h5netcdf.File(draft, "w") as file:
             # In full: what Dask has yet to compute would be left out.
@@ -81,6 +77,8 @@ def _write_netcdf(
             f"the Dataset can't be written as netCDF: {error}. Its attributes have to be numbers, "
             "strings or lists of one kind of them, its names strings."
         ) from None
+    # Not closed: views of it live on in the traceback of an error, and it goes with the last one.
+    return draft.getbuffer()
 
 
 def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,8 @@ def reporting(what: str, draft: Path, show: bool) -> Iterator[None]:
         if show:
             watcher.join()
         os.environ.pop(progress.RELAY, None)
-        relay.unlink(missing_ok=True)
+        with suppress(OSError):  # it goes with the draft's folder
+            relay.unlink()
 
 
 def _watch(what: str, relay: Path, over: threading.Event) -> None:
