@@ -48,6 +48,13 @@ STATES = {epoch: net.state_dict() for epoch, net in enumerate(NETS)}
 CHANCE = torch.Generator().manual_seed(0)
 PAIR = torch.randn(12, 4, generator=CHANCE), torch.arange(12) % 3
 
+
+@pytest.fixture(autouse=True)
+def _collecting_garbage_again():
+    yield
+    gc.unfreeze()
+
+
 # Dying in a child process
 
 
@@ -359,7 +366,7 @@ class Killing:
             self.work.do(Path(folder), print)
             self.work.done(Path(folder))
         gc.collect()
-        gc.freeze()
+        gc.freeze()  # else every child copies what it looks through
 
     def child(self, folder: Path, fatal: int = 0) -> Child:
         def work(say):
@@ -397,13 +404,19 @@ class Killing:
         return found
 
 
+@pytest.mark.parametrize("work", WORKS[:-1], ids=lambda work: type(work).__name__)
+def test_a_kill_at_some_points_loses_nothing_and_leaves_nothing(tmp_path, work):
+    killing = Killing(work, tmp_path)
+    points = range(3, killing.points + 1, killing.points // 3)
+    wrong = {point: found for point in points if (found := killing.problems(point))}
+    assert wrong == {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: type(work).__name__)
-@pytest.mark.parametrize("all_", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_kill_at_any_point_loses_nothing_and_leaves_nothing(tmp_path, work, all_):
+def test_a_kill_at_any_point_loses_nothing_and_leaves_nothing(tmp_path, work):
     killing = Killing(work, tmp_path)
     points = range(1, killing.points + 1)
-    if not all_:
-        points = points[2 :: len(points) // 4]
     print(f"{type(work).__name__}: {len(points)} of {killing.points} points")
     wrong = {point: found for point in points if (found := killing.problems(point))}
     assert wrong == {}
@@ -466,12 +479,10 @@ def crowd_problems(killing: Killing, seed: int) -> list[str]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(200, marks=pytest.mark.slow)])
-def test_processes_that_are_stopped_and_killed_at_random_end_with_the_right_numbers(
-    tmp_path, rounds
-):
+@pytest.mark.slow
+def test_processes_that_are_stopped_and_killed_at_random_end_with_the_right_numbers(tmp_path):
     killing = Killing(Sweep(), tmp_path)
-    wrong = {seed: found for seed in range(rounds) if (found := crowd_problems(killing, seed))}
+    wrong = {seed: found for seed in range(200) if (found := crowd_problems(killing, seed))}
     assert wrong == {}
 
 
@@ -506,13 +517,20 @@ _add_next = fragments.Fragments._add_next
 @pytest.mark.parametrize(
     ("work", "target", "name", "mistake"),
     [
-        (Save(), _files, "write_bytes", _names_first),
-        (Sweep(), fragments.Fragments, "_add_next", _claimed_is_not_needed),
-        (Sweep(), owners, "sweep_drafts", lambda *_: None),
-        (Reproduce(), owners, "left_beside", lambda *_: []),
+        pytest.param(Save(), _files, "write_bytes", _names_first, id="name before data"),
+        pytest.param(
+            *(Sweep(), fragments.Fragments, "_add_next", _claimed_is_not_needed),
+            id="missing is not needed", marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(Sweep(), owners, "sweep_drafts", lambda *_: None),
+            id="drafts stay", marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(Reproduce(), owners, "left_beside", lambda *_, **__: []), id="a run aside stays"
+        ),
     ],
-    ids=["name before data", "missing is not needed", "drafts stay", "a run aside stays"],
-)
+)  # fmt: skip
 def test_planted_mistakes_are_noticed(tmp_path, monkeypatch, work, target, name, mistake):
     killing = Killing(work, tmp_path)
     monkeypatch.setattr(target, name, mistake)
