@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -181,6 +182,11 @@ def test_one_that_gathers_is_refused():
         sweep(network(2, Gathering), recorded(Gathering, ran=True))
 
 
+def test_one_that_gathers_is_refused_with_its_own_weights_as_well():
+    with pytest.raises(LayerscopeError, match="keeps something of a batch in evaluation mode"):
+        sweep(network(2, Gathering), None, perturbations=["zero"], epochs=None)
+
+
 def pictures(name):
     import torchvision
 
@@ -245,3 +251,42 @@ def test_networks_of_others_are_no_false_alarm(made, name):
     with Session(model, batches, checkpoints=states, device="cpu", metrics=["loss"]) as live:
         row = live.rows()[1].name
         assert live.measure({row: ("reinitialize", 0)}).final
+
+
+class Writing(nn.Module):
+    """Adds to its weights in every pass, past PyTorch's operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(8))
+
+    def forward(self, inputs):
+        memory = self.shift.detach().numpy()
+        memory += 1
+        return inputs + self.shift
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["checkpoints", "its own weights"])
+def test_one_that_writes_to_its_weights_is_found_by_a_single_batch(alone):
+    """No later batch shows it, and no log does: the values are compared."""
+    model = network(2, Writing)
+    states = None if alone else recorded(Writing, ran=False)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(LayerscopeError, match=r"writes to its weights \(1\.shift\)"):
+        sweep(model, states, batch_size=48, perturbations=["zero"], epochs=None)
+    # Of a network that came alone the weights are where it wrote to, and nowhere else.
+    same = (torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert alone or all(same)
+
+
+class Looking(Writing):
+    """Goes past PyTorch as well, and leaves its weights alone."""
+
+    def forward(self, inputs):
+        return inputs + float(self.shift.detach().numpy()[0])
+
+
+def test_one_that_only_looks_past_pytorch_is_swept():
+    ds = sweep(network(2, Looking), recorded(Looking, ran=False), batch_size=48)
+    assert bool(ds["value"].notnull().any())
+    assert "numpy" in json.loads(ds.attrs["reuse"])["refusal"]

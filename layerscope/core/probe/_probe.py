@@ -166,7 +166,8 @@ class Probe(Undo):
         self._watched = True
         if not self.subject.steady and self.recorder.refusal:
             # The log of a pass shows all that it writes to, if there is one.
-            steadiness.require_unwritten(self.subject)
+            again = partial(self.plain, self._first_call())
+            steadiness.require_unwritten(self.subject, again)
         self._settle()
         self._memory.fit(once.nbytes)
         if twice:
@@ -334,7 +335,11 @@ class Probe(Undo):
     def fits(self, seen: Seen, most: int) -> int:
         """Say how many batches like the one seen last can be remembered together, up to `most`."""
         own = seen.reference.nbytes if isinstance(seen.reference, Tensor) else 0
-        needed, budget = self.recorder.kept_bytes + own, self.recorder.budget
+        return self.room(self.recorder.kept_bytes + own, most)
+
+    def room(self, needed: int, most: int) -> int:
+        """Say how many batches of which so many bytes are remembered there is room for."""
+        budget = self.recorder.budget
         return most if not needed or budget is None else min(most, max(1, budget // needed))
 
     def confirm(self) -> None:

@@ -48,8 +48,14 @@ def require_steady(
     _refuse(changed, differs=differs)
 
 
-def require_unwritten(subject: Subject) -> None:
-    """Refuse a network whose weights are no longer those of its checkpoint, after its first pass.
+def require_unwritten(subject: Subject, again: Callable[[], object]) -> None:
+    """Refuse a network whose first pass wrote to its weights.
+
+    Parameters
+    ----------
+    subject : Subject
+    again : callable
+        Runs it once more: one that came alone has no checkpoint to be compared with.
 
     Raises
     ------
@@ -57,6 +63,11 @@ def require_unwritten(subject: Subject) -> None:
     """
     own = dict(subject.model.named_parameters())
     changed = []
+    if subject.alone:
+        before = marks(own)
+        again()
+        _refuse([name for name, mark in marks(own).items() if mark != before[name]])
+        return
     for name, parameter in own.items():
         stored = torch.empty_like(parameter).copy_(subject.trained([name])[name])
         if marks({name: stored}) != marks({name: parameter}):

@@ -88,7 +88,7 @@ class Subject:
         if metrics is None and not metrics_.own(data):
             known = metrics_.parse(metrics_.default_names(positions=held.positions))
         alone = checkpoints is None
-        return cls(model, series, held, known, place, precision, find, alone)
+        return cls(model, series, held, known, place, precision, find, alone=alone)
 
     def fitted(self, outputs: Tensor, inputs: Any, targets: Any) -> Subject:
         """Return the same, with what can be told from the outputs of the first batch.
