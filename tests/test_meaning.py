@@ -182,8 +182,9 @@ DRAWN = {
     "agreement": lambda ds: plots.agreement(with_measure(ds), "depth", "certainty"),
 }
 NO_FIGURES = {"FORMULAS", "embed", "library", "save", "show"}
-# Of ranges of blocks, several trained networks or tasks, the way to another: they have own tests.
-OF_OTHER_DATASETS = {"barriers", "emergence", "rankings", "tasks", "triangle"}
+# Of ranges of blocks, several trained networks or tasks, the way to another or with fewer blocks:
+# they have own tests.
+OF_OTHER_DATASETS = {"barriers", "emergence", "pruning", "rankings", "tasks", "triangle"}
 
 
 def per_run(ds):

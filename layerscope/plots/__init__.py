@@ -26,6 +26,7 @@ from layerscope.plots._lines import curves
 from layerscope.plots._names import shorten_layers as shorten_layers
 from layerscope.plots._output import save, show
 from layerscope.plots._points import points
+from layerscope.plots._pruning import pruning
 from layerscope.plots._rankings import rankings
 from layerscope.plots._scales import scale_of as scale_of
 from layerscope.plots._tasks import tasks
@@ -44,6 +45,7 @@ __all__ = [
     "library",
     "overview",
     "points",
+    "pruning",
     "rankings",
     "save",
     "show",
