@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+_MOST_LISTED = 60
+_FEW_LISTED = 8
+
+
 class LayerscopeError(Exception):
     """Base of every error that layerscope raises on purpose."""
 
@@ -78,11 +82,15 @@ def choose(value: str, allowed: Iterable[str], what: str) -> str:
     Raises
     ------
     OptionError
-        If `value` is not in `allowed`; the message suggests the nearest names.
+        If `value` is not in `allowed`; the message suggests the nearest names, and of very many
+        lists the first.
     """
     names = list(allowed)
     if value in names:
         return value
     near = difflib.get_close_matches(str(value), names, n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise OptionError(f"there is no {what} {value!r}.{hint} There is: {', '.join(names)}.")
+    listed = ", ".join(names)
+    if len(names) > _MOST_LISTED:
+        listed = f"{', '.join(names[:_FEW_LISTED])} and {len(names) - _FEW_LISTED} more"
+    raise OptionError(f"there is no {what} {value!r}.{hint} There is: {listed}.")

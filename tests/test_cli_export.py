@@ -57,7 +57,7 @@ def test_what_was_pruned_is_exported(folder, texts, tmp_path, capsys):
     shown = capsys.readouterr().out
     path = layerscope.open_dataset(out)
     first, second = path.removed.values[1:].tolist()
-    assert f"{float(path.value[2, 0]):.4f}" in shown
+    assert f"{float(path.value[2, 0]):.4g}" in shown
     assert first in shown
     small = tmp_path / "small"
     export = ["export", str(folder), str(small), *texts, "--device", "cpu", "--metrics", "loss"]
@@ -73,6 +73,34 @@ def test_what_was_pruned_is_exported(folder, texts, tmp_path, capsys):
     export[2] = str(tmp_path / "one")
     assert main([*export, "--result", str(out), "--steps", "1"]) == 0
     assert json.loads((tmp_path / "one" / "layerscope.json").read_text())["removed"] == [first]
+
+
+def test_a_path_fits_a_terminal_of_eighty_columns(folder, texts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    metrics = ["error", "loss", "perplexity"]
+    command = [
+        "prune", str(folder), *texts, "--out", str(tmp_path / "path"), "--blocks", "1", "--metrics",
+        *metrics, "--no-show-progress", "--device", "cpu",
+    ]  # fmt: skip
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    path = layerscope.open_dataset(tmp_path / "path")
+    assert max(map(len, lines[1:])) <= 80
+    rows = [line for line in lines if str(path.removed.values[1]) in line]
+    assert len(rows) == len(metrics)
+    for metric, row in zip(metrics, rows, strict=True):
+        at = path.sel(step=1, metric=metric)
+        assert f"{float(at.value):.4g}" in row
+        assert f"{float(at.lower):.2g} to {float(at.upper):.2g}" in row
+
+
+def test_of_many_ranges_the_nearest_are_named(folder, texts, tmp_path, capsys):
+    export = ["export", str(folder), str(tmp_path / "no"), *texts, "--device", "cpu", "--without"]
+    for name, words in (("nope", "There are 4 blocks"), ("model.layer.2", "'model.layers.2'")):
+        assert main([*export, name]) == 1
+        told = capsys.readouterr().err
+        assert words in told
+        assert "model.layers.1-2," not in told
 
 
 def test_blocks_go_by_number_and_mistakes_get_an_answer(folder, texts, tmp_path, capsys):

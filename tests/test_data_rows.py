@@ -117,3 +117,13 @@ def test_a_language_model_is_swept_from_the_command_line(fast, tmp_path, monkeyp
     assert layerscope.results.settings(ds)["call"]["model"] == "net"
     assert main(["sweep", "net"]) != 0
     assert "name it: --data NAME" in capsys.readouterr().err
+
+
+def test_a_tokenizer_without_an_end_is_told_how_to_get_one(fast):
+    backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    without = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    with pytest.raises(errors.OptionError, match=r"tokenizer\.eos_token = ") as refused:
+        Tokenizer.of(without)
+    assert "fast" not in str(refused.value).replace("Fast", "")
+    without.eos_token = "<end>"
+    assert Tokenizer.of(without).end == fast.eos_token_id

@@ -73,6 +73,35 @@ def test_a_folder_of_another_sweep_is_refused_naming_what_differs(tmp_path, othe
     assert same(Store(tmp_path, IDENTITY).parts(1).read("p"), arrays())
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs", "advice"),
+    [
+        ({"dtype": "bfloat16"}, {"dtype": ""}, "To go on with that one, give dtype=None."),
+        (
+            {"arithmetic": {"matmul precision": "high", "torch.backends.fp32_precision": "tf32"}},
+            {"arithmetic": {"matmul precision": "highest", "torch.backends.fp32_precision": ""}},
+            "run torch.set_float32_matmul_precision('highest') first.",
+        ),
+        ({"threads": 1, "seed": 2}, {"threads": 2}, "_threads(2) first, and give seed=0."),
+        (
+            {"arithmetic": {"torch.backends.a.b": "True", "deterministic algorithms": "on"}},
+            {"arithmetic": {"torch.backends.a.b": "False", "deterministic algorithms": "off"}},
+            "run torch.use_deterministic_algorithms(False); torch.backends.a.b = False",
+        ),
+        # Whoever has another processor, other data or code of his own can't do anything.
+        ({"arithmetic": {"processor maker": "amd"}}, {"arithmetic": {"processor maker": "x"}}, ""),
+        ({"seed": 1, "metric_code": {"own": "ab"}}, {"metric_code": {}}, ""),
+    ],
+)  # fmt: skip
+def test_it_is_said_with_what_the_same_call_goes_on(tmp_path, mine, theirs, advice):
+    Store(tmp_path, IDENTITY | theirs)
+    with pytest.raises(ResultError) as refused:
+        Store(tmp_path, IDENTITY | mine)
+    assert advice in str(refused.value)
+    assert ("To go on" in str(refused.value)) == bool(advice)
+    assert "hoose another folder" in str(refused.value)
+
+
 def test_a_full_disk_says_what_is_safe_and_leaves_nothing_half_written(tmp_path, monkeypatch):
     store = Store(tmp_path, IDENTITY)
     store.parts(1).write("p", arrays())

@@ -61,19 +61,21 @@ def _run_prune(options: argparse.Namespace) -> None:
 
 
 def _show_path(path: Any) -> None:
-    metrics = [str(name) for name in path["metric"].values]
-    worse = (f"{name} worse by (95 %)" for name in metrics)
-    columns = [each for pair in zip(metrics, worse, strict=True) for each in pair]
-    table = make_table("Blocks removed", "blocks", "without", *columns)
-    for step in path["step"].values.tolist():
-        cells = []
-        for name in metrics:
+    """Print a table for each metric: all in one would be wider than a terminal."""
+    for name in map(str, path["metric"].values):
+        table = make_table(f"{name} by blocks removed", "blocks", "without", name, "worse", "95 %")
+        for step in path["step"].values.tolist():
             at = path.sel(step=step, metric=name)
-            span = f"{float(at.degradation):+.4g} ({float(at.lower):.4g} to {float(at.upper):.4g})"
-            cells += [f"{float(at.value):.4f}", span if step else ""]
-        add_row(table, str(step), str(path["removed"].sel(step=step).item()) or "–", *cells)
-    table.caption = f"Ended: {path.attrs['ended']}"
-    show(table)
+            worse = [
+                f"{float(at.degradation):+.2g}",
+                f"{float(at.lower):.2g} to {float(at.upper):.2g}",
+            ]
+            gone = str(at["removed"].item()) or "–"
+            add_row(
+                table, str(step), gone, f"{float(at.value):.4g}", *(worse if step else ("", ""))
+            )
+        show(table)
+    print(f"Ended: {path.attrs['ended']}")
 
 
 def add_export(commands: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from layerscope import results, stats
 from layerscope.base import validate
 from layerscope.base.tensors import owner_name
 from layerscope.core import layers, perturb
-from layerscope.errors import LayerError, OptionError, ResultError, choose
+from layerscope.errors import LayerError, OptionError, ResultError
 
 __all__ = ["SKIP", "BlockList", "left_out", "list_of", "values_in", "values_of"]
 
@@ -111,10 +112,21 @@ def _by_name(model: nn.Module, without: Any, blocks: BlockList) -> set[str]:
         )
     known = layers.ranges(model)  # those of one block are the blocks
     known = _by_number(blocks.names) | known  # where blocks are called by numbers, these count
-    try:
-        return {block for name in names for block in known[choose(name, known, "block or range")]}
-    except OptionError as error:
-        raise LayerError(str(error)) from None
+    for name in names:
+        if name not in known:
+            raise LayerError(_no_block(name, known, blocks.names))
+    return {block for name in names for block in known[name]}
+
+
+def _no_block(name: str, known: Iterable[str], blocks: Sequence[str]) -> str:
+    """Say which names are nearest; all ranges would be hundreds."""
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"there is no block or range {name!r}.{hint} There are {len(blocks)} blocks, {blocks[0]} "
+        f"to {blocks[-1]}; name them, give their numbers from 0, or a range of these, such as "
+        f"0-{len(blocks) - 1}."
+    )
 
 
 def _by_number(names: Sequence[str]) -> dict[str, list[str]]:

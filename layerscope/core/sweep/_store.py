@@ -33,7 +33,7 @@ import xarray as xr
 from layerscope import results
 from layerscope.base import owners, writing
 from layerscope.core.sweep._claims import SUFFIX, Claims
-from layerscope.core.sweep._differences import differences
+from layerscope.core.sweep._differences import differences, going_on
 from layerscope.errors import ResultError
 
 __all__ = [
@@ -80,6 +80,8 @@ class Store:
     folder : Path
     identity : mapping
         Everything that the values depend on, as plain values.
+    look : bool
+        Only look at what is there, and write nothing.
 
     Attributes
     ----------
@@ -93,7 +95,7 @@ class Store:
         one needs, or can't be written to.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, look: bool = False) -> None:
         self.folder = folder
         self._identity = json.loads(json.dumps(identity))
         self.digest = digest(identity)
@@ -108,13 +110,17 @@ class Store:
         for part in self._parts():
             _require_owner(part, _owner(part) or self.digest, self.digest)
         # Not before: the folder may be another sweep's that lost this file.
-        if not path.is_file():
+        if not look and not path.is_file():
             writing.write_bytes(path, json.dumps(self._identity, indent=1).encode(), once=True)
             self._compare(_read(path))  # another process may have been first
 
     def parts(self, batch_size: int) -> Parts:
         """Open the parts of this sweep at one batch size."""
         return Parts(self, self.folder / f"{_PARTS}{batch_size}")
+
+    def recorded(self, batch_size: int) -> list[str]:
+        """List the parts that are recorded at one batch size, and touch nothing."""
+        return [path.stem for path in (self.folder / f"{_PARTS}{batch_size}").glob("[!.]*.npz")]
 
     def finished(self) -> xr.Dataset | None:
         """Return the Dataset of the finished sweep, or None while there is none.
@@ -201,9 +207,11 @@ class Store:
 
     def _compare(self, theirs: Mapping[str, Any]) -> None:
         if differing := differences(self._identity, theirs):
+            how = going_on(self._identity, theirs)
+            advice = f"To go on with that one, {how}. For this one c" if how else "C"
             raise ResultError(
                 f"{self.folder} belongs to another sweep: {', '.join(differing)} differ. "
-                f"{_ELSEWHERE}. Where only data differ, is it shuffled?"
+                f"{advice}{_ELSEWHERE[1:]}. Where only data differ, is it shuffled?"
             )
 
     def _require_own(self, name: str) -> None:

@@ -60,10 +60,16 @@ class Tokenizer:
         backend, end = (
             getattr(tokenizer, name, None) for name in ("backend_tokenizer", "eos_token")
         )
-        if backend is None or not isinstance(end, str):
+        if backend is None:
             raise OptionError(
                 f"tokenizer is a {type(tokenizer).__name__}; give a Tokenizer, its file, or a fast "
-                "tokenizer of transformers with a token that ends a text (eos_token)."
+                "tokenizer of transformers."
+            )
+        if not isinstance(end, str):
+            raise OptionError(
+                f"the {type(tokenizer).__name__} has no token that ends a text, which is put "
+                "between texts; name one of its own: tokenizer.eos_token = '…', such as its "
+                "pad_token or sep_token."
             )
         return cls(backend.to_str(), end)
 
