@@ -173,7 +173,7 @@ def _length(file: Any) -> float:
 @contextmanager
 def timing(counts: Counts) -> Iterator[None]:
     """Measure the processor time of stages, each without those inside it."""
-    from layerscope.core.sweep import _loop, _plan, _single
+    from layerscope.core.sweep import _ground, _plan, _single
 
     running: list[float] = []
 
@@ -200,10 +200,10 @@ def timing(counts: Counts) -> Iterator[None]:
         (subjects.Subject, "of", "opening"),
         (_single, "identify", "identity"),
         (_plan.Plan, "check", "trying perturbations"),
-        (_loop, "row_distances", "distances"),
-        (_loop, "moved_rows", "distances"),
-        (_loop, "find_doubts", "doubts"),
-        (_loop, "draw_distance", "distances of draws"),
+        (_ground, "row_distances", "distances"),
+        (_ground, "moved_rows", "distances"),
+        (_ground, "find_doubts", "doubts"),
+        (_ground, "draw_distances", "distances of draws"),
         (Probe, "begin", "lending"),
         (Probe, "require_steady", "steadiness"),
         (Probe, "fit", "first pass"),

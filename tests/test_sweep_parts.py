@@ -42,8 +42,13 @@ def same(part, alone):
     """Compare values and coordinates bit for bit, and attributes but for the time."""
     xr.testing.assert_identical(part.drop_attrs(), alone.drop_attrs())
     assert part.attrs.keys() == alone.attrs.keys()
-    differing = {name for name in part.attrs if part.attrs[name] != alone.attrs[name]}
-    assert differing <= {"wall_time_s"}
+    told, said = ({**ds.attrs, "reuse": reused(ds)} for ds in (part, alone))
+    assert {name for name in told if told[name] != said[name]} <= {"wall_time_s"}
+
+
+def reused(ds):
+    """What was reused, but for what memory was free a moment before."""
+    return {k: v for k, v in results.settings(ds)["reuse"].items() if k != "budget_bytes"}
 
 
 def test_each_part_is_what_a_sweep_of_its_own_gives():

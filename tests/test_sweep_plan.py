@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from collections import Counter
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,10 +17,12 @@ import layerscope
 from layerscope import models, perturb
 from layerscope.cli import main
 from layerscope.core.checkpoints import Series
-from layerscope.core.sweep import Forecast, _estimate as estimates
+from layerscope.core.probe import CellTensors, _cell as cells
+from layerscope.core.sweep import Forecast, _crew as crews, _estimate as estimates, connect
 from layerscope.core.sweep._estimate import Estimate
 from layerscope.core.sweep._forecast import duration
-from layerscope.errors import OptionError
+from layerscope.core.sweep._fragments import Fragment
+from layerscope.errors import OptionError, ResultError
 
 EPOCHS = (0, 3, 5)
 PAIR = torch.randn(21, 4), torch.randint(0, 2, (21,))
@@ -88,11 +93,176 @@ def test_operations_are_those_that_the_sweep_does():
     assert counter.get_total_flops() == whole
 
 
-def test_bytes_read_are_those_that_the_sweep_reads(monkeypatch):
-    told = sum(sweep(plan=True).read.values())
+def files(folder):
+    """The checkpoints as files."""
+    found = {epoch: folder / f"epoch-{epoch}.safetensors" for epoch in STATES}
+    for epoch, path in found.items():
+        save_file(STATES[epoch], path)
+    return found
+
+
+def test_bytes_read_are_those_that_the_sweep_reads(tmp_path, monkeypatch):
+    stored = files(tmp_path)
+    told = sum(sweep(checkpoints=stored, plan=True).read.values())
     read = counted(monkeypatch)
-    sweep()
+    sweep(checkpoints=stored)
     assert read[0] / 1.5 <= told <= read[0] * 1.5
+
+
+def test_a_folder_has_checkpoints_read_for_their_digests_too(tmp_path):
+    stored = files(tmp_path)
+    without = sweep(checkpoints=stored, plan=True).read
+    kept = sweep(checkpoints=stored, out=tmp_path / "out", plan=True).read
+    size = sum(4 * t.numel() for state in STATES.values() for t in state.values())
+    assert kept["before the first cell"] - without["before the first cell"] == size
+
+
+def test_values_in_memory_are_read_from_nowhere():
+    plan = sweep(plan=True)
+    assert not any(plan.read.values())
+    assert "no files are read" in repr(plan)
+
+
+def stopped(folder, cells, **options):
+    """Start a sweep and stop it after some cells."""
+    left = iter(range(cells))
+
+    def between():
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(out=folder, between=between, **options)
+
+
+def test_what_a_folder_holds_is_told_and_not_counted(tmp_path):
+    folder, options = tmp_path / "out", {"perturbations": ["zero"], "whole": False}
+    whole = sweep(plan=True, **options)
+    assert sweep(out=folder, plan=True, **options).done == 0
+    assert not folder.exists()
+    # Three rows on three batches; the last row of the second batch is what it was stopped in.
+    stopped(folder, 5, **options)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    plan = sweep(out=folder, plan=True, **options)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    names = {path.stem for path in folder.rglob("*.npz")}
+    recorded = [Fragment.of(name) for name in names]
+    known = {(each.batch, part) for each in recorded for part in each.parts}
+    assert 0 < len(known) < 9
+    assert plan.done == pytest.approx(len(known) / 9)
+    assert plan.cells == whole.cells
+    assert f"{plan.done:.0%} of the evaluations" in repr(plan)
+    # By layer, 16 examples in the first two batches and 5 in the last.
+    per_layer, lengths = [2 * each for each in (4 * 8, 8 * 8, 8 * 2)], (8, 8, 5)
+    left = [
+        lengths[batch] * sum(per_layer[row:])
+        for batch in range(3)
+        for row in range(3)
+        if (batch, row) not in known
+    ]
+    wanted = {batch for batch in range(3) for row in range(3) if (batch, row) not in known}
+    recorded_again = sum(lengths[batch] for batch in wanted) * sum(per_layer)
+    assert plan.flops == pytest.approx(sum(left) + recorded_again)
+    sweep(out=folder, **options)
+    done = sweep(out=folder, plan=True, **options)
+    assert (done.done, done.flops, sum(done.read.values())) == (1, 0, 0)
+    assert "opens the finished Dataset" in repr(done)
+
+
+def test_a_plan_is_refused_where_the_sweep_would_be(tmp_path):
+    sweep(out=tmp_path / "out", perturbations=["zero"])
+    with pytest.raises(ResultError, match="belongs to another sweep: seed"):
+        sweep(out=tmp_path / "out", perturbations=["zero"], seed=1, plan=True)
+
+
+def test_measures_are_counted_and_named(monkeypatch):
+    monkeypatch.setattr(estimates, "time_measures", lambda *_: 500.0)
+    without, plan = sweep(plan=True), sweep(measures=["spectral_exponent"], plan=True)
+    assert without.measures == 0
+    assert plan.measures == 500
+    assert plan.seconds(1) > 500
+    assert plan.seconds(4) > 500
+    assert "8 min 20 s for measures" in plan.facts()["time"]
+    assert "measures" not in without.facts()["time"]
+
+
+def test_measures_are_timed_on_one_batch_and_one_matrix():
+    from layerscope.core.measures import Measure
+
+    seen = []
+
+    def rows(matrix):
+        seen.append(tuple(matrix.shape))
+        return 1.0
+
+    passes, model = [], network()
+    model.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    own = Measure("rows", per_matrix=rows)
+    options = {"checkpoints": STATES, "device": "cpu", "batch_size": 8, "plan": True}
+    plan = layerscope.sweep(model, PAIR, measures=[own], **options)
+    assert len(seen) == 1
+    assert plan.measures > 0
+    weights_only = len(passes)
+    layerscope.sweep(model, PAIR, measures=[own, "block_influence"], **options)
+    assert len(passes) == 2 * weights_only + 1
+
+
+def makings(monkeypatch):
+    """Counts how often the weights of each cell are made."""
+    found, own = Counter(), CellTensors._perturbed
+
+    def counting(self, cell, trained):
+        found[cell.key] += 1
+        return own(self, cell, trained)
+
+    monkeypatch.setattr(CellTensors, "_perturbed", counting)
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"decide": 0.2}])
+def test_weights_that_are_not_kept_are_made_as_often_as_the_plan_says(monkeypatch, options):
+    data = torch.randn(50, 4), torch.randint(0, 2, (50,))
+    options = {"perturbations": ["zero"], "whole": False, "batch_size": 5} | options
+    for module in (estimates, cells):
+        monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    (_, plan), = sweep(data, plan=True, **options).parts  # fmt: skip
+    assert plan.costs.together == (1 if "decide" in options else 8)
+    made = makings(monkeypatch)
+    if "decide" not in options:
+        sweep(data, **options)
+        assert {count - 1 for count in made.values()} == {plan.makings} == {1 + 2}  # once tried
+    assert plan.makings == (10 if "decide" in options else 3)
+
+
+def test_workers_that_are_not_there_can_be_planned_with(monkeypatch):
+    import distributed
+
+    monkeypatch.setattr(distributed, "LocalCluster", None)  # whoever starts one fails
+    monkeypatch.setattr(crews, "_import_seconds", lambda names: 100.0 + len(names) * 0)
+    monkeypatch.setattr(crews, "_cores", lambda: 2)
+    before = torch.get_num_threads()
+    with connect("local:4", start=False) as crew:
+        assert (crew.count, crew.at_once, torch.get_num_threads()) == (4, 2, 1)
+        plan = sweep(plan=True, client=crew)
+        with pytest.raises(OptionError, match="client is"):
+            sweep(client=crew)
+    assert torch.get_num_threads() == before
+    label, time, _, tile = plan.workers()[-1]
+    assert label == "4 yours"
+    # Four processes start on two cores, and then as many compute at a time as there are cores.
+    assert plan.starting == 200
+    assert time == duration(plan.seconds_of_crew())
+    assert 200 < plan.seconds_of_crew() < 200 + 3 * plan.seconds(1) + plan.parts[0][1].costs.setup
+    assert "3 min 20 s" in plan.facts()["workers"]
+    assert "of which 2 compute at a time" in plan.facts()["workers"]
+    assert tile
+
+
+def test_one_worker_apart_takes_its_setup_beside():
+    (_, plan), = sweep(plan=True).parts  # fmt: skip
+    slow = dataclasses.replace(plan, costs=dataclasses.replace(plan.costs, setup=50.0))
+    assert slow.seconds(1) == plan.seconds(1)
+    assert slow.seconds(1, apart=True) > 50
 
 
 def test_memory_is_that_of_tensors():
@@ -198,6 +368,21 @@ def test_a_plan_on_the_command_line(trained, few_digits, tmp_path, monkeypatch, 
     main(["sweep", str(trained.folder), "--out", str(tmp_path / "out"), "--plan"])
     assert "Plan of a sweep" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_with_workers_of_this_machine_starts_none(
+    trained, few_digits, tmp_path, monkeypatch, capsys
+):
+    import distributed
+
+    from layerscope.cli import _sweeping as sweeping
+
+    monkeypatch.setattr(distributed, "LocalCluster", None)
+    monkeypatch.setattr(crews, "_import_seconds", lambda _: 3.0)
+    monkeypatch.setattr(sweeping, "data_of", lambda *_: few_digits)
+    given = ["sweep", str(trained.folder), "--out", str(tmp_path / "out"), "--plan"]
+    assert main([*given, "--dask", "local:2"]) == 0
+    assert re.search(r"^ +2 yours", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_plan_is_asked_for_by_yes_or_no():

@@ -133,7 +133,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else Path(options.series) / "sweep"
     trained = series.manifest["recipe"]["batch_size"]
     size = min(training.scoring_batch_size(each, trained) for each in found.values())
-    with engine.connect(options.dask) as client:
+    with engine.connect(options.dask, start=not getattr(options, "plan", False)) as client:
         ds = engine.sweep(
             model,
             _one_or_all(found),
@@ -155,7 +155,7 @@ def _sweep_network(options: argparse.Namespace) -> None:
     found = {task: _texts(options, name) for task, name in _named(options.data).items()}
     out = Path(options.out) if options.out else Path(f"{Path(options.series).stem}-sweep")
     given = {"batch_size": _ROWS} | get(options, SWEEP)
-    with engine.connect(options.dask) as client:
+    with engine.connect(options.dask, start=not getattr(options, "plan", False)) as client:
         ds = engine.sweep(options.series, _one_or_all(found), out=out, **given | _with(client))
     _print_result(ds, out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,13 @@ class Series:
         held = self._source(epoch).signature()
         stored = self._names.get(epoch) or {name: name for name in held}
         return {name: held[there][0] for name, there in stored.items()}
+
+    def stored_bytes(self, epoch: int) -> int:
+        """Count the bytes of one checkpoint's tensors that are read from files."""
+        source = self._source(epoch)
+        if isinstance(source, files.InMemory):
+            return 0
+        return sum(prod(shape) * dtype.itemsize for shape, dtype in source.signature().values())
 
     @property
     def recorded(self) -> bool:

@@ -18,6 +18,7 @@ from layerscope.core.measures._measuring import (
     mask_of as mask_of,
     measure_rows as measure_rows,
     stacked_experts as stacked_experts,
+    time_measures as time_measures,
 )
 from layerscope.core.measures._named import (
     MEASURES,

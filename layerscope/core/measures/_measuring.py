@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from layerscope.base import devices, progress
 from layerscope.base.tensors import named_tensors, owner_name
 from layerscope.base.undoing import Undo
 from layerscope.core import layers
+from layerscope.core.batches import Batch
 from layerscope.core.layers import Layer
 from layerscope.core.measures._named import OF_STREAM, Measure
 from layerscope.core.measures._watching import Key, Span, Watch
@@ -20,7 +22,7 @@ from layerscope.core.probe import Probe, Subject
 from layerscope.core.running import explain_mismatch
 from layerscope.results import FULL_MODEL
 
-__all__ = ["Measured", "down_projections", "mask_of", "measure_rows"]
+__all__ = ["Measured", "down_projections", "mask_of", "measure_rows", "time_measures"]
 
 _NO_BLOCKS = "is no row of whole blocks, so that no hidden states enter and leave it"
 _NO_BRANCH = "is neither a block nor the {} of one, or what the block adds was not recognised"
@@ -67,6 +69,19 @@ def measure_rows(
     parts = [row for row in rows if row.name != FULL_MODEL]
     subject = probe.subject
     return _Rows(subject.model, parts, measures).measure(probe, subject, show_progress)
+
+
+def time_measures(probe: Probe, rows: Sequence[Layer], measures: Sequence[Measure]) -> float:
+    """Tell how many seconds measuring rows takes: from the first batch, and from one spectrum.
+
+    Parameters
+    ----------
+    probe : Probe
+    rows : sequence of Layer
+    measures : sequence of Measure
+    """
+    parts = [row for row in rows if row.name != FULL_MODEL]
+    return _Rows(probe.subject.model, parts, measures).time(probe, probe.subject)
 
 
 def down_projections(model: nn.Module) -> list[str]:
@@ -138,19 +153,54 @@ class _Rows:
         data = subject.data
         if all(measure.per_matrix for measure in self._measures):
             return self._read(None, 0)
+        with progress.bar(data.count, "measures", "example", show=show_progress) as advance:
+            sizes = iter(data.lengths)
+            watch = self._watched(probe, subject, data, lambda: advance(next(sizes)))
+        return self._read(watch, data.count)
+
+    def time(self, probe: Probe, subject: Subject) -> float:
+        """Run the pass over the first batch, and read one matrix."""
+        total = 0.0
+        if not all(measure.per_matrix for measure in self._measures):
+            began = time.perf_counter()
+            self._watched(probe, subject, [subject.data.first], lambda: None)
+            devices.wait(subject.device)
+            batches = sum(subject.data.lengths) / subject.data.lengths[0]
+            total += batches * (time.perf_counter() - began)
+        names = {name for row in self._rows for name in row.parameters}
+        sizes = {name: self._arithmetic(name) for name in sorted(names)}
+        known = sorted((size, name) for name, size in sizes.items() if size)
+        for measure in self._measures if known else ():
+            if measure.per_matrix is not None:
+                # One like most: what larger or smaller ones take goes with their arithmetic.
+                size, name = known[len(known) // 2]
+                began = time.perf_counter()
+                self._of(measure, name)
+                total += sum(sizes.values()) / size * (time.perf_counter() - began)
+        return total
+
+    def _arithmetic(self, name: str) -> int:
+        """Count operations that the spectra of a tensor take, but for a factor."""
+        return sum(
+            min(shape) ** 2 * sum(shape)
+            for shape in _shapes(self._held[name], self._model.get_submodule(owner_name(name)))
+        )
+
+    def _watched(
+        self, probe: Probe, subject: Subject, batches: Iterable[Batch], done: Callable[[], object]
+    ) -> Watch:
         watch = Watch(
             subject.model, self._spans(), self._inside(), self._narrowing(), self._measures
         )
         with Undo() as undo, undo:
             undo.enter(watch)
-            with progress.bar(data.count, "measures", "example", show=show_progress) as advance:
-                for (inputs, _), size in zip(data, data.lengths, strict=True):
-                    mask = mask_of(inputs)
-                    watch.next_batch(mask)
-                    with explain_mismatch(inputs):
-                        probe.plain(partial(subject.call, inputs))
-                    advance(size)
-        return self._read(watch, data.count)
+            for inputs, _ in batches:
+                mask = mask_of(inputs)
+                watch.next_batch(mask)
+                with explain_mismatch(inputs):
+                    probe.plain(partial(subject.call, inputs))
+                done()
+        return watch
 
     def _spans(self) -> list[Span]:
         return [row.modules for row in self._rows if self._spanning(row)]
@@ -246,5 +296,16 @@ def _matrices(weight: Tensor, owner: nn.Module) -> Iterable[Tensor]:
     """A weight as matrices in double precision: filters flat, stacked experts each."""
     if not weight.is_floating_point() or weight.ndim < 2:
         return []
-    stacked = weight.ndim == 3 and not isinstance(owner, (nn.Conv1d, nn.ConvTranspose1d))
-    return map(devices.double, weight if stacked else [weight.flatten(1)])
+    return map(devices.double, weight if _is_stacked(weight, owner) else [weight.flatten(1)])
+
+
+def _shapes(weight: Tensor, owner: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes of these matrices."""
+    if not weight.is_floating_point() or weight.ndim < 2:
+        return []
+    each = weight.shape[1:] if _is_stacked(weight, owner) else weight.flatten(1).shape
+    return [tuple(each)] * (weight.shape[0] if _is_stacked(weight, owner) else 1)
+
+
+def _is_stacked(weight: Tensor, owner: nn.Module) -> bool:
+    return weight.ndim == 3 and not isinstance(owner, (nn.Conv1d, nn.ConvTranspose1d))

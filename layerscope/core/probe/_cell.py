@@ -111,16 +111,30 @@ class CellTensors:
         if at in self._kept:
             return self._kept[at]
         values = self.computed(cell)
-        size = sum(t.numel() * t.element_size() for t in values.values())
+        self._keep(cell, values)
+        self.outgrown = self.outgrown or at not in self._kept
+        return self._kept.get(at, values)
+
+    def try_out(self, cell: Cell) -> None:
+        """Compute the tensors of a cell, for what is wrong to be found; keep them if there is room.
+
+        Raises
+        ------
+        LayerError, OptionError
+            As `computed`.
+        """
+        if (cell.key, cell.layer) not in self._kept:
+            self._keep(cell, self.computed(cell))
+
+    def _keep(self, cell: Cell, values: Mapping[str, Tensor]) -> None:
+        """Keep the tensors of a cell for the next batch, if there is room."""
+        size = _bytes(values)
         if size <= self._left:
             # Moved once, not for every batch; and copied, since a function of the user's own may
             # return the same memory for the next cell.
-            values = {name: _sent_copy(t, self._device) for name, t in values.items()}
-            self._kept[at] = values
+            sent = {name: _sent_copy(t, self._device) for name, t in values.items()}
+            self._kept[cell.key, cell.layer] = sent
             self._left -= size
-        else:
-            self.outgrown = True
-        return values
 
     def computed(self, cell: Cell) -> dict[str, Tensor]:
         """Compute the tensors of one cell, on the CPU and in the trained tensors' types.
@@ -139,6 +153,12 @@ class CellTensors:
         trained = self._stored(self.series.last, cell.layer.tensors)
         # Compared with the trained values below, so these themselves are handed to nobody.
         values = self._perturbed(cell, copy_tensors(trained))
+        return self._changed(cell, trained, values)
+
+    def _changed(
+        self, cell: Cell, trained: Mapping[str, Tensor], values: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Leave out values that are the trained ones; `values` is empty afterwards."""
         found = {}
         for name in list(values):
             # One after the other: of a whole network there is memory for one more, and not for two.
@@ -151,9 +171,22 @@ class CellTensors:
         return found
 
     def all_of(self, cell: Cell) -> dict[str, Tensor]:
-        """Compute all tensors of a cell's layer, those that it leaves as they were included."""
+        """Compute all tensors of a cell's layer, those that it leaves as they were included.
+
+        What the cell puts in is kept for it, where there is room.
+
+        Raises
+        ------
+        LayerError, OptionError
+            As `computed`.
+        """
         last, names = self.series.last, cell.layer.tensors
-        values = self._perturbed(cell, copy_tensors(self._stored(last, names)))
+        trained = self._stored(last, names)
+        values = self._perturbed(cell, copy_tensors(trained))
+        for name, value in values.items():
+            _check_fit(cell, name, value, self._forms.get(name) if name in names else None)
+        if _bytes(values) <= self._left and (cell.key, cell.layer) not in self._kept:
+            self._keep(cell, self._changed(cell, trained, dict(values)))
         return self.series.read(last, [n for n in names if n not in values]) | values
 
     def obstacle(self, cell: Cell) -> str:
@@ -272,10 +305,20 @@ class CellTensors:
         """Bytes of every tensor of the network."""
         return {n: t.numel() * t.element_size() for n, t in named_tensors(self.model).items()}
 
+    @cached_property
+    def _forms(self) -> dict[str, Tensor]:
+        """Shape and type of every tensor of the network, without its values."""
+        held = named_tensors(self.model)
+        return {name: torch.empty_like(tensor, device="meta") for name, tensor in held.items()}
+
     def _chance(self, cell: Cell) -> Generator:
         """Begin the stream of a cell, the same whether the network is compiled or not."""
         row = plain_name(cell.layer.name) or layers.ROOT
         return seeds.generator(self._seed, row, cell.perturbation.name, cell.epoch, cell.draw)
+
+
+def _bytes(values: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in values.values())
 
 
 def _sent_copy(tensor: Tensor, device: torch.device) -> Tensor:

@@ -37,11 +37,14 @@ class BatchCosts:
         Seconds that measuring what the network gave takes, and summing it up.
     asking : float
         Seconds that a question takes beside its pass and its weights.
+    reference : int
+        Bytes of what the trained network gave, if metrics compare with it.
     """
 
     passes: PassCosts
     scoring: float
     asking: float
+    reference: int = 0
 
 
 def time_batch(probe: Probe, groups: Sequence[Group]) -> BatchCosts:
@@ -73,7 +76,9 @@ def time_batch(probe: Probe, groups: Sequence[Group]) -> BatchCosts:
         found = metrics.measure(wanted, outputs[0], batch[1], outputs[0])
         tallies_of(found, found)
 
-    return BatchCosts(passes, _seconds(score), _asking(probe, few, groups))
+    compared = any(metric.uses_reference for metric in subject.metrics)
+    held = outputs[0].nbytes if compared else 0
+    return BatchCosts(passes, _seconds(score), _asking(probe, few, groups), held)
 
 
 def _asking(probe: Probe, few: Batch, groups: Sequence[Group]) -> float:

@@ -24,6 +24,7 @@ from torch import nn
 
 from layerscope import results
 from layerscope.base import validate
+from layerscope.base.undoing import Undo
 from layerscope.core import measures as measures_, perturb
 from layerscope.core.checkpoints import Series
 from layerscope.core.layers import LayerSelection, Norms
@@ -42,6 +43,7 @@ from layerscope.core.sweep._connecting import (
     require_client as require_client,
     still_wanted as still_wanted,
 )
+from layerscope.core.sweep._crew import Crew
 from layerscope.core.sweep._forecast import Forecast, forecast
 from layerscope.core.sweep._grid import perturbations_for as perturbations_for
 from layerscope.core.sweep._outer import OuterSweep
@@ -212,8 +214,9 @@ def sweep(
     show_progress : bool
     plan : bool
         Sweep nothing, and return what it would take: cells, arithmetic, memory, bytes of
-        checkpoints, time for one and several workers. The first batch runs through the network
-        for it, and a few weights are made. Nothing is written to `out`.
+        checkpoints, time for one worker, for several and for those of `client`. The first batch
+        runs through the network for it, and a few weights are made. Nothing is written to `out`;
+        what it holds already is told, and not counted.
     client : distributed.Client, optional
         Have the cells computed by the workers of a Dask cluster, to the same bits as here with as
         many threads as a worker has, which is one unless you set it. Workers need layerscope, the
@@ -278,7 +281,8 @@ def sweep(
         validate.function(callback, "callback", "callback(ds)")
     if between is not None:
         validate.function(between, "between", "between()")
-    client = None if client is None else require_client(client)
+    planned = client if plan and isinstance(client, Crew) else None
+    client = None if client is None or planned else require_client(client)
     kinds = perturbations_for(checkpoints, perturbations)  # before anything is read
     request = Request(
         network_of(model, checkpoints),
@@ -308,15 +312,19 @@ def sweep(
         parts = replace(request, workers=workers).parts(folder, call, began)
         if plan:
             # Whoever asks for it knows what he gets; all others get a Dataset, as it says.
-            return cast("xr.Dataset", forecast(parts, time.monotonic() - began))
-        if folder is not None and (unsaid := parts[0][1].not_described):
-            warn(
-                f"{'; '.join(unsaid)}: that can't be described, so a sweep into {folder} goes on "
-                "even if it is another by then."
-            )
+            crew = planned if client is None else Crew.of(client)
+            return cast("xr.Dataset", forecast(parts, time.monotonic() - began, crew))
         one = parts[0][1] if parts[0][0] == {} else None
-        work = OuterSweep(parts, folder=folder, call=call) if one is None else one.open()
-        ds = work.run(callback, between, show_progress=show_progress)
+        with Undo() as undo, undo:
+            if one is not None and client is None:  # to whom it is sent before it is lent
+                one.stay_lent(undo)
+            work = OuterSweep(parts, folder=folder, call=call) if one is None else one.open()
+            if folder is not None and (unsaid := parts[0][1].not_described):
+                warn(
+                    f"{'; '.join(unsaid)}: that can't be described, so a sweep into {folder} goes "
+                    "on even if it is another by then."
+                )
+            ds = work.run(callback, between, show_progress=show_progress)
     for notice in results.notices(ds):
         warn(notice, SweepWarning)
     return ds

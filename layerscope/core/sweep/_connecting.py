@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from layerscope.base.extras import extra
 from layerscope.base.validate import describe
+from layerscope.core.sweep._crew import Crew
 from layerscope.errors import ClusterError, OptionError
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ _DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
 @contextmanager
-def connect(where: str | None) -> Iterator[Client | None]:
+def connect(where: str | None, *, start: bool = True) -> Iterator[Client | None]:
     """Connect to workers, and start them if they are to be of this machine.
 
     Parameters
@@ -49,6 +52,9 @@ def connect(where: str | None) -> Iterator[Client | None]:
     where : str, optional
         ``"local:4"`` for four processes of one thread each, which end with the block, or the
         address of a scheduler, such as ``"tcp://10.0.0.1:8786"``. None for no cluster.
+    start : bool
+        False starts nothing: for processes of this machine there is a `Crew` to plan with, and this
+        process has as many threads meanwhile as each of them would have.
 
     Raises
     ------
@@ -68,6 +74,11 @@ def connect(where: str | None) -> Iterator[Client | None]:
             f"{where!r} is no cluster; give local:N for N processes of this machine, or the "
             "address of a scheduler, such as tcp://10.0.0.1:8786."
         )
+    if local and not start:
+        with _one_thread():
+            # Whoever wants nothing started knows what he gets.
+            yield cast("Client", Crew(int(local[1]), int(local[1])))
+        return
     with extra("dask", "a sweep on a cluster"):
         import dask
         import distributed
@@ -171,3 +182,13 @@ def still_wanted() -> Callable[[], bool]:
         return known is not None and known.state != "cancelled"
 
     return ask
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -55,7 +55,7 @@ def going_on(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Say with what the same call goes on where another sweep is; empty where nobody can say.
 
     >>> going_on({"seed": 1, "threads": 2}, {"seed": 0, "threads": 4})
-    'run torch.set_num_threads(4) first, and give seed=0'
+    'To go on with that one, run torch.set_num_threads(4) first, and give seed=0. '
     >>> going_on({"seed": 1, "data": {"sha256": "…"}}, {"seed": 0, "data": {}})
     ''
     """
@@ -73,7 +73,7 @@ def going_on(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
             return ""
     told = [f"run {'; '.join(before)} first"] * bool(before)
     told += [f"give {', '.join(given)}"] * bool(given)
-    return ", and ".join(told)
+    return f"To go on with that one, {', and '.join(told)}. "
 
 
 def _apart(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

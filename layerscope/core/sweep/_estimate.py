@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 from layerscope.base import devices
 from layerscope.base.tensors import named_tensors
 from layerscope.base.undoing import Undo
 from layerscope.core.layers import Layer
+from layerscope.core.measures import time_measures
 from layerscope.core.perturb import no_values
 from layerscope.core.probe import KEPT_BYTES, BatchCosts, Cell, Probe, time_batch
 from layerscope.core.reuse import Group
@@ -23,7 +25,9 @@ from layerscope.core.sweep._loop import by_group
 from layerscope.core.sweep._making import Line, swept_bytes, time_distances, time_making
 from layerscope.core.sweep._movement import watched_epochs
 from layerscope.core.sweep._plan import Plan
+from layerscope.core.sweep._recorded import Left, Recorded
 from layerscope.core.sweep._refusals import refused_cells
+from layerscope.core.sweep._tile import MOST_TOGETHER
 from layerscope.core.sweep._tiles import Costs, Tiling, makespan, tiling
 from layerscope.results import FULL_MODEL, NO_EPOCH
 
@@ -46,18 +50,27 @@ class Estimate:
     rows : int
     lengths : list of int
         Examples in each batch.
+    left : Left
+        What is not done already.
     flops, plain_flops : float
-        Floating-point operations of the sweep, and of a plain pass for every cell.
+        Floating-point operations of what is left, and of a plain pass for every cell.
     memory : dict of str to int
         Bytes by what they hold.
     read : dict of str to int
-        Bytes of checkpoints, by when they are read.
+        Bytes of checkpoint files, by when they are read.
     before : float
-        Seconds before the first cell.
+        Seconds before the first cell, without measures.
+    measures : float
+        Seconds for measures of one pass.
     once : float
         Seconds for weights that are made once and kept.
+    makings : int
+        How often all other weights are made, in one process.
     costs : Costs
-        Of what comes then, by groups of rows that change the same modules.
+        Of what comes then, by groups of rows that change the same modules; for each batch of those
+        that are left.
+    done : float
+        Share of the evaluations of a cell on a batch that are recorded already.
     settles : bool
         Cells stop once they are settled, so that all this is the most that it can take.
     """
@@ -66,37 +79,49 @@ class Estimate:
     refused: dict[tuple[str, str], str]
     rows: int
     lengths: list[int]
+    left: Left
     flops: float
     plain_flops: float
     memory: dict[str, int]
     read: dict[str, int]
     before: float
+    measures: float
     once: float
+    makings: int
     costs: Costs
+    done: float = 0.0
     settles: bool = False
 
-    @property
-    def batches(self) -> float:
-        """Number of batches of full size: the last may be smaller."""
-        return sum(self.lengths) / self.lengths[0]
+    def seconds(self, workers: int = 1, *, apart: bool = False) -> float:
+        """Tell how long it takes here, or with workers that are each like this process.
 
-    def seconds(self, workers: int = 1) -> float:
-        """Tell how long it takes here, or with several workers that are each like this process."""
-        count = len(self.lengths)
-        share = self.batches / count
-        if workers == 1:
-            work = self.costs.serial(count) - self.costs.setup
-            return self.before + self.once + share * work + _DATASET_S
-        taken = makespan(self.costs, self.tiling(workers), count, workers)
-        work = taken - self.costs.setup
-        return self.before + self.costs.setup + share * work + _DATASET_S
+        Several are always processes of their own; one is with `apart`.
+        """
+        first = self.before + self.measures + _DATASET_S
+        costs, count = self.costs, self.left.batches
+        if not count:
+            return first
+        if workers == 1 and not apart:
+            each = costs.recording + sum(costs.parts)
+            return first + self.once + self.left.span * each + self.makings * sum(costs.weights)
+        work = makespan(costs, self.tiling(workers), count, workers) - costs.setup
+        return first + costs.setup + self.left.span / count * work
 
     def tiling(self, workers: int) -> Tiling:
         """Find the cut into tasks for several workers."""
-        return tiling(self.costs, len(self.lengths), workers)
+        return tiling(self.costs, max(self.left.batches, 1), workers)
 
 
-def estimate(plan: Plan, spent: float = 0.0) -> Estimate:
+def estimate(
+    plan: Plan,
+    spent: float = 0.0,
+    recorded: Recorded | None = None,
+    *,
+    lent: Probe | None = None,
+    opened: float | None = None,
+    digests: bool = False,
+    again: bool = False,
+) -> Estimate:
     """Estimate what a sweep will take.
 
     Parameters
@@ -104,45 +129,67 @@ def estimate(plan: Plan, spent: float = 0.0) -> Estimate:
     plan : Plan
     spent : float
         Seconds that opening the network, its checkpoints and the data took.
+    recorded : Recorded, optional
+        What is done already.
+    lent : Probe, optional
+        Where the network is lent already.
+    opened : float, optional
+        Seconds that lending and describing it took, as every worker does; by default as many as
+        lending and running it once.
+    digests : bool
+        Checkpoints are read as a whole for their digests.
+    again : bool
+        The network is lent, and run over the first batch, twice beforehand.
 
     Raises
     ------
     CheckpointError, DataError, LayerError, LayerscopeError, OptionError
         As the sweep would before its first cell.
     """
+    known = recorded or Recorded()
     sizes = {
         name: t.numel() * t.element_size() for name, t in named_tensors(plan.subject.model).items()
     }
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
         began = time.perf_counter()
-        probe = undo.enter(Probe(plan.subject))
+        probe = lent or undo.enter(Probe(plan.subject))
         probe.fit()
         rows = probe.in_order(plan.grid.rows)
         wanted = list(plan.grid.cells())
         refused = refused_cells(probe, plan.tensors, wanted)
         cells = [c for c in wanted if (c.layer.name, c.perturbation.name) not in refused]
-        lent = time.perf_counter() - began
+        ran = time.perf_counter() - began
         groups = by_group(plan, rows, cells)
+        measures = time_measures(probe, rows, plan.measures) if plan.measures else 0.0
         batch = time_batch(probe, [group for group, _ in groups])
-    work = _Work(plan, sizes, dict(groups), batch)
+        room = probe.room(batch.passes.kept + batch.reference, MOST_TOGETHER)
+    missing = known.missing(len(plan.subject.data.lengths), len(groups))
+    left = Left.of(plan.subject.data.lengths, missing)
+    work = _Work(plan, sizes, dict(groups), batch, left, room)
+    opening = (ran if opened is None else opened) + ran
+    beside = spent + ran + opening * again
     return Estimate(
         cells=Counter(cell.perturbation.name for cell in cells),
         refused=refused,
         rows=len(rows),
         lengths=plan.subject.data.lengths,
+        left=left,
         memory=work.memory(),
-        read=work.bytes_read(),
-        before=spent + lent + work.before(),
+        read={} if known.finished else work.bytes_read(digests=digests, lent=1 + again),
+        before=spent if known.finished else beside + work.before(),
+        measures=0.0 if known.finished else measures,
         once=work.once(),
-        costs=work.costs(lent),
+        makings=work.makings,
+        costs=work.costs(opening),
+        done=work.done(missing),
         settles=plan.rule is not None,
         **work.flops(),
     )
 
 
 class _Work:
-    """The work of a sweep, from what was counted and measured."""
+    """The work of a sweep that is left, from what was counted and measured."""
 
     def __init__(
         self,
@@ -150,13 +197,41 @@ class _Work:
         sizes: Mapping[str, int],
         groups: Mapping[Group, Sequence[Cell]],
         batch: BatchCosts,
+        left: Left,
+        room: int,
     ) -> None:
         self._plan, self._sizes, self._groups, self._batch = plan, sizes, groups, batch
-        self._cells = [cell for cells in groups.values() for cell in cells]
-        self._making = time_making(plan, self._cells, self._bytes)
-        data = plan.subject.data
-        self._batches = sum(data.lengths) / data.lengths[0]
-        self._kept = self._fitting(self._cells)
+        self._left, self._stored = left, cache(plan.subject.series.stored_bytes)
+        shares = zip(groups.values(), left.shares, strict=True)
+        self._cells = [cell for cells, share in shares if share for cell in cells]
+        self._every = [cell for cells in groups.values() for cell in cells]
+        self._making = time_making(plan, self._every, self._bytes)
+        self._kept = self._fitting([*self._tried, *self._cells])
+        outgrown = any(cell.key not in self._kept for cell in self._cells)
+        alone = plan.rule is not None or not outgrown or batch.passes.recordings > 1
+        self._together = 1 if alone else max(1, min(room, left.batches))
+
+    @property
+    def makings(self) -> int:
+        """How often weights that are not kept are made in this process."""
+        # The first batch goes alone, so that there is an estimate soon.
+        more = self._left.batches - 1
+        return self._left.batches and 1 + -(-more // self._together)
+
+    @cached_property
+    def _tried(self) -> list[Cell]:
+        """Cells that are made beforehand: to measure how far they are, or to find what is wrong."""
+        known = {cell.key for cell in self._every}
+        drawn = [cell for cell in self._plan.grid.cells() if cell.perturbation.redraws]
+        found = {cell.key: cell for cell in (*drawn, *self._plan.grid.samples())}
+        return [cell for key, cell in found.items() if key in known]
+
+    def done(self, missing: Sequence[Sequence[int]]) -> float:
+        """Share of the evaluations of a cell on a batch that need not be done."""
+        count = len(self._plan.subject.data.lengths) * len(self._every)
+        sizes = map(len, self._groups.values())
+        wanted = sum(size * len(each) for size, each in zip(sizes, missing, strict=True))
+        return 1 - wanted / count if count else 0.0
 
     def _bytes(self, cell: Cell) -> int:
         return self._row_bytes(cell.layer)
@@ -166,10 +241,10 @@ class _Work:
 
     def _fitting(self, cells: Iterable[Cell]) -> set[str]:
         """Find the cells whose weights are kept from one batch to the next."""
-        left, found = KEPT_BYTES, set()
+        left, found = KEPT_BYTES, set[str]()
         for cell in cells:
             size = 0 if self._stays(cell) else self._bytes(cell)
-            if size <= left:
+            if cell.key not in found and size <= left:
                 left -= size
                 found.add(cell.key)
         return found
@@ -185,54 +260,62 @@ class _Work:
         each = scoring + self._batch.asking
         return Costs(
             parts=[
-                sum(
+                share
+                * sum(
                     passes.groups[group].seconds + each + self._making.swap * self._bytes(cell)
                     for cell in cells
                     if not self._stays(cell)
                 )
-                for group, cells in self._groups.items()
+                for (group, cells), share in self._shared()
             ],
             recording=passes.recordings * passes.whole.seconds + scoring,
             weights=[
-                sum(self._made(cell) for cell in cells if cell.key not in self._kept)
-                for cells in self._groups.values()
+                sum(self._made(cell) for cell in cells if share and cell.key not in self._kept)
+                for (_, cells), share in self._shared()
             ],
-            setup=setup + self.once(),
+            together=self._together,
+            setup=setup + sum(self._made(c) for c in self._cells if c.key in self._kept),
         )
 
+    def _shared(self) -> Iterable[tuple[tuple[Group, Sequence[Cell]], float]]:
+        return zip(self._groups.items(), self._left.shares, strict=True)
+
     def once(self) -> float:
-        """Tell how long it takes to make the weights that are kept."""
-        return sum(self._made(cell) for cell in self._cells if cell.key in self._kept)
+        """Tell how long it takes to make the weights that are kept, and were not made before."""
+        tried = {cell.key for cell in self._tried}
+        return sum(self._made(c) for c in self._cells if c.key in self._kept and c.key not in tried)
 
     def _made(self, cell: Cell) -> float:
         return self._making.again[cell.perturbation.name].at(self._bytes(cell))
 
     def before(self) -> float:
         """Tell how long it takes until all that may be wrong is found: every row is tried."""
-        tried = 0.0
-        for cell in self._plan.grid.samples():
+        tried, seen = 0.0, set[tuple[str, str]]()
+        for cell in self._tried:
             # By the time that all of it is tried, it is known where each of its rows comes from.
-            known = cell.layer.name == FULL_MODEL
+            at = cell.layer.name, cell.perturbation.name
+            known = cell.layer.name == FULL_MODEL or at in seen
             lines = self._making.again if known else self._making.first
             tried += lines.get(cell.perturbation.name, Line()).at(self._bytes(cell))
+            seen.add(at)
         return tried + time_distances(self._plan, self._sizes, self._redrawn())
 
     def _redrawn(self) -> int:
         """Bytes that are drawn to see how far they are from the start."""
-        return sum(self._bytes(cell) for cell in self._cells if cell.perturbation.redraws)
+        return sum(self._bytes(cell) for cell in self._every if cell.perturbation.redraws)
 
     def flops(self) -> dict[str, float]:
         """Count the operations of the sweep, and those of a plain pass for every cell."""
-        passes = self._batch.passes
+        passes, span = self._batch.passes, self._left.span
         asked = {
-            group: sum(not self._stays(cell) for cell in cells)
-            for group, cells in self._groups.items()
+            group: share * sum(not self._stays(cell) for cell in cells)
+            for (group, cells), share in self._shared()
         }
         replayed = sum(passes.groups[group].flops * count for group, count in asked.items())
         recorded = passes.recordings * passes.whole.flops
         return {
-            "flops": self._batches * (recorded + replayed),
-            "plain_flops": self._batches * passes.whole.flops * (1 + sum(asked.values())),
+            "flops": span * (recorded + replayed),
+            "plain_flops": span * passes.whole.flops * (1 + sum(asked.values())),
         }
 
     def memory(self) -> dict[str, int]:
@@ -240,27 +323,44 @@ class _Work:
         rows = [row for row in self._plan.grid.rows if row.name != FULL_MODEL]
         found = {
             "network": sum(self._sizes.values()),
-            "activations kept": self._batch.passes.kept,
+            "activations kept": self._together * self._batch.passes.kept,
             "weights of a row": max(map(self._row_bytes, rows), default=0),
         }
-        if any(cell.layer.name == FULL_MODEL for cell in self._cells):
+        if any(cell.layer.name == FULL_MODEL for cell in self._every):
             found["second network"] = found["network"]
         return found
 
-    def bytes_read(self) -> dict[str, int]:
-        """Count what is read of checkpoints before the first cell, and for the cells."""
-        lent = 0 if self._plan.subject.alone else sum(self._sizes.values())
-        tried = sum(map(self._reads, self._plan.grid.samples()))
+    def bytes_read(self, *, digests: bool, lent: int) -> dict[str, int]:
+        """Count what is read of files before the first cell, and for the cells.
+
+        Parameters
+        ----------
+        digests : bool
+            They are read as a whole, once.
+        lent : int
+            How often the network is lent.
+        """
+        series = self._plan.subject.series
+        hashed = sum(map(self._stored, series.epochs)) if digests else 0
+        weights = lent * sum(self._sizes.values()) * self._on_disk(series.last)
+        tried = sum(map(self._reads, self._tried))
         swept = swept_bytes(self._plan, self._sizes)
-        distances = len(watched_epochs(self._plan)) * swept + 2 * self._redrawn()
-        times = len(self._plan.subject.data.lengths)
+        distances = sum(map(self._on_disk, watched_epochs(self._plan))) * swept
+        distances += self._on_disk(series.first) * self._redrawn()
+        known = {cell.key for cell in self._tried}
         cells = sum(
-            self._reads(cell) * (1 if cell.key in self._kept else times) for cell in self._cells
+            self._reads(cell) * (cell.key not in known if cell.key in self._kept else self.makings)
+            for cell in self._cells
         )
-        return {"before the first cell": lent + tried + distances, "for the cells": cells}
+        before = hashed + weights + tried + distances
+        return {"before the first cell": before, "for the cells": cells}
+
+    def _on_disk(self, epoch: int) -> bool:
+        return self._stored(epoch) > 0
 
     def _reads(self, cell: Cell) -> int:
         """Count the bytes that are read to make the weights of a cell once."""
         if cell.perturbation.apply is no_values:
             return 0
-        return self._bytes(cell) * (1 if cell.epoch == NO_EPOCH else 2)
+        sources = [self._plan.subject.series.last, *([cell.epoch] * (cell.epoch != NO_EPOCH))]
+        return self._bytes(cell) * sum(map(self._on_disk, sources))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from functools import cached_property
 
 from layerscope import results
 from layerscope.base import templates
+from layerscope.base.undoing import Undo
+from layerscope.core.sweep._crew import Crew
 from layerscope.core.sweep._estimate import Estimate, estimate
+from layerscope.core.sweep._outer import naming
 from layerscope.core.sweep._single import SingleSweep
 from layerscope.results import Place
 
@@ -28,15 +32,22 @@ class Forecast:
 
     Cells, bytes read and arithmetic are counted. Times are measured: the first batch is run once or
     twice through the network, as busy as the machine is then. Workers count as so many processes,
-    each as fast as this one: those that share its cores are not.
+    each as fast as this one: those that share its cores are not. Work that the folder of the sweep
+    holds already is counted nowhere but in `cells` and `done`.
 
     Attributes
     ----------
     parts : sequence of (place, Estimate)
         Of one sweep, or of each of several tasks or trained networks.
+    crew : Crew, optional
+        The workers that are to compute it.
+    starting : float
+        Seconds until these have started.
     """
 
     parts: Sequence[tuple[Place, Estimate]]
+    crew: Crew | None = None
+    starting: float = 0.0
 
     @cached_property
     def cells(self) -> dict[str, int]:
@@ -64,9 +75,21 @@ class Forecast:
         return dict(sum((Counter(each.read) for each in self._each), Counter()))
 
     @cached_property
+    def done(self) -> float:
+        """Share of the evaluations of a cell on a batch that are recorded already."""
+        sizes = [sum(each.cells.values()) * len(each.lengths) for each in self._each]
+        shares = zip(sizes, self._each, strict=True)
+        return sum(size * each.done for size, each in shares) / max(sum(sizes), 1)
+
+    @cached_property
     def before(self) -> float:
-        """Seconds before the first cell."""
+        """Seconds before the first cell, without measures."""
         return sum(each.before for each in self._each)
+
+    @cached_property
+    def measures(self) -> float:
+        """Seconds for measures of one pass."""
+        return sum(each.measures for each in self._each)
 
     def seconds(self, workers: int = 1) -> float:
         """Tell how long it takes.
@@ -83,6 +106,16 @@ class Forecast:
         """
         return sum(each.seconds(workers) for each in self._each)
 
+    def seconds_of_crew(self) -> float:
+        """Tell how long it takes with the workers that are to compute it, their start included.
+
+        Seconds as `seconds` has them; those of this process where there are no others.
+        """
+        if self.crew is None:
+            return self.seconds()
+        at_once = self.crew.at_once
+        return self.starting + sum(each.seconds(at_once, apart=True) for each in self._each)
+
     def tile(self, workers: int) -> str:
         """Say what one task of a worker is, in words; of the first part."""
         return str(self._each[0].tiling(workers))
@@ -95,30 +128,39 @@ class Forecast:
             "can't be": "; ".join(self._refusals()),
             "on": self._examples(),
             "arithmetic": self._arithmetic(),
+            "in the folder": self._recorded(),
             "memory": f"{size_of(sum(held.values()))}: {_listed_sizes(held)}, and what one pass "
             "takes",
-            "checkpoints": f"{size_of(sum(self.read.values()))} read: {_listed_sizes(self.read)}",
-            "time": f"{self._most()}{duration(self.seconds())}, of which "
-            f"{duration(self.before)} before the first cell",
+            "checkpoints": self._reading(),
+            "time": self._time(),
+            "workers": self._starting(),
         }
         return {about: words for about, words in found.items() if words}
 
     def workers(self) -> list[tuple[str, str, str, str]]:
         """List numbers of workers, the time, how well they are used, and what a task is."""
-        alone = self.seconds()
-        found, last = [], float("inf")
-        for count in _WORKERS:
-            seconds = self.seconds(count)
-            if seconds > _WORTH * last:
-                break
-            tile = "" if count == 1 else self.tile(count)
-            found.append((str(count), duration(seconds), f"{alone / seconds / count:.0%}", tile))
-            last = seconds
+        found = [self._row(str(count), count, self.seconds(count)) for count in self._counts()]
+        if self.crew is not None:
+            yours = self._row(f"{self.crew.count} yours", self.crew.count, self.seconds_of_crew())
+            found.append(yours)
         return found
+
+    def _counts(self) -> list[int]:
+        """Numbers of workers of which each saves time, against the one before."""
+        found: list[int] = []
+        for count in _WORKERS:
+            if found and self.seconds(count) > _WORTH * self.seconds(found[-1]):
+                break
+            found.append(count)
+        return found
+
+    def _row(self, label: str, count: int, seconds: float) -> tuple[str, str, str, str]:
+        tile = "" if label == "1" else self.tile(count)
+        return label, duration(seconds), f"{self.seconds() / seconds / count:.0%}", tile
 
     def more(self) -> str:
         """Say why the list of workers ends where it does; empty where it just ends."""
-        if len(self.workers()) == len(_WORKERS):
+        if len(self._counts()) == len(_WORKERS):
             return ""
         return f"Twice as many workers would save less than {1 - _WORTH:.0%} of the time."
 
@@ -155,14 +197,44 @@ class Forecast:
             f"{self.flops / plain:.0%} of what a pass for every cell would take"
         )
 
+    def _recorded(self) -> str:
+        if not self.done:
+            return ""
+        if self.done == 1:
+            return "all of it: the same call opens the finished Dataset"
+        return f"{self.done:.0%} of the evaluations of a cell on a batch; the rest is counted here"
+
+    def _reading(self) -> str:
+        read = {when: size for when, size in self.read.items() if size}
+        if not read:
+            return "no files are read: all values are in memory"
+        return f"{size_of(sum(read.values()))} read: {_listed_sizes(read)}"
+
+    def _time(self) -> str:
+        measures = f" and {duration(self.measures)} for measures" if self.measures else ""
+        return (
+            f"{self._most()}{duration(self.seconds())}, of which {duration(self.before)} before "
+            f"the first cell{measures}"
+        )
+
+    def _starting(self) -> str:
+        """Say what workers take before their first task."""
+        opening = f"opens the sweep in {duration(max(e.costs.setup for e in self._each))}"
+        if self.crew is None:
+            return f"each {opening}; what starting them takes comes on top"
+        return (
+            f"{self.crew}; they start in about {duration(self.starting)}, then each {opening}; "
+            "both are in the time of yours"
+        )
+
     def _most(self) -> str:
         return "at most " if any(each.settles for each in self._each) else ""
 
     def __repr__(self) -> str:
         lines = [self._heading()]
-        lines += [f"  {about:<12} {words}" for about, words in self.facts().items()]
-        lines += ["", f"  {'workers':>7}  {'time':>12}  {'used':>5}  a task"]
-        lines += [f"  {n:>7}  {t:>12}  {used:>5}  {tile}" for n, t, used, tile in self.workers()]
+        lines += [f"  {about:<13} {words}" for about, words in self.facts().items()]
+        lines += ["", f"  {'workers':>8}  {'time':>12}  {'used':>5}  a task"]
+        lines += [f"  {n:>8}  {t:>12}  {used:>5}  {tile}" for n, t, used, tile in self.workers()]
         lines += [f"  {self.more()}"] * bool(self.more())
         return "\n".join(line.rstrip() for line in lines)
 
@@ -178,7 +250,9 @@ class Forecast:
         )
 
 
-def forecast(parts: Sequence[tuple[Place, SingleSweep]], spent: float) -> Forecast:
+def forecast(
+    parts: Sequence[tuple[Place, SingleSweep]], spent: float, crew: Crew | None = None
+) -> Forecast:
     """Estimate what the parts of a sweep take.
 
     Parameters
@@ -186,9 +260,34 @@ def forecast(parts: Sequence[tuple[Place, SingleSweep]], spent: float) -> Foreca
     parts : sequence of (place, SingleSweep)
     spent : float
         Seconds that opening the network, its checkpoints and the data took.
+    crew : Crew, optional
+        The workers that are to compute it.
     """
     share = spent / len(parts)
-    return Forecast([(place, estimate(part.plan, share)) for place, part in parts])
+    found = [(place, _estimated(place, part, share, crew)) for place, part in parts]
+    return Forecast(found, crew, 0.0 if crew is None else crew.start())
+
+
+def _estimated(place: Place, part: SingleSweep, spent: float, crew: Crew | None) -> Estimate:
+    """Estimate one part, after all that the sweep does before it looks at its rows."""
+    compared = part.is_compared or crew is not None
+    with Undo() as undo, undo, naming(place):
+        part.stay_lent(undo)
+        began = time.monotonic()
+        if compared and any(map(part.plan.subject.series.stored_bytes, part.plan.grid.epochs)):
+            part.plan.subject.series.digests()  # once in a process, if they are of files
+        hashed = time.monotonic()
+        recorded = part.look(sent=crew is not None)
+        looked = time.monotonic()
+        return estimate(
+            part.plan,
+            spent + looked - began,
+            recorded,
+            lent=part.probe,
+            opened=looked - hashed if compared else None,
+            digests=compared,
+            again=bool(place) or crew is not None,
+        )
 
 
 def duration(seconds: float) -> str:

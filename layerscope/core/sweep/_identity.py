@@ -14,7 +14,8 @@ import sys
 import types
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -49,7 +50,11 @@ _USED = ("forward", "__call__", "__getattr__", "reset_parameters", "init_weights
 
 
 def identify(
-    plan: Plan, fresh: Callable[[], nn.Module] | None, *, compared: bool = True
+    plan: Plan,
+    fresh: Callable[[], nn.Module] | None,
+    *,
+    compared: bool = True,
+    lend: Callable[[Undo], Probe] | None = None,
 ) -> dict[str, Any]:
     """Describe a sweep in plain values, the same in every process for the same call.
 
@@ -61,6 +66,8 @@ def identify(
     compared : bool
         False leaves out what takes long and is only there to tell sweeps apart: digests of
         checkpoints, and what the network says of a few inputs.
+    lend : callable, optional
+        Lends the network, until the block that it is given ends, or for longer.
     """
     subject, perturbations = plan.subject, plan.grid.perturbations
     known = _known(subject.model)
@@ -80,7 +87,7 @@ def identify(
         "perturbation_settings": {name: told for name, told in settings.items() if told},
         "fresh": made.sha256 if fresh else "",
         "arithmetic": devices.arithmetic(subject.device),
-        **(_network(subject, known) if compared else {}),
+        **(_network(subject, known, lend or partial(_lent, subject)) if compared else {}),
         "not_described": _opaque(said),
     }
 
@@ -205,13 +212,19 @@ def _opaque(said: Mapping[str, Fingerprint]) -> list[str]:
     return sorted({f"{what} uses a {kind}" for what, of in said.items() for kind in of.opaque})
 
 
-def _network(subject: Subject, known: Mapping[int, str]) -> dict[str, Any]:
+def _lent(subject: Subject, undo: Undo) -> Probe:
+    undo.enter(devices.NoGradients())
+    return cast("Probe", undo.enter(Probe(subject)))
+
+
+def _network(
+    subject: Subject, known: Mapping[int, str], lend: Callable[[Undo], Probe]
+) -> dict[str, Any]:
     """Describe the network besides its checkpoints, and what it says of a few inputs."""
     classes = list(dict.fromkeys(type(module) for module in subject.model.modules()))
     found: dict[str, Any] = {}
     with Undo() as undo, undo:
-        undo.enter(devices.NoGradients())
-        probe = undo.enter(Probe(subject))
+        probe = lend(undo)
         # Only now: while others have the network, its modules may have forwards of theirs.
         patched = [_patches(module) for module in subject.model.modules()]
         code = Fingerprint(([_used(each) for each in classes], patched), known)

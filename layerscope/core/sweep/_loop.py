@@ -20,10 +20,9 @@ from layerscope.core.measures import Measured, measure_rows
 from layerscope.core.probe import Cell, Probe, time_batch
 from layerscope.core.reuse import Group
 from layerscope.core.sweep._cluster import Cluster, Workers
-from layerscope.core.sweep._doubts import Doubts, find_doubts
 from layerscope.core.sweep._fragments import Fragments
+from layerscope.core.sweep._ground import Ground, Groundwork
 from layerscope.core.sweep._here import Here
-from layerscope.core.sweep._movement import draw_distance, moved_rows, row_distances
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._refusals import refused_cells
 from layerscope.core.sweep._store import FinishedElsewhere, Parts
@@ -53,16 +52,8 @@ class SweepState:
     refused : dict
         By row and perturbation, why there is no such cell.
     fragments : Fragments
-    distances : dict
-        By row and epoch.
-    draw_distances : dict
-        By key of the cell, for layers that are drawn anew.
-    origins : dict
-        By row, where re-randomised values are drawn from.
-    moved : dict
-        By row, whether it holds other values than at the first checkpoint; empty if there is one.
-    doubts : Doubts
-        What was found against the checkpoints.
+    ground : Groundwork
+        What was found of the rows beforehand.
     spans : dict
         By row but that of the whole network, its first block and its number of blocks.
     about : dict
@@ -75,11 +66,7 @@ class SweepState:
     cells: list[Cell]
     refused: dict[tuple[str, str], str]
     fragments: Fragments
-    distances: dict[tuple[str, int], dict[str, float]]
-    draw_distances: dict[str, dict[str, float]]
-    origins: dict[str, str]
-    moved: dict[str, bool]
-    doubts: Doubts
+    ground: Groundwork
     spans: dict[str, tuple[int, int]]
     about: dict[str, Any] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
@@ -110,6 +97,8 @@ def measure(
     show_progress: bool = True,
     between: Callable[[], object] | None = None,
     cluster: Cluster | None = None,
+    ground: Ground | None = None,
+    probe: Probe | None = None,
 ) -> SweepState:
     """Evaluate every cell of a plan.
 
@@ -125,27 +114,24 @@ def measure(
         Called before every cell; what it raises stops the sweep.
     cluster : Cluster, optional
         Whose workers are to compute the cells.
+    ground : Ground, optional
+        Of the same cells, where it may be done already.
+    probe : Probe, optional
+        Of the plan's subject, where the network is lent already.
 
     Raises
     ------
     LayerscopeError
         If the network does not repeat itself on the same batch.
     """
-    # Everything that may be wrong with the input is found before the first cell.
-    plan.check()
-    distances, trails = row_distances(plan, show_progress)
-    moved, doubts = moved_rows(plan, trails), find_doubts(plan, trails)
-    del trails
-    origins = {row.name: plan.tensors.fresh.drawn_from(row) for row in plan.grid.rows}
-    cells = list(plan.grid.cells())
-    redrawn = [c for c in cells if c.perturbation.redraws and not plan.tensors.obstacle(c)]
-    drawn = {c.key: draw_distance(plan, c) for c in redrawn}
+    known = (ground or Ground()).find(plan, show_progress)
     content = b"" if cluster is None else cluster.pack(plan)
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
-        probe = undo.enter(Probe(plan.subject))
+        probe = probe or undo.enter(Probe(plan.subject))
         most = _largest_weight(plan, *probe.fit())
         rows = probe.in_order(plan.grid.rows)
+        cells = list(plan.grid.cells())
         refused = refused_cells(probe, plan.tensors, cells)
         cells = [c for c in cells if (c.layer.name, c.perturbation.name) not in refused]
         groups = by_group(plan, rows, cells)
@@ -154,8 +140,7 @@ def measure(
         fragments = Fragments(plan, cut, parts, most)
         blocks = probe.in_order(layers.blocks(plan.subject.model, norms=plan.norms))
         spans = layers.spans([row for row in rows if row.name != FULL_MODEL], blocks)
-        known = distances, drawn, origins, moved, doubts, spans
-        state = SweepState(rows, cells, refused, fragments, *known)
+        state = SweepState(rows, cells, refused, fragments, known, spans)
         if plan.measures:
             state.measured = measure_rows(probe, rows, plan.measures, show_progress)
 

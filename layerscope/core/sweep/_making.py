@@ -117,7 +117,7 @@ def time_distances(plan: Plan, sizes: Mapping[str, int], redrawn: int) -> float:
     total = swept_bytes(plan, sizes) * share
     compared = len(epochs) if series.epochs else 0
     return total * (len(epochs) * reading + compared * comparing) + (
-        redrawn * share * (2 * reading + comparing)
+        redrawn * share * (reading + comparing)
     )
 
 

@@ -17,7 +17,7 @@ from layerscope.core.probe import Cell
 from layerscope.core.sweep._distances import Displacement, displacements
 from layerscope.core.sweep._plan import Plan
 
-__all__ = ["draw_distance", "moved_rows", "row_distances", "values_of", "watched_epochs"]
+__all__ = ["draw_distances", "moved_rows", "row_distances", "values_of", "watched_epochs"]
 
 
 Distances = dict[tuple[str, int], dict[str, float]]
@@ -98,7 +98,24 @@ def _unmoved(parameters: Mapping[str, Tensor]) -> dict[str, Displacement]:
     return {name: Displacement(count=tensor.numel()) for name, tensor in parameters.items()}
 
 
-def draw_distance(plan: Plan, cell: Cell) -> dict[str, float]:
+def draw_distances(plan: Plan) -> dict[str, dict[str, float]]:
+    """Draw every cell that is drawn anew, and measure how far it is from the first checkpoint.
+
+    Returns
+    -------
+    dict
+        By key of the cell, in every norm.
+
+    Raises
+    ------
+    LayerError, OptionError
+        As `CellTensors.computed`.
+    """
+    cells = [cell for cell in plan.grid.cells() if cell.perturbation.redraws]
+    return {cell.key: _drawn(plan, cell) for cell in cells if not plan.tensors.obstacle(cell)}
+
+
+def _drawn(plan: Plan, cell: Cell) -> dict[str, float]:
     """Measure how far a layer that was drawn anew is from the first checkpoint."""
     series = plan.subject.series
     drawn = plan.tensors.all_of(cell)

@@ -22,7 +22,7 @@ from layerscope.base.validate import integers
 from layerscope.core.checkpoints import Series
 from layerscope.core.perturb import Perturbation
 from layerscope.core.sweep._single import Show, SingleSweep
-from layerscope.core.sweep._store import IDENTITY, FinishedElsewhere, Store, digest
+from layerscope.core.sweep._store import DATASET, IDENTITY, FinishedElsewhere, Store, digest
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.results import Place
 
@@ -49,6 +49,11 @@ class OuterSweep:
         call: Mapping[str, Any],
     ) -> None:
         self._parts, self._call = parts, dict(call)
+        if folder is None or not (folder / DATASET).is_file():
+            for place, part in parts:
+                # The last of them may be reached after days.
+                with naming(place):
+                    part.rehearse()
         self._identity = _identity(parts)
         self._store = Store(folder, self._identity) if folder is not None else None
         for _, part in parts:
@@ -66,10 +71,6 @@ class OuterSweep:
         store = self._store
         if store is not None and (finished := store.finished()) is not None:
             return finished
-        for place, part in self._parts:
-            # The last of them may be reached after days.
-            with naming(place):
-                part.rehearse()
         done: list[tuple[Place, xr.Dataset]] = []
         total = sum(part.size for _, part in self._parts)
         with progress.joint(total, "sweep", "example", show=show_progress) as bar:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from layerscope.core.layers import Norms
@@ -58,8 +58,13 @@ class Plan:
             return [known.name for known in self.subject.metrics]
         return [metric.name] if metric else []
 
-    def check(self) -> None:
+    def check(self, tried: Collection[str] = ()) -> None:
         """Try every perturbation on every row once, for what is wrong to be found beforehand.
+
+        Parameters
+        ----------
+        tried : collection of str
+            Keys of cells that were made already.
 
         Raises
         ------
@@ -69,8 +74,8 @@ class Plan:
             If a perturbation can't be applied to a row.
         """
         for cell in self.grid.samples():
-            if not self.tensors.obstacle(cell):
-                self.tensors.computed(cell)
+            if cell.key not in tried and not self.tensors.obstacle(cell):
+                self.tensors.try_out(cell)
 
     def halved(self, error: BaseException) -> Plan:
         """Return the same plan with batches half as large, after running out of memory.

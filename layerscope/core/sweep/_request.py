@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from layerscope.core.running import OutputSpec
 from layerscope.core.stopping import Decision, Tolerance
 from layerscope.core.sweep._agreeing import Agreement
 from layerscope.core.sweep._grid import Grid, recorded_epochs, rows, too_large
+from layerscope.core.sweep._ground import Ground
 from layerscope.core.sweep._outer import folder_of, naming, trained_epochs
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._single import SingleSweep
@@ -79,6 +81,8 @@ class Request:
             When it was called.
         """
         found = []
+        # Tasks have the same cells, but for the network that counts as trained.
+        grounds: defaultdict[Any, Ground] = defaultdict(Ground)
         for place, plan in self._plans():
             if place:
                 call = {name: value for name, value in call.items() if name != "model_epochs"}
@@ -92,6 +96,7 @@ class Request:
                     # Each part takes the time that it takes.
                     began=None if place else began,
                     workers=self.workers,
+                    ground=grounds[place.get("model_epoch")],
                 )
             found.append((place, part))
         return found
@@ -103,11 +108,15 @@ class Request:
             return
         wanted = metrics_by_task(tasks, self.metrics)
         series: Series | None = None
+        first: dict[Any, Plan] = {}
         for task, data in tasks.items():
             with naming({"task": task}):
                 subject = self._subject(data, wanted[task], series, HELD_BYTES // len(tasks))
             series = subject.series
-            yield from self._over_epochs({"task": task}, subject)
+            for place, plan in self._over_epochs({"task": task}, subject):
+                known = first.setdefault(place.get("model_epoch"), plan)
+                # What was made of weights for one data set is there for the next.
+                yield place, replace(plan, grid=known.grid, tensors=known.tensors)
 
     def _over_epochs(self, place: Place, subject: Subject) -> Iterator[tuple[Place, Plan]]:
         series, asked = subject.series, (self.epochs, self.perturbations)
@@ -139,7 +148,8 @@ class Request:
             limit=limit,
         )
         metric_of(self.rule, subject.metrics)
-        return subject
+        # Also where an earlier data set has made a series of it.
+        return replace(subject, alone=self.checkpoints is None)
 
     def _plan(self, subject: Subject, epochs: list[int]) -> Plan:
         model, series = subject.model, subject.series

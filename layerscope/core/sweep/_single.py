@@ -19,11 +19,20 @@ from layerscope.core.probe import Probe
 from layerscope.core.sweep._agreeing import Agreement
 from layerscope.core.sweep._call import batches_of
 from layerscope.core.sweep._cluster import Cluster
+from layerscope.core.sweep._ground import Ground
 from layerscope.core.sweep._identity import identify
 from layerscope.core.sweep._loop import SweepState, measure
 from layerscope.core.sweep._outcomes import gather
 from layerscope.core.sweep._plan import Plan
-from layerscope.core.sweep._store import IDENTITY, FinishedElsewhere, Parts, Store, digest
+from layerscope.core.sweep._recorded import Recorded
+from layerscope.core.sweep._store import (
+    DATASET,
+    IDENTITY,
+    FinishedElsewhere,
+    Parts,
+    Store,
+    digest,
+)
 from layerscope.core.sweep._table import assemble
 
 __all__ = ["SingleSweep"]
@@ -49,6 +58,8 @@ class SingleSweep:
         When it was asked for; by default when it is run.
     workers : Agreement, optional
         Those of a cluster that are to compute it.
+    ground : Ground, optional
+        Of the same cells, which other data sets may have had done.
 
     Attributes
     ----------
@@ -65,8 +76,12 @@ class SingleSweep:
         fresh: Callable[[], nn.Module] | None,
         began: float | None = None,
         workers: Agreement | None = None,
+        ground: Ground | None = None,
     ) -> None:
         self.plan, self._workers = plan, workers
+        self._ground = ground or Ground()
+        self._lender: Undo | None = None
+        self._probe: Probe | None = None
         self._batch_size, self._fresh, self._call = batch_size, fresh, dict(call)
         self._folder = folder
         self._store: Store | None = None
@@ -79,7 +94,59 @@ class SingleSweep:
         found = self._identified(compared=kept)
         if kept:
             self._settle()
+        if self._probe is not None:
+            self._probe.recorder.passes.clear()  # which are to be those of the sweep
         return found
+
+    def stay_lent(self, until: Undo) -> None:
+        """Leave the network lent, once it is, until a block ends, for what is to come in it."""
+        self._lender = until
+        until.add(self._forget_lender)
+
+    def _forget_lender(self) -> None:
+        self._lender = self._probe = None
+
+    def _give_back(self) -> None:
+        if self._lender is not None:
+            self._lender.close()
+
+    def _lend(self, undo: Undo) -> Probe:
+        """Lend the network until a block ends, or as long as it is to stay lent."""
+        until = self._lender or undo
+        until.enter(devices.NoGradients())
+        probe: Probe = until.enter(Probe(self.plan.subject))
+        self._probe = None if self._lender is None else probe
+        return probe
+
+    @property
+    def probe(self) -> Probe | None:
+        """The network, while it stays lent."""
+        return self._probe
+
+    def look(self, *, sent: bool = False) -> Recorded:
+        """Look into its folder for what is done, and write nothing there.
+
+        Parameters
+        ----------
+        sent : bool
+            Workers are to compare it with what they have.
+
+        Raises
+        ------
+        ResultError
+            If the folder is another sweep's.
+        """
+        if sent:
+            self._compared  # noqa: B018 - for what it takes
+        if self._folder is None:
+            return Recorded()
+        store = Store(self._folder, self.identity, look=True)
+        return Recorded.of(store, self.plan.subject.data.size)
+
+    @property
+    def is_compared(self) -> bool:
+        """True where there is a folder, whose sweep it is compared with."""
+        return self._folder is not None
 
     @property
     def _compared(self) -> dict[str, Any]:
@@ -91,7 +158,7 @@ class SingleSweep:
         return found
 
     def _identified(self, *, compared: bool) -> dict[str, Any]:
-        own = identify(self.plan, self._fresh, compared=compared)
+        own = identify(self.plan, self._fresh, compared=compared, lend=self._lend)
         told = own if self._workers is None else self._workers.identity(own)
         return told | {"batch_size": self._batch_size}
 
@@ -133,11 +200,13 @@ class SingleSweep:
         DataError, OptionError, LayerscopeError
             If the network can't take it, or a metric can't measure it.
         """
-        if self._store is not None and self._store.is_finished():
+        if self._folder is not None and (self._folder / DATASET).is_file():
             return
         with Undo() as undo, undo:
-            undo.enter(devices.NoGradients())
-            probe = undo.enter(Probe(self.plan.subject))
+            self.stay_lent(undo)
+            if self._folder is not None:
+                self.identity  # noqa: B018 - told now, while the network is lent anyhow
+            probe = self._probe or self._lend(undo)
             outputs = probe.fit()
             metrics.measure(
                 self.plan.subject.metrics, outputs, self.plan.subject.data.first[1], outputs
@@ -157,6 +226,7 @@ class SingleSweep:
             return done
         try:
             state, parts = self._measure(callback, between, show_progress)
+            self._give_back()
             ds = self._described(state)
             if callback:
                 callback(ds.copy(deep=True))  # which may change what it is handed; this is kept
@@ -187,12 +257,15 @@ class SingleSweep:
                     show_progress=show_progress,
                     between=between,
                     cluster=cluster,
+                    ground=self._ground,
+                    probe=self._probe,
                 )
                 return state, parts
             except (RuntimeError, MemoryError) as error:
                 if not devices.out_of_memory(error):
                     raise
                 self.plan = self.plan.halved(error)
+                self._give_back()
             # Out here, where the error no longer holds on to what it ran out of memory with.
             devices.release(self.plan.subject.device)
 

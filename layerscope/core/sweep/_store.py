@@ -55,7 +55,7 @@ IDENTITY = "identity"
 
 _LONGEST_CHUNK = 2**16
 _IDENTITY = "sweep.json"
-_PARTS = "parts-"
+PARTS = "parts-"
 _DRAFT = re.compile(r"\..+\.npz\.[0-9a-f]+\.tmp")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ELSEWHERE = "Choose another folder with out= (--out)"
@@ -73,15 +73,13 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """The folder of one sweep.
+    """The folder of one sweep; with `look` nothing is written to it.
 
     Parameters
     ----------
     folder : Path
     identity : mapping
         Everything that the values depend on, as plain values.
-    look : bool
-        Only look at what is there, and write nothing.
 
     Attributes
     ----------
@@ -116,11 +114,7 @@ class Store:
 
     def parts(self, batch_size: int) -> Parts:
         """Open the parts of this sweep at one batch size."""
-        return Parts(self, self.folder / f"{_PARTS}{batch_size}")
-
-    def recorded(self, batch_size: int) -> list[str]:
-        """List the parts that are recorded at one batch size, and touch nothing."""
-        return [path.stem for path in (self.folder / f"{_PARTS}{batch_size}").glob("[!.]*.npz")]
+        return Parts(self, self.folder / f"{PARTS}{batch_size}")
 
     def finished(self) -> xr.Dataset | None:
         """Return the Dataset of the finished sweep, or None while there is none.
@@ -199,19 +193,17 @@ class Store:
 
     def _part_folders(self) -> list[Path]:
         """Folders of the names that parts are in; others may be in them as well."""
-        folders = self.folder.glob(f"{_PARTS}*")
-        return [f for f in folders if f.name.removeprefix(_PARTS).isdecimal() and f.is_dir()]
+        folders = self.folder.glob(f"{PARTS}*")
+        return [f for f in folders if f.name.removeprefix(PARTS).isdecimal() and f.is_dir()]
 
     def _parts(self) -> list[Path]:
         return [path for folder in self._part_folders() for path in folder.glob("*.npz")]
 
     def _compare(self, theirs: Mapping[str, Any]) -> None:
         if differing := differences(self._identity, theirs):
-            how = going_on(self._identity, theirs)
-            advice = f"To go on with that one, {how}. For this one c" if how else "C"
             raise ResultError(
                 f"{self.folder} belongs to another sweep: {', '.join(differing)} differ. "
-                f"{advice}{_ELSEWHERE[1:]}. Where only data differ, is it shuffled?"
+                f"{going_on(self._identity, theirs)}{_ELSEWHERE}. Are only data shuffled?"
             )
 
     def _require_own(self, name: str) -> None:

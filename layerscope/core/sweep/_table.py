@@ -55,7 +55,7 @@ def _origin(series: Series) -> dict[str, int]:
 
 
 def _audit(state: SweepState) -> dict[str, Any]:
-    return {"audit": state.doubts.faults} if state.doubts.faults else {}
+    return {"audit": state.ground.doubts.faults} if state.ground.doubts.faults else {}
 
 
 def _counted(plan: Plan) -> dict[str, tuple[str, str]]:
@@ -136,8 +136,8 @@ def _verdict(plan: Plan, state: SweepState, cell: Cell, settled: str) -> str:
     series = plan.subject.series
     # The last checkpoint is the trained network: that it is the same again is no surprise.
     last = bool(series.epochs) and cell.epoch == series.last
-    doubt = "" if last else state.doubts.cells.get((cell.layer.name, cell.epoch), "")
-    if not state.moved.get(cell.layer.name, True) and cell.epoch != NO_EPOCH:
+    doubt = "" if last else state.ground.doubts.cells.get((cell.layer.name, cell.epoch), "")
+    if not state.ground.moved.get(cell.layer.name, True) and cell.epoch != NO_EPOCH:
         doubt = AS_TRAINED
     return NOT_MOVED if doubt == AS_TRAINED else UNDECIDED if doubt and settled else settled
 
@@ -181,14 +181,14 @@ def _measured_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     names, norms = coords["layer"], coords["norm"]
     distance = np.full((len(names), len(coords["epoch"]), len(norms)), np.nan)
-    for (name, epoch), found in state.distances.items():
+    for (name, epoch), found in state.ground.distances.items():
         at = names.index(name), coords["epoch"].index(epoch)
         distance[at] = [found[norm] for norm in norms]
     drawn = np.full([len(coords[d]) for d in ("layer", "perturbation", "draw", "norm")], np.nan)
     for cell in state.cells:
-        if cell.key in state.draw_distances:
+        if cell.key in state.ground.draw_distances:
             layer, _, perturbation, draw = _place(cell, coords)
-            moved = state.draw_distances[cell.key]
+            moved = state.ground.draw_distances[cell.key]
             drawn[layer, perturbation, draw] = [moved[norm] for norm in norms]
     return distance, drawn
 
@@ -196,11 +196,11 @@ def _measured_distances(
 def _moved(state: SweepState, coords: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Say which layers moved, and at which checkpoints they tell nothing."""
     found: dict[str, Any] = {}
-    if state.moved:
-        found["moved"] = ("layer", [state.moved[row.name] for row in state.rows])
-    if state.doubts.cells:
+    if state.ground.moved:
+        found["moved"] = ("layer", [state.ground.moved[row.name] for row in state.rows])
+    if state.ground.doubts.cells:
         doubt = np.full((len(state.rows), len(coords["epoch"])), "", dtype=object)
-        for (name, epoch), why in state.doubts.cells.items():
+        for (name, epoch), why in state.ground.doubts.cells.items():
             if epoch in coords["epoch"]:
                 doubt[coords["layer"].index(name), coords["epoch"].index(epoch)] = why
         found["doubt"] = (("layer", "epoch"), doubt.astype(str))
@@ -236,5 +236,5 @@ def _described(state: SweepState) -> dict[str, Any]:
         "stage": ("layer", [row.stage for row in rows]),
         "first_block": ("layer", [first for first, _ in spans]),
         "n_blocks": ("layer", [count for _, count in spans]),
-        "initializer": ("layer", [state.origins[row.name] for row in rows]),
+        "initializer": ("layer", [state.ground.origins[row.name] for row in rows]),
     }

@@ -20,9 +20,9 @@ from layerscope.core.reuse import Group
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._sums import PartBuilder, PartResult
 
-__all__ = ["Part", "TileHooks", "batches_together", "compute_tile"]
+__all__ = ["MOST_TOGETHER", "Part", "TileHooks", "batches_together", "compute_tile"]
 
-_MOST = 8
+MOST_TOGETHER = 8
 """Batches that are remembered together: with more, a cell's weights cost no more to speak of."""
 
 
@@ -103,7 +103,7 @@ def batches_together(plan: Plan) -> int:
     """
     if plan.rule is not None:
         return 1
-    return min(_MOST, len(plan.subject.data.lengths)) if plan.tensors.outgrown else 1
+    return min(MOST_TOGETHER, len(plan.subject.data.lengths)) if plan.tensors.outgrown else 1
 
 
 @dataclass
@@ -160,7 +160,7 @@ class _Wave:
         first = self._batches[0]
         if len(self._probe.recorder.remembered) < len(first.waiting):
             return 0  # not even all that is wanted of one
-        return self._probe.fits(first.seen, _MOST) - 1
+        return self._probe.fits(first.seen, MOST_TOGETHER) - 1
 
     def _results(
         self, groups: Sequence[tuple[Group, list[Cell]]], mine: Sequence[_Batch]
