@@ -20,7 +20,8 @@ opened, swept
 kept
     What was kept of the batch for the next cells, as the Dataset says it (``kept_bytes``).
 over
-    What the sweep held beyond the network and what was kept, which should stay below 300 MB.
+    What the sweep held beyond the network and what was kept, which should stay below 300 MB
+    where no tensor that is read from a checkpoint is larger: each is read as a whole.
 read
     Bytes read while it was opened and swept, as multiples of the network.
 """
