@@ -183,5 +183,14 @@ def chosen(count: int, every: int) -> range:
     return range(count % every, count, every)
 
 
-NUMBERS = (errno.EIO, errno.ENOSPC)
-"""Errors of a disk that fails, and of one that is full."""
+def a_few_and_all(number: int, other: int, few: int) -> list[Any]:
+    """Return cases of the number of an error and of how many calls to pass over.
+
+    A few calls with one number in the quick suite, and every call with either in the slow one.
+    """
+    names = errno.errorcode
+    every = [
+        pytest.param(each, 1, id=f"{names[each]} at every call", marks=pytest.mark.slow)
+        for each in (number, other)
+    ]
+    return [pytest.param(number, few, id=names[number]), *every]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layerscope.base import files
 from layerscope.base.tensors import update_digest
-from layerscope.base.writing import write_bytes
+from layerscope.base.writing import failures, write_bytes
 from layerscope.core.checkpoints import SafeTensors, separate_tensors
 from layerscope.errors import CheckpointError
 
@@ -75,7 +75,8 @@ def save(
     metadata[_DIGEST] = _digest(kept, metadata)
     content = serialise(kept, metadata=metadata)
     if files.is_file(folder / RESUME):
-        (folder / RESUME).replace(folder / _BEFORE)
+        with failures(folder / RESUME):
+            (folder / RESUME).replace(folder / _BEFORE)
     write_bytes(folder / RESUME, content)
 
 
@@ -107,7 +108,8 @@ def restore(
         try:
             position = _load(path, model, optimizer, sums)
         except _DamageError as why:
-            aside = path.replace(path.with_name(f"{name}{_DAMAGED}"))
+            with failures(path):
+                aside = path.replace(path.with_name(f"{name}{_DAMAGED}"))
             damaged += f"{path} is not what the interrupted training wrote: {why} "
             damaged += f"It was set aside as {aside.name}. "
             continue
