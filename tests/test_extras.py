@@ -276,7 +276,13 @@ def test_what_is_missing_can_be_caught_as_either():
 # Wings whose face imports them as a whole, or not at all.
 GUARDED = {"jupyter": "jupyter"}
 # Files that run behind a guard in another one: where a client was made, or in a worker.
-BEHIND = {"_cluster.py": "dask", "_connecting.py": "dask", "_worker.py": "dask", "batch.py": "dask"}
+BEHIND = dict.fromkeys(
+    (
+        "_agreeing.py", "_cluster.py", "_connecting.py", "_crew.py", "_spreading.py", "_worker.py",
+        "batch.py",
+    ),
+    "dask",
+)  # fmt: skip
 
 
 def guards(path):
@@ -321,8 +327,8 @@ def test_every_import_of_an_extra_names_one_that_installs_it():
 
 def test_the_base_needs_nothing_beside_what_it_asks_for():
     there = {MODULES.get(each.name, each.name) for each in requirements("all")}
-    # Asked whether it is there; what comes with ipywidgets, and with Jinja.
-    others = {"IPython", "traitlets", "markupsafe"}
+    # Asked whether it is there; what comes with ipywidgets, with JupyterLab, and with Jinja.
+    others = {"IPython", "traitlets", "jupyter_core", "markupsafe"}
     unknown = {
         module
         for path in (ROOT / "layerscope").rglob("*.py")

@@ -1,4 +1,4 @@
-"""Whether a Dataset is of the checkpoints that lie beside it."""
+"""Comparing the checkpoints that a Dataset is of with those that lie beside it."""
 
 from __future__ import annotations
 

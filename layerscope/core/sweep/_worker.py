@@ -88,7 +88,7 @@ class Computed:
 
 @dataclass(frozen=True)
 class About:
-    """What a worker computes with.
+    """Threads and devices that a worker computes with.
 
     Attributes
     ----------
