@@ -438,6 +438,27 @@ def test_a_manifest_that_does_not_hold(kind, recorded):
     assert str(recorded) in str(caught.value) or kind == "no epochs"
 
 
+@pytest.mark.parametrize("key", ["data", "network", "recipe", "threads", "finished", "unit"])
+def test_nothing_of_a_manifest_is_null(key, recorded):
+    path = recorded / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: None}))
+    with pytest.raises(CheckpointError, match=rf"got `null` - at `\$\.{key}`"):
+        checkpoints.open_series(recorded)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/b", "a\\b", "~", ".", "a\0b"])
+def test_a_manifest_names_no_path_as_its_data(name, recorded):
+    path = recorded / "manifest.json"
+    data = {"name": name, "sha256": "ab"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+    series = checkpoints.open_series(recorded)
+    with pytest.raises(CheckpointError, match="which is a path, and is not opened"):
+        _ = series.data_name
+    data["name"] = "cifar10+classes=0,1+size=5000@1"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+    assert checkpoints.open_series(recorded).data_name == data["name"]
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 10**6, b'{"format":' * 10**5])
 def test_a_manifest_that_is_none(content, recorded):
     path = recorded / "manifest.json"

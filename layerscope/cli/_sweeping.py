@@ -248,7 +248,7 @@ def data_of(series: Any, name: str | None, root: str | None, options: Mapping[st
     kept = series.folder / training.TOKENIZER
     if kept.is_file():
         more.setdefault("tokenizer", kept)
-    known = name or about.get("name")
+    known = name or series.data_name
     if known is None:
         raise DataError("the series does not say what it was trained on; name it: --data NAME.")
     found: Any = data.load(known, root, **more)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layerscope.base import validate
-from layerscope.base.extras import extra
+from layerscope.base import files, validate
+from layerscope.core import networks
 from layerscope.errors import DataError, OptionError
 from layerscope.zoo.data import Tokenizer
 
@@ -83,27 +83,18 @@ def find_reader(model: Any) -> TokenReader | None:
 
 def _load(path: Path) -> Any:
     """Read a tokenizer that lies in a file or a folder; nothing is asked of the hub."""
-    if path.is_file() and path.suffix == ".json":
-        with extra("zoo", "dividing text into tokens"):
-            from tokenizers import Tokenizer as Model
-
-        try:
-            return Model.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 - the package raises bare exceptions
-            raise DataError(f"{path} is no tokenizer: {error}.") from None
-    quantised = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
-    there = path.is_dir() and any((path / name).is_file() for name in _FILES)
+    if files.is_file(path) and path.suffix == ".json":
+        return networks.load_model(networks.read_tokenizer(path, DataError), path, DataError)
+    folder = files.is_folder(path)
+    quantised = sorted(path.glob("*.gguf")) if folder else [path]
+    there = folder and any(files.is_file(path / name) for name in _FILES)
     if not there and (len(quantised) != 1 or quantised[0].suffix != ".gguf"):
         raise DataError(
             f"there is no tokenizer at {path}; give a folder that holds one of "
             f"{', '.join(_FILES)}, or one such file."
         )
-    with extra("huggingface", "reading the tokenizer of a folder"):
-        from transformers import AutoTokenizer
-
-    more = {} if there else {"gguf_file": quantised[0].name}
-    folder = path if path.is_dir() else path.parent
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
+    where = str(path if folder else path.parent)
+    return networks.load_tokenizer(networks.Place(where, gguf=None if there else quantised[0].name))
 
 
 def _own(tokenizer: Tokenizer) -> TokenReader:

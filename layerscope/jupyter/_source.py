@@ -181,9 +181,9 @@ def _of_run(
     if same and tokenizer is None:
         tokenizer = reader_of(Tokenizer.load(same["tokenizer"]))
     if data is None:
-        if "data" not in series.manifest:
+        kind = series.data_name
+        if kind is None:
             raise CheckpointError("the run does not say what it was trained on; pass data=.")
-        kind = series.manifest["data"]["name"]
         data = data_.load(kind, root, **same).test
         place = {} if root is None else {"root": str(root)}
         more = "".join(f", {option}={value!r}" for option, value in (place | same).items())

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 # What is imported `as` itself is for other rooms; users need none of it.
-from layerscope.core.checkpoints._adapter import base_of as base_of
+from layerscope.core.checkpoints._adapter import WEIGHTS as WEIGHTS, base_of as base_of
 from layerscope.core.checkpoints._audit import Audit, audit, find_copies as find_copies
 from layerscope.core.checkpoints._findings import find_faults as find_faults
 from layerscope.core.checkpoints._gguf import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -307,6 +308,23 @@ class Series:
         """True where a manifest has the SHA-256 of checkpoints, as `layerscope.train` writes it."""
         known = self.manifest.get("epochs", {})
         return any("sha256" in known.get(str(epoch), {}) for epoch in self.epochs)
+
+    @property
+    def data_name(self) -> str | None:
+        """Name of the data that the manifest says it was trained on; None where it does not.
+
+        Raises
+        ------
+        CheckpointError
+            If it is a path: a manifest of somebody else's would choose which file is read.
+        """
+        name = self.manifest.get("data", {}).get("name")
+        if name is not None and re.search(r"[/\\\0]|^[.~]", name):
+            raise CheckpointError(
+                f"the manifest in {self.folder} says that the network was trained on {name!r}, "
+                "which is a path, and is not opened; name the data yourself, with data= (--data)."
+            )
+        return None if name is None else str(name)
 
     def digests(self) -> dict[int, str]:
         """SHA-256 of every checkpoint, compared with the manifest where there is one.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from torch import Tensor
 
 from layerscope.base import files
@@ -32,9 +32,9 @@ class _Recorded(files.Schema, kw_only=True):
     """A checkpoint, as the manifest says it."""
 
     file: str
-    bytes: int | None = None
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
-    metrics: dict[str, float | bool] | None = None
+    bytes: int | UnsetType = UNSET
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | UnsetType = UNSET
+    metrics: dict[str, float | bool] | UnsetType = UNSET
 
 
 class _Data(files.Schema, kw_only=True):
@@ -47,7 +47,7 @@ class _Data(files.Schema, kw_only=True):
 class _Recipe(files.Schema, kw_only=True):
     """A recipe, as far as it is read."""
 
-    batch_size: Annotated[int, Meta(ge=1)] | None = None
+    batch_size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
 
 
 class _Manifest(files.Versioned, kw_only=True):
@@ -60,10 +60,10 @@ class _Manifest(files.Versioned, kw_only=True):
     unit: Literal["epoch", "step"] = "epoch"
     finished: bool = False
     seconds: float = 0.0
-    threads: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    data: _Data | None = None
-    recipe: _Recipe | None = None
-    network: dict[str, Any] | None = None
+    threads: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
+    data: _Data | UnsetType = UNSET
+    recipe: _Recipe | UnsetType = UNSET
+    network: dict[str, Any] | UnsetType = UNSET
 
 
 _FORMAT: Mapping[str, Any] = {"format": _Manifest.FORMAT, "version": _Manifest.VERSION}

