@@ -22,14 +22,19 @@ from layerscope.zoo import models
 pytest.importorskip("distributed", reason="dask is not installed")
 
 # Of Dask's dashboard, where another cluster runs on this machine.
-pytestmark = pytest.mark.filterwarnings("ignore:Port 8787 is already in use")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Port 8787 is already in use"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 DOCS = Path(__file__).parents[1] / "docs" / "clusters.md"
 
 SBATCH = """#!/bin/bash
 # Stands in for SLURM: starts the job on this machine and answers as sbatch does.
 echo $$ >> "$STAND_IN/submitted"
-setsid bash "$1" > "$STAND_IN/$$.log" 2>&1 &
+cp "$1" "$STAND_IN/$$.sh"  # as SLURM does: it is removed once this has answered
+setsid bash "$STAND_IN/$$.sh" > "$STAND_IN/$$.log" 2>&1 &
 echo $! > "$STAND_IN/job-$$"
 echo "Submitted batch job $$"
 """
