@@ -46,9 +46,9 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def endings(
-    reader: Reader, place: Path, seed: int, each: int, match: str = ""
+    reader: Reader, place: Path, seed: int, each: int, match: str = "", every: int = 1
 ) -> Iterator[tuple[str, Ending]]:
-    """Run a reader on its inputs, those that are called so, below a folder."""
+    """Run a reader on its inputs, those called so or one in so many, below a folder."""
     sound = place / "sound"
     sound.mkdir()
     reader.build(sound)
@@ -56,7 +56,7 @@ def endings(
     shutil.copytree(sound, first, copy_function=_link_or_copy)
     answer = answer_of(reader.read(first))
     for at, case in enumerate(cases(reader, sound, seed, each)):
-        if match not in case.how:
+        if match not in case.how or at % every:
             continue
         folder = place / f"case-{at:04d}"
         shutil.copytree(sound, folder, copy_function=_link_or_copy)
@@ -93,6 +93,7 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=3, help="of each kind with chance (default: 3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--match", default="", help="only inputs that are called so, in part")
+    parser.add_argument("--every", type=int, default=1, help="only one in so many, for a look")
     parser.add_argument("--faults", action="store_true", help="tell every fault")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -101,7 +102,9 @@ def main() -> int:
     for name in options.only:
         counts[name] = Counter()
         with tempfile.TemporaryDirectory(prefix="hostile-") as place:
-            found = endings(READERS[name], Path(place), options.seed, options.each, options.match)
+            found = endings(
+                READERS[name], Path(place), options.seed, options.each, options.match, options.every
+            )
             for how, ending in found:
                 counts[name][ending.outcome] += 1
                 told.append({"reader": name, "how": how, **vars(ending)})

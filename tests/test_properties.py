@@ -227,7 +227,7 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 )
 def test_a_series_says_what_was_recorded(recorded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("series")
-    writer = SeriesWriter(folder, {"data": {"name": "é"}, "recipe": {"batch_size": 3}})
+    writer = SeriesWriter(folder, {"data": {"name": "é", "sha256": "0" * 64}})
     for epoch, metrics in recorded.items():
         writer.record(epoch, {"weight": torch.full((2,), float(epoch))}, metrics)
     series = open_series(folder)
@@ -235,4 +235,4 @@ def test_a_series_says_what_was_recorded(recorded, tmp_path_factory):
     assert series.digests().keys() == recorded.keys()
     told = series.manifest
     assert {int(e): entry["metrics"] for e, entry in told["epochs"].items()} == recorded
-    assert told["data"] == {"name": "é"}
+    assert told["data"] == {"name": "é", "sha256": "0" * 64}

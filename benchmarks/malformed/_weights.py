@@ -388,7 +388,9 @@ def _pretrained_oracle(folder: Path) -> Any:
 def _build_series(folder: Path) -> None:
     from layerscope.core.checkpoints import SeriesWriter
 
-    writer = SeriesWriter(folder, {"recipe": {"batch_size": 10}, "data": {"name": "mnist-5k"}})
+    writer = SeriesWriter(
+        folder, {"recipe": {"batch_size": 10}, "data": {"name": "x", "sha256": "0" * 64}}
+    )
     for epoch in (0, 1, 2):
         writer.record(epoch, _state(1 + epoch), {"test_error": 0.5})
 
