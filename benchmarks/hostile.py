@@ -12,6 +12,7 @@ seconds, or more than 500 MB beyond what the process began with.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -98,6 +99,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # Some names are none in UTF-8.
+    io.TextIOWrapper.reconfigure(sys.stdout, errors="backslashreplace")  # type: ignore[arg-type]
     began, counts, told = time.monotonic(), dict[str, Counter[str]](), list[dict[str, Any]]()
     for name in options.only:
         counts[name] = Counter()

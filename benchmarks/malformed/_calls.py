@@ -27,9 +27,9 @@ _ARGUMENTS = "arguments.json"
 def _call(folder: Path) -> Any:
     """Call the command line; its own errors, which it prints, are raised."""
     arguments = json.loads((folder / _ARGUMENTS).read_text())
-    os.chdir(folder)
     said, failed = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(failed):
+    inside = contextlib.chdir(folder)
+    with inside, contextlib.redirect_stdout(said), contextlib.redirect_stderr(failed):
         try:
             status = main(arguments)
         except SystemExit as end:
@@ -45,8 +45,12 @@ def _call(folder: Path) -> Any:
 def _given(how: str, arguments: Sequence[str], *names: str) -> Case:
     content = json.dumps(list(arguments)).encode()
     # A long argument may be shortened.
-    told = [each[:40] for each in (*arguments[1:], *names) if each]
-    return Case(how, replaced(_ARGUMENTS, content), (*told, *map(repr, told)))
+    told = [each[:40] for each in (*arguments[1:], *names) if len(each) > 1]
+    return Case(
+        how,
+        replaced(_ARGUMENTS, content),
+        (*told, *map(repr, told), *(ascii(each)[1:-1] for each in told)),
+    )
 
 
 def _values(folder: Path) -> dict[str, str]:
@@ -112,19 +116,19 @@ def _parameter_cases(folder: Path, chance: random.Random, each: int) -> Iterator
     values = _values(folder)
     for how, value in values.items():
         for name in chance.sample(names, min(len(names), max(2, each // 2))):
-            yield _given(f"{name} is {how}", [*begin, "-p", f"{name}={value}"], name)
+            yield _given(f"{name} is {how}", [*begin, "-p", f"{name}={value}"], name, value)
         yield _given(f"a parameter called {how}", [*begin, "-p", f"{value}=1"])
     for text in ("", "=", "=1", "epochs", "epochs=", "epochs==1", "__class__=1", "out=x", "a.b=1"):
-        yield _given(f"{text!r}", [*begin, "-p", text], "-p")
+        yield _given(f"{text!r}", [*begin, "-p", text], text.partition("=")[0], "-p ")
 
 
 def _build_line(folder: Path) -> None:
     results.save(testing.dataset(layers=3, epochs=(0, 1, 8), draws=2), folder / "sweep.nc")
-    (folder / _ARGUMENTS).write_text(json.dumps(["show-result", "sweep.nc"]))
+    (folder / _ARGUMENTS).write_text(json.dumps(["show", "sweep.nc"]))
 
 
 _COMMANDS: dict[str, list[list[str]]] = {
-    "show-result": [["VALUE"], ["sweep.nc", "--metric", "VALUE"]],
+    "show": [["VALUE"], ["sweep.nc", "--metric", "VALUE"]],
     "report": [["VALUE"], ["sweep.nc", "--metric", "VALUE"], ["sweep.nc", "-o", "VALUE"]],
     "gallery": [["VALUE"], [".", "-o", "VALUE"]],
     "sweep": [["VALUE"], ["VALUE", "--data", "VALUE"]],

@@ -564,8 +564,10 @@ def _build_lm1b(folder: Path) -> None:
     import datasets
 
     datasets.disable_progress_bars()
-    made = {part: datasets.Dataset.from_dict({"text": _lines(at, 40).splitlines()})
-            for at, part in enumerate(("train", "test"))}  # fmt: skip
+    made = {
+        part: datasets.Dataset.from_dict({"text": _lines(at, count).splitlines()})
+        for at, (part, count) in enumerate((("train", 120), ("test", 40)))
+    }
     datasets.DatasetDict(made).save_to_disk(str(folder / "lm1b"))
 
 

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ def _in_child(reader: Reader, case: Case, folder: Path, sound: str, put: int) ->
     try:
         os.setsid()
         faulthandler.disable()
+        warnings.simplefilter("ignore")  # a user reads them; the tests make errors of them
         quiet = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(quiet, stream)

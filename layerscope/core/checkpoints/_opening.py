@@ -108,6 +108,11 @@ def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
         int(epoch): file_beside(folder / MANIFEST, entry["file"], error=CheckpointError)
         for epoch, entry in manifest["epochs"].items()
     }
+    if not sources:
+        raise CheckpointError(
+            f"{folder / MANIFEST} names no checkpoints: nothing was recorded yet. The same call "
+            "that began the training goes on with it."
+        )
     return Series(sources, folder, manifest)
 
 
