@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import settings
 
 from layerscope import data
 from layerscope.core.checkpoints import Series
+from layerscope.errors import LayerscopeError
 from layerscope.zoo import training
 from layerscope.zoo.data import ImageData
 
@@ -129,6 +131,38 @@ def same_global_generator() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
+
+
+@pytest.fixture
+def refused_cheaply() -> Callable[[Callable[[], object]], str]:
+    """Run what must be refused with 500 MB more and in 10 s; return what our error says."""
+    resource = pytest.importorskip("resource", reason="limits on memory need a POSIX system")
+
+    def run(act: Callable[[], object]) -> str:
+        get, put = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                pages = int(Path("/proc/self/statm").read_text().split()[0])
+                most = pages * resource.getpagesize() + 500 * 2**20
+                resource.setrlimit(resource.RLIMIT_AS, (most, most))
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(10)
+                said = f"nothing was raised, {act()!r}"
+            except LayerscopeError as error:
+                said = f"ours: {error}"
+            except BaseException as error:  # noqa: BLE001 - told to the test
+                said = f"{type(error).__name__}: {error}"
+            finally:
+                os.write(put, said.encode(errors="replace")[:2000])
+                os._exit(0)
+        os.close(put)
+        with os.fdopen(get, "rb") as pipe:
+            said = pipe.read().decode(errors="replace")
+        _, status = os.waitpid(child, 0)
+        assert said.startswith("ours: "), said or f"killed, {status}"
+        return said.removeprefix("ours: ")
+
+    return run
 
 
 @pytest.fixture

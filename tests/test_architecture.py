@@ -18,9 +18,9 @@ WINGS = ["errors", "base", "results", "stats", "plots", "report", "core", "testi
          "jupyter", "paper", "cli"]  # fmt: skip
 
 ROOMS = {
-    "base": ["tensors", "fingerprints", "copies", "extras", "memory", "notebooks", "templates",
-             "validate", "undoing", "owners", "files", "writing", "seeds", "progress",
-             "devices"],
+    "base": ["tensors", "fingerprints", "copies", "extras", "memory", "literals", "validate",
+             "files", "notebooks", "templates", "undoing", "owners", "writing", "seeds",
+             "progress", "devices"],
     "core": ["batches", "layers", "checkpoints", "networks", "running", "metrics", "perturb",
              "plain", "lending", "reuse", "stopping", "probe", "measures", "sweep",
              "drilling", "pruning", "session", "export"],

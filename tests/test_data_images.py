@@ -146,9 +146,12 @@ def test_grey_pictures_of_16_bits_are_scaled_not_clipped(tmp_path, form):
 
 
 def test_a_depth_without_a_known_white_is_refused_by_name(tmp_path):
-    Image.fromarray(np.ones((3, 3), np.float32)).save(tmp_path / "a.tiff")
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        deep = Image.fromarray(np.ones((3, 3), np.float32))
+        deep.save(tmp_path / part / "cat" / "a.tiff")
     with pytest.raises(DataError, match=r"a\.tiff has 32 bits a pixel .*mode F.*8 or 16 bits"):
-        pictures.decode(tmp_path / "a.tiff")
+        data.load(tmp_path, image_size=2, stream=False)
 
 
 @pytest.mark.parametrize(

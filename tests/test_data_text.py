@@ -278,9 +278,9 @@ def test_lm1b_as_datasets_saves_it(tmp_path):
     assert len(decoded(data.load("lm1b+vocab=270+lines=3", tmp_path).train, lm1b.tokenizer)) == 3
 
 
-def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "lm1b").mkdir()
     (tmp_path / "lm1b" / "dataset_dict.json").write_text("{}")
-    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ExtraError, match=r'pip install "layerscope\[data\]"'):
         data.load("lm1b", tmp_path)

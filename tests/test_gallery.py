@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -121,9 +122,8 @@ def test_markdown_shows_figures_beside_it_and_escapes_everything(told):
     ]
 
 
-@pytest.mark.parametrize("summary", [None, "damaged"])
-def test_a_run_without_a_summary_points_to_its_notebook(tmp_path, summary):
-    run(tmp_path, files=["01.ipynb"], summary=summary)
+def test_a_run_without_a_summary_points_to_its_notebook(tmp_path):
+    run(tmp_path, files=["01.ipynb"], summary=None)
     (only,) = gallery.read(tmp_path)
     assert only.finding == "This run left no summary; its notebook says what came out."
     assert only.agreement == "no statements"
@@ -181,14 +181,81 @@ def test_files_outside_the_run_are_left_alone(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = {"../../../secret.png": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ResultError, match=r"manifest\.json .* names '\.\./\.\./\.\./secret\.png'"):
+        gallery.read(tmp_path / "runs")
+
+
+def test_links_out_of_the_run_are_left_alone(tmp_path):
+    (tmp_path / "secret.png").write_bytes(PNG)
+    summary = {"finding": "x", "figure": "a.png"}
+    folder = run(tmp_path / "runs", summary=summary, files=["a.png"])
+    (folder / "a.png").unlink()
+    (folder / "a.png").symlink_to(tmp_path / "secret.png")
     (only,) = gallery.read(tmp_path / "runs")
     assert only.figure is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"experiment": "x"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"experiment": "x"}', "[" * 100_000, b"\xff", b"\0", b""]
+)
 def test_a_damaged_manifest_is_named(tmp_path, content):
-    (run(tmp_path) / "manifest.json").write_text(content)
-    with pytest.raises(ResultError, match=r"manifest\.json is no manifest of a run"):
+    path = run(tmp_path) / "manifest.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ResultError, match=r"manifest\.json is not the manifest of a run"):
+        gallery.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"experiment": []},
+        {"parameters": 3},
+        {"files": ["a.png"]},
+        {"files": {"a\0b": {}}},
+        {"files": {"/etc/passwd": {}}},
+        {"files": {"x" * 300: {}}},
+        {"files": {"a.png": {"sha256": 3}}},
+        {"seconds": "100"},
+        {"seconds": -1},
+        {"seconds": float("nan")},
+        {"training_seconds": [None]},
+        {"data": "mnist"},
+        {"machine": 3},
+        {"command": {}},
+        {"summary": "damaged"},
+        {"summary": {"claims": [{"paper": "x"}]}},
+        {"summary": {"claims": [{"paper": "x", "measured": "y", "agrees": "no"}]}},
+        {"summary": {"figure": 3}},
+        {"summary": {"finding": []}},
+    ],
+)
+def test_a_manifest_with_a_wrong_type_is_named(tmp_path, about):
+    path = run(tmp_path) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | about))
+    with pytest.raises(ResultError, match=r"manifest\.json is not the manifest of a run"):
+        gallery.read(tmp_path)
+
+
+@pytest.mark.parametrize("table", [
+    b"", b"a,b\n\xff\xfe,1\n", b'a,b\n"1,2\n', b"a,b\n1,2,3,4\n5\n6,7,8,9,10\n",
+    b",".join([b"a"] * 100_000), b"a,b\n" + b"1,2\n" * 1_000_000,
+])  # fmt: skip
+def test_a_damaged_table_is_named(tmp_path, table):
+    folder = run(tmp_path, files=["a.csv"])
+    (folder / "a.csv").write_bytes(table)
+    with pytest.raises(ResultError, match=r"a\.csv"):
+        gallery.read(tmp_path)
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    folder = run(tmp_path, files=["a.png"], summary={"figure": "a.png"})
+    (folder / "a.png").unlink()
+    os.mkfifo(folder / "a.png")
+    (only,) = gallery.read(tmp_path)
+    assert only.figure is None
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    with pytest.raises(ResultError, match=r"manifest\.json: it is a named pipe"):
         gallery.read(tmp_path)
 
 

@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
+from layerscope.base import files, literals, validate
 from layerscope.errors import ResultError
 
 __all__ = ["FOLDER_VARIABLE", "SCALES", "declared", "digest", "find", "folder", "parameters"]
@@ -18,6 +21,10 @@ FOLDER_VARIABLE = "LAYERSCOPE_NOTEBOOKS"
 
 SCALES = "scales"
 """Tag of the cell that makes a notebook an experiment."""
+
+
+_LONGEST = 2**26
+"""Bytes of a notebook: one that was executed carries its figures."""
 
 
 class _Cell(NamedTuple):
@@ -43,7 +50,7 @@ def find(name: str) -> Path:
     """
     places = _places()
     for place in places:
-        if (place / name).is_file():
+        if files.is_file(place / name):
             return place / name
     raise ResultError(
         f"there is no notebook {name} in {places[0]} or {places[1]}; reinstall layerscope."
@@ -60,8 +67,8 @@ def folder() -> Path:
     """
     own = os.environ.get(FOLDER_VARIABLE)
     if own:
-        path = Path(own).expanduser()
-        if not path.is_dir():
+        path = validate.expand(own)
+        if not files.is_folder(path):
             raise ResultError(
                 f"{FOLDER_VARIABLE} is {own}, which is no folder; set it to one with notebooks."
             )
@@ -72,19 +79,27 @@ def folder() -> Path:
 
 def _cells(source: Path) -> list[_Cell]:
     # Not by nbformat, which takes longer to import than all notebooks to read.
-    try:
-        book = json.loads(source.read_text(encoding="utf-8"))
-        return [_cell(cell) for cell in book["cells"]]
-    except OSError as error:
-        raise ResultError(f"can't read the notebook {source}: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ResultError(f"{source} is no notebook of format 4; save it with Jupyter.") from None
+    book = files.read_manifest(
+        source, _Book, error=ResultError, what="a notebook of format 4", most=_LONGEST
+    )
+    return [
+        _Cell(each.cell_type, "".join(each.source), tuple(each.metadata.tags))
+        for each in book.cells
+    ]
 
 
-def _cell(cell: dict[str, Any]) -> _Cell:
-    lines = cell["source"]
-    source = lines if isinstance(lines, str) else "".join(lines)
-    return _Cell(cell["cell_type"], source, tuple(cell.get("metadata", {}).get("tags", ())))
+class _Metadata(files.Schema):
+    tags: tuple[str, ...] = ()
+
+
+class _CellAsWritten(files.Schema):
+    cell_type: str
+    source: str | tuple[str, ...]
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+
+
+class _Book(files.Schema):
+    cells: list[_CellAsWritten]
 
 
 def declared(source: Path, tag: str) -> dict[str, Any] | None:
@@ -104,8 +119,8 @@ def declared(source: Path, tag: str) -> dict[str, Any] | None:
     if not tagged:
         return None
     try:
-        return dict(_assignment(line) for line in ast.parse(tagged[0]).body)
-    except (SyntaxError, ValueError) as error:
+        return dict(_assignment(line) for line in literals.parse(tagged[0]))
+    except ValueError as error:
         raise ResultError(
             f"the cell tagged {tag!r} of {source} can't be read: {error}. It holds literals "
             "alone, such as epochs = 5."
@@ -115,9 +130,9 @@ def declared(source: Path, tag: str) -> dict[str, Any] | None:
 def _assignment(line: ast.stmt) -> tuple[str, Any]:
     match line:
         case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return name, ast.literal_eval(value)
+            return name, literals.evaluate(value)
         case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-            return name, ast.literal_eval(value)
+            return name, literals.evaluate(value)
     raise ValueError(f"line {line.lineno} is no assignment to a name")
 
 

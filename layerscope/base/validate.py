@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "arrays",
     "describe",
+    "expand",
     "flag",
     "function",
     "integer",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _SHORT = 60  # characters of a value that a message still shows
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096  # bytes, on all file systems in use; of Linux
 
 
 def describe(value: Any) -> str:
@@ -230,11 +232,41 @@ def path(value: Any, name: str, example: str) -> Path:
     Raises
     ------
     OptionError
-        If it is no text or path, or is empty.
+        If it is no text or path, is empty, or is one that no file can have.
     """
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise OptionError(f"{name} is {_with_kind(value)}; give a path, such as {example!r}.")
+    _require_possible(os.fspath(value), name)
     return Path(value)
+
+
+def expand(value: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` at its beginning filled in, where that is somebody's.
+
+    Raises
+    ------
+    OptionError
+        If it is one that no file can have.
+    """
+    _require_possible(os.fspath(value), "the path")
+    # Path.expanduser raises for a user that is not there.
+    return Path(os.path.expanduser(value))  # noqa: PTH111
+
+
+def _require_possible(text: str | bytes, name: str) -> None:
+    """Refuse what the system would answer with an error of its own wherever it is asked."""
+    try:
+        content = os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character
+        content = b"\0"
+    if b"\0" in content:
+        raise OptionError(f"{name} is {ascii(text)[:_SHORT]}; no file can be called so.")
+    longest = max(content.split(os.sep.encode()), key=len)
+    if len(longest) > _LONGEST_NAME or len(content) >= _LONGEST_PATH:
+        raise OptionError(
+            f"{name} begins with {os.fsdecode(content[:_SHORT])!r} and has {len(content):,} bytes; "
+            f"a path has less than {_LONGEST_PATH:,}, and each name in it at most {_LONGEST_NAME}."
+        )
 
 
 def _with_kind(value: Any) -> str:

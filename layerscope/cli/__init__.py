@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +40,12 @@ _COMMANDS = (
 )
 
 
+TRACEBACK = "LAYERSCOPE_TRACEBACK"
+"""Environment variable that has an unforeseen error printed with where it came from."""
+
+_LONGEST = 300  # characters of such an error
+
+
 def main(command: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -52,7 +60,7 @@ def main(command: Sequence[str] | None = None) -> int:
             status: int | None = options.run(options)
     except LayerscopeError as error:
         for said in (error, *getattr(error, "__notes__", ())):
-            print(f"layerscope: {said}", file=sys.stderr)
+            _say(str(said))
         return 1
     except KeyboardInterrupt as stop:
         for note in getattr(stop, "__notes__", ["stopped; what is finished is kept."]):
@@ -62,7 +70,30 @@ def main(command: Sequence[str] | None = None) -> int:
         # The reader, such as head, has seen enough.
         sys.stderr.close()
         return 0
+    except Exception as error:  # noqa: BLE001 - of a bug of ours, or of what nobody thought of
+        return _tell_unforeseen(error)
     return status or 0
+
+
+def _tell_unforeseen(error: Exception) -> int:
+    """Tell of an error that is none of ours in one message; all of it to who asks."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        said = "there is not enough memory for this"
+    else:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
+    _say(
+        f"{said}. Nobody thought of this: please report it, with what {TRACEBACK}=1 layerscope … "
+        "prints."
+    )
+    return 1
+
+
+def _say(message: str) -> None:
+    """Print a message, also where it holds the name of a file that is not UTF-8."""
+    plain = message.encode(errors="backslashreplace").decode()
+    print(f"layerscope: {plain}", file=sys.stderr)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ name, the default and the words that it has there.
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import re
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from layerscope.base import literals
 from layerscope.cli._signature import Argument, arguments
 from layerscope.errors import OptionError
 
@@ -166,8 +166,8 @@ def parse(text: str) -> Any:
     (0.1, 'block', {'robust': 0.1})
     """
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return literals.read(text)
+    except ValueError:
         return text
 
 

@@ -128,8 +128,9 @@ def resolve(
         if not isinstance(source, xr.Dataset):
             source = results.open_dataset(source)
         results.require(source, "layer", "epoch", "perturbation", "draw", "metric")
-        about = results.settings(source).get("network", {})
-        return Source(None, None, None, source, _short(about.get("class", "")) or "Dataset")
+        about = results.settings(source).get("network")
+        kind = about.get("class", "") if isinstance(about, dict) else ""
+        return Source(None, None, None, source, _short(kind) or "Dataset")
     if data is not None and is_network(source):
         reader = tokenizer or _tokenizer_of(source)
         code = f"model = layerscope.open_network({os.fspath(source)!r})\n"

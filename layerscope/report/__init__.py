@@ -69,7 +69,7 @@ def write(
     """
     return write_bytes(
         validate.path(path, "path", "report.html"),
-        page(runs, metric=metric, critical=critical, title=title).encode(),
+        page(runs, metric=metric, critical=critical, title=title).encode(errors="backslashreplace"),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import xarray as xr
 
 from layerscope import results
-from layerscope.base import validate
-from layerscope.errors import OptionError
+from layerscope.base import files, validate
+from layerscope.errors import OptionError, ResultError
 
 __all__ = ["read"]
 
@@ -34,7 +33,7 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
     OptionError
         If a result came twice, or none came.
     ResultError
-        If there is no Dataset at one of the places.
+        If there is no Dataset at one of the places, or the manifest beside one is damaged.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
@@ -46,7 +45,7 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
     places = [validate.path(each, "a result", "layers/sweep.nc") for each in paths]
     if not places:
         raise OptionError("no result came; give a Dataset (.nc), or a folder with one.")
-    whole = [place.resolve() for place in places]
+    whole = [Path(os.path.realpath(place)) for place in places]  # also of a link to itself
     if twice := [
         str(place) for place, at in zip(places, whole, strict=True) if whole.count(at) > 1
     ]:
@@ -58,11 +57,17 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
 def _open(place: Path) -> xr.Dataset:
     ds = results.open_dataset(place)
     manifest = (place if place.is_dir() else place.parent) / "manifest.json"
-    try:
-        command = json.loads(manifest.read_text("utf-8"))["command"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not files.is_file(manifest):
         return ds
-    return ds.assign_attrs(command=str(command))
+    what = "the manifest of a run"
+    about = files.read_manifest(manifest, _Manifest, error=ResultError, what=what)
+    return ds if about.command is None else ds.assign_attrs(command=about.command)
+
+
+class _Manifest(files.Schema):
+    """Of the manifest of a run, or of a series, what is read here."""
+
+    command: str | None = None
 
 
 def _names(places: Sequence[Path]) -> list[str]:

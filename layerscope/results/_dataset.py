@@ -270,7 +270,7 @@ def _parsed(value: Any) -> Any:
         return value.item() if isinstance(value, np.generic) else value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

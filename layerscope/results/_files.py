@@ -11,9 +11,10 @@ from typing import Any
 
 import xarray as xr
 
-from layerscope.base import validate
+from layerscope.base import files, validate
 from layerscope.base.writing import write_bytes
 from layerscope.errors import ResultError
+from layerscope.results import _schema as schema
 from layerscope.results._dataset import settings
 from layerscope.results._digests import compare, write_digests
 from layerscope.results._meaning import fill_in
@@ -95,7 +96,7 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         variable.
     """
     path = validate.path(path, "path", "sweep.nc")
-    if path.is_dir():
+    if files.is_folder(path):
         # What every example gave lies beside the Dataset of a sweep.
         found = sorted(each for each in path.glob("*.nc") if each.name != OUTCOMES)
         if not found:
@@ -107,7 +108,8 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
             raise ResultError(f"{path} holds {len(found)} Datasets (*.nc); name one of them.")
         path = found[0]
     with _opened(path) as ds:
-        return fill_in(ds.load())
+        schema.check(ds.load(), path)
+        return fill_in(ds)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -126,19 +128,25 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path, *, values: bool = True) -> Iterator[xr.Dataset]:
-    if not path.is_file():
+    if not os.path.exists(path):  # noqa: PTH110 - also of names that no file can have
         raise ResultError(f"there is no Dataset at {path}; give a .nc file that a sweep wrote.")
     import h5py
 
+    from layerscope.results import _layout as layout
+
+    with files.open_file(path, error=ResultError, what="a Dataset (.nc)") as opened:
+        held = os.fstat(opened.fileno()).st_size
     try:
         # First without xarray, which leaves complaints behind where a file is cut short.
         with h5py.File(path, "r") as file:
+            layout.check(file, held)
             compare(file, path, values=values)
         with xr.open_dataset(path, engine="h5netcdf") as ds:
             yield ds
     except FileNotFoundError:
         raise ResultError(f"{path} was removed just now.") from None
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
-        raise ResultError(
-            f"{path} ({path.stat().st_size:,} bytes) is no Dataset: {error}"
-        ) from None
+    # Of a damaged file HDF5, h5netcdf and xarray raise whatever comes of it.
+    except Exception as error:
+        if isinstance(error, ResultError) and str(path) in str(error):
+            raise
+        raise ResultError(f"{path} ({held:,} bytes) is no Dataset: {error}") from None

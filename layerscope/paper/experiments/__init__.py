@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from layerscope.paper.experiments._catalogue import EXPERIMENTS, SCALES, Experiment, Scale, find
 from layerscope.paper.experiments._generalising import generalisation
-from layerscope.paper.experiments._keeping import SUMMARY, keep, ranked, told
+from layerscope.paper.experiments._keeping import keep, ranked, told
 from layerscope.paper.experiments._probing import (
     SERIES_VARIABLE,
     caption,
@@ -32,6 +32,7 @@ from layerscope.paper.experiments._spreading import (
     noted as noted,
     spread as spread,
 )
+from layerscope.paper.experiments._summary import SUMMARY, Summary as Summary
 
 __all__ = [
     "EXPERIMENTS",

@@ -28,7 +28,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from layerscope.base import notebooks
+import msgspec
+
+from layerscope.base import files, notebooks, validate
 from layerscope.errors import OptionError, ResultError, choose
 
 __all__ = ["EXPERIMENTS", "SCALES", "Experiment", "Scale", "find"]
@@ -99,6 +101,19 @@ class Experiment:
     same_as: tuple[str, ...] = ()
 
 
+_WHAT = "what an experiment declares, such as minutes = {'small': 1}"
+
+
+class _Declared(files.Schema):
+    title: str
+    scales: dict[str, dict[str, Any]]
+    minutes: dict[str, float] = msgspec.field(default_factory=dict)
+    hints: dict[str, str] = msgspec.field(default_factory=dict)
+    shown_in: str = ""
+    paper_networks: tuple[str, ...] = ()
+    same_as: tuple[str, ...] = ()
+
+
 class _Catalogue(Mapping[str, Experiment]):
     """Experiments by name, in the order of their files, read when they are asked for."""
 
@@ -114,7 +129,7 @@ class _Catalogue(Mapping[str, Experiment]):
     def _read(self) -> dict[str, Experiment]:
         found: dict[str, Experiment] = {}
         for path in sorted(notebooks.folder().glob(f"*{_SUFFIX}")):
-            experiment = _read(path, path.stat().st_mtime_ns)
+            experiment = _read(path, _modified(path))
             if experiment is None:
                 continue
             if experiment.name in found:
@@ -142,10 +157,11 @@ def find(name: str | os.PathLike[str]) -> Experiment:
     """
     if not os.fspath(name).endswith(_SUFFIX):
         return EXPERIMENTS[choose(os.fspath(name), EXPERIMENTS, "experiment")]
-    path = Path(name).expanduser()
-    experiment = _read(path, path.stat().st_mtime_ns) if path.is_file() else None
+    path = validate.expand(name)
+    there = files.is_file(path)
+    experiment = _read(path, _modified(path)) if there else None
     if experiment is None:
-        what = f"has no cell tagged {notebooks.SCALES!r}" if path.is_file() else "is no file"
+        what = f"has no cell tagged {notebooks.SCALES!r}" if there else "is no file"
         raise ResultError(f"{path} {what}; CONTRIBUTING.md shows how a notebook is an experiment.")
     known = EXPERIMENTS.get(experiment.name)
     if known and not known.notebook.samefile(path):
@@ -154,6 +170,10 @@ def find(name: str | os.PathLike[str]) -> Experiment:
             "name."
         )
     return experiment
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns if files.is_file(path) else 0
 
 
 @lru_cache(256)
@@ -203,6 +223,11 @@ def _check(given: Mapping[str, Any], declared: Mapping[str, Any], path: Path) ->
     for name in ("minutes", "hints"):
         for scale in given.get(name, ()):
             choose(scale, given["scales"], f"scale, for {name} in {path},")
+    files.fit_schema(given, _Declared, where=where, error=ResultError, what=_WHAT)
+    for scale, parameters in given["scales"].items():
+        name = (declared | parameters).get("dataset")
+        if not isinstance(name, (str, type(None))):
+            raise ResultError(f"{where}: dataset of scale {scale} is {name!r}; expected a name.")
 
 
 def _time(minutes: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.base.writing import write_bytes
+from layerscope.paper.experiments._summary import SUMMARY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 
     from layerscope.paper.analyses import Finding
 
-__all__ = ["SUMMARY", "keep", "ranked", "told"]
+__all__ = ["keep", "ranked", "told"]
 
-SUMMARY = "summary.json"
 _WORST_FIRST = (
     *("critical", "not finite", "intermediate", "robust", "not moved", "undecided", "refused"),
 )

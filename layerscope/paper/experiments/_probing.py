@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerscope.base import validate
 from layerscope.errors import choose
 from layerscope.paper.experiments._spreading import (
     Training,
@@ -52,7 +53,7 @@ def series_folder(folder: str | os.PathLike[str] | None = None) -> Path:
     """
     chosen = folder or os.environ.get(SERIES_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return validate.expand(chosen)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "layerscope" / "series"
 

@@ -47,4 +47,5 @@ def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     path = validate.path(path, "path", "gallery.html")
     make = {".html": as_html, ".md": as_markdown}
     form = choose(path.suffix.lower(), make, "kind of page with the suffix")
-    return write_bytes(path, make[form](read(runs), path.parent).encode())
+    page = make[form](read(runs), path.parent)
+    return write_bytes(path, page.encode(errors="backslashreplace"))

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from layerscope.base import files
 from layerscope.base.templates import render
+from layerscope.errors import ResultError
 from layerscope.paper.gallery._runs import Run
 
 __all__ = ["as_html", "as_markdown"]
@@ -26,6 +28,7 @@ _ANSWERS = {True: "yes", False: "no", None: "undecided"}
 _KINDS = {True: "yes", False: "no", None: "open"}
 _CLAIMS = ("the paper says", "we measured", "agrees?")
 _PIXELS = 0.45  # of the screen, for one of a picture with 300 to the inch
+_LONGEST = 2**25  # bytes of a figure
 _PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -63,7 +66,7 @@ class _Picture(NamedTuple):
 def _picture(path: Path | None) -> _Picture | None:
     if path is None:
         return None
-    content = path.read_bytes()
+    content = files.read_bytes(path, error=ResultError, what="a figure of a run", most=_LONGEST)
     kind = _PICTURES.get(path.suffix.lower(), "image/png")
     return _Picture(kind, base64.b64encode(content).decode(), _width(content))
 
@@ -132,4 +135,5 @@ def _link(path: Path | None, base: Path) -> str | None:
     """Link to a file from a page in a folder; no scheme can stand in it."""
     if path is None:
         return None
-    return quote(Path(os.path.relpath(path.resolve(), base.resolve())).as_posix())
+    place = Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()
+    return quote(os.fsencode(place))  # also where the name is not UTF-8

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from layerscope.base import files, validate
 from layerscope.errors import ResultError
-from layerscope.paper import experiments
+from layerscope.paper import experiments, reproduce
 
 __all__ = ["Claim", "Run", "read"]
 
-_MANIFEST = "manifest.json"
-_SILENT = {"finding": "This run left no summary; its notebook says what came out."}
+_MANIFEST = reproduce.MANIFEST
+_SILENT = "This run left no summary; its notebook says what came out."
+_LONGEST_TABLE = 2**20  # bytes of a table that is shown, and its columns
+_MOST_COLUMNS = 200
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,11 @@ def read(folder: str | os.PathLike[str]) -> list[Run]:
     ResultError
         If there is none, or a manifest is damaged.
     """
-    found = sorted(Path(folder).glob(f"*/*/{_MANIFEST}"))
+    found = sorted(validate.path(folder, "runs", "papermill_runs").glob(f"*/*/{_MANIFEST}"))
     # Drafts of runs that are on their way begin with a dot.
     found = [path for path in found if not path.parent.name.startswith(".")]
     # Trained series may lie beside the runs; their manifests are of another kind.
-    found = [path for path in found if b'"layerscope-series"' not in path.read_bytes()[:200]]
+    found = [path for path in found if b'"layerscope-series"' not in _beginning(path)]
     if not found:
         raise ResultError(
             f"there is no finished run in {folder}; layerscope reproduce NAME makes one."
@@ -115,71 +117,43 @@ def read(folder: str | os.PathLike[str]) -> list[Run]:
     )
 
 
+def _beginning(path: Path) -> bytes:
+    with files.open_file(path, error=ResultError, what="the manifest of a run") as file:
+        return file.read(200)
+
+
 def _run(path: Path) -> Run:
-    about, folder = _manifest(path), path.parent
-    name, scale = str(about["experiment"]), folder.name
-    known = experiments.EXPERIMENTS.get(name)
-    files = [folder / str(each) for each in about["files"]]
-    files = [
-        each for each in files if each.is_file() and each.resolve().is_relative_to(folder.resolve())
-    ]
-    kept = about.get("summary")
-    summary = _read_summary(kept if isinstance(kept, dict) else _SILENT, files)
-    figure = next((each for each in files if each.name == summary.get("figure")), None)
+    about, folder = reproduce.read_manifest(path), path.parent
+    known = experiments.EXPERIMENTS.get(about.experiment)
+    there = reproduce.find_files(folder, about.files)
+    summary = about.summary or experiments.Summary(finding=_SILENT)
+    claims = tuple(Claim(each.paper, each.measured, each.agrees) for each in summary.claims)
     return Run(
         folder=folder,
-        name=name,
-        title=known.title if known else str(about.get("title", name)),
-        scale=scale,
-        finding=str(summary.get("finding", "")),
-        claims=tuple(summary.get("claims", ())),
-        figure=figure,
-        notebook=next((each for each in files if each.suffix == ".ipynb"), None),
+        name=about.experiment,
+        title=known.title if known else about.title or about.experiment,
+        scale=folder.name,
+        finding=summary.finding,
+        claims=claims,
+        figure=next((each for each in there if each.name == summary.figure), None),
+        notebook=next((each for each in there if each.suffix == ".ipynb"), None),
         facts=_facts(about),
-        rows=tuple(summary.get("rows", ())),
+        rows=() if claims else _read_table(there),
     )
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        about = dict(json.loads(path.read_text("utf-8")))
-        missing = [
-            key for key in ("experiment", "parameters", "files", "seconds") if key not in about
-        ]
-    except (OSError, ValueError, TypeError) as error:
-        raise ResultError(f"{path} is no manifest of a run: {error}") from None
-    if missing:
-        raise ResultError(f"{path} is no manifest of a run: it lacks {', '.join(missing)}.")
-    return about
-
-
-def _read_summary(summary: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
-    """Summary that a notebook left through `experiments.keep`."""
-    claims = [
-        Claim(str(claim["paper"]), str(claim["measured"]), _answer(claim["agrees"]))
-        for claim in summary.get("claims", ())
-    ]
-    return {**summary, "claims": claims, "rows": () if claims else _read_table(files)}
-
-
-def _answer(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _facts(about: Mapping[str, Any]) -> dict[str, str]:
-    parameters = about["parameters"]
-    trained = [float(seconds) for seconds in about.get("training_seconds", ())]
-    data = about.get("data", {})
+def _facts(about: reproduce.Manifest) -> dict[str, str]:
+    parameters, trained = about.parameters, about.training_seconds
     facts = {
         "network": str(parameters.get("network", "")),
-        "data": str(data.get("name", "") if isinstance(data, dict) else data),
+        "data": about.data.name,
         "epochs": str(parameters.get("epochs", "")),
         "seeds": str(parameters.get("seeds", "")),
         "training": f"{_time(sum(trained))} for the networks swept" if trained else "",
         # Whether a network was trained in the notebook or found is not recorded.
-        "notebook": f"{_time(float(about['seconds']))}, with what had not been trained before",
-        "device": str(about.get("machine", {}).get("device", "")),
-        "again": str(about.get("command", "")),
+        "notebook": f"{_time(about.seconds)}, with what had not been trained before",
+        "device": about.machine.device,
+        "again": about.command,
     }
     return {name: fact for name, fact in facts.items() if fact}
 
@@ -190,11 +164,26 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _read_table(files: list[Path]) -> tuple[tuple[str, ...], ...]:
-    """Read the rows of a run's table, if it has a single one."""
-    tables = [each for each in files if each.suffix == ".csv"]
+def _read_table(there: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
+    """Read the rows of a run's table, if it has a single one.
+
+    Raises
+    ------
+    ResultError
+        If it is no table, or too large to be shown.
+    """
+    tables = [each for each in there if each.suffix == ".csv"]
     if len(tables) != 1:
         return ()
-    table = pd.read_csv(tables[0]).round(3)
-    cells = table.astype(object).where(table.notna(), "")
+    what = "a table of a run"
+    text = files.read_text(tables[0], error=ResultError, what=what, most=_LONGEST_TABLE)
+    columns = text.partition("\n")[0].count(",") + 1
+    if columns > _MOST_COLUMNS:
+        raise ResultError(f"{tables[0]} is not {what}: it has {columns:,} columns.")
+    try:
+        table = pd.read_csv(io.StringIO(text)).round(3)
+        cells = table.astype(object).where(table.notna(), "")
+    # Pandas has errors of many kinds for what is no table.
+    except Exception as error:  # noqa: BLE001
+        raise ResultError(f"{tables[0]} is not {what}: {error}") from None
     return (tuple(map(str, table)), *(tuple(map(str, row)) for row in cells.to_numpy().tolist()))

@@ -36,13 +36,13 @@ from layerscope.paper.reproduce._executing import (
     failed,
     reporting,
 )
-from layerscope.paper.reproduce._folder import (
+from layerscope.paper.reproduce._folder import draft, finished, list_files, recover
+from layerscope.paper.reproduce._manifest import (
     HASH,
     MANIFEST,
-    draft,
-    finished,
-    list_files,
-    recover,
+    Manifest as Manifest,
+    find_files as find_files,
+    read_manifest as read_manifest,
 )
 from layerscope.paper.reproduce._naming import command, folder_name
 from layerscope.zoo import data
@@ -215,11 +215,23 @@ def _check(changed: Mapping[str, Any], declared: Mapping[str, Any], where: str) 
         fits |= isinstance(default, float) and isinstance(value, int)
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
             raise OptionError(
-                f"parameter {key} is {value!r}, of type {type(value).__name__}; "
+                f"parameter {key} is {validate.describe(value)}, of type {type(value).__name__}; "
                 f"expected {type(default).__name__}, such as {default!r}."
             )
+        _require_plain(value, key)
         if key == "seeds" and value < 1:
             raise OptionError(f"seeds is {value}; at least one training run is needed.")
+
+
+def _require_plain(value: Any, key: str) -> None:
+    """Refuse what neither a notebook nor a manifest can hold."""
+    try:
+        json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise OptionError(
+            f"parameter {key} is {validate.describe(value)}; expected texts, finite numbers, True, "
+            "False, None, and lists and mappings of them."
+        ) from None
 
 
 def _fingerprints(values: Mapping[str, Any], root: str | os.PathLike[str] | None) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib import metadata
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from layerscope import results
-from layerscope.base import devices
+from layerscope.base import devices, files
 from layerscope.base.writing import failures
+from layerscope.errors import ResultError
 from layerscope.paper import experiments
 
 __all__ = ["machine", "software", "summary", "training_seconds"]
@@ -35,9 +35,11 @@ def training_seconds(folder: Path) -> list[float]:
 def summary(folder: Path) -> dict[str, Any] | None:
     """Take up what the notebook says that it found, if it does."""
     path = folder / experiments.SUMMARY
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    found = dict(json.loads(path.read_text(encoding="utf-8")))
+    what = "the summary of an experiment"
+    found: dict[str, Any] = files.read_json(path, error=ResultError, what=what)
+    files.fit_schema(found, experiments.Summary, where=path, error=ResultError, what=what)
     with failures(path):
         path.unlink()
     return found

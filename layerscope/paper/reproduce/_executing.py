@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from layerscope.base import notebooks, progress
+from layerscope.base import notebooks, progress, validate
 from layerscope.base.extras import extra
 from layerscope.base.writing import failures, write_bytes, write_error
 from layerscope.errors import LayerscopeError
@@ -39,7 +39,7 @@ def environment(
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     if data_root is not None:
-        values[data.ROOT_VARIABLE] = str(Path(data_root).expanduser().resolve())
+        values[data.ROOT_VARIABLE] = str(validate.expand(data_root).resolve())
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
 import shutil
@@ -14,11 +13,18 @@ from typing import Any
 
 from layerscope.base import owners
 from layerscope.base.writing import failures, make_folder, sync_files, sync_folder
+from layerscope.errors import ResultError
+from layerscope.paper.reproduce._manifest import (
+    HASH,
+    MANIFEST,
+    find_files,
+    read_manifest,
+    read_with_all,
+    sha256,
+)
 
-__all__ = ["HASH", "MANIFEST", "draft", "finished", "list_files", "recover"]
+__all__ = ["draft", "finished", "list_files", "recover"]
 
-MANIFEST = "manifest.json"
-HASH = "notebook_sha256"
 _ASIDE = "old"
 """Suffix of a run's folder that another run is to take the name of."""
 
@@ -28,21 +34,21 @@ def finished(
 ) -> dict[str, Any] | None:
     """Return the manifest of a finished run that is the same in all that matters."""
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        about = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+        found, about = read_with_all(path)
+    except ResultError:
         return None
     wanted = json.loads(json.dumps(identity))
     if str(about.get(HASH)).startswith(tuple(same_as)):
         wanted.pop(HASH)
     same = all(about.get(key) == value for key, value in wanted.items())
-    intact = all(
-        (folder / name).is_file() and _sha256(folder / name) == entry["sha256"]
-        for name, entry in about.get("files", {}).items()
+    there = {path.relative_to(folder).as_posix(): path for path in find_files(folder, found.files)}
+    intact = same and all(
+        name in there and sha256(there[name]) == each.sha256 for name, each in found.files.items()
     )
-    return about if same and intact else None
+    return about if intact else None
 
 
 @contextmanager
@@ -123,7 +129,7 @@ def _is_whole(place: Path) -> bool:
     """Check that a draft holds all that its manifest lists; the manifest is written last."""
     files = _left(place / MANIFEST)
     return bool(files) and all(
-        (place / name).is_file() and _sha256(place / name) == digest
+        (place / name).is_file() and sha256(place / name) == digest
         for name, digest in files.items()
     )
 
@@ -141,7 +147,7 @@ def _hand_on(old: Path, folder: Path) -> None:
             continue  # it says whose the others are, so it goes last
         # Nothing else is opened: a pipe would never end.
         plain = path.is_file() and not path.is_symlink()
-        if plain and _sha256(path) == left.get(name.as_posix()):
+        if plain and sha256(path) == left.get(name.as_posix()):
             with suppress(OSError):
                 path.unlink()
             continue
@@ -156,9 +162,8 @@ def _hand_on(old: Path, folder: Path) -> None:
 def _left(manifest: Path) -> dict[str, str]:
     """SHA-256 of the files that a run left, by name; empty where nothing says."""
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        return {str(name): str(each["sha256"]) for name, each in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: each.sha256 for name, each in read_manifest(manifest).files.items()}
+    except ResultError:
         return {}
 
 
@@ -169,12 +174,7 @@ def list_files(folder: Path, first: str) -> dict[str, dict[str, Any]]:
     )
     names.sort(key=lambda name: name != first)
     return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in names
         if not name.endswith(".tmp.json")
     }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from layerscope.base import files
 from layerscope.base.extras import extra
 from layerscope.core.batches import Examples
 from layerscope.errors import DataError
@@ -40,6 +44,8 @@ _MNIST_MEAN, _MNIST_STD = 0.1307, 0.3081
 # The same of CIFAR-10's, for each channel.
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
+_CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+
 _MNIST_SIZES = {
     "train-images-idx3-ubyte": 47_040_016,
     "train-labels-idx1-ubyte": 60_008,
@@ -56,11 +62,10 @@ def find_mnist(root: Path) -> Path:
     DataError
         If not; it names every file that is missing or cut off.
     """
-    # torchvision reports a truncated file as a failed reshape, so sizes are checked first.
     wrong = []
     for name, size in _MNIST_SIZES.items():
         path = root / "MNIST" / "raw" / name
-        found = path.stat().st_size if path.is_file() else None
+        found = path.stat().st_size if files.is_file(path) else None
         if found != size:
             state = "missing" if found is None else f"{found:,} bytes long"
             wrong.append(f"{path} is {state}, expected {size:,} bytes")
@@ -71,16 +76,37 @@ def find_mnist(root: Path) -> Path:
 
 def read_mnist(root: Path) -> ImageData:
     """MNIST in its official form."""
-    find_mnist(root)
-    with extra("zoo", "the data set mnist"):
-        from torchvision.datasets import MNIST
-
-    parts = [MNIST(root, train=train, download=False) for train in (True, False)]
+    folder = find_mnist(root)
     train, test = (
-        Examples(part.data.unsqueeze(1), part.targets, _MNIST_MEAN, _MNIST_STD, f"mnist {which}")
-        for part, which in zip(parts, ("train", "test"), strict=True)
+        Examples(
+            _read_idx(folder / f"{begin}-images-idx3-ubyte", (count, 28, 28)).unsqueeze(1),
+            _read_idx(folder / f"{begin}-labels-idx1-ubyte", (count,)).long(),
+            _MNIST_MEAN,
+            _MNIST_STD,
+            f"mnist {which}",
+        )
+        for begin, count, which in (("train", 60_000, "train"), ("t10k", 10_000, "test"))
     )
-    return ImageData("mnist", train, test, 10, "MNIST: 60,000 + 10,000 digits, through torchvision")
+    return ImageData("mnist", train, test, 10, "MNIST: 60,000 + 10,000 digits in its files")
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Read bytes in the format of MNIST's files.
+
+    Not through torchvision, which takes ``processed/training.pt`` in their place where it is there.
+    """
+    header = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
+    size = len(header) + math.prod(shape)
+    content = files.read_bytes(path, error=DataError, what="a file of MNIST", most=size)
+    if not content.startswith(header) or len(content) != size:
+        raise DataError(
+            f"{path} ({len(content):,} bytes) begins with {content[: len(header)].hex()}, expected "
+            f"{header.hex()}: bytes of shape {shape}. {MNIST_HELP}"
+        )
+    found = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+    if len(shape) == 1 and int(found.max()) > 9:
+        raise DataError(f"{path} has the label {int(found.max())}, expected 0 to 9. {MNIST_HELP}")
+    return torch.from_numpy(found.copy())
 
 
 def read_mnist_5k(root: Path) -> ImageData:
@@ -110,9 +136,9 @@ def find_cifar10(root: Path) -> Path:
         If neither is there.
     """
     official, published = root / "cifar-10-batches-py", root / "cifar10"
-    if official.is_dir():
+    if files.is_folder(official):
         return official
-    if published.is_dir():
+    if files.is_folder(published):
         return find_cifar10_jpeg(root)
     raise DataError(
         f"CIFAR-10 is not in {root}: there is neither {official}, nor {published} with Parquet "
@@ -128,6 +154,9 @@ def read_cifar10(root: Path, *, skip_unreadable: bool = False) -> ImageData:
     with extra("zoo", "the data set cifar10"):
         from torchvision.datasets import CIFAR10
 
+    for path in (folder / name for name in _CIFAR_FILES):
+        if path.exists():  # torchvision would wait for a pipe; what is missing it tells
+            files.open_file(path, error=DataError, what="a file of CIFAR-10", most=2**26).close()
     try:
         # torchvision compares the pickles' checksums with the official ones before it opens them.
         found = [CIFAR10(root, train=train, download=False) for train in (True, False)]
@@ -222,8 +251,8 @@ def find_folders(folder: Path) -> tuple[Path, Path]:
         If one is missing.
     """
     train = folder / "train"
-    test = next((folder / n for n in ("val", "valid", "test") if (folder / n).is_dir()), None)
-    if test is None or not train.is_dir():
+    test = next((folder / n for n in ("val", "valid", "test") if files.is_folder(folder / n)), None)
+    if test is None or not files.is_folder(train):
         raise DataError(
             f"{folder} has no folders train and val; expected {train / 'CLASS'} and "
             f"{folder / 'val' / 'CLASS'}, one for each class. A single part is read with "

@@ -7,6 +7,7 @@ into a cache on disk.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerscope.base import memory
+from layerscope.base import files, memory
 from layerscope.base.extras import extra
 from layerscope.core.batches import Examples
 from layerscope.errors import DataError
+from layerscope.zoo.data import _pages as pages
 from layerscope.zoo.data._decoding import decode
 
 __all__ = ["EncodedImages", "decode_all", "files_of", "read"]
 
 _PURPOSE = "reading images from Parquet files"
+
+_MOST_CLASSES = 2**20
+_LONGEST_LIST = 500  # characters of what a message says of columns
 
 _PARTS = {"train": ("train",), "test": ("test", "valid", "val")}
 
@@ -82,49 +87,102 @@ def read(folder: Path, part: str) -> EncodedImages:
         If pyarrow is missing.
     """
     with extra("data", _PURPOSE):
-        import pyarrow as pa
-        from pyarrow import dataset
-    files = files_of(folder, part)
-    try:
-        found = dataset.dataset(list(map(str, files)), format="parquet")
-        table = found.to_table(_columns(found.schema, files[0]))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{folder} holds what can't be read as a Parquet file: {error}.") from None
-    images: list[bytes] = table["image"].to_pylist()
+        import pyarrow  # noqa: F401 - missed before anything is opened
+    paths = files_of(folder, part)
+    images: list[bytes] = []
+    labels: list[Tensor] = []
+    for path in paths:
+        found, numbers = _read_file(path)
+        images += found
+        labels.append(numbers)
     if not images:
-        raise DataError(f"{', '.join(map(str, files))} holds no images.")
-    empty = sum(image is None for image in images)
-    if empty:
-        raise DataError(f"{empty} of {len(images):,} rows in {files[0]} have no image bytes.")
-    labels = torch.from_numpy(table["label"].to_numpy().astype(np.int64))
-    if int(labels.min()) < 0:
+        raise DataError(f"{', '.join(map(str, paths))} holds no images.")
+    return EncodedImages(images, torch.cat(labels), paths)
+
+
+def _read_file(path: Path) -> tuple[list[bytes], Tensor]:
+    import pyarrow.parquet as pq
+
+    with files.open_file(path, error=DataError, what="a Parquet file") as file:
+        held = os.fstat(file.fileno()).st_size
+        try:
+            footer = pages.footer_length(file, held)
+            opened = pq.ParquetFile(file, thrift_string_size_limit=footer + 1,
+                                    thrift_container_size_limit=footer + 1)  # fmt: skip
+            image, label = _columns(opened.schema_arrow, path)
+            rows, step = pages.check(file, opened.metadata, (image, label), held)
+            images: list[bytes] = []
+            labels = np.zeros(rows, np.int64)
+            taken = at = 0
+            for batch in opened.iter_batches(step, columns=[image, label]):
+                encoded = _column(batch, image).to_pylist()
+                numbers = _column(batch, label)
+                if empty := sum(each is None for each in encoded):
+                    raise DataError(f"{empty} of {rows:,} rows in {path} have no image bytes.")
+                if numbers.null_count:
+                    raise DataError(f"{path} has rows without a label; leave them out.")
+                labels[at : at + len(encoded)] = numbers.to_numpy(zero_copy_only=False)
+                at, taken = at + len(encoded), taken + sum(map(len, encoded))
+                if taken > pages.FREE + pages.SWELL * held:
+                    raise DataError(
+                        f"{path} has {held:,} bytes, and its images over {taken:,}: the same ones "
+                        "again and again. Write each once, as they are."
+                    )
+                images += encoded
+        except DataError:
+            raise
+        # Of a damaged file whatever comes of it, by pyarrow's version.
+        except Exception as error:  # noqa: BLE001
+            raise DataError(f"{path} can't be read as a Parquet file: {error}.") from None
+    _check_labels(labels, path)
+    return images, torch.from_numpy(labels)
+
+
+def _check_labels(labels: np.ndarray[Any, np.dtype[np.int64]], path: Path) -> None:
+    least, most = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if least < 0:
         raise DataError(
-            f"{files[0]} has labels below 0, down to {int(labels.min())}: a part without known "
-            "labels. Take one that has them."
+            f"{path} has labels below 0, down to {least}: a part without known labels. Take one "
+            "that has them."
         )
-    return EncodedImages(images, labels, files)
+    if most >= _MOST_CLASSES:
+        raise DataError(
+            f"{path} has the label {most:,}; classes are counted from 0, and at most "
+            f"{_MOST_CLASSES:,} of them."
+        )
 
 
-def _columns(schema: Any, path: Path) -> dict[str, Any]:
-    """Columns of encoded images and of labels, as expressions."""
-    with extra("data", _PURPOSE):
-        from pyarrow import dataset, types
+def _column(batch: Any, name: str) -> Any:
+    """Give a column of a batch, or a field of one."""
+    outer, _, inner = name.partition(".")
+    column = batch.column(outer)
+    return column.field(inner) if inner else column
+
+
+def _columns(schema: Any, path: Path) -> tuple[str, str]:
+    """Name the columns of encoded images and of labels."""
+    from pyarrow import types
+
+    def is_bytes(kind: Any) -> bool:
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     def is_image(kind: Any) -> bool:
         if types.is_struct(kind):
-            return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+            fields = (kind.field(i) for i in range(kind.num_fields))
+            return any(field.name == "bytes" and is_bytes(field.type) for field in fields)
+        return is_bytes(kind)
 
     images = [field.name for field in schema if is_image(field.type)]
     labels = [field.name for field in schema if types.is_integer(field.type)]
     preferred = [name for name in ("label", "labels", "fine_label") if name in labels]
     if len(images) != 1 or not (preferred or len(labels) == 1):
+        listed = ", ".join(f"{field.name}: {field.type}" for field in schema)
         raise DataError(
-            f"{path} has the columns {', '.join(f'{f.name}: {f.type}' for f in schema)}; expected "
-            "one of images (struct<bytes, path>, or binary) and label: int64."
+            f"{path} has the columns {listed[:_LONGEST_LIST]}; expected one of images "
+            "(struct<bytes, path>, or binary) and label: int64."
         )
-    image = (images[0], "bytes") if types.is_struct(schema.field(images[0]).type) else images[:1]
-    return {"image": dataset.field(*image), "label": dataset.field((preferred or labels)[0])}
+    struct = types.is_struct(schema.field(images[0]).type)
+    return f"{images[0]}.bytes" if struct else images[0], (preferred or labels)[0]
 
 
 def decode_all(
@@ -193,7 +251,10 @@ def decode_all(
 
 def _pixels(image: bytes) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
     """Pixels of shape (channels, height, width); grey images keep their one channel."""
-    picture = decode(io.BytesIO(image), keep_grey=True)
+    try:
+        picture = decode(io.BytesIO(image), keep_grey=True)
+    except DataError as error:
+        raise DataError(f"a picture {error}") from None
     if picture is None:
         return None
     array = np.asarray(picture)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerscope.base import memory, seeds
+from layerscope.base import files, memory, seeds, validate
 from layerscope.base.extras import extra
 from layerscope.core.batches import Batch, Examples, normalise
 from layerscope.errors import DataError, OptionError
@@ -36,6 +36,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 _PURPOSE = "pictures in folders"
+
+_LONGEST_FILE = 2**28
+"""Bytes of one picture as it is stored."""
 
 _AHEAD = 2  # batches that are decoded before they are asked for
 
@@ -149,21 +152,21 @@ class Pictures:
         DataError
             If the folder holds no such folders.
         """
-        with extra("zoo", _PURPOSE):
-            from torchvision.datasets.folder import make_dataset
-
-        root = Path(folder).expanduser()
-        numbers = {name: number for number, name in enumerate(class_names(root))}
-        # Of ImageFolder this alone: its own search takes hidden folders for classes.
-        found = make_dataset(root, numbers, _ENDINGS, allow_empty=True) if numbers else []
+        _functional()  # so that it is missed before anything is searched
+        root = validate.expand(folder)
+        found = [
+            (file, number)
+            for number, name in enumerate(class_names(root))
+            for file in _pictures_below(root / name)
+        ]
         if not found:
             raise DataError(
                 f"{root} holds no pictures in folders, one for each class; expected files such "
                 f"as {root / 'CLASS' / 'picture.jpg'}."
             )
-        files = tuple(path.removeprefix(os.path.join(root, "")) for path, _ in found)  # noqa: PTH118
+        names = tuple(path.removeprefix(os.path.join(root, "")) for path, _ in found)  # noqa: PTH118
         targets = torch.tensor([number for _, number in found])
-        return cls(root, files, targets, **{"name": root.name, **options})
+        return cls(root, names, targets, **{"name": root.name, **options})
 
     def __len__(self) -> int:
         return len(self.files)
@@ -185,7 +188,13 @@ class Pictures:
         """
         seen = hashlib.sha256(repr((self.size, self.resize, self.mean, self.std)).encode())
         for file, target in zip(self.files, self.targets.tolist(), strict=True):
-            length = (self.folder / file).stat().st_size
+            try:
+                length = (self.folder / file).stat().st_size
+            except OSError as error:
+                raise DataError(
+                    f"can't read {self.folder / file}: {error.strerror}. It was there when the "
+                    "folder was read; put it back, or load the data again."
+                ) from None
             seen.update(repr((Path(file).as_posix(), length, target)).encode())
         return seen.hexdigest()
 
@@ -298,7 +307,7 @@ class Pictures:
 
     def _pixels(self, number: int, augment: Callable[[Any, int, int], Any] | None) -> Tensor | None:
         functional = _functional()
-        picture = decode(self.folder / self.files[number])
+        picture = self._decoded(self.folder / self.files[number])
         if picture is None:
             return None
         if augment is not None:
@@ -308,6 +317,18 @@ class Pictures:
             cut = functional.center_crop(resized, [self.size, self.size])
         pixels: Tensor = functional.pil_to_tensor(cut)
         return pixels
+
+    def _decoded(self, path: Path) -> Any | None:
+        """Decode one picture; None where it is missing, no file, or broken."""
+        try:
+            file = files.open_file(path, error=DataError, what="a picture", most=_LONGEST_FILE)
+        except DataError:
+            return None
+        try:
+            with file:
+                return decode(file)
+        except DataError as error:
+            raise DataError(f"{path} {error}") from None
 
     def _unreadable(self, bad: list[str], where: str, total: int) -> str:
         named = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
@@ -364,6 +385,23 @@ def _functional() -> Any:
     return functional
 
 
+def _pictures_below(folder: Path) -> list[str]:
+    """List the pictures in a folder and those in it, in the order of torchvision's ImageFolder.
+
+    Links are followed, as there, but to each folder once: one that leads back would never end.
+    """
+    found, seen = [], set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        about = os.stat(place)  # noqa: PTH116
+        if (known := (about.st_dev, about.st_ino)) in seen:
+            inner.clear()
+            continue
+        seen.add(known)
+        pictures = sorted(name for name in names if name.lower().endswith(_ENDINGS))
+        found.append((place, pictures))
+    return [os.path.join(place, name) for place, names in sorted(found) for name in names]  # noqa: PTH118
+
+
 def class_names(folder: Path) -> list[str]:
     """Names of the folders in `folder`, one for each class, sorted.
 
@@ -372,7 +410,7 @@ def class_names(folder: Path) -> list[str]:
     DataError
         If there is no such folder.
     """
-    if not folder.is_dir():
+    if not files.is_folder(folder):
         raise DataError(f"there is no folder {folder}.")
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 

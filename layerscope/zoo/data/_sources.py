@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from layerscope.base import validate
+from layerscope.base import files, validate
 from layerscope.base.extras import require
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.zoo.data import (
@@ -186,8 +186,8 @@ def find_root(root: str | os.PathLike[str] | None, source: Source) -> Path:
             f"{source.name} needs a data root: pass root= (--data-root on the command line) "
             f"or set {ROOT_VARIABLE}. {source.how_to_get}"
         )
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
+    folder = validate.expand(given)
+    if not files.is_folder(folder):
         raise DataError(f"the data root {folder} is not a folder. {source.how_to_get}")
     return folder
 
@@ -199,14 +199,14 @@ def _source(name: str, root: str | os.PathLike[str] | None) -> tuple[Source, Pat
         return source, Path() if source.embedded else find_root(root, source)
     given = root if root is not None else os.environ.get(ROOT_VARIABLE)
     # A bare word is never looked for in the working folder, where it may be anything.
-    own = [Path(name).expanduser()] if any(sign in name for sign in (os.sep, "/")) else []
-    below = [Path(given).expanduser() / name] if given is not None else []
+    own = [validate.expand(name)] if any(sign in name for sign in (os.sep, "/")) else []
+    below = [validate.expand(given) / name] if given is not None else []
     for path in own + below:
-        if path.exists():
+        if os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
             return _by_content(path), path
     if own:
         raise DataError(f"there is no data set at {name}: neither such a file nor such a folder.")
-    if name and Path(name).exists():
+    if name and os.path.exists(name):  # noqa: PTH110
         raise OptionError(
             f"there is no data set {name!r}; to take what is called so in the working folder, "
             f"write ./{name}."
@@ -217,7 +217,9 @@ def _source(name: str, root: str | os.PathLike[str] | None) -> tuple[Source, Pat
 
 def _by_content(path: Path) -> Source:
     """How to read a file or folder of the user's own."""
-    if path.is_file() or (path / "train.txt").is_file():
+    if not files.is_folder(path) and not files.is_file(path):
+        raise DataError(f"{path} is neither a file nor a folder; give one with a data set.")
+    if files.is_file(path) or files.is_file(path / "train.txt"):
         return Source(path.stem, "text", "", texts.read_text, options=texts.OPTIONS)
     # Not deeper: folders of pictures may hold millions of files.
     if any(next(path.glob(depth), None) for depth in ("*.parquet", "*/*.parquet")):
@@ -265,7 +267,6 @@ SOURCES: Mapping[str, Source] = {
             images.MNIST_HELP,
             images.read_mnist,
             find=images.find_mnist,
-            package="torchvision",
         ),
         Source(
             "cifar10",

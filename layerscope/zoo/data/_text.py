@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
+from layerscope.base import files
 from layerscope.core.batches import NO_TARGET, Examples
 from layerscope.errors import DataError, OptionError, choose
 from layerscope.zoo.data._modify import Modifiers
@@ -18,6 +22,13 @@ from layerscope.zoo.data._tokens import Tokenizer
 __all__ = ["TextData", "from_lines", "pack", "read_lines"]
 
 _PARTS = ("train", "valid", "test")
+
+_PIECE = 2**20
+_LONGEST_LINE = 2**26
+"""Characters; a quarter of a gigabyte at most."""
+
+_LONGEST_WORD = 2**16
+_WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,27 +172,87 @@ def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
     Raises
     ------
     DataError
-        If the file is missing, or holds bytes that are not of this encoding.
+        If it is no file that can be read, holds bytes that are not of this encoding, a NUL, or a
+        line that is too long for text.
     OptionError
         If there is no such encoding.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from None
+    decoder = _decoder(encoding)
+    with files.open_file(path, error=DataError, what="a text file") as file:
+        pieces = _decoded(path, file, encoding, decoder)
+        return [line for each in _lines(path, pieces) if (line := each.strip())]
+
+
+def _decoder(encoding: str) -> codecs.IncrementalDecoder:
     try:
         # With a mark at its start or without: both are UTF-8.
         plain = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-        text = content.decode("utf-8-sig" if plain else encoding)
-    except LookupError:
-        raise OptionError(
-            f"there is no encoding {encoding!r}; give one that Python knows, such as 'latin-1'."
-        ) from None
-    except UnicodeDecodeError as error:
+        found = codecs.lookup("utf-8-sig" if plain else encoding)
+        if found._is_text_encoding:
+            return codecs.getincrementaldecoder(found.name)()
+    except (LookupError, ValueError, TypeError, AttributeError):
+        pass
+    raise OptionError(
+        f"there is no encoding {encoding!r}; give one that Python knows, such as 'latin-1'."
+    )
+
+
+def _decoded(
+    path: Path, file: IO[bytes], encoding: str, decoder: codecs.IncrementalDecoder
+) -> Iterator[str]:
+    """Decode a file piece by piece."""
+    seen = 0
+    while True:
+        content = file.read(_PIECE)
+        before = seen - len(decoder.getstate()[0])
+        seen += len(content)
+        try:
+            text = decoder.decode(content, final=not content)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is not in {encoding}: byte 0x{error.object[error.start]:02x} at offset "
+                f"{before + error.start:,}. Say which encoding it has, such as "
+                "encoding='latin-1', or rewrite it as UTF-8."
+            ) from None
+        except UnicodeError as error:
+            raise DataError(f"{path} is not in {encoding}: {error}.") from None
+        if "\0" in text:
+            raise DataError(
+                f"{path} holds a NUL, so that it is no text in {encoding}. Say which encoding it "
+                "has, such as encoding='utf-16', or rewrite it as UTF-8."
+            )
+        yield text
+        if not content:
+            return
+
+
+def _lines(path: Path, pieces: Iterable[str]) -> Iterator[str]:
+    """Divide at line ends alone, not at signs that stand inside a line, such as U+2028."""
+    begun: list[str] = []
+    length = number = 0
+    for piece in pieces:
+        *ended, rest = piece.split("\n")
+        for line in ended:
+            number, length = number + 1, 0
+            yield _with_words(path, number, "".join([*begun, line]))
+            begun.clear()
+        begun.append(rest)
+        length += len(rest)
+        if length > _LONGEST_LINE:
+            raise DataError(
+                f"line {number + 1:,} of {path} has over {_LONGEST_LINE:,} characters; a text is "
+                "divided by lines, so end them: one for each sentence or paragraph."
+            )
+    yield _with_words(path, number + 1, "".join(begun))
+
+
+def _with_words(path: Path, number: int, line: str) -> str:
+    """Refuse a line with a word from which tokens would be learned for hours."""
+    if len(line) > _LONGEST_WORD and any(
+        word.end() - word.start() > _LONGEST_WORD for word in _WORD.finditer(line)
+    ):
         raise DataError(
-            f"{path} is not in {encoding}: byte 0x{content[error.start]:02x} at offset "
-            f"{error.start:,}. Say which encoding it has, such as encoding='latin-1', or "
-            "rewrite it as UTF-8."
-        ) from None
-    # Not splitlines, which also divides at signs that stand inside a line, such as U+2028.
-    return [line.strip() for line in text.split("\n") if line.strip()]
+            f"line {number:,} of {path} has a word of over {_LONGEST_WORD:,} characters, which no "
+            "text has; take out what is none, such as pictures in letters."
+        )
+    return line

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layerscope.base import memory
-from layerscope.base.extras import extra
+from layerscope.base import files, memory
 from layerscope.errors import DataError
+from layerscope.zoo.data._arrow import INDEX, SavedTexts
 from layerscope.zoo.data._text import TextData, from_lines, read_lines
 from layerscope.zoo.data._tokens import Tokenizer
 
@@ -47,20 +47,22 @@ def find_text(folder: Path) -> dict[str, tuple[Path, ...]]:
     DataError
         If one is missing; every missing one is named.
     """
-    files = {part: folder / f"{part}.txt" for part in ("train", "valid", "test")}
-    missing = [str(path) for path in files.values() if not path.is_file()]
+    found = {part: folder / f"{part}.txt" for part in ("train", "valid", "test")}
+    missing = [str(path) for path in found.values() if not files.is_file(path)]
     if missing:
         raise DataError(
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; a text needs "
             "train.txt, valid.txt and test.txt in one folder."
         )
-    return {part: (path,) for part, path in files.items()}
+    return {part: (path,) for part, path in found.items()}
 
 
 def read_text(path: Path, *, vocab: int = 8192, length: int = 64, **others: Any) -> TextData:
     """Plain text: a folder with three files, or one file that is divided 90:5:5 by lines."""
-    if not path.is_file():
+    if not files.is_file(path):
         return _from_files(path.name, find_text(path), vocab, length, **others)
+    if others.get("lines") is None:
+        _require_memory(str(path), path.stat().st_size)
     lines = read_lines(path, others.pop("encoding", "utf-8"))
     limit = others.pop("lines", None)
     cuts = len(lines) * 90 // 100, len(lines) * 95 // 100
@@ -78,18 +80,18 @@ def find_lm1b(root: Path) -> dict[str, tuple[Path, ...]] | Path:
     DataError
         If neither is there.
     """
-    if (root / "lm1b" / "dataset_dict.json").is_file():
+    if files.is_file(root / "lm1b" / INDEX):
         return root / "lm1b"
     folder = root / _LM1B
     train = tuple(sorted((folder / "training-monolingual.tokenized.shuffled").glob("news.en-*")))
     held_out = folder / "heldout-monolingual.tokenized.shuffled"
     # The first held-out file is what the literature tests on (Jozefowicz et al. 2016).
     valid, test = (held_out / f"news.en.heldout-0000{n}-of-00050" for n in (1, 0))
-    missing = [str(path) for path in (valid, test) if not path.is_file()]
+    missing = [str(path) for path in (valid, test) if not files.is_file(path)]
     if not train or missing:
         raise DataError(
             f"LM1B is not in {root}: there is no {', '.join(missing) or 'training file'}, and no "
-            f"{root / 'lm1b' / 'dataset_dict.json'}."
+            f"{root / 'lm1b' / INDEX}."
         )
     return {"train": train, "valid": (valid,), "test": (test,)}
 
@@ -99,18 +101,14 @@ def read_lm1b(root: Path, *, vocab: int = 32_768, length: int = 128, **others: A
     found = find_lm1b(root)
     if not isinstance(found, Path):
         return _from_files("lm1b", found, vocab, length, **others)
-    with extra("data", f"reading {found} (the official plain files need nothing)"):
-        import datasets
-    saved = datasets.load_from_disk(str(found))
     limit = others.pop("lines", None)
     others.pop("encoding", None)  # Arrow files are always UTF-8
-    test = [line for line in saved["test"]["text"] if line.strip()]
-    whole, held = saved["train"], len(saved["test"])
+    whole, held_out = SavedTexts(found, "train"), SavedTexts(found, "test")
     # Published without a part to choose by: the end of the training part serves.
-    end = len(whole) - held
-    _require_memory("lm1b", int(whole.dataset_size or 0) if limit is None else 0)
-    train = [line for line in whole[: min(end, limit or end)]["text"] if line.strip()]
-    valid = [line for line in whole[end:]["text"] if line.strip()]
+    end = max(len(whole) - len(held_out), 0)
+    _require_memory("lm1b", whole.bytes + held_out.bytes if limit is None else 0)
+    train = whole.lines(0, min(end, limit or end))
+    valid, test = whole.lines(end), held_out.lines()
     origin = f"LM1B as saved by the package datasets in {found}"
     parts = {"train": train, "valid": valid, "test": test}
     return _build("lm1b", parts, origin, vocab, length, **others)
@@ -118,7 +116,7 @@ def read_lm1b(root: Path, *, vocab: int = 32_768, length: int = 128, **others: A
 
 def _from_files(
     name: str,
-    files: dict[str, tuple[Path, ...]],
+    places: dict[str, tuple[Path, ...]],
     vocab: int,
     length: int,
     *,
@@ -128,17 +126,17 @@ def _from_files(
 ) -> TextData:
     if lines is None:
         _require_memory(
-            name, sum(path.stat().st_size for paths in files.values() for path in paths)
+            name, sum(path.stat().st_size for paths in places.values() for path in paths)
         )
     parts: dict[str, list[str]] = {}
-    for part, paths in files.items():
+    for part, paths in places.items():
         limit = lines if part == "train" else None
         parts[part] = []
         for path in paths:
             if limit is None or len(parts[part]) < limit:
                 parts[part] += read_lines(path, encoding)
         parts[part] = parts[part][:limit]
-    origin = f"plain text in {files['train'][0].parent}"
+    origin = f"plain text in {places['train'][0].parent}"
     return _build(name, parts, origin, vocab, length, **others)
 
 
