@@ -166,6 +166,7 @@ def test_what_a_folder_holds_is_told_and_not_counted(tmp_path):
     sweep(out=folder, **options)
     done = sweep(out=folder, plan=True, **options)
     assert (done.done, done.flops, sum(done.read.values())) == (1, 0, 0)
+    assert plan.parts[0][1].saving > 0 == done.parts[0][1].saving == whole.parts[0][1].saving
     assert "opens the finished Dataset" in repr(done)
 
 

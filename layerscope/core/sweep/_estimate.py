@@ -37,6 +37,10 @@ _DATASET_S = 0.3
 """Seconds that putting the Dataset together takes, measured; they hardly depend on its size."""
 
 
+_SAVING_S = 0.6
+"""Seconds that a folder takes besides: mostly writing the Dataset and reading it back, measured."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Cells of a sweep, and what they will take.
@@ -71,6 +75,8 @@ class Estimate:
         that are left.
     done : float
         Share of the evaluations of a cell on a batch that are recorded already.
+    saving : float
+        Seconds for writing the Dataset to a folder.
     settles : bool
         Cells stop once they are settled, so that all this is the most that it can take.
     """
@@ -90,6 +96,7 @@ class Estimate:
     makings: int
     costs: Costs
     done: float = 0.0
+    saving: float = 0.0
     settles: bool = False
 
     def seconds(self, workers: int = 1, *, apart: bool = False) -> float:
@@ -97,7 +104,7 @@ class Estimate:
 
         Several are always processes of their own; one is with `apart`.
         """
-        first = self.before + self.measures + _DATASET_S
+        first = self.before + self.measures + _DATASET_S + self.saving
         costs, count = self.costs, self.left.batches
         if not count:
             return first
@@ -121,6 +128,7 @@ def estimate(
     opened: float | None = None,
     digests: bool = False,
     again: bool = False,
+    kept: bool = False,
 ) -> Estimate:
     """Estimate what a sweep will take.
 
@@ -139,7 +147,9 @@ def estimate(
     digests : bool
         Checkpoints are read as a whole for their digests.
     again : bool
-        The network is lent, and run over the first batch, twice beforehand.
+        The network is lent, and run over the first batch, once more beforehand.
+    kept : bool
+        There is a folder that the Dataset is written to.
 
     Raises
     ------
@@ -183,6 +193,7 @@ def estimate(
         makings=work.makings,
         costs=work.costs(opening),
         done=work.done(missing),
+        saving=_SAVING_S if kept and not known.finished else 0.0,
         settles=plan.rule is not None,
         **work.flops(),
     )

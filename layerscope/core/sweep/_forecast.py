@@ -287,6 +287,7 @@ def _estimated(place: Place, part: SingleSweep, spent: float, crew: Crew | None)
             opened=looked - hashed if compared else None,
             digests=compared,
             again=bool(place) or crew is not None,
+            kept=part.is_compared,
         )
 
 
