@@ -55,7 +55,8 @@ def wrong(out, right, failed=""):
         found = results.open_dataset(out / name)
         if not found.equals(expected):
             yield f"{failed}: {name} has other numbers"
-    left = {path.name for path in out.iterdir()} - {"sweep.nc", "outcomes.nc", "sweep.json"}
+    left = {path.name for path in out.rglob("*") if path.is_symlink() or not path.is_dir()}
+    left -= {"sweep.nc", "outcomes.nc", "sweep.json"}
     # A draft that could not be removed is of this very process, and the next one sweeps it.
     left = {name for name in left if not name.endswith(".tmp")}
     if left:
