@@ -32,7 +32,11 @@ def test_a_mark_names_this_process_and_reads_back():
     assert other.runs() is False
 
 
-@pytest.mark.parametrize("mark", ["", "1@host", f"{HERE}-", f" {HERE}", str(HERE).upper() + "Z"])
+@pytest.mark.parametrize(
+    "mark",
+    ["", "1@host", f"{HERE}-", f" {HERE}", str(HERE).upper() + "Z"],
+    ids=["empty", "host", "longer", "indented", "upper"],
+)
 def test_what_is_no_mark_names_nobody(mark):
     assert Owner.of(mark) is None
 

@@ -233,7 +233,7 @@ CONTAINER = replace(HERE, space="0" * 8)
         ("", 0),
         ("what is this?", 0),
         ("123@a-host", 0),
-        (f"{HERE}x", 0),
+        pytest.param(f"{HERE}x", 0, id="longer"),
         (LATER, 0),  # another process got its number
         (replace(HERE, pid=2**22 + 1), 0),  # more than there are
         (replace(HERE, pid=10**9), 0),
