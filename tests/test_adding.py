@@ -123,7 +123,7 @@ def test_what_a_notebook_declares_is_checked_and_never_executed(folder, changed,
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"cells": [{}]}'])
 def test_a_file_that_is_no_notebook_is_named(folder, content):
     (folder / "x.ipynb").write_text(content)
-    with pytest.raises(ResultError, match=r"x\.ipynb is no notebook of format 4"):
+    with pytest.raises(ResultError, match=r"x\.ipynb is not a notebook of format 4"):
         list(experiments.EXPERIMENTS)
 
 

@@ -59,7 +59,7 @@ def test_an_epoch_that_was_not_recorded_is_answered_with_those_that_were():
 
 
 def test_no_checkpoints_and_no_folder_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoints"):
+    with pytest.raises(CheckpointError, match="names no checkpoints"):
         open_series({})
     with pytest.raises(CheckpointError, match="there is no folder"):
         open_series(tmp_path / "gone")
@@ -168,7 +168,7 @@ GOOD = {"format": "layerscope-series", "version": 1, "epochs": {}}
         (json.dumps({k: v for k, v in GOOD.items() if k != "version"}), "is not the manifest"),
         (json.dumps({**GOOD, "version": "x"}), "is not the manifest"),
         (json.dumps({**GOOD, "version": 2, "epochs": {"0": {}}}), "newer layerscope; upgrade"),
-        (json.dumps(GOOD), "holds no checkpoints"),
+        (json.dumps(GOOD), "names no checkpoints"),
         ("\udcff", "is not the manifest"),
     ],
 )

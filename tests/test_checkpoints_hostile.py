@@ -421,7 +421,7 @@ MANIFESTS = {
     "parent": ({"epochs": {"0": {"file": "../outside.safetensors"}}}, "no file beside it"),
     "absolute": ({"epochs": {"0": {"file": "/etc/passwd"}}}, "no file beside it"),
     "link": ({"epochs": {"0": {"file": "link.safetensors"}}}, "out of its folder"),
-    "no epochs": ({"epochs": {}}, "holds no checkpoints"),
+    "no epochs": ({"epochs": {}}, "names no checkpoints"),
 }  # fmt: skip
 
 
