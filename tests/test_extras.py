@@ -274,8 +274,8 @@ def test_what_is_missing_can_be_caught_as_either():
 
 # Wings whose face imports them as a whole, or not at all.
 GUARDED = {"jupyter": "jupyter"}
-# Files that run behind a guard in another one: where a client was made, or in a worker.
-BEHIND = dict.fromkeys(
+# Files that run behind a guard: where a client was made, or in a worker; once a part was opened.
+BEHIND = {"_arrow.py": "data", "_parquet.py": "data"} | dict.fromkeys(
     (
         "_agreeing.py", "_cluster.py", "_connecting.py", "_crew.py", "_spreading.py", "_worker.py",
         "batch.py",

@@ -65,7 +65,7 @@ def _open(place: Path) -> xr.Dataset:
 
 
 class _Manifest(files.Schema):
-    """Of the manifest of a run, or of a series, what is read here."""
+    """Part of the manifest of a run, or of a series, that is read here."""
 
     command: str | None = None
 

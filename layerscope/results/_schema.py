@@ -1,4 +1,4 @@
-"""What an opened Dataset must hold where it holds something under a name that we know."""
+"""Requirements of an opened Dataset, where it holds something under a name that we know."""
 
 from __future__ import annotations
 

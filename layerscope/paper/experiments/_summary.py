@@ -20,7 +20,7 @@ class Claim(files.Schema):
 
 
 class Summary(files.Schema):
-    """What `keep` writes."""
+    """Content of the file that `keep` writes."""
 
     title: str = ""
     finding: str = ""

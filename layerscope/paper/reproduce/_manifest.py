@@ -36,7 +36,7 @@ class _Data(files.Schema):
 
 
 class Manifest(files.Schema):
-    """What `run` writes; of software and versions nothing is read."""
+    """Content of the file that `run` writes; of software and versions nothing is read."""
 
     experiment: str
     parameters: dict[str, Any]
