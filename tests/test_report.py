@@ -244,7 +244,8 @@ def test_results_are_told_apart_by_their_folders(tmp_path, ds):
     with pytest.raises(ResultError, match="there is no Dataset"):
         report.read([tmp_path / "none.nc"])
     (tmp_path / "x" / "a" / "manifest.json").write_text("[not a manifest")
-    assert "command" not in report.read(both)["x/a/sweep"].attrs
+    with pytest.raises(ResultError, match="manifest.json is not the manifest of a run"):
+        report.read(both)
 
 
 def test_the_command_writes_a_page_and_says_where(tmp_path, capsys, ds):

@@ -76,7 +76,7 @@ class _Settings(files.Schema):
     training: _Training | None = None
     runs: list[_Settings] | None = None
     view: str | None = None
-    batch_size: int | None = None
+    batch_size: int | str | None = None
     wall_time_s: float | None = None
 
 
