@@ -285,7 +285,8 @@ def test_a_new_run_keeps_what_the_user_put_beside_the_old_one(tmp_path):
         with _folder.draft(link) as draft:
             for name, text in {"book.ipynb": "{}", "table.csv": table}.items():
                 (draft / name).write_text(text)
-            about = {"files": _folder.list_files(draft, "book.ipynb")}
+            listed = _folder.list_files(draft, "book.ipynb")
+            about = {"experiment": "x", "parameters": {}, "seconds": 1, "files": listed}
             (draft / "manifest.json").write_text(json.dumps(about))
 
     run("1")
