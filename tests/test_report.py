@@ -244,7 +244,7 @@ def test_results_are_told_apart_by_their_folders(tmp_path, ds):
     with pytest.raises(ResultError, match="there is no Dataset"):
         report.read([tmp_path / "none.nc"])
     (tmp_path / "x" / "a" / "manifest.json").write_text("[not a manifest")
-    with pytest.raises(ResultError, match="manifest.json is not the manifest of a run"):
+    with pytest.raises(ResultError, match=r"manifest\.json is not the manifest of a run"):
         report.read(both)
 
 
