@@ -356,12 +356,12 @@ WRONG = [
     (
         "cp not a checkpoint",
         lambda: W(checkpoints={0: "file", 1: S[1]}),
-        "file holds more than weights, or is damaged, and is not un",
+        "file is damaged or not a checkpoint: it does not begin as one",
     ),
     (
         "cp nc",
         lambda: W(checkpoints={0: "ds.nc", 1: S[1]}),
-        "ds.nc holds more than weights, or is damaged, and is not u",
+        "ds.nc is damaged or not a checkpoint: it does not begin as one",
     ),
     ("cp file path", lambda: W(checkpoints="trained.pt"), "trained.pt is one checkpoint"),
     ("cp missing folder", lambda: W(checkpoints="nowhere"), "there is no folder nowhere"),
@@ -533,7 +533,7 @@ WRONG = [
     ("epochs float", lambda: W(epochs=[0.5]), "epochs is [0.5]"),
     ("epochs None in", lambda: W(epochs=[None]), "epochs is [None]"),
     ("epochs neg", lambda: W(epochs=[-1]), "epoch -1 was not recorded"),
-    ("out file", lambda: W(out="file"), "can't write file/sweep.json: File exists"),
+    ("out file", lambda: W(out="file"), "can't write file/sweep.json: Not a directory"),
     ("out int", lambda: W(out=3), "out is 3, an int"),
     ("out list", lambda: W(out=["a"]), "out is ['a'], a list"),
     ("out True", lambda: W(out=True), "out is True, a bool"),
@@ -542,7 +542,7 @@ WRONG = [
         lambda: W(out="file/sub"),
         "can't write file/sub/sweep.json: Not a directory",
     ),
-    ("out nc", lambda: W(out="ds.nc"), "can't write ds.nc/sweep.json: File exists"),
+    ("out nc", lambda: W(out="ds.nc"), "can't write ds.nc/sweep.json: Not a directory"),
     ("out empty", lambda: W(out=""), "out is '', a str"),
     (
         "out unwritable",
@@ -943,7 +943,7 @@ WRONG = [
     (
         "explore out file",
         lambda: explore.prepare(None, "file"),
-        "can't write file/explore.ipynb: File exists",
+        "can't write file/explore.ipynb: Not a directory",
     ),
     ("decision str", lambda: sequential.Decision("a"), "robust is 'a'"),
     ("cli show foreign", lambda: cli("show", "foreign.nc"), "the Dataset has no variable 'value'"),
