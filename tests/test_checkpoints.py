@@ -59,7 +59,7 @@ def test_an_epoch_that_was_not_recorded_is_answered_with_those_that_were():
 
 
 def test_no_checkpoints_and_no_folder_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="names no checkpoints"):
+    with pytest.raises(CheckpointError, match="holds no checkpoints"):
         open_series({})
     with pytest.raises(CheckpointError, match="there is no folder"):
         open_series(tmp_path / "gone")
