@@ -5,15 +5,18 @@ from __future__ import annotations
 import pickle
 import random
 import sys
-from types import FrameType, TracebackType
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
+from layerscope.base.undoing import Undo
+
 __all__ = ["Draws"]
 
 
-class Draws:
+class Draws(Undo):
     """Notice draws from the generators that a process has once for all of its threads.
 
     Parameters
@@ -30,24 +33,21 @@ class Draws:
     """
 
     def __init__(self, *, own: bool = False) -> None:
+        super().__init__()
         self.any = False
         self._own = own and sys.getprofile() is None
         self._called = False
 
-    def __enter__(self) -> Draws:
+    def begin(self) -> Draws:
+        """Begin to look."""
         self._before = _states()
+        self.add(self._compare)
         if self._own:
+            self.add(partial(sys.setprofile, None))
             sys.setprofile(self._look)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._own:
-            sys.setprofile(None)
+    def _compare(self) -> None:
         changed = [old != new for old, new in zip(self._before, _states(), strict=True)]
         self.any = changed[1] or (self._called if self._own else changed[0])
 
