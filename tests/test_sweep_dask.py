@@ -477,7 +477,7 @@ def test_the_sweep_itself_may_die_with_all_that_hold_it(here, monkeypatch):
 
     def submitted(self, function, *given, key="", **options):
         made = submit(self, function, *given, **options)
-        if function is _worker.hold and not killed:
+        if function is _connecting.held and not killed:
             killed.append(key)
             made.status, made._error = "error", distributed.KilledWorker(key, None, 3)
         return made

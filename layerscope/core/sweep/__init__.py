@@ -40,6 +40,7 @@ from layerscope.core.sweep._connecting import (
     connect,
     count_workers as count_workers,
     explained as explained,
+    hold as hold,
     require_client as require_client,
     still_wanted as still_wanted,
 )

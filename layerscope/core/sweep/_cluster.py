@@ -27,7 +27,7 @@ from layerscope.core.probe import BatchCosts, Cell
 from layerscope.core.running import OutputFinder
 from layerscope.core.sweep import _worker as worker
 from layerscope.core.sweep._agreeing import Agreement, Patience
-from layerscope.core.sweep._connecting import count_workers, explained
+from layerscope.core.sweep._connecting import HELD, count_workers, explained, hold
 from layerscope.core.sweep._fragments import Fragment, Fragments, runs
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._shipping import Layout, Shipment, pack
@@ -52,9 +52,6 @@ _TILES_A_WORKER = 4
 
 _TILES_UNDER_A_RULE = 2
 """Fewer where cells may be settled by what is out."""
-
-_HELD = "layerscope-sweep-"
-"""Keys of what the sweep is made of begin so."""
 
 
 @dataclass(frozen=True)
@@ -275,16 +272,8 @@ class Workers:
     def _held(self) -> list[Future[Any]]:
         """Sweep and layout as the cluster holds them; anew where workers died holding them."""
         if not self._sent or any(each.status == "error" for each in self._sent):
-            self._sent = [self._hold(self._content), self._hold(self._layout())]
+            self._sent = [hold(self._client, each) for each in (self._content, self._layout())]
         return self._sent
-
-    def _hold(self, content: bytes) -> Future[Any]:
-        import dask
-
-        # As the result of a task, it is there again when the worker that has it dies.
-        key = f"{_HELD}{uuid.uuid4().hex}"
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PB"}):
-            return self._client.submit(worker.hold, content, key=key, pure=False)
 
     def _layout(self) -> bytes:
         return pack(Layout.of(self._fragments.parts, self._output))
@@ -348,7 +337,7 @@ class Workers:
         error = future.exception()
         if not isinstance(error, KilledWorker):
             raise error or CancelledError
-        if str(error.task).startswith(_HELD):  # of all who held the sweep itself
+        if str(error.task).startswith(HELD):  # of all who held the sweep itself
             self._submit(task)
             return
         for each in task.wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -17,14 +18,16 @@ from layerscope.core.sweep._crew import Crew
 from layerscope.errors import ClusterError, OptionError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 __all__ = [
+    "HELD",
     "PATIENT",
     "address_of",
     "connect",
     "count_workers",
     "explained",
+    "hold",
     "require_client",
     "still_wanted",
 ]
@@ -32,6 +35,9 @@ __all__ = [
 PATIENT = {"distributed.deploy.lost-worker-timeout": "1000 days"}
 """A cluster of this machine gives a worker up for good that happens to be starting again 15 s after
 it was killed, unless it is told so."""
+
+HELD = "layerscope-held-"
+"""What the keys of held content begin with."""
 
 _ANSWER_S = 5.0
 """A scheduler that is there answers sooner."""
@@ -165,6 +171,20 @@ def explained(client: Client, kept: Callable[[], str]) -> Iterator[None]:
             f"({type(error).__name__}); {kept()}. Start it again, connect to it, and "
             "make the same call."
         ) from error
+
+
+def hold(client: Client, content: bytes) -> Future[Any]:
+    """Have a cluster hold some content, for the workers to have it from each other."""
+    import dask
+
+    # As the result of a task, it is there again when the worker that has it dies.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PB"}):
+        return client.submit(held, content, key=f"{HELD}{uuid.uuid4().hex}", pure=False)
+
+
+def held(content: bytes) -> bytes:
+    """Return the content, in a worker that holds it from then on."""
+    return content
 
 
 def still_wanted() -> Callable[[], bool]:

@@ -32,7 +32,7 @@ from layerscope.core.sweep._sums import PartResult
 from layerscope.core.sweep._tile import Part, TileHooks, compute_tile
 from layerscope.errors import CheckpointError, ClusterError, LayerscopeError, OptionError
 
-__all__ = ["About", "Computed", "StoppedTile", "Task", "Wanted", "about", "close", "hold", "run"]
+__all__ = ["About", "Computed", "StoppedTile", "Task", "Wanted", "about", "close", "run"]
 
 _MOST_OPEN = 2
 """Sweeps that a worker keeps open; a driver that was killed can't close its own."""
@@ -191,11 +191,6 @@ class _Opened:
 
 _OPENED: OrderedDict[str, _Opened] = OrderedDict()
 _OPENING = threading.Lock()
-
-
-def hold(content: bytes) -> bytes:
-    """Hold what a sweep is made of, for the workers to have it from each other."""
-    return content
 
 
 def about(device: str) -> About | OptionError:

@@ -243,7 +243,7 @@ def _mark(place: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _submitted(client: Client, asked: Sequence[Packed], mark: Path) -> Iterator[list[Future[Any]]]:
-    import dask
+    from layerscope.core import sweep as engine
 
     blind = [
         address
@@ -252,18 +252,15 @@ def _submitted(client: Client, asked: Sequence[Packed], mark: Path) -> Iterator[
     ]
     if blind:
         raise _blindness(", ".join(sorted(blind)[:3]), mark.parent)
+    content = dict.fromkeys(part for each in asked for part in (each.data, each.rest))
+    held = {part: engine.hold(client, part) for part in content}
     key = f"layerscope-train-{uuid.uuid4().hex}"
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PB"}):
-        held = {
-            data: client.submit(_hold, data, key=f"{key}-data-{at}", pure=False)
-            for at, data in enumerate(dict.fromkeys(each.data for each in asked))
-        }
-        futures = [
-            client.submit(
-                _beside, held[each.data], each.rest, str(mark), key=f"{key}-{at}", pure=False
-            )
-            for at, each in enumerate(asked)
-        ]
+    futures = [
+        client.submit(
+            _beside, held[each.data], held[each.rest], str(mark), key=f"{key}-{at}", pure=False
+        )
+        for at, each in enumerate(asked)
+    ]
     try:
         yield futures
     finally:
@@ -312,10 +309,6 @@ def _blindness(where: str, place: Path) -> ClusterError:
         f"{where} does not see {place}, so that what it trains would be lost; give a folder with "
         "--out that all workers see under the same path."
     )
-
-
-def _hold(content: bytes) -> bytes:
-    return content
 
 
 def _beside(data: bytes, rest: bytes, mark: str) -> dict[str, str]:
