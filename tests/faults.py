@@ -194,3 +194,19 @@ def a_few_and_all(number: int, other: int, few: int) -> list[Any]:
         for each in (number, other)
     ]
     return [pytest.param(number, few, id=names[number]), *every]
+
+
+def fail_at(at: int, number: int) -> Fail:
+    """Let one call fail; for good, where it is said that nothing may be written."""
+    lasting = number in (errno.EROFS, errno.EACCES)
+    return from_on(at, number) if lasting else once(at, number)
+
+
+def ends_of(places: range, attempt: Callable[[int], tuple[Any, str, list[str]]]) -> dict[str, int]:
+    """Count how attempts end in which the call at each of some places fails; none may be wrong."""
+    ends = {"finished": 0, "told": 0}
+    for at in places:
+        _, ended, found = attempt(at)
+        assert found == [], found
+        ends[ended] += 1
+    return ends

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from faults import a_few_and_all, chosen, from_on, never, once, writing_calls
+from faults import a_few_and_all, chosen, ends_of, fail_at, never, writing_calls
 
 from layerscope import reproduce, results, testing
 from layerscope.errors import LayerscopeError
@@ -88,11 +88,8 @@ def wrong(done, calls):
 def test_a_call_that_fails_costs_no_run(tmp_path, run, number, every, resume):
     calls, ended, found = attempt(tmp_path / "count", run, never, resume)
     assert (ended, found) == ("finished", [])
-    ends = {"finished": 0, "told": 0}
-    lasting = number in (errno.EROFS, errno.EACCES)
-    for at in chosen(len(calls.seen), every):
-        fails = from_on(at, number) if lasting else once(at, number)
-        _, ended, found = attempt(tmp_path / str(at), run, fails, resume)
-        assert found == []
-        ends[ended] += 1
+    ends = ends_of(
+        chosen(len(calls.seen), every),
+        lambda at: attempt(tmp_path / str(at), run, fail_at(at, number), resume),
+    )
     print(len(calls.seen), ends)

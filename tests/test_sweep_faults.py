@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-from faults import a_few_and_all, chosen, from_on, never, once, writing_calls
+from faults import a_few_and_all, chosen, ends_of, from_on, never, once, writing_calls
 
 import layerscope
 from layerscope import models, plots, report, results, testing
@@ -111,11 +111,10 @@ def number_of_calls(right, tmp_path_factory):
 
 @pytest.mark.parametrize(("number", "every"), a_few_and_all(errno.EIO, errno.ENOSPC, few=31))
 def test_a_call_that_fails_once_costs_no_number(tmp_path, right, number_of_calls, number, every):
-    ends = {"finished": 0, "told": 0}
-    for at in chosen(number_of_calls, every):
-        _, ended, found = attempt(tmp_path / str(at), right, once(at, number))
-        assert found == []
-        ends[ended] += 1
+    ends = ends_of(
+        chosen(number_of_calls, every),
+        lambda at: attempt(tmp_path / str(at), right, once(at, number)),
+    )
     print(number_of_calls, ends)
     assert every > 1 or all(ends.values())
 
@@ -124,12 +123,12 @@ def test_a_call_that_fails_once_costs_no_number(tmp_path, right, number_of_calls
 def test_a_folder_that_can_not_be_written_to_any_more_costs_no_number(
     tmp_path, right, number_of_calls, number, every
 ):
-    ends = {"finished": 0, "told": 0}
-    for at in chosen(number_of_calls, 2 * every - 1):
-        _, ended, found = attempt(tmp_path / str(at), right, from_on(at, number))
+    def without_strays(at):
+        calls, ended, found = attempt(tmp_path / str(at), right, from_on(at, number))
         # What could not be removed then is of this very process, which still runs.
-        assert [each for each in found if "stay" not in each] == []
-        ends[ended] += 1
+        return calls, ended, [each for each in found if "stay" not in each]
+
+    ends = ends_of(chosen(number_of_calls, 2 * every - 1), without_strays)
     print(number_of_calls, ends)
 
 

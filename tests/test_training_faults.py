@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from faults import a_few_and_all, chosen, from_on, never, once, writing_calls
+from faults import a_few_and_all, chosen, ends_of, fail_at, never, writing_calls
 
 from layerscope.errors import LayerscopeError
 from layerscope.zoo.training import _loop as loop
@@ -52,12 +52,9 @@ def test_a_call_that_fails_costs_no_weight(tmp_path, train, number, every):
     right = train(tmp_path / "right")
     calls, ended, found = attempt(tmp_path / "count", train, right, never)
     assert (ended, found) == ("finished", [])
-    ends = {"finished": 0, "told": 0}
-    lasting = number in (errno.EROFS, errno.EACCES)
-    for at in chosen(len(calls.seen), every):
-        fails = from_on(at, number) if lasting else once(at, number)
-        _, ended, found = attempt(tmp_path / str(at), train, right, fails)
-        assert found == []
-        ends[ended] += 1
+    ends = ends_of(
+        chosen(len(calls.seen), every),
+        lambda at: attempt(tmp_path / str(at), train, right, fail_at(at, number)),
+    )
     print(len(calls.seen), ends)
     assert every > 1 or ends["told"]
