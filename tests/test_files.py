@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -27,7 +26,6 @@ READERS = {
     "text": lambda path: files.read_text(path, error=DataError),
     "json": lambda path: files.read_json(path, error=DataError),
     "zip": lambda path: files.zip_entries(path, error=DataError),
-    "gzip": lambda path: files.read_gzip(path, error=DataError, most=100),
 }
 reading = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 
@@ -295,27 +293,3 @@ def test_a_zip_that_is_cut(cut, tmp_path):
     path.write_bytes(zipped(a=b"a")[:-cut] if cut else b"PK\x03\x04")
     with pytest.raises(DataError, match=r"cut\.zip \([\d,]+ bytes\) is damaged or not a zip file"):
         files.zip_entries(path, error=DataError)
-
-
-def test_gzip_up_to_a_limit(tmp_path):
-    path = tmp_path / "held.gz"
-    path.write_bytes(gzip.compress(b"a" * 1000) + gzip.compress(b"b" * 500))
-    assert files.read_gzip(path, error=DataError, most=1500) == b"a" * 1000 + b"b" * 500
-    for most in (1499, 1000, 0):
-        with pytest.raises(DataError, match=r"held\.gz expands to more than"):
-            files.read_gzip(path, error=DataError, most=most)
-    path.write_bytes(gzip.compress(os.urandom(1000))[:-1])
-    with pytest.raises(DataError, match=r"held\.gz is cut short"):
-        files.read_gzip(path, error=DataError, most=1500)
-    path.write_bytes(b"no gzip at all")
-    with pytest.raises(DataError, match=r"held\.gz is damaged or not a gzip file"):
-        files.read_gzip(path, error=DataError, most=1500)
-
-
-def test_a_gzip_bomb_takes_little_memory(tmp_path):
-    path = tmp_path / "bomb.gz"
-    path.write_bytes(gzip.compress(bytes(2**27)))
-    said = limited(
-        f"refused(lambda: files.read_gzip({str(path)!r}, error=DataError, most=2**20))", 100
-    )
-    assert f"{path} expands to more than 1,048,576 bytes" in said

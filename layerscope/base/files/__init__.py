@@ -22,7 +22,7 @@ class that the caller gives, with the path, what came, what was expected and wha
 
 from __future__ import annotations
 
-from layerscope.base.files._expanding import read_gzip, zip_entries
+from layerscope.base.files._expanding import zip_entries
 from layerscope.base.files._json import parse_json, read_json, require_json_limits
 from layerscope.base.files._opening import (
     file_beside,
@@ -46,7 +46,6 @@ __all__ = [
     "open_file",
     "parse_json",
     "read_bytes",
-    "read_gzip",
     "read_json",
     "read_manifest",
     "read_text",

@@ -1,21 +1,19 @@
-"""Files that are longer once they are expanded: zip and gzip, up to a limit."""
+"""Zip files, which are longer once they are expanded: up to a limit."""
 
 from __future__ import annotations
 
 import os
 import struct
 import zipfile
-import zlib
 from typing import IO
 
 from layerscope.base.files._opening import Error, Place, open_file
 
-__all__ = ["read_gzip", "zip_entries"]
+__all__ = ["zip_entries"]
 
 _SLACK = 64 * 2**20  # bytes to which anything may expand
 _RATIO = 10  # and how many times its own length beyond
 _DIRECTORY = 16 * 2**20  # bytes that the list of a zip's entries may have
-_PIECE = 2**20
 
 _END = b"PK\x05\x06"
 _END_LENGTH = 22
@@ -68,35 +66,6 @@ def zip_entries(
             "again without compression."
         )
     return entries
-
-
-def read_gzip(path: Place, *, error: Error, what: str = "a gzip file", most: int) -> bytes:
-    """Read a gzip file that expands to at most so many bytes.
-
-    Raises
-    ------
-    LayerscopeError
-        Of the class `error`: as of `open_file`; it is no gzip, or damaged; it is longer.
-    """
-    found, left = [], most
-    with open_file(path, error=error, what=what) as file:
-        packed = zlib.decompressobj(wbits=31)
-        try:
-            while content := packed.unconsumed_tail or packed.unused_data or file.read(_PIECE):
-                if packed.eof:  # another stream follows
-                    packed = zlib.decompressobj(wbits=31)
-                found.append(packed.decompress(content, left + 1))
-                left -= len(found[-1])
-                if left < 0:
-                    break
-            whole = packed.eof
-        except (zlib.error, OSError) as why:
-            raise error(f"{path} is damaged or not {what}: {why}.") from None
-    if left < 0:
-        raise error(f"{path} expands to more than {most:,} bytes, the most that {what} has.")
-    if not whole:
-        raise error(f"{path} is cut short; copy or fetch it again.")
-    return b"".join(found)
 
 
 def _directory_length(file: IO[bytes], size: int) -> int:
