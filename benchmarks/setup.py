@@ -29,6 +29,7 @@ import argparse
 import functools
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -167,7 +168,7 @@ def _mb(held: Any) -> float:
 
 
 def _length(file: Any) -> float:
-    return Path(file.name).stat().st_size / 2**20
+    return os.fstat(file.fileno()).st_size / 2**20
 
 
 @contextmanager
