@@ -249,6 +249,16 @@ def test_records_that_are_not_there_or_there_twice(tmp_path):
     assert opened(path)["w"].tolist() == [0.0]
 
 
+def test_what_stands_before_a_record_is_looked_at(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.arange(4.0), "v": torch.ones(4)}, path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"a/data/1") - 30  # of the record's own header
+    content[at : at + 30] = b"\xff" * 30
+    path.write_bytes(content)
+    refused(path, "damaged or not a checkpoint: Bad magic number for file header")
+
+
 def test_what_is_no_file_of_weights_is_called_by_its_name(tmp_path):
     with tarfile.open(tmp_path / "old.pt", "w") as file:
         file.addfile(tarfile.TarInfo("storages"), io.BytesIO())

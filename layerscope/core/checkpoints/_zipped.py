@@ -119,10 +119,14 @@ def _records(path: Path) -> list[tuple[zipfile.ZipInfo, int | None]]:
         zipfile.ZipFile(file) as opened,
     ):
         reader = PickleReader(io.BytesIO(opened.read(index)))
-    reader.load()
-    wanted = {f"{folder}data/{key}": need for key, need in reader.storages.items()}
-    if gone := wanted.keys() - held.keys():
-        raise ValueError(f"its record {min(gone)} is missing")
+        reader.load()
+        wanted = {f"{folder}data/{key}": need for key, need in reader.storages.items()}
+        if gone := wanted.keys() - held.keys():
+            raise ValueError(f"its record {min(gone)} is missing")
+        for record in (held[name] for name in wanted):
+            if record.compress_type == zipfile.ZIP_STORED and not record.flag_bits & _ENCRYPTED:
+                # Where a record is mapped from hangs on what stands before it.
+                opened.open(record).close()
     return [(held[name], need) for name, need in wanted.items()]
 
 
