@@ -14,6 +14,9 @@ exact
 processes
     The same cells in two fresh processes. They differ where the plain way itself does. The same of
     a sweep while cuDNN's benchmark is on, which it switches off.
+workers
+    A sweep by one worker of a Dask cluster, which shares the card with this process, beside the
+    same here: every value, bit for bit. Left out where Dask is not installed.
 paper
     The paper's VGG11 and ResNet-18 on CIFAR-10 (JPEG) for `--epochs` epochs, `--seeds` of each side
     by side, in the background of the two sections above, for which time does not count; then their
@@ -70,7 +73,7 @@ from torch import Tensor, nn
 import layerscope
 from layerscope import checkpoints, layers, metrics, models, perturb
 from layerscope.base import devices
-from layerscope.core import plain
+from layerscope.core import plain, sweep as sweeping
 from layerscope.core.lending import Swapper
 from layerscope.core.reuse import Group, Recorder
 from layerscope.core.session import Session
@@ -82,8 +85,8 @@ Call = Callable[[], Any]
 
 SETTINGS = ("fp32", "tf32", "benchmark", "deterministic", "bf16", "channels_last")
 _LEAST_S = {
-    "exact": 30, "processes": 60, "lm": 30, "decoder": 30, "speed": 30, "waits": 30, "sweep": 25,
-    "explorer": 20, "train": 40,
+    "exact": 30, "processes": 60, "workers": 60, "lm": 30, "decoder": 30, "speed": 30,
+    "waits": 30, "sweep": 25, "explorer": 20, "train": 40,
 }  # fmt: skip
 """Seconds that one line of a section may take."""
 _QUICK_S = 2
@@ -311,6 +314,25 @@ def _cells(run: Run) -> dict[str, str]:
 
 
 # The paper's scale
+
+
+def workers(run: Run) -> None:
+    """Compare a sweep by a worker of a cluster with the same in this process."""
+    try:
+        import distributed  # noqa: F401 - what comes next needs it
+    except ModuleNotFoundError:
+        run.add("workers", left_out="Dask is not installed")
+        return
+    network, pair, settings = _case(run)
+    settings |= {"draws": 2, "batch_size": 32 if run.quick else 500, "show_progress": False}
+    here, here_ms = _once(run, partial(layerscope.sweep, network, pair, **settings))
+    with sweeping.connect("local:1") as client:
+        there, there_ms = _once(
+            run, partial(layerscope.sweep, network, pair, client=client, **settings)
+        )
+    seconds = {"here_s": round(here_ms / 1000, 2), "there_s": round(there_ms / 1000, 2)}
+    equal = here.value.identical(there.value) and here.baseline.identical(there.baseline)
+    run.add("workers", cells=int(here.value.isel(metric=0).notnull().sum()), equal=equal, **seconds)
 
 
 @contextmanager
@@ -787,7 +809,7 @@ def _bare(run: Run, examples: Examples, recipe: training.Recipe) -> int:
 
 
 Section = Callable[[Run], None]
-UNTIMED: dict[str, Section] = {"exact": exact, "processes": processes}
+UNTIMED: dict[str, Section] = {"exact": exact, "processes": processes, "workers": workers}
 TIMED: dict[str, Section] = {
     "lm": lm,
     "decoder": decoder,
@@ -874,7 +896,7 @@ def main() -> None:
     for name in options.sections:
         if name in TIMED:
             attempt(run, name, partial(TIMED[name], run))
-    named = ("exact", "lm", "decoder")
+    named = ("exact", "workers", "lm", "decoder")
     tried = [each for name in named for each in run.found.get(name, []) if "left_out" not in each]
     unequal = [facts for facts in tried if facts.get("unequal") or not facts.get("equal", True)]
     unequal += [facts for facts in tried if "failed" in facts]
