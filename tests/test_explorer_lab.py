@@ -64,6 +64,65 @@ def test_a_notebook_that_somebody_changed_stays(trained, tmp_path):
     assert (other.name, book.read_text()) == (f"{book.stem}-2.ipynb", "mine")
 
 
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    """Something in JupyterLab's place that writes down its number and never ends of itself."""
+    (tmp_path / "jupyterlab").mkdir()
+    (tmp_path / "jupyterlab" / "__init__.py").touch()
+    note = tmp_path / "started"
+    (tmp_path / "jupyterlab" / "__main__.py").write_text(
+        "import os, pathlib, sys, time\n"
+        f"note = pathlib.Path({str(note)!r})\n"
+        "note.with_suffix('.tmp').write_text(f'{os.getpid()} {sys.argv[1:]}')\n"
+        "note.with_suffix('.tmp').rename(note)\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return note
+
+
+def _until(is_so):
+    until = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < until, "in vain"
+        time.sleep(0.02)
+
+
+def _gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    status = Path(f"/proc/{pid}/stat")  # one that nobody waits for has ended as well
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_server_whose_command_was_killed_ends(pretended):
+    command = os.fork()
+    if command == 0:
+        try:
+            with explore._running(Path("settings.json")):
+                signal.pause()
+        finally:
+            os._exit(1)
+    server = None
+    try:
+        _until(pretended.exists)
+        pid, _, options = pretended.read_text().partition(" ")
+        server = int(pid)
+        assert options == "['--config=settings.json']"
+        assert not _gone(server)
+        os.kill(command, signal.SIGKILL)
+        _until(lambda: _gone(server))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(command, signal.SIGKILL)
+        os.waitpid(command, 0)
+        if server is not None and not _gone(server):
+            os.kill(server, signal.SIGKILL)
+
+
 def test_it_listens_to_this_machine_alone_and_asks_for_a_token(tmp_path):
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
     # Somebody who has switched the token off for himself still gets one here.

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -223,6 +224,8 @@ def bits(ds: xr.Dataset) -> dict[str, object]:
 class Sweep(Work):
     """With what every example gave."""
 
+    batch_size = 6
+
     def do(self, folder, say):
         write = Parts.write
 
@@ -233,7 +236,8 @@ class Sweep(Work):
         Parts.write = saying
         layerscope.sweep(
             NET, PAIR, checkpoints=STATES, layers=["layer1"], out=folder / "out",
-            device="cpu", show_progress=False, draws=1, batch_size=6, epochs=[0], outcomes=True,
+            device="cpu", show_progress=False, draws=1, batch_size=self.batch_size, epochs=[0],
+            outcomes=True,
         )  # fmt: skip
 
     def done(self, folder):
@@ -425,28 +429,37 @@ def test_a_kill_at_any_point_loses_nothing_and_leaves_nothing(tmp_path, work):
 # Several processes
 
 
+class LongSweep(Sweep):
+    """With more parts than processes."""
+
+    batch_size = 2
+
+
 class Crowd:
     """Processes at one sweep, of which some are stopped, paused or killed at any moment."""
 
     def __init__(self, folder: Path, chance: random.Random, size: int = 3) -> None:
         self.folder, self.chance = folder, chance
         (folder / "tmp").mkdir(parents=True)
+        self.sent: Counter[str] = Counter()
         self.running = [self.begin() for _ in range(size)]
 
     def begin(self) -> Child:
         def work(say):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             tempfile.tempdir = str(self.folder / "tmp")
-            Sweep().do(self.folder, say)
+            LongSweep().do(self.folder, say)
 
         return Child(work).start()
 
     def disturb(self) -> None:
         """Do something to one of them; who is gone is replaced."""
-        time.sleep(self.chance.random() * 0.04)
+        # Mostly while they compute, now and then while they put the Dataset together.
+        time.sleep(self.chance.random() * self.chance.choice((0.05, 0.05, 0.8)))
         at = self.chance.randrange(len(self.running))
         how = self.chance.choice((signal.SIGKILL, signal.SIGINT, signal.SIGSTOP))
         child = self.running[at]
+        self.sent[f"{how.name} after {len(recorded(self.folder))} parts"] += 1
         os.kill(child.pid, how)
         if how is signal.SIGSTOP:
             time.sleep(self.chance.random() * 0.04)
@@ -460,7 +473,7 @@ class Crowd:
             assert child.join()
 
 
-def crowd_problems(killing: Killing, seed: int) -> list[str]:
+def crowd_problems(killing: Killing, seed: int, sent: Counter[str]) -> list[str]:
     folder = killing.place / f"crowd-{seed}"
     try:
         chance = random.Random(seed)
@@ -468,6 +481,7 @@ def crowd_problems(killing: Killing, seed: int) -> list[str]:
         for _ in range(chance.randrange(1, 6)):
             crowd.disturb()
         crowd.finish()
+        sent += crowd.sent
         # The next run sweeps what those that were killed left.
         assert killing.child(folder).start().join()
         found = [] if killing.work.done(folder) == killing.done else ["it ends otherwise"]
@@ -480,9 +494,14 @@ def crowd_problems(killing: Killing, seed: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_processes_that_are_stopped_and_killed_at_random_end_with_the_right_numbers(tmp_path):
-    killing = Killing(Sweep(), tmp_path)
-    wrong = {seed: found for seed in range(200) if (found := crowd_problems(killing, seed))}
+@pytest.mark.parametrize("first", range(0, 200, 25))
+def test_processes_that_are_stopped_and_killed_at_random_end_with_the_right_numbers(
+    tmp_path, first
+):
+    killing, sent = Killing(LongSweep(), tmp_path), Counter()
+    seeds = range(first, first + 25)
+    wrong = {seed: found for seed in seeds if (found := crowd_problems(killing, seed, sent))}
+    print(sorted(sent.items()))
     assert wrong == {}
 
 

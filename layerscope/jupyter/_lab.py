@@ -32,6 +32,18 @@ __all__ = ["prepare", "serve"]
 
 _NOTEBOOK = "explore.ipynb"
 
+_WATCHED = """
+import os, runpy, signal, sys, threading
+
+def end_with(parent):
+    os.read(parent, 1)  # returns when nobody has the other end any more
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=end_with, args=(int(sys.argv.pop(1)),), daemon=True).start()
+runpy.run_module("jupyterlab", run_name="__main__", alter_sys=True)
+"""
+"""JupyterLab with a watch on its parent, which may be killed before it can end anybody."""
+
 _LOOK_EVERY_S = 0.2
 _ENDING_S = 15.0
 
@@ -115,7 +127,8 @@ def _fill(source: Path, given: dict[str, Any]) -> str:
 def serve(notebook: Path, *, browser: bool = True) -> None:
     """Open JupyterLab on a notebook, for this machine alone and with a token, until Ctrl-C.
 
-    The address, with the token, is printed once. SIGTERM and SIGHUP end JupyterLab as well.
+    The address, with the token, is printed once. SIGTERM and SIGHUP end JupyterLab as well, and so
+    does, but on Windows, a kill of this process.
 
     Parameters
     ----------
@@ -179,18 +192,43 @@ def _settings_file(settings: Mapping[str, Any]) -> Iterator[Path]:
 @contextmanager
 def _running(settings: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server that does not outlive the block, and closes its kernels before it ends."""
-    command = [sys.executable, "-m", "jupyterlab", f"--config={settings}"]
-    server = subprocess.Popen(command)  # noqa: S603 - our own interpreter
+    with _started(f"--config={settings}") as server:
+        try:
+            yield server
+        finally:
+            _end(server)
+
+
+@contextmanager
+def _started(*options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start JupyterLab; where a process can hand on a pipe, so that it ends if this one is killed.
+
+    The pipe's other end is closed by the system when this process ends, in whatever way.
+    """
+    if os.name != "posix":
+        yield subprocess.Popen([sys.executable, "-m", "jupyterlab", *options])  # noqa: S603
+        return
+    parent, alive = os.pipe()
+    command = [sys.executable, "-c", _WATCHED, str(parent), *options]
     try:
+        try:
+            server = subprocess.Popen(command, pass_fds=[parent])  # noqa: S603 - our interpreter
+        finally:
+            os.close(parent)
         yield server
     finally:
-        if server.poll() is None:
-            server.terminate()
-            try:
-                server.wait(_ENDING_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+        os.close(alive)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is not None:
+        return
+    server.terminate()
+    try:
+        server.wait(_ENDING_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _wait(server: subprocess.Popen[bytes], until: Callable[[], str]) -> str:
