@@ -31,7 +31,9 @@ from layerscope.stats._allocating import allocation
 from layerscope.stats._arrays import newcombe, student, wilson
 from layerscope.stats._barriers import barrier, line as line
 from layerscope.stats._emergence import emergence
+from layerscope.stats._equivalence import detectable_difference, equivalence, runs_needed
 from layerscope.stats._labelled import degradation, interval, layer_order
+from layerscope.stats._orders import order_test
 from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
 from layerscope.stats._rankings import ranking_difference
 from layerscope.stats._tables import column_order, distances, summary
@@ -45,16 +47,20 @@ __all__ = [
     "classify",
     "column_order",
     "degradation",
+    "detectable_difference",
     "discordant",
     "distances",
     "emergence",
+    "equivalence",
     "interval",
     "layer_order",
     "mcnemar",
     "newcombe",
+    "order_test",
     "paired_proportions",
     "rank_correlation",
     "ranking_difference",
+    "runs_needed",
     "student",
     "summary",
     "wilson",
