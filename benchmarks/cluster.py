@@ -2,13 +2,16 @@
 
 A VGG16 on pictures of 32 × 32 and SmolLM2-135M on random tokens are swept in this process, by one
 worker and by two, each of one thread. Weights lie in files; the cluster is started beforehand, and
-its workers have imported PyTorch. The Datasets must be equal bit for bit.
+its workers have imported PyTorch and the networks' code. The Datasets must be equal bit for bit.
 
     python benchmarks/cluster.py [--quick] [--only NETWORK] [--json FILE]
 
 ratio
     Time of one worker over time of two; at least 1.8 is the aim. Meaningful on a machine with two
     idle cores alone: ``load`` says how many processes waited for one before and after.
+machine
+    Time of this process alone over that of two processes side by side, each of which sweeps half of
+    the batches and knows nothing of the other: what two cores that share their memory can give.
 overhead
     Time of one worker over that in this process: packing, opening, tiles.
 tile
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import tempfile
 import time
@@ -27,12 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distributed import Client, LocalCluster
+from distributed import Client
 from safetensors.torch import save_model
 from torch import nn
 
 from layerscope import models
-from layerscope.core.sweep import sweep
+from layerscope.core.sweep import connect, sweep
 
 _AIM = 1.8
 _TASKS = 200
@@ -93,10 +97,8 @@ def timed(case: Case, client: Client | None = None) -> tuple[float, Any]:
 
 def by_workers(case: Case, workers: int) -> tuple[float, Any, float]:
     """Sweep on so many workers; seconds, what came out, and seconds of an empty task."""
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
+    with connect(f"local:{workers}") as client:
+        assert client is not None
         client.wait_for_workers(workers)
         client.run(_imported)
         began = time.perf_counter()
@@ -105,8 +107,38 @@ def by_workers(case: Case, workers: int) -> tuple[float, Any, float]:
         return *timed(case, client), task
 
 
+def side_by_side(name: str, quick: bool) -> float:
+    """Sweep half of the batches in each of two processes; seconds until the later one is done."""
+    context = multiprocessing.get_context("spawn")
+    ready, times = context.Barrier(2), context.Queue()
+    given = [(name, quick, half, ready, times) for half in (0, 1)]
+    started = [context.Process(target=_half, args=each) for each in given]
+    for process in started:
+        process.start()
+    found = [times.get() for _ in started]
+    for process in started:
+        process.join()
+    return float(max(found))
+
+
+def _half(name: str, quick: bool, half: int, ready: Any, times: Any) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        net, data, options = CASES[name](quick, Path(folder))
+        _imported()
+        count = len(data["labels"] if isinstance(data, dict) else data[1]) // 2
+        part = slice(half * count, (half + 1) * count)
+        if isinstance(data, dict):
+            data = {key: value[part] for key, value in data.items()}
+        else:
+            data = tuple(value[part] for value in data)
+        ready.wait()
+        times.put(timed((net, data, options))[0])
+
+
 def _imported() -> None:
-    import transformers  # noqa: F401
+    # Classes of networks, too, which take seconds to import.
+    from transformers.models.llama import modeling_llama  # noqa: F401
 
     import layerscope.core.sweep  # noqa: F401
 
@@ -123,13 +155,16 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         alone, whole = timed(case)
         one, first, task = by_workers(case, 1)
         two, second, _ = by_workers(case, 2)
+    both = side_by_side(name, quick)
     if not (first.equals(whole) and second.equals(whole)):
         raise SystemExit(f"{name}: workers gave other values than this process")
     return {
         "alone_s": alone,
         "one_worker_s": one,
         "two_workers_s": two,
+        "side_by_side_s": both,
         "ratio": one / two,
+        "machine": alone / both,
         "overhead": one / alone,
         "tile_ms": task * 1000,
         "load": [load, os.getloadavg()[0]],
@@ -149,7 +184,8 @@ def main() -> None:
     for name, each in found.items():
         print(
             f"{name}: {each['alone_s']:.1f} s here, {each['one_worker_s']:.1f} s by one worker, "
-            f"{each['two_workers_s']:.1f} s by two: {each['ratio']:.2f} times (aim {_AIM}); "
+            f"{each['two_workers_s']:.1f} s by two: {each['ratio']:.2f} times (aim {_AIM}; "
+            f"two processes side by side {each['machine']:.2f}); "
             f"{each['tile_ms']:.1f} ms an empty task; load {each['load'][0]:.1f}"
         )
     if options.json:

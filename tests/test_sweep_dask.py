@@ -350,7 +350,7 @@ def test_what_no_checkpoint_holds_goes_by_value(here, tmp_path):
 def test_weights_and_data_are_sent_as_little_as_can_be(tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        _cluster.Cluster, "pack", lambda self, plan: sizes.append(len(_packed(self, plan))) or 1 / 0
+        _cluster.Cluster, "send", lambda self, plan: sizes.append(len(_packed(self, plan))) or 1 / 0
     )
     monkeypatch.setattr(engine, "require_client", lambda client: client)
     large = models.build("fcn-2x1000", seed=0, inputs=(6,), classes=3)
@@ -362,6 +362,37 @@ def test_weights_and_data_are_sent_as_little_as_can_be(tmp_path, monkeypatch):
     data = sum(tensor.nbytes for tensor in pair)
     assert weights > 4_000_000
     assert data < sizes[0] < 1.5 * data
+
+
+def test_workers_open_a_sweep_before_the_first_tile(here, monkeypatch):
+    """While the driver measures what a batch takes, and not when it hands out the first tile."""
+    client, opened, measure = here(2), [], _cluster.Workers._costs
+    asked, submit = [], Here.submit
+
+    def note(self, function, *given, **how):
+        if function is _worker.prepare:
+            asked.append(how["workers"])
+            _worker.prepare(
+                *(each.result() if isinstance(each, Future) else each for each in given)
+            )
+        return submit(self, function, *given, **how)
+
+    def costs(self):
+        opened.append(self._sent.run in _worker._OPENED)
+        return measure(self)
+
+    monkeypatch.setattr(Here, "submit", note)
+    monkeypatch.setattr(_cluster.Workers, "_costs", costs)
+    xr.testing.assert_equal(sweep(client), sweep())
+    assert opened == [True]
+    assert asked == [[0], [1]]
+
+
+def test_opening_beforehand_fails_without_a_word(monkeypatch):
+    """As tile after tile would tell it; what the tiles do not meet is nobody's business."""
+    monkeypatch.setattr(_worker, "_read_weights", lambda _: 1 / 0)
+    _worker.prepare("run", b"")
+    assert "run" not in _worker._OPENED
 
 
 def _packed(cluster, plan):
@@ -378,10 +409,10 @@ def test_what_can_not_be_sent_is_said(here):
 def test_a_worker_that_differs_does_not_begin(here, monkeypatch):
     client, run = here(2), _worker._require_same
 
-    def elsewhere(shipment):
+    def elsewhere(*given):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "__version__", "1.0")
-            run(shipment)
+            run(*given)
 
     monkeypatch.setattr(_worker, "_require_same", elsewhere)
     compute, ended = Future.compute, []
@@ -591,7 +622,7 @@ def test_what_workers_compute_on_is_what_the_sweep_says(here, tmp_path, monkeypa
     card = told | {"device": "cuda", "arithmetic": told["arithmetic"] | {"card": "H0"}}
     with monkeypatch.context() as patch:
         patch.setattr(_worker, "about", lambda _: _worker.About(1, "cuda", card))
-        patch.setattr(_worker, "_require_same", lambda _: None)
+        patch.setattr(_worker, "_require_same", lambda *_: None)
         ds = sweep(here(2), out=tmp_path)
         assert sweep(here(2), out=tmp_path).attrs == ds.attrs
     xr.testing.assert_equal(ds, whole)
@@ -605,7 +636,7 @@ def test_what_workers_compute_on_is_what_the_sweep_says(here, tmp_path, monkeypa
 def test_a_worker_takes_a_device_of_its_own(monkeypatch):
     """The device of the driver arrives as the worker's, also where batches and weights are kept."""
     sent = []
-    monkeypatch.setattr(_cluster.Cluster, "pack", lambda _, plan: sent.append(plan) or 1 / 0)
+    monkeypatch.setattr(_cluster.Cluster, "send", lambda _, plan: sent.append(plan) or 1 / 0)
     monkeypatch.setattr(engine, "require_client", lambda client: client)
     with pytest.raises(ZeroDivisionError):
         sweep(Here())

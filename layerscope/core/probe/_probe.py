@@ -133,6 +133,21 @@ class Probe(Undo):
         steadiness.require_steady(self.subject, self.recorder, first)
         self._settle()
 
+    def first_look(self, look: Callable[[Any], object]) -> None:
+        """Run the network on some inputs of the first batch; refuse it if it is not steady.
+
+        Parameters
+        ----------
+        look : callable
+            As `first` of `require_steady`, which is not asked where whoever sent the network knows.
+        """
+        if not self.subject.steady:
+            self.require_steady(look)
+            return
+        inputs = self.subject.few(self.subject.data.first)[0]
+        with explain_mismatch(inputs):
+            self.recorder.plain(partial(look, inputs))
+
     def fit(self, *, twice: bool = False) -> tuple[Tensor, Any]:
         """Find out from the first batch how outputs are read, and in which order modules run.
 

@@ -30,6 +30,7 @@ from layerscope.core.sweep._agreeing import Agreement, Patience
 from layerscope.core.sweep._connecting import HELD, count_workers, explained, hold
 from layerscope.core.sweep._fragments import Fragment, Fragments, runs
 from layerscope.core.sweep._plan import Plan
+from layerscope.core.sweep._sent import Sent
 from layerscope.core.sweep._shipping import Layout, Shipment, pack
 from layerscope.core.sweep._sums import PartResult
 from layerscope.core.sweep._tiles import Costs, Tiling, tiling
@@ -38,7 +39,7 @@ from layerscope.errors import ClusterError, LayerscopeError
 from layerscope.results import NO_EPOCH
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Future
 
 __all__ = ["Cluster", "Workers"]
 
@@ -71,8 +72,8 @@ class Cluster:
     identity: Mapping[str, Any]
     fresh: Callable[[], nn.Module] | None
 
-    def pack(self, plan: Plan) -> bytes:
-        """Pack a sweep, before its network is lent.
+    def send(self, plan: Plan) -> Sent:
+        """Send a sweep to the workers, before its network is lent.
 
         Raises
         ------
@@ -80,7 +81,9 @@ class Cluster:
             If something of the user's own can't be sent.
         """
         how = dict(self.identity), torch.get_num_threads(), self.workers.asked
-        return pack(Shipment(plan, self.fresh, *how))
+        content, client = pack(Shipment(plan, self.fresh, *how)), self.workers.client
+        with explained(client, lambda: "no tile was handed out yet"):
+            return Sent(client, content)
 
 
 class Workers:
@@ -88,10 +91,9 @@ class Workers:
 
     Parameters
     ----------
-    client : distributed.Client
+    sent : Sent
+        The sweep as the cluster has it.
     plan : Plan
-    content : bytes
-        The sweep as `_shipping.pack` made it.
     output : OutputFinder
         Fitted to the first batch.
     between : callable, optional
@@ -102,26 +104,25 @@ class Workers:
 
     def __init__(
         self,
-        client: Client,
+        sent: Sent,
         plan: Plan,
-        content: bytes,
         output: OutputFinder,
         between: Callable[[], object] | None,
         time: Callable[[], BatchCosts],
     ) -> None:
-        self._client, self._plan, self._content = client, plan, content
+        self._client, self._plan, self._sent = sent.client, plan, sent
         self._output, self._between = output, between or (lambda: None)
-        self._run, self._time = uuid.uuid4().hex, cache(time)
+        self._time = cache(time)
         self._arrived: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._out: dict[Future[Any], Task] = {}
         self._claims: dict[Fragment, ExitStack] = {}
-        self._sent: list[Future[Any]] = []
+        self._told: Future[Any] | None = None
         self._suspects: list[Task] = []
         self._lethal: list[Wanted] = []
         self._shares: dict[Fragment, dict[str, PartResult]] = {}
         self._reuse: dict[str, dict[str, Any]] = {}
         self._counted, self._looked = (0, -math.inf), -math.inf
-        self._patience, self._met = Patience(client), False
+        self._patience, self._met = Patience(sent.client), False
         self._alone: Task | None = None
         self._handed, self._passed_over = 0, False
 
@@ -173,7 +174,7 @@ class Workers:
                 batches = range(start, min(start + step, count))
                 wanted = [each for b in batches for each in self._wanted(b, range(*columns))]
                 if wanted:
-                    yield Task(self._run, tuple(wanted))
+                    yield Task(self._sent.run, tuple(wanted))
 
     def _tiling(self, batches: int) -> Tiling:
         if self._plan.rule is None:
@@ -248,7 +249,8 @@ class Workers:
         # The same where nothing was taken from it: whether it runs alone is told by that.
         task = task if mine == task.wanted else replace(task, wanted=mine)
         key = f"layerscope-{uuid.uuid4().hex}"
-        future = self._client.submit(worker.run, *self._held(), task, key=key, pure=False)
+        held = self._sent.content(), self._layout()
+        future = self._client.submit(worker.run, *held, task, key=key, pure=False)
         self._out[future] = task
         self._handed += 1
         future.add_done_callback(self._arrived.put)
@@ -269,14 +271,12 @@ class Workers:
         if (claim := self._claims.pop(fragment, None)) is not None:
             claim.close()
 
-    def _held(self) -> list[Future[Any]]:
-        """Sweep and layout as the cluster holds them; anew where workers died holding them."""
-        if not self._sent or any(each.status == "error" for each in self._sent):
-            self._sent = [hold(self._client, each) for each in (self._content, self._layout())]
-        return self._sent
-
-    def _layout(self) -> bytes:
-        return pack(Layout.of(self._fragments.parts, self._output))
+    def _layout(self) -> Future[Any]:
+        """Layout as the cluster holds it; anew where workers died holding it."""
+        if self._told is None or self._told.status == "error":
+            content = pack(Layout.of(self._fragments.parts, self._output))
+            self._told = hold(self._client, content)
+        return self._told
 
     # What comes back
 
@@ -392,10 +392,9 @@ class Workers:
             yield
         finally:
             if self._client.status == "running":
+                told = [] if self._told is None else [self._told]
                 with suppress(Exception):
-                    self._client.cancel([*self._out, *self._sent], force=True)
-                with suppress(Exception):
-                    self._client.run(worker.close, self._run, wait=False, on_error="ignore")
+                    self._client.cancel([*self._out, *told], force=True)
             for fragment in list(self._claims):
                 self._let_go(fragment)
             self._out.clear()

@@ -28,6 +28,7 @@ __all__ = [
     "count_workers",
     "explained",
     "hold",
+    "list_workers",
     "require_client",
     "still_wanted",
 ]
@@ -35,6 +36,9 @@ __all__ = [
 PATIENT = {"distributed.deploy.lost-worker-timeout": "1000 days"}
 """A cluster of this machine gives a worker up for good that happens to be starting again 15 s after
 it was killed, unless it is told so."""
+
+_LEAN = {"distributed.worker.profile.enabled": False}
+"""Nobody looks at the profile that workers take of themselves a hundred times a second."""
 
 HELD = "layerscope-held-"
 """What the keys of held content begin with."""
@@ -90,7 +94,7 @@ def connect(where: str | None, *, start: bool = True) -> Iterator[Client | None]
         import distributed
     if local:
         with (
-            dask.config.set(PATIENT),
+            dask.config.set(PATIENT | _LEAN),
             distributed.LocalCluster(
                 n_workers=int(local[1]),
                 threads_per_worker=1,
@@ -147,7 +151,12 @@ def address_of(client: Client) -> str:
 
 def count_workers(client: Client) -> int:
     """Count the workers that a scheduler has; none where it is gone."""
-    return len(client.scheduler_info(n_workers=-1).get("workers", ()))
+    return len(list_workers(client))
+
+
+def list_workers(client: Client) -> list[str]:
+    """List the addresses of the workers that a scheduler has; none where it is gone."""
+    return list(client.scheduler_info(n_workers=-1).get("workers", ()))
 
 
 @contextmanager

@@ -125,8 +125,10 @@ def measure(
         If the network does not repeat itself on the same batch.
     """
     known = (ground or Ground()).find(plan, show_progress)
-    content = b"" if cluster is None else cluster.pack(plan)
     with Undo() as undo, undo:
+        sent = None if cluster is None else cluster.send(plan)
+        if sent is not None:
+            undo.add(sent.close)
         undo.enter(devices.NoGradients())
         probe = probe or undo.enter(Probe(plan.subject))
         most = _largest_weight(plan, *probe.fit())
@@ -145,10 +147,9 @@ def measure(
             state.measured = measure_rows(probe, rows, plan.measures, show_progress)
 
         engine: Engine = Here(plan, probe, between)
-        if cluster is not None:
+        if sent is not None:
             timing = partial(time_batch, probe, [group for group, _ in groups])
-            given = plan, content, probe.subject.output, between, timing
-            engine = Workers(cluster.workers.client, *given)
+            engine = Workers(sent, plan, probe.subject.output, between, timing)
 
         def report(how: Show | None) -> None:
             if how is not None:

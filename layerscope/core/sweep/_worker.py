@@ -1,8 +1,8 @@
 """Tiles in a worker of a cluster.
 
-A worker opens a sweep once, at the first of its tiles, and keeps it with its network lent until
-whoever drives it is done. One tile at a time has the network, however many threads a worker has.
-A worker that would compute something else than the driver does not begin.
+A worker opens a sweep once, at the latest with the first of its tiles, and keeps it with its
+network lent until whoever drives it is done. One tile at a time has the network, however many
+threads a worker has. A worker that would compute something else than the driver does not begin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from layerscope.core.sweep._sums import PartResult
 from layerscope.core.sweep._tile import Part, TileHooks, compute_tile
 from layerscope.errors import CheckpointError, ClusterError, LayerscopeError, OptionError
 
-__all__ = ["About", "Computed", "StoppedTile", "Task", "Wanted", "about", "close", "run"]
+__all__ = ["About", "Computed", "StoppedTile", "Task", "Wanted", "about", "close", "prepare", "run"]
 
 _MOST_OPEN = 2
 """Sweeps that a worker keeps open; a driver that was killed can't close its own."""
@@ -114,34 +114,36 @@ class _Opened:
 
     Parameters
     ----------
-    content, layout : bytes
-        As `_shipping.pack` made them.
+    content : bytes
+        As `_shipping.pack` made it.
     """
 
-    def __init__(self, content: bytes, layout: bytes) -> None:
+    def __init__(self, content: bytes) -> None:
         self.lock = threading.Lock()
         self.ended = False
         self.name = uuid.uuid4().hex
         self._undo = Undo()
         shipment: Shipment = unpack(content)
         self._plan, self._threads = shipment.plan, shipment.threads
+        self._parts: list[Part] = []
         with _calm(self._threads):
             _read_weights(shipment)
-            _require_same(shipment)
-            told: Layout = unpack(layout)
-            self._parts = told.read(self._plan)
             self._probe = Probe(self._plan.subject, "a worker")
             self._undo.enter(self._probe)
             try:
+                _require_same(shipment, self._probe)
                 self._probe.fit()
             except BaseException:
                 self._undo.close()
                 raise
 
     def compute(
-        self, wanted: Sequence[Wanted], before: Callable[[], object]
+        self, layout: bytes, wanted: Sequence[Wanted], before: Callable[[], object]
     ) -> list[tuple[Fragment, Arrays]]:
         """Compute a tile; batches of which the same is wanted are computed together."""
+        if not self._parts:
+            told: Layout = unpack(layout)
+            self._parts = told.read(self._plan)
         found: list[tuple[Fragment, Arrays]] = []
         with _calm(self._threads):
             for run in _alike(wanted):
@@ -208,6 +210,19 @@ def about(device: str) -> About | OptionError:
     return About(torch.get_num_threads(), found.type, told)
 
 
+def prepare(run: str, content: bytes) -> None:
+    """Open a sweep before its first tile, which says what is wrong with it.
+
+    Parameters
+    ----------
+    run : str
+    content : bytes
+        As `_shipping.pack` made it.
+    """
+    with contextlib.suppress(Exception):
+        _open(run, content)
+
+
 def run(content: bytes, layout: bytes, task: Task) -> Computed | LayerscopeError | StoppedTile:
     """Compute a tile.
 
@@ -234,13 +249,13 @@ def run(content: bytes, layout: bytes, task: Task) -> Computed | LayerscopeError
 def _computed(content: bytes, layout: bytes, task: Task) -> Computed:
     before = _require_wanted()
     while True:
-        opened = _open(task.run, content, layout)
+        opened = _open(task.run, content)
         with opened.lock:
             before()
             if opened.ended:  # for another sweep, a moment ago
                 continue
             try:
-                found = opened.compute(task.wanted, before)
+                found = opened.compute(layout, task.wanted, before)
                 return Computed(found, opened.name, opened.reuse())
             finally:
                 if opened.ended:
@@ -254,12 +269,12 @@ async def close(run: str) -> None:
         opened.end()
 
 
-def _open(name: str, content: bytes, layout: bytes) -> _Opened:
+def _open(name: str, content: bytes) -> _Opened:
     with _OPENING:
         if name not in _OPENED:
             while len(_OPENED) >= _MOST_OPEN:
                 _OPENED.popitem(last=False)[1].end()
-            _OPENED[name] = _Opened(content, layout)
+            _OPENED[name] = _Opened(content)
         _OPENED.move_to_end(name)
         return _OPENED[name]
 
@@ -304,14 +319,21 @@ def _read_weights(shipment: Shipment) -> None:
         ) from None
 
 
-def _require_same(shipment: Shipment) -> None:
-    """Refuse to compute where something that the values depend on differs."""
+def _require_same(shipment: Shipment, probe: Probe) -> None:
+    """Refuse to compute where something that the values depend on differs.
+
+    Parameters
+    ----------
+    shipment : Shipment
+    probe : Probe
+        The network, lent.
+    """
     series = shipment.plan.subject.series
     known = shipment.identity
     # Files are those that the driver read, by size and time, or can't be read at all.
     recorded = {int(epoch): sha for epoch, sha in known.get("checkpoints", {}).items()}
     vars(series)["digests"] = lambda: recorded
-    mine = identify(shipment.plan, shipment.fresh)
+    mine = identify(shipment.plan, shipment.fresh, lend=lambda _: probe)
     apart = {"checkpoints", "weights", "batch_size", "not_described"}
     told = {key: value for key, value in known.items() if key in mine and key not in apart}
     if differing := differences({key: mine[key] for key in told}, told):
