@@ -784,7 +784,10 @@ def wait_until_free(client):
     """Wait until the cluster has nothing of ours any more."""
     until = time.monotonic() + 60
     while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
-        assert time.monotonic() < until
+        left = client.run_on_scheduler(
+            lambda dask_scheduler: [f"{t.key}: {t.state}" for t in dask_scheduler.tasks.values()]
+        )
+        assert time.monotonic() < until, left
         time.sleep(0.05)
 
 
