@@ -84,6 +84,17 @@ def test_train_sweep_show(tmp_path, capsys):
     assert "epoch 7 was not recorded; there is 0, 1." in capsys.readouterr().err
 
 
+def test_a_sweep_over_what_the_network_was_trained_on(trained, few_digits, monkeypatch, capsys):
+    monkeypatch.setattr(sweeping, "data_of", lambda *_: few_digits)
+    sweep = ["sweep", str(trained.folder), "--draws", "1", "--layers", "layer2", "--epochs", "0"]
+    sweep += ["--no-whole", "--device", "cpu"]
+    assert main([*sweep, "--part", "train"]) == 0
+    ds = open_dataset(trained.folder / "sweep-train")
+    assert few_digits.train.fingerprint in ds.attrs["data"]
+    assert main([*sweep, "--part", "both"]) == 1
+    assert "no part of the data 'both'" in capsys.readouterr().err
+
+
 def test_several_data_sets_are_tasks(trained, few_digits, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(sweeping, "data_of", lambda _, name, *__: asked.append(name) or few_digits)
@@ -106,7 +117,7 @@ def test_several_data_sets_are_tasks(trained, few_digits, tmp_path, monkeypatch,
         assert why in capsys.readouterr().err
 
 
-def test_tasks_of_lm_eval_are_data_of_a_language_model(monkeypatch, tmp_path):
+def test_tasks_of_lm_eval_are_data_of_a_language_model(monkeypatch, tmp_path, capsys):
     from layerscope import data
     from layerscope.core import networks, sweep as engine
 
@@ -121,13 +132,15 @@ def test_tasks_of_lm_eval_are_data_of_a_language_model(monkeypatch, tmp_path):
     monkeypatch.setattr(networks, "is_network", lambda _: True)
     monkeypatch.setattr(networks, "open_tokenizer", lambda name: f"tokenizer of {name}")
     monkeypatch.setattr(data, "harness_task", lambda *given, **more: (*given, more))
-    monkeypatch.setattr(sweeping, "texts_of", lambda _, options: (options.data, 8))
+    monkeypatch.setattr(sweeping, "texts_of", lambda _, options, **_more: (options.data, 8))
     monkeypatch.setattr(engine, "sweep", reach)
     given = ["--data", "easy=lm-eval:arc_easy", "--data", "news=news", "--data-option", "limit=5"]
     with pytest.raises(Reached):
         main(["sweep", "org/net", "--out", str(tmp_path), *given])
     task = ("arc_easy", "tokenizer of org/net", {"limit": 5})
     assert calls == [("org/net", {"easy": task, "news": "news"})]
+    assert main(["sweep", "org/net", "--part", "train", "--data", "lm-eval:easy"]) == 1
+    assert "lm-eval:easy says itself which documents" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

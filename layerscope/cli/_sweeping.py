@@ -39,6 +39,8 @@ NETWORK = (
 _REFUSED = "✕ refused"
 
 
+_PARTS = ("test", "train")
+
 _ROWS = 8
 """Rows of a text that a language model sees at once."""
 
@@ -102,6 +104,9 @@ def add_sweep(commands: Any) -> None:
         "--data easy=lm-eval:arc_easy",
     )  # fmt: skip
     parser.add_argument(
+        "--part", default="test", help="examples to evaluate on: test or train (default: test)"
+    )
+    parser.add_argument(
         "--out", help="folder for the result (default: in that of the series, else NETWORK-sweep)"
     )
     parser.add_argument(
@@ -120,6 +125,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
     from layerscope.core import checkpoints, networks, sweep as engine
     from layerscope.zoo import models, training
 
+    choose(options.part, _PARTS, "part of the data")
     if networks.is_network(options.series):
         _sweep_network(options)
         return
@@ -127,10 +133,12 @@ def _run_sweep(options: argparse.Namespace) -> None:
     model = models.rebuild(series)
     more = assignments(options.data_option, "--data-option")
     found = {
-        task: data_of(series, name, options.data_root, more).test
+        task: getattr(data_of(series, name, options.data_root, more), options.part)
         for task, name in _named(options.data).items()
     }
-    out = Path(options.out) if options.out else Path(options.series) / "sweep"
+    # Another part is another result.
+    kept = "sweep" if options.part == "test" else f"sweep-{options.part}"
+    out = Path(options.out) if options.out else Path(options.series) / kept
     trained = series.manifest["recipe"]["batch_size"]
     size = min(training.scoring_batch_size(each, trained) for each in found.values())
     with engine.connect(options.dask, start=not getattr(options, "plan", False)) as client:
@@ -166,10 +174,16 @@ def _texts(options: argparse.Namespace, name: str | None) -> Any:
     from layerscope.zoo import data
 
     if name is not None and name.startswith(_HARNESS):
+        if options.part != "test":
+            raise OptionError(
+                f"--part {options.part} is for data sets; {name} says itself which documents are "
+                "asked about. Leave --part out."
+            )
         tokenizer = networks.open_tokenizer(options.series)
         more = assignments(options.data_option, "--data-option")
         return data.harness_task(name.removeprefix(_HARNESS), tokenizer, **more)
-    return texts_of(options.series, argparse.Namespace(**vars(options) | {"data": name}))[0]
+    given = argparse.Namespace(**vars(options) | {"data": name})
+    return texts_of(options.series, given, part=options.part)[0]
 
 
 def _named(given: Sequence[str] | None) -> dict[str | None, str | None]:
@@ -213,7 +227,9 @@ def _print_result(found: Any, out: Path) -> None:
     _show_result(found)
 
 
-def texts_of(network: str, options: argparse.Namespace, tokenizer: Any = None) -> tuple[Any, int]:
+def texts_of(
+    network: str, options: argparse.Namespace, tokenizer: Any = None, part: str = "test"
+) -> tuple[Any, int]:
     """Load the texts that are named, in a network's own tokens; and how many it sees at once.
 
     Raises
@@ -230,7 +246,7 @@ def texts_of(network: str, options: argparse.Namespace, tokenizer: Any = None) -
     if "tokenizer" not in more:
         more["tokenizer"] = tokenizer or networks.open_tokenizer(network)
     found: Any = data.load(options.data, options.data_root, **more)
-    return found.test, _ROWS
+    return getattr(found, part), _ROWS
 
 
 def data_of(series: Any, name: str | None, root: str | None, options: Mapping[str, Any]) -> Any:
