@@ -1,6 +1,6 @@
-"""How often cells that stop early are settled wrongly, and how many examples they need.
+"""How often cells that stop early are settled wrongly, and how often intervals and tests are wrong.
 
-    python benchmarks/coverage.py [--runs 400] [--quick] [--json FILE]
+    python benchmarks/coverage.py [--runs 400] [--quick] [--part stopping|runs] [--json FILE]
 
 Each run is one cell: a finite data set with a known mean, in random order. Four ways look at it
 after every batch and stop when they are sure at 99 %:
@@ -29,6 +29,23 @@ targets that are ignored; what is to be found is the mean over targets that coun
 are the worse ones, so that the mean over examples of their means is another. There "peeking" is the
 interval of a ratio of sums (Cochran 1977, section 2.11). "bias" is how far the values of the cells
 that stopped are from the true mean, on average, in per cent of it.
+
+The second part, "runs", is of intervals and tests over runs:
+
+runs × examples
+    How often 95 % intervals hold the mean over all runs and all examples, where runs share a test
+    set: by `stats.crossed`, the same without what every example gave ("shared"), by Student's t
+    over runs, by the bootstrap over runs and over examples at once, of percentiles.
+layers at once
+    In how many networks any layer is wrongly called robust, all at the limit but those that are
+    clear: by Holm, by Bonferroni and each by itself; runs share a part of their noise over layers.
+    "found" is the share of layers that are robust and are called so.
+agreement
+    How often a mean that lies right at the margin is said to agree; normal and skewed (log-normal)
+    runs, and how often a detectable difference is found.
+orders
+    How often unrelated orders pass at 5 %: a correlation above 0, the permutation test, and the
+    partial one where both orders follow the rival but not each other.
 """
 
 from __future__ import annotations
@@ -37,6 +54,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +62,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from layerscope import stats
 from layerscope.core.stopping import Decision, Settler, Tolerance
+from layerscope.stats._crossed import resampled_half_width
+from layerscope.stats._simultaneous import CORRECTIONS, step_down
 
 Floats = NDArray[np.float64]
 
@@ -324,28 +345,162 @@ def shown(found: dict[str, Any]) -> str:
     return start + "  |  " + "  |  ".join(parts)
 
 
+def crossed_row(
+    runs: int, seeds: int, examples: int, spread: float, together: float
+) -> dict[str, Any]:
+    """Coverage where seeds share a test set; example noise .3, of it a share in common."""
+    rng = np.random.default_rng([seeds, examples])
+    held = dict.fromkeys(("crossed", "shared", "seeds", "bootstrap"), 0)
+    for _ in range(runs):
+        common = rng.normal(0, 0.3 * together**0.5, examples)
+        own = rng.normal(0, 0.3 * (1 - together) ** 0.5, (seeds, examples))
+        values = rng.normal(0, spread, (seeds, 1)) + common + own
+        means = values.mean(1)
+        error = values.std(1, ddof=1)[None, :, None] / examples**0.5
+        half = resampled_half_width(means[None, :, None], error, None, ("seed", "example"), 0.95)
+        bounds: dict[str, Any] = {
+            "crossed": stats.crossed(values)[1:],
+            "shared": (means.mean() - half[0], means.mean() + half[0]),
+            "seeds": stats.student(means)[1:],
+            "bootstrap": twice_drawn(values, rng),
+        }
+        for way, (low, high) in bounds.items():
+            held[way] += bool(low <= 0 <= high)
+    about = {"case": f"{seeds} seeds, {examples} examples, spread {spread}, {together:.0%} shared"}
+    return about | {"part": "runs x examples"} | {way: n / runs for way, n in held.items()}
+
+
+def twice_drawn(values: Floats, rng: np.random.Generator, repeats: int = 400) -> Floats:
+    """Percentiles of means with runs and examples drawn anew, each on its own."""
+    seeds, examples = values.shape
+    first = rng.multinomial(seeds, np.full(seeds, 1 / seeds), repeats) / seeds
+    second = rng.multinomial(examples, np.full(examples, 1 / examples), repeats) / examples
+    drawn = ((first @ values) * second).sum(1)
+    return np.asarray(np.quantile(drawn, [0.025, 0.975]))
+
+
+def over_runs(values: Floats, confidence: float) -> tuple[Any, Any]:
+    """Bounds of means over the first axis."""
+    _, lower, upper = stats.student(values, 0, confidence)
+    return lower, upper
+
+
+def family_row(runs: int, layers: int, clear: int, together: float) -> dict[str, Any]:
+    """How often any layer at the limit is wrongly robust, over three seeds."""
+    rng = np.random.default_rng([layers, clear])
+    means = np.repeat([0.0, LIMIT + 1e-9], [clear, layers - clear])
+    wrong, found = dict.fromkeys(CORRECTIONS, 0), dict.fromkeys(CORRECTIONS, 0.0)
+    for _ in range(runs):
+        noise = rng.normal(0, 0.01 * (1 - together) ** 0.5, (3, layers))
+        values = means + noise + rng.normal(0, 0.01 * together**0.5, (3, 1))
+        for way in CORRECTIONS:
+            _, upper = step_down(
+                partial(over_runs, values),
+                lambda low, high: (high <= LIMIT) | (low > LIMIT),
+                np.ones(layers, bool),
+                0.95,
+                way,
+            )
+            wrong[way] += bool((upper[clear:] <= LIMIT).any())
+            found[way] += float((upper[:clear] <= LIMIT).mean()) if clear else 0.0
+    about = {"part": "layers at once", "case": f"{layers} layers, {clear} clear, {together:.0%}"}
+    rates = {f"{way} wrong": n / runs for way, n in wrong.items()}
+    return about | rates | {f"{way} found": n / runs for way, n in found.items()}
+
+
+def equivalence_row(runs: int, n: int, skewed: bool) -> dict[str, Any]:
+    """How often what lies at the margin agrees, and a detectable difference is found."""
+    rng = np.random.default_rng(n)
+    # Log-normal with σ = 1, less its lower end, so that its mean is 1 as that of the others.
+    if skewed:
+        values = rng.lognormal(-0.5, 1, (runs, n))
+        spread = (np.e - 1) ** 0.5
+    else:
+        values, spread = rng.normal(1, 0.3, (runs, n)), 0.3
+    margin = 1 - 1e-9
+    agrees = (stats.equivalence(values, margin).verdict == "agrees").mean()
+    mean_below = (values.mean(1) <= margin).mean()
+    shift = float(stats.detectable_difference(spread, n))
+    _, low, _ = stats.student(values - 1 + shift)
+    about = {"part": "agreement", "case": f"{n} runs, {'skewed' if skewed else 'normal'}"}
+    rates = {"agrees": agrees, "mean below": mean_below, "detected": (low > 0).mean()}
+    return about | {name: float(rate) for name, rate in rates.items()}
+
+
+def order_row(runs: int, layers: int, seeds: int) -> dict[str, Any]:
+    """How often unrelated orders pass."""
+    rng = np.random.default_rng([layers, seeds])
+    counts = dict.fromkeys(("above 0", "permuted", "rival: permuted", "rival: partial"), 0)
+    depth = np.arange(layers)
+    for _ in range(runs):
+        expected, own = rng.normal(size=(2, layers))
+        found = own + 0.3 * rng.normal(size=(seeds, layers))
+        test = stats.order_test(expected, found, permutations=199)
+        # Both follow depth, and are unrelated beyond that.
+        rising = expected + 0.6 * depth, found + 0.6 * depth
+        beside = stats.order_test(*rising, depth, permutations=199)
+        counts["above 0"] += test.correlation > 0
+        counts["permuted"] += test.p_value <= 0.05
+        counts["rival: permuted"] += beside.p_value <= 0.05
+        counts["rival: partial"] += beside.p_partial <= 0.05
+    about = {"part": "orders", "case": f"{layers} layers, {seeds} seeds"}
+    return about | {name: n / runs for name, n in counts.items()}
+
+
+def run_rows(runs: int, quick: bool) -> list[dict[str, Any]]:
+    """Intervals and tests over runs, a line for each."""
+    spreads = [(3, 0.01), (5, 0.01), (10, 0.005), (3, 0.002), (5, 0.0), (3, 0.05)]
+    sizes, few = [10, 50, 160], [(4, 3), (6, 3), (11, 3), (20, 5)]
+    if quick:
+        spreads, sizes, few = spreads[:1], sizes[:1], few[:1]
+    work: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = []
+    work += [(crossed_row, (runs, seeds, 1000, spread, 0.5)) for seeds, spread in spreads]
+    for layers in sizes:
+        clear = layers * 4 // 5
+        work += [(family_row, (runs, layers, *each)) for each in [(0, 0), (clear, 0), (clear, 0.5)]]
+    work += [(equivalence_row, (25 * runs, n, skewed)) for n in (3, 5, 10) for skewed in (0, 1)]
+    work += [(order_row, (runs // 2, layers, seeds)) for layers, seeds in few]
+    rows: list[dict[str, Any]] = []
+    for function, arguments in work:
+        each = function(*arguments)
+        names = [name for name in each if name not in ("part", "case")]
+        if not rows or each["part"] != rows[-1]["part"]:
+            print(f"\n{each['part']:<48}" + "".join(f"{name:>17}" for name in names))
+        print(f"{each['case']:<48}" + "".join(f"{100 * each[name]:>16.1f}%" for name in names))
+        rows.append(each)
+    return rows
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--quick", action="store_true", help="batches of 64, 1,000 examples")
+    parser.add_argument("--part", choices=["stopping", "runs"], help="by default both")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    rows = [] if options.part == "runs" else stopping_rows(options.runs, options.quick)
+    rows += [] if options.part == "stopping" else run_rows(options.runs, options.quick)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+def stopping_rows(wanted: int, quick: bool) -> list[dict[str, Any]]:
+    """Cells that stop early, a line for each."""
     sizes = [(1000, 1), (1000, 64), (10_000, 64), (10_000, 1000)]
     print(" " * 42 + "".join(f"|{way:^18}" for way in WAYS))
     print(f"{'case':<18} {'of':>7} {'batch':>6} {'runs':>6}" + "  |  wrong % used %" * len(WAYS))
     rows = []
     for rule, cases in ((Decision(LIMIT), DECISIONS), (Tolerance(0.02), INTERVALS)):
         print(rule)
-        for population, batch in [(1000, 64)] if options.quick else sizes:
+        for population, batch in [(1000, 64)] if quick else sizes:
             for case in cases:
                 # Errors are rare, so that more runs are needed where they are counted.
-                runs = options.runs * (5 if case.what in ("at the limit", "one beyond") else 1)
+                runs = wanted * (5 if case.what in ("at the limit", "one beyond") else 1)
                 rows.append(row(case, rule, population, batch, runs))
                 print(shown(rows[-1]), flush=True)
-    rows += sequence_rows(options.runs * 5, 1000, 32)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    rows += sequence_rows(wanted * 5, 1000, 32)
+    return rows
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from layerscope.stats._agreement import agreement, effects as effects
 from layerscope.stats._allocating import allocation
 from layerscope.stats._arrays import newcombe, student, wilson
 from layerscope.stats._barriers import barrier, line as line
+from layerscope.stats._crossed import crossed
 from layerscope.stats._emergence import emergence
 from layerscope.stats._equivalence import detectable_difference, equivalence, runs_needed
 from layerscope.stats._labelled import degradation, interval, layer_order
@@ -46,6 +47,7 @@ __all__ = [
     "bootstrap",
     "classify",
     "column_order",
+    "crossed",
     "degradation",
     "detectable_difference",
     "discordant",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ from layerscope import results
 from layerscope.base import validate
 from layerscope.errors import OptionError, ResultError, choose
 from layerscope.results import AS_TRAINED, NOT_FINITE, NOT_MOVED, REFUSED, UNDECIDED
-from layerscope.stats._arrays import Array, Estimate
+from layerscope.stats._arrays import Array, Estimate, normal_quantile
 from layerscope.stats._bounds import difference_bounds
+from layerscope.stats._crossed import check_dims, outcomes_of, resampled_half_width
 from layerscope.stats._labelled import (
     baseline_of,
     difference_of,
@@ -38,6 +40,8 @@ def classify(
     critical: float | None = None,
     confidence: float = 0.95,
     correction: str = "holm",
+    resample_dim: str | Sequence[str] | None = None,
+    outcomes: xr.Dataset | Mapping[int, xr.Dataset] | None = None,
     epoch: int = 0,
     perturbation: str | None = None,
     include_network: bool = False,
@@ -99,6 +103,15 @@ def classify(
         How the verdicts on several layers are kept right together. "none" judges each layer as if
         it were the only one: of 10, 50 and 160 layers at the limit one or more is then wrongly
         called robust in 18, 71 and 96 % of cases.
+    resample_dim : str or sequence of str, optional
+        Kinds of chance that intervals cover: "seed", "draw" and "example", crossed, since all runs
+        share one test set (`crossed`); draws of several seeds are nested in them. A layer with a
+        single one of what is resampled is undecided. By default the widest that there is data
+        for, as told above.
+    outcomes : Dataset or mapping of int to Dataset, optional
+        What every example gave, from ``outcomes.nc`` of the same sweep (``outcomes=True``), by
+        seed where there are several. Without, all the chance of examples counts as common to
+        seeds and draws, so that intervals over both are at most too wide.
     epoch : int
         Checkpoint that the weights come from; without effect for a perturbation that takes
         nothing from a checkpoint.
@@ -151,7 +164,9 @@ def classify(
         else (validate.number(critical, "critical", "(-inf, inf)", 0.25))
     )
     moved = same_cell(difference_of(ds, metric, samples, required=True), cell)
-    judged = _Cell(ds, metric, cell, moved, same_cell(computed, cell))
+    each = outcomes_of(outcomes, cell, metric)
+    dims = check_dims(resample_dim)
+    judged = _Cell(ds, metric, cell, moved, same_cell(computed, cell), dims, each)
     found, known = judged.estimate(confidence), judged.words()
     network = is_network(samples)
     scale = way if way > 0 else np.nan
@@ -294,6 +309,8 @@ class _Cell:
     cell: xr.DataArray
     moved: xr.DataArray
     computed: xr.DataArray
+    dims: tuple[str, ...] = ()
+    outcomes: Array | None = None
 
     def estimate(self, confidence: float) -> Estimate:
         """Mean degradation of each layer, above 0 for worse, with bounds."""
@@ -303,7 +320,15 @@ class _Cell:
         sign = results.metric(self.ds, self.metric).worse
         arrays = (sign * self.moved, *((lower, upper) if sign > 0 else (-upper, -lower)))
         worse, low, high = (array.transpose("layer", "seed", "draw").values for array in arrays)
-        return estimate_of(worse, low, high, early, self.broken, confidence)
+        found = estimate_of(worse, low, high, early, self.broken, confidence)
+        if not self.dims:
+            return found
+        errors = (high - low) / (2 * normal_quantile(confidence))
+        half = resampled_half_width(worse, errors, self.outcomes, self.dims, confidence)
+        # Of what is infinite throughout nothing is unknown.
+        half = np.where(np.isinf(found.value) & np.isinf(found.lower), 0.0, half)
+        kind = np.full(found.kind.shape, " and ".join(f"{name}s" for name in self.dims))
+        return found._replace(lower=found.value - half, upper=found.value + half, kind=kind)
 
     def bounds(self, confidence: float) -> tuple[Array, Array]:
         found = self.estimate(confidence)
