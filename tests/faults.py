@@ -178,22 +178,39 @@ def _is_unsynced(calls: Calls, path: Path) -> bool:
     return path.is_file() and path.stat().st_ino in calls.unsynced
 
 
-def chosen(count: int, every: int) -> range:
-    """Return every so-many-th of a number of calls, from another one on each time."""
-    return range(count % every, count, every)
+@dataclass(frozen=True)
+class Choice:
+    """Every so-many-th of a number of calls, from one on, or from another one each time."""
+
+    every: int
+    first: int | None = None
+
+    def of(self, count: int) -> range:
+        """Choose among a number of calls."""
+        return range(count % self.every if self.first is None else self.first, count, self.every)
+
+    @property
+    def few(self) -> bool:
+        """Whether most calls are in no case."""
+        return self.first is None
 
 
-def a_few_and_all(number: int, other: int, few: int) -> list[Any]:
-    """Return cases of the number of an error and of how many calls to pass over.
+def a_few_and_all(number: int, other: int, few: int, shares: int = 1) -> list[Any]:
+    """Return cases of the number of an error and of the calls that give it.
 
-    A few calls with one number in the quick suite, and every call with either in the slow one.
+    A few calls with one number in the quick suite, and every call with either in the slow one,
+    which may share them out among several cases.
     """
     names = errno.errorcode
     every = [
-        pytest.param(each, 1, id=f"{names[each]} at every call", marks=pytest.mark.slow)
+        pytest.param(
+            each, Choice(shares, share), marks=pytest.mark.slow,
+            id=f"{names[each]} at every call" + f", {share + 1} of {shares}" * (shares > 1),
+        )
         for each in (number, other)
-    ]
-    return [pytest.param(number, few, id=names[number]), *every]
+        for share in range(shares)
+    ]  # fmt: skip
+    return [pytest.param(number, Choice(few), id=names[number]), *every]
 
 
 def fail_at(at: int, number: int) -> Fail:

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from faults import a_few_and_all, chosen, ends_of, fail_at, never, writing_calls
+from faults import a_few_and_all, ends_of, fail_at, never, writing_calls
 
 from layerscope import reproduce, results, testing
 from layerscope.errors import LayerscopeError
@@ -79,17 +79,17 @@ def wrong(done, calls):
 
 @pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize(
-    ("number", "every"),
+    ("number", "choice"),
     [
         *a_few_and_all(errno.EIO, errno.ENOSPC, few=30),
         *a_few_and_all(errno.EROFS, errno.EACCES, few=30),
     ],
 )
-def test_a_call_that_fails_costs_no_run(tmp_path, run, number, every, resume):
+def test_a_call_that_fails_costs_no_run(tmp_path, run, number, choice, resume):
     calls, ended, found = attempt(tmp_path / "count", run, never, resume)
     assert (ended, found) == ("finished", [])
     ends = ends_of(
-        chosen(len(calls.seen), every),
+        choice.of(len(calls.seen)),
         lambda at: attempt(tmp_path / str(at), run, fail_at(at, number), resume),
     )
     print(len(calls.seen), ends)

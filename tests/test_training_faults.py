@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from faults import a_few_and_all, chosen, ends_of, fail_at, never, writing_calls
+from faults import a_few_and_all, ends_of, fail_at, never, writing_calls
 
 from layerscope.errors import LayerscopeError
 from layerscope.zoo.training import _loop as loop
@@ -42,19 +42,19 @@ def attempt(out, train, right, fails):
 
 
 @pytest.mark.parametrize(
-    ("number", "every"),
+    ("number", "choice"),
     [
         *a_few_and_all(errno.EIO, errno.ENOSPC, few=29),
         *a_few_and_all(errno.EROFS, errno.EACCES, few=50),
     ],
 )
-def test_a_call_that_fails_costs_no_weight(tmp_path, train, number, every):
+def test_a_call_that_fails_costs_no_weight(tmp_path, train, number, choice):
     right = train(tmp_path / "right")
     calls, ended, found = attempt(tmp_path / "count", train, right, never)
     assert (ended, found) == ("finished", [])
     ends = ends_of(
-        chosen(len(calls.seen), every),
+        choice.of(len(calls.seen)),
         lambda at: attempt(tmp_path / str(at), train, right, fail_at(at, number)),
     )
     print(len(calls.seen), ends)
-    assert every > 1 or ends["told"]
+    assert choice.few or ends["told"]
