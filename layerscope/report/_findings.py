@@ -181,7 +181,8 @@ def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
         "the two. Else undecided. Not moved: the layer has the same values at the first and at the "
         "last checkpoint. Refused: can't be computed. Not finite: it was computed, and is NaN. An "
         "interval over seeds covers other training runs, over draws other random values, over "
-        "examples another test set."
+        "examples another test set. Intervals are of each layer by itself; verdicts hold for all "
+        "layers at once, so that one whose interval is clear may be undecided."
     )
 
 

@@ -12,7 +12,8 @@ Several kinds of chance can move a number, and `summary` says which an interval 
 ``"seeds"``
     another training run, with other draws, measured on the same test set; Student's t.
 
-No interval covers what another names. All runs share one test set, and what is odd about it moves
+No interval covers what another names, unless `classify` is asked for several with
+``resample_dim=``, or `crossed`. All runs share one test set, and what is odd about it moves
 them all alike, so that more seeds make an interval over seeds narrower and no surer about examples
 that were not tested: of 14 networks tested on 1,000 examples each, the 95 % interval of 3, 5 and 10
 seeds held the error on all examples in 70, 50 and 33 % of cases. The widest kind there is data for

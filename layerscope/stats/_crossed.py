@@ -38,6 +38,12 @@ def crossed(samples: npt.ArrayLike, confidence: float = 0.95) -> tuple[Array, Ar
     mean, lower, upper : ndarray
         Shape ``(…)``, in the unit of `samples`; bounds are NaN below two runs or two examples.
 
+    Notes
+    -----
+    Over 3 to 10 seeds on 1,000 examples, half of whose noise is common, it held the true mean in
+    93 to 98 % of 200 cases, Student's t over seeds in 57 to 98 %, and percentiles of a bootstrap
+    over both in 81 to 98 %, least where three seeds differ most (``benchmarks/coverage.py``).
+
     References
     ----------
     Gallas, B. D. (2006). One-shot estimate of MRMC variance: AUC. Academic Radiology 13, 353–362.

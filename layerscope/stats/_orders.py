@@ -99,7 +99,9 @@ def order_test(
     Notes
     -----
     With a rival, residuals of ranks on the rival's ranks are permuted, which is exact only
-    asymptotically (Freedman and Lane); ``benchmarks/coverage.py`` counts how often it is wrong.
+    asymptotically (Freedman and Lane): orders that follow the rival and nothing else of each other
+    pass at 5 % in 5 to 7 % of cases with 4 to 20 layers (``benchmarks/coverage.py``), and in 6, 22
+    and 98 % with 4, 6 and 11 layers where the rival is not held fixed.
 
     References
     ----------
