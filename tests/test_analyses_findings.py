@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import assume, given, strategies as st
 from scipy.stats import ttest_1samp
 
@@ -141,6 +142,24 @@ def test_a_layer_that_was_not_computed_in_one_run_is_named_and_refused(judge):
     ds["value"].loc[cell(ds) | {"seed": 1, "layer": "layer3"}] = np.nan
     with pytest.raises(ResultError, match="epoch 0 was not computed for layer3 in every run"):
         judge(ds)
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [(0.98, "agrees"), (1.05, "agrees"), (0.9, "undecided"), (0.7, "disagrees")],
+)
+def test_a_network_is_at_chance_only_if_no_layer_leaves_it_well_short_of_chance(least, expected):
+    ds = runs_of()
+    cells = {"perturbation": "rerandomize", "metric": "error"}
+    base, chance = ds["baseline"].sel(metric="error", drop=True), _per_run.untrained(ds, "error")
+    spread = xr.DataArray([-0.01, 0.0, 0.01], dims="seed", coords={"seed": ds["seed"]})
+    ds["value"].loc[cells] = 1.0
+    reached = (base + (least + spread) * (chance - base)).broadcast_like(
+        ds["value"].sel(cells).sel(layer="layer2", drop=True)
+    )
+    ds["value"].loc[cells | {"layer": "layer2"}] = reached
+    found = analyses.random_fails(ds)
+    assert (found.condition, found.verdict) == ("above 0.9", expected)
 
 
 def test_what_was_not_swept_is_refused_in_words():

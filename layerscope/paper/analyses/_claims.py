@@ -37,12 +37,22 @@ __all__ = [
 DISTANCE_TELLS = 0.8
 """Rank correlation from which on distance would tell robust layers from critical ones."""
 
+CHANCE_MARGIN = 0.1
+"""Share of the way from trained to chance that a network "at chance" may still be short of it.
+
+Fixed on 2026-11-28. A tenth of the way is 9 points of error among ten classes: a network that still
+knows something of one class of ten is not counted as ruined, one that guesses unevenly is.
+"""
+
 ROBUST, CRITICAL = 0.05, 0.25
 """Damage up to which a row survives, and from which on it does not; as for `stats.classify`."""
 
 
 def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
-    """Judge whether re-randomising any one layer ruins the network: the least damage over layers.
+    """Judge whether re-randomising any one layer takes the network to chance.
+
+    The least damage over layers is held against chance, damage 1, and not against half the way. One
+    may be short of chance by `CHANCE_MARGIN`; to be worse than chance is no objection.
 
     Parameters
     ----------
@@ -55,14 +65,14 @@ def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
     >>> from layerscope import testing
     >>> found = random_fails(testing.dataset())
     >>> found.condition, round(found.value, 1)
-    ('above 0.5', 0.9)
+    ('above 0.9', 0.9)
     """
     redrawn = results.redraws(ds)
     if not redrawn:
         raise ResultError("no layer was drawn anew here; sweep with 'rerandomize'.")
     least = damage(ds, redrawn[0], metric=metric).min("layer")
     claim = "re-randomising any one layer takes the network to chance"
-    return finding(claim, "least damage over layers", least.values, above=0.5)
+    return finding(claim, "least damage over layers", least.values, above=1 - CHANCE_MARGIN)
 
 
 def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
