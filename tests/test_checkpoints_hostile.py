@@ -259,6 +259,24 @@ def test_what_stands_before_a_record_is_looked_at(tmp_path):
     refused(path, "damaged or not a checkpoint: Bad magic number for file header")
 
 
+def test_a_record_that_was_changed_does_not_open_with_other_numbers(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.arange(4.0), "v": torch.ones(4)}, path)
+    content = bytearray(path.read_bytes())
+    at = content.index(torch.ones(4).numpy().tobytes())
+    content[at + 5] ^= 1
+    path.write_bytes(content)
+    refused(path, "damaged: its record a/data/1 is other")
+
+
+def test_a_file_without_checksums_opens(tmp_path):
+    from torch.utils.serialization import config
+
+    with config.patch("save.compute_crc32", False):
+        torch.save({"w": torch.arange(4.0)}, tmp_path / "a.pt")
+    assert torch.equal(opened(tmp_path / "a.pt")["w"], torch.arange(4.0))
+
+
 def test_what_is_no_file_of_weights_is_called_by_its_name(tmp_path):
     with tarfile.open(tmp_path / "old.pt", "w") as file:
         file.addfile(tarfile.TarInfo("storages"), io.BytesIO())

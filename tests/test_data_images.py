@@ -174,7 +174,7 @@ def test_a_depth_without_a_known_white_is_refused_by_name(tmp_path):
             lambda p: write_parquet(
                 p / "test.parquet", [encoded(pixels(0)), encoded(pixels(0, 5, 7))], [0, 1]
             ),
-            "row 1 holds an image of 5×7 pixels in 3 channels, the first one 6×6",
+            r"test\.parquet: row 1 holds an image of 5×7 pixels in 3 channels, the first one 6×6",
         ),
         (
             lambda p: write_parquet(p / "test.parquet", [encoded(pixels(0, 5, 7))], [0]),

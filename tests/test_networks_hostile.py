@@ -237,6 +237,8 @@ CONFIGS = {
     "layers": ({"num_hidden_layers": 10**9}, "says num_hidden_layers = 1,000,000,000"),
     "width": ({"hidden_size": 2**40}, "says hidden_size"),
     "vocabulary": ({"vocab_size": 2**31}, "says vocab_size"),
+    "much wider": ({"hidden_size": 10**6}, "describes a network of"),
+    "many more words": ({"vocab_size": 10**7}, "describes a network of 160,"),
     "type": ({"model_type": 3}, r"expected `str \| null`, got `int` - at `\$\.model_type`"),
     "unknown": ({"model_type": "no-such"}, "can't open"),
     "classes": ({"architectures": [3]}, r"`\$\.architectures\[0\]`"),

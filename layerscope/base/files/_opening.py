@@ -16,6 +16,7 @@ __all__ = [
     "file_beside",
     "is_file",
     "is_folder",
+    "kind_of",
     "open_file",
     "read_bytes",
     "read_text",
@@ -37,6 +38,7 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link that leads to itself",
 }
 
 _HOLLOW = 64 * 2**20  # bytes from which on it matters how much of a file is there
@@ -175,10 +177,14 @@ def _is_plain(name: str) -> bool:
     return alone and name not in {"", ".", ".."} and "\0" not in name and length <= _LONGEST_NAME
 
 
+def kind_of(mode: int) -> str:
+    """Call what is no regular file by its kind, from its mode."""
+    return _KINDS.get(stat.S_IFMT(mode), "no file")
+
+
 def _require_regular(path: Place, mode: int, error: Error, what: str) -> None:
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
-        raise error(f"can't read {path}: it is {kind}, not a regular file. Give {what}.")
+        raise error(f"can't read {path}: it is {kind_of(mode)}, not a regular file. Give {what}.")
 
 
 def _require_size(path: Place, size: int, most: int | None, error: Error, what: str) -> None:

@@ -9,19 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from layerscope.base import owners
+from layerscope.base import files, owners
 from layerscope.errors import ResultError
 
 __all__ = ["beside", "replaceable_mode", "sync", "write"]
-
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFLNK: "a link that leads to itself",
-}
 
 _LONGEST = 255
 """Bytes of a name, on almost every file system."""
@@ -61,7 +52,7 @@ def replaceable_mode(path: Path, target: Path) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        kind = files.kind_of(mode)
         raise ResultError(
             f"can't write {path}: it is {kind}, not a regular file. Give the name of a file."
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from layerscope.base import files
 from layerscope.core.checkpoints._digests import file_digest
 from layerscope.core.checkpoints._memory import Signature, require_spread, unwrap
-from layerscope.core.checkpoints._zipped import MORE_THAN_WEIGHTS, mappable
+from layerscope.core.checkpoints._zipped import MORE_THAN_WEIGHTS, mappable, require_undamaged
 from layerscope.errors import CheckpointError
 
 __all__ = ["TorchFile", "WholeFile"]
@@ -62,7 +62,12 @@ class TorchFile(WholeFile):
     def read(self, names: list[str]) -> dict[str, Tensor]:
         """Return copies of some of the tensors on the CPU."""
         state = self._state()
+        if not self._compared and self._mappable:
+            require_undamaged(self.path)
+        self._compared = True
         return {name: state[name].detach().clone() for name in names}
+
+    _compared = False  # what is mapped, with its checksums: once, before the first value is read
 
     @cached_property
     def _mappable(self) -> bool:

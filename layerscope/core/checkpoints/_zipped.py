@@ -8,6 +8,7 @@ behind them.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
@@ -20,7 +21,7 @@ from layerscope.base import files
 from layerscope.core.checkpoints._pickles import MAGIC, PickleReader, TooMuchError
 from layerscope.errors import CheckpointError
 
-__all__ = ["MORE_THAN_WEIGHTS", "mappable"]
+__all__ = ["MORE_THAN_WEIGHTS", "mappable", "require_undamaged"]
 
 MORE_THAN_WEIGHTS = (
     "{} holds more than weights, or is damaged, and is not unpickled. Where you trust its origin, "
@@ -30,6 +31,7 @@ MORE_THAN_WEIGHTS = (
 _WHAT = "a checkpoint of PyTorch's"
 _ENCRYPTED = 1  # a bit of a record's flags
 _BESIDE = 64 * 2**20  # bytes of all records that are not memory of tensors
+_PIECE = 2**22
 _OLD_PICKLES = 5
 _TAR, _TAR_AT = b"ustar", 257
 _AGAIN = "Save or copy it again."
@@ -76,6 +78,35 @@ def mappable(path: Path) -> bool:
     return False
 
 
+def require_undamaged(path: Path) -> None:
+    """Compare the memory of tensors in a mapped file with the CRC-32 that stands beside each.
+
+    PyTorch compares them where it reads a file, and not where it maps one. Files saved without
+    (``torch.utils.serialization.config.save.compute_crc32 = False``) have 0 in their place.
+
+    Raises
+    ------
+    CheckpointError
+        Names the first record that is other than it was written.
+    """
+    with (
+        files.open_file(path, error=CheckpointError, what=_WHAT) as file,
+        zipfile.ZipFile(file) as opened,
+    ):
+        for record in opened.infolist():
+            if not record.CRC or record.is_dir():
+                continue
+            try:
+                with opened.open(record) as content:
+                    while content.read(_PIECE):
+                        pass
+            except _DAMAGE:
+                raise CheckpointError(
+                    f"{path} is damaged: its record {record.filename} is other than it was "
+                    f"written (CRC-32). {_AGAIN}"
+                ) from None
+
+
 def _is_zip_mappable(path: Path) -> bool:
     records = _records(path)
     for record, need in records:
@@ -118,7 +149,7 @@ def _records(path: Path) -> list[tuple[zipfile.ZipInfo, int | None]]:
         files.open_file(path, error=CheckpointError, what=_WHAT) as file,
         zipfile.ZipFile(file) as opened,
     ):
-        reader = PickleReader(io.BytesIO(opened.read(index)))
+        reader = PickleReader(io.BytesIO(_content(opened, held[index])))
         reader.load()
         wanted = {f"{folder}data/{key}": need for key, need in reader.storages.items()}
         if gone := wanted.keys() - held.keys():
@@ -128,6 +159,13 @@ def _records(path: Path) -> list[tuple[zipfile.ZipInfo, int | None]]:
                 # Where a record is mapped from hangs on what stands before it.
                 opened.open(record).close()
     return [(held[name], need) for name, need in wanted.items()]
+
+
+def _content(opened: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:
+    if not record.CRC:  # 0 where PyTorch was to compute none; zipfile would compare it
+        record = copy.copy(record)
+        del record.CRC
+    return opened.read(record)
 
 
 def _follow_old(file: io.BufferedReader) -> None:

@@ -6,16 +6,20 @@ or matrices of a million rows, that no file holds. Here both are held against ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from layerscope.base import files
+from layerscope.base.tensors import named_tensors
 from layerscope.core.checkpoints import WEIGHTS, open_checkpoint
 from layerscope.core.networks._finding import CONFIG
 from layerscope.errors import CheckpointError
 
-__all__ = ["read_config", "require_plausible", "require_regular"]
+__all__ = ["read_config", "require_held", "require_plausible", "require_regular"]
 
 _READ = (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin", ".gguf")
 """How the names end of what transformers reads."""
@@ -35,6 +39,8 @@ _SIZES = (
 """How the names end of what is the side of a matrix, or divides one."""
 
 _DEEPEST = 10_000  # layers, where there are no weights to count
+_FREE = 2**24  # numbers of a network that its weights may lack: they are told one by one
+_PACKED = 16  # numbers in one that is stored, at most
 _LARGEST = 2**24  # the side of a matrix; vocabularies have less than 2**20
 
 
@@ -96,6 +102,32 @@ def require_plausible(folder: Path) -> None:
                 f"{folder / CONFIG} says {name} = {value:,}, and the weights beside it can be of "
                 f"at most {most:,}: it is the configuration of another network, or damaged."
             )
+
+
+def require_held(folder: Path, outline: nn.Module) -> None:
+    """Refuse a network that is much larger than the weights beside it.
+
+    Parameters
+    ----------
+    folder : Path
+    outline : nn.Module
+        As its configuration describes it, without values.
+
+    Raises
+    ------
+    CheckpointError
+        Tells both.
+    """
+    if not any(files.is_file(folder / name) for name in WEIGHTS):
+        return
+    held = open_checkpoint(folder, str(folder)).signature().values()
+    most = _FREE + _PACKED * sum(math.prod(shape) for shape, _ in held)
+    need = sum(tensor.numel() for tensor in named_tensors(outline).values())
+    if need > most:
+        raise CheckpointError(
+            f"{folder / CONFIG} describes a network of {need:,} numbers, and the weights beside it "
+            f"can be of at most {most:,}: it is the configuration of another one, or damaged."
+        )
 
 
 def _numbers(config: Any) -> Iterator[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import nn
 from layerscope.base import files
 from layerscope.base.extras import extra
 from layerscope.core.checkpoints import base_of, load_gguf, open_checkpoint, quietly
-from layerscope.core.networks._checking import require_plausible, require_regular
+from layerscope.core.networks._checking import require_held, require_plausible, require_regular
 from layerscope.core.networks._dispatched import require_undispatched
 from layerscope.core.networks._finding import PACKAGED, Place, find
 from layerscope.core.networks._settling import settle
@@ -166,7 +167,13 @@ def _pretrained(place: Place, dtype: torch.dtype | None, attention: str | None) 
         config = transformers.AutoConfig.from_pretrained(place.where, **options)
         if attention:
             options["attn_implementation"] = attention
-        found, about = _class(transformers, config).from_pretrained(
+        kind = _class(transformers, config)
+    if files.is_folder(place.where):
+        with _explained(place), quietly():
+            outline = _outline(kind, config)
+        require_held(Path(place.where), outline)
+    with _explained(place), quietly():
+        found, about = kind.from_pretrained(
             place.where, dtype=dtype or "auto", output_loading_info=True, **options
         )
     unfit = map(_name, about.get("mismatched_keys", ()))
@@ -187,6 +194,16 @@ def _class(transformers: Any, config: Any) -> Any:
         if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
             return kind
     return transformers.AutoModelForCausalLM
+
+
+def _outline(kind: Any, config: Any) -> nn.Module:
+    """Build a network without memory, to see how large it would be."""
+    config = copy.deepcopy(config)
+    with torch.device("meta"):
+        network: nn.Module = (
+            kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+        )
+    return network
 
 
 def _name(mismatch: Any) -> str:

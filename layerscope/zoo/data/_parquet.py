@@ -209,7 +209,9 @@ def decode_all(
     DataError
         If they would not fit, differ in size, or some can't be read.
     """
-    first = next((p for p in map(_pixels, encoded.images) if p is not None), None)
+    first = next(
+        (p for each in encoded.images if (p := _pixels(each, encoded.files)) is not None), None
+    )
     if first is None:
         raise DataError(f"none of the {len(encoded.images):,} images in {encoded.files[0]} "
                         "can be read.")  # fmt: skip
@@ -222,15 +224,16 @@ def decode_all(
     pixels = np.empty((len(encoded.images), *first.shape), np.uint8)
     bad = []
     for row, image in enumerate(encoded.images):
-        found = _pixels(image)
+        found = _pixels(image, encoded.files)
         if found is None:
             bad.append(row)
         elif found.shape != first.shape:
             raise DataError(
-                f"{name}: row {row} holds an image of {found.shape[1]}×{found.shape[2]} pixels "
-                f"in {found.shape[0]} channels, the first one {first.shape[1]}×{first.shape[2]} "
-                f"in {first.shape[0]}. Images in memory must be of one size; write others as "
-                "pictures into folders, which are cut when they are read."
+                f"{name}, {_named(encoded.files)}: row {row} holds an image of "
+                f"{found.shape[1]}×{found.shape[2]} pixels in {found.shape[0]} channels, the first "
+                f"one {first.shape[1]}×{first.shape[2]} in {first.shape[0]}. Images in memory must "
+                "be of one size; write others as pictures into folders, which are cut when they "
+                "are read."
             )
         else:
             pixels[row] = found
@@ -249,12 +252,16 @@ def decode_all(
     return Examples(images, encoded.targets[torch.from_numpy(kept)], mean, std, label)
 
 
-def _pixels(image: bytes) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+def _named(paths: Sequence[Path]) -> str:
+    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+def _pixels(image: bytes, paths: Sequence[Path]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
     """Pixels of shape (channels, height, width); grey images keep their one channel."""
     try:
         picture = decode(io.BytesIO(image), keep_grey=True)
     except DataError as error:
-        raise DataError(f"a picture {error}") from None
+        raise DataError(f"a picture in {_named(paths)} {error}") from None
     if picture is None:
         return None
     array = np.asarray(picture)
