@@ -369,6 +369,7 @@ def test_pictures_that_are_held_equal_those_that_are_streamed(folders):
         (lambda p: (p / "val").rename(p / "odd"), "no folders train and val"),
         (lambda p: (p / "val" / "n01").rename(p / "val" / "n02"), "different classes: n01, n02"),
         (lambda p: [f.unlink() for f in p.glob("val/*/*")], "holds no pictures in folders"),
+        (lambda p: (p / "val" / "n01" / "0.png").mkdir(), r"0\.png is a folder, not a picture"),
     ],
 )
 def test_broken_folders_are_refused_in_words(folders, break_it, message):

@@ -37,7 +37,8 @@ def emergence(
     against that network's own baseline. A layer is critical *since* the first of them from which
     on its degradation stays, to the last one, beyond both limits. The interval of its degradation,
     over examples, draws or seeds as `classify` says, gives one of that time: from when on the
-    interval stays within reach of the limit, to when on all of it lies beyond.
+    interval stays within reach of the limit, to when on all of it lies beyond. It is of each layer
+    by itself, where the verdicts on the layers of one network hold at once.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def _dataset(
     since = {
         "since": ("first network from which on a layer is critical", worse),
         "since_lower": ("the same, at the earliest", within),
-        "since_upper": ("the same, at the latest", np.where(verdict == "critical", np.inf, np.nan)),
+        "since_upper": ("the same, at the latest", lower),
     }
     dims = ("layer", "model_epoch")
     found = {

@@ -389,6 +389,11 @@ def _pictures_below(folder: Path) -> list[str]:
     """List the pictures in a folder and those in it, in the order of torchvision's ImageFolder.
 
     Links are followed, as there, but to each folder once: one that leads back would never end.
+
+    Raises
+    ------
+    DataError
+        If what is named as a picture is a folder: it would be passed over without a word.
     """
     found, seen = [], set()
     for place, inner, names in os.walk(folder, followlinks=True):
@@ -397,6 +402,10 @@ def _pictures_below(folder: Path) -> list[str]:
             inner.clear()
             continue
         seen.add(known)
+        if wrong := sorted(name for name in inner if name.lower().endswith(_ENDINGS)):
+            raise DataError(
+                f"{Path(place, wrong[0])} is a folder, not a picture. Remove or rename it."
+            )
         pictures = sorted(name for name in names if name.lower().endswith(_ENDINGS))
         found.append((place, pictures))
     return [os.path.join(place, name) for place, names in sorted(found) for name in names]  # noqa: PTH118
