@@ -311,7 +311,7 @@ def test_links_modes_and_the_umask_are_kept(tmp_path, written, name):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *((name, "pipe") for name in WRITTEN),
+        *((name, "named pipe") for name in WRITTEN),
         *(("results.nc", kind) for kind in ("folder", "device", "link that leads to itself")),
     ],
 )
@@ -319,7 +319,7 @@ def test_what_is_no_regular_file_is_refused_and_stays(tmp_path, written, name, k
     path = tmp_path / name
     if kind == "folder":
         path.mkdir()
-    elif kind == "pipe":
+    elif kind == "named pipe":
         os.mkfifo(path)
     else:
         path.symlink_to(name if kind.startswith("link") else "/dev/null")
