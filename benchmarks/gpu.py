@@ -313,9 +313,6 @@ def _cells(run: Run) -> dict[str, str]:
     return {" ".join(map(str, at)): float(value).hex() for at, value in values.items()}
 
 
-# The paper's scale
-
-
 def workers(run: Run) -> None:
     """Compare a sweep by a worker of a cluster with the same in this process."""
     try:
@@ -333,6 +330,9 @@ def workers(run: Run) -> None:
     seconds = {"here_s": round(here_ms / 1000, 2), "there_s": round(there_ms / 1000, 2)}
     equal = here.value.identical(there.value) and here.baseline.identical(there.baseline)
     run.add("workers", cells=int(here.value.isel(metric=0).notnull().sum()), equal=equal, **seconds)
+
+
+# The paper's scale
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Sent:
     def __init__(self, client: Client, content: bytes) -> None:
         self.client, self.run = client, uuid.uuid4().hex
         self._content, self._held = content, hold(client, content)
-        # A worker that dies of it is lost to nobody but this task: tiles go wherever they can.
+        # Bound to their workers, and to nothing else: tiles go wherever they can.
         self._opening = [
             client.submit(
                 worker.prepare,
