@@ -27,8 +27,17 @@ from layerscope.base.owners import Owner
 from layerscope.cli import main
 from layerscope.core import sweep as engine
 from layerscope.core.perturb import Perturbation
-from layerscope.core.sweep import _agreeing, _cluster, _connecting, _fragments, _worker
+from layerscope.core.sweep import (
+    _agreeing,
+    _cluster,
+    _connecting,
+    _costing,
+    _fragments,
+    _loop,
+    _worker,
+)
 from layerscope.core.sweep._fragments import Fragments
+from layerscope.core.sweep._making import Line
 from layerscope.core.sweep._shipping import Shipment, pack, unpack
 from layerscope.core.sweep._store import Parts
 from layerscope.core.sweep._sums import Sums
@@ -366,7 +375,7 @@ def test_weights_and_data_are_sent_as_little_as_can_be(tmp_path, monkeypatch):
 
 def test_workers_open_a_sweep_before_the_first_tile(here, monkeypatch):
     """While the driver measures what a batch takes, and not when it hands out the first tile."""
-    client, opened, measure = here(2), [], _cluster.Workers._costs
+    client, opened, measure = here(2), [], _loop.costs_here
     asked, submit = [], Here.submit
 
     def note(self, function, *given, **how):
@@ -377,15 +386,42 @@ def test_workers_open_a_sweep_before_the_first_tile(here, monkeypatch):
             )
         return submit(self, function, *given, **how)
 
-    def costs(self):
-        opened.append(self._sent.run in _worker._OPENED)
-        return measure(self)
+    def costs(*given):
+        opened.append(len(_worker._OPENED) == 1)
+        return measure(*given)
 
     monkeypatch.setattr(Here, "submit", note)
-    monkeypatch.setattr(_cluster.Workers, "_costs", costs)
+    monkeypatch.setattr(_loop, "costs_here", costs)
+    _worker._OPENED.clear()
     xr.testing.assert_equal(sweep(client), sweep())
     assert opened == [True]
     assert asked == [[0], [1]]
+
+
+def test_weights_that_are_dear_to_make_keep_batches_together(here, monkeypatch):
+    """Tasks are cut by what weights take too, as the plan tells, where none are kept."""
+    cut, making = [], _costing.time_making
+    own = _cluster.Workers._tiling
+
+    def tiling(self, batches):
+        cut.append(own(self, batches))
+        return cut[-1]
+
+    def dear(*given):
+        found = making(*given)
+        found.again = dict.fromkeys(found.again, Line(fixed=100.0))
+        return found
+
+    monkeypatch.setattr(_cluster.Workers, "_tiling", tiling)
+    monkeypatch.setattr(_costing, "time_making", dear)
+    whole = sweep()
+    xr.testing.assert_equal(sweep(here(2)), whole)
+    monkeypatch.setattr(_costing, "KEPT_BYTES", 0)
+    xr.testing.assert_equal(sweep(here(2)), whole)
+    kept, made = cut
+    # Nothing but the weights costs anything to speak of: no cell's are made by two workers.
+    assert made.batches == BATCHES > kept.batches
+    assert len(made.columns) > 1
 
 
 def test_opening_beforehand_fails_without_a_word(monkeypatch):

@@ -18,7 +18,13 @@ from layerscope import models, perturb
 from layerscope.cli import main
 from layerscope.core.checkpoints import Series
 from layerscope.core.probe import CellTensors, _cell as cells
-from layerscope.core.sweep import Forecast, _crew as crews, _estimate as estimates, connect
+from layerscope.core.sweep import (
+    Forecast,
+    _costing as costing,
+    _crew as crews,
+    _estimate as estimates,
+    connect,
+)
 from layerscope.core.sweep._estimate import Estimate
 from layerscope.core.sweep._forecast import duration
 from layerscope.core.sweep._fragments import Fragment
@@ -224,7 +230,7 @@ def makings(monkeypatch):
 def test_weights_that_are_not_kept_are_made_as_often_as_the_plan_says(monkeypatch, options):
     data = torch.randn(50, 4), torch.randint(0, 2, (50,))
     options = {"perturbations": ["zero"], "whole": False, "batch_size": 5} | options
-    for module in (estimates, cells):
+    for module in (costing, cells):
         monkeypatch.setattr(module, "KEPT_BYTES", 0)
     (_, plan), = sweep(data, plan=True, **options).parts  # fmt: skip
     assert plan.costs.together == (1 if "decide" in options else 8)

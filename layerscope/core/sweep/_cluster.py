@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layerscope.core.probe import BatchCosts, Cell
+from layerscope.core.probe import Cell
 from layerscope.core.running import OutputFinder
 from layerscope.core.sweep import _worker as worker
 from layerscope.core.sweep._agreeing import Agreement, Patience
@@ -98,8 +98,8 @@ class Workers:
         Fitted to the first batch.
     between : callable, optional
         Called ten times a second.
-    time : callable
-        Measures what the first batch and each of the groups take; called once, if at all.
+    price : callable
+        Measures what the parts of the sweep take; called once, if at all.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Workers:
         plan: Plan,
         output: OutputFinder,
         between: Callable[[], object] | None,
-        time: Callable[[], BatchCosts],
+        price: Callable[[], Costs],
     ) -> None:
         self._client, self._plan, self._sent = sent.client, plan, sent
         self._output, self._between = output, between or (lambda: None)
-        self._time = cache(time)
+        self._price = cache(price)
         self._arrived: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._out: dict[Future[Any], Task] = {}
         self._claims: dict[Fragment, ExitStack] = {}
@@ -178,21 +178,9 @@ class Workers:
 
     def _tiling(self, batches: int) -> Tiling:
         if self._plan.rule is None:
-            return tiling(self._costs(), batches, self._workers())
+            return tiling(self._price(), batches, self._workers())
         # One batch after the other, by as many rows as keep all at work.
-        return tiling(self._costs(), 1, _TILES_UNDER_A_RULE * self._workers(), most_batches=1)
-
-    def _costs(self) -> Costs:
-        """Say what the cells of each part take on a batch, as measured in this process."""
-        found = self._time()
-        passes, each = found.passes, found.scoring + found.asking
-        return Costs(
-            parts=[
-                sum((passes.groups[group].seconds + each) * len(cells) for group, cells in part)
-                for part in (part.groups for part in self._fragments.parts)
-            ],
-            recording=passes.recordings * passes.whole.seconds + found.scoring,
-        )
+        return tiling(self._price(), 1, _TILES_UNDER_A_RULE * self._workers(), most_batches=1)
 
     def _workers(self) -> int:
         """Count the workers, once a second; one where there is none, which will come."""

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 from layerscope.base import devices
-from layerscope.base.tensors import named_tensors
 from layerscope.base.undoing import Undo
-from layerscope.core.layers import Layer
 from layerscope.core.measures import time_measures
 from layerscope.core.perturb import no_values
-from layerscope.core.probe import KEPT_BYTES, BatchCosts, Cell, Probe, time_batch
-from layerscope.core.reuse import Group
+from layerscope.core.probe import BatchCosts, Cell, Probe, time_batch
+from layerscope.core.sweep._costing import Costing
 from layerscope.core.sweep._loop import by_group
-from layerscope.core.sweep._making import Line, swept_bytes, time_distances, time_making
+from layerscope.core.sweep._making import Line, swept_bytes, time_distances
 from layerscope.core.sweep._movement import watched_epochs
 from layerscope.core.sweep._plan import Plan
 from layerscope.core.sweep._recorded import Left, Recorded
@@ -157,9 +155,6 @@ def estimate(
         As the sweep would before its first cell.
     """
     known = recorded or Recorded()
-    sizes = {
-        name: t.numel() * t.element_size() for name, t in named_tensors(plan.subject.model).items()
-    }
     with Undo() as undo, undo:
         undo.enter(devices.NoGradients())
         began = time.perf_counter()
@@ -176,7 +171,8 @@ def estimate(
         room = probe.room(batch.passes.kept + batch.reference, MOST_TOGETHER)
     missing = known.missing(len(plan.subject.data.lengths), len(groups))
     left = Left.of(plan.subject.data.lengths, missing)
-    work = _Work(plan, sizes, dict(groups), batch, left, room)
+    costing = Costing(plan, dict(groups), batch, room, left.batches, left.shares)
+    work = _Work(plan, costing, batch, left)
     opening = (ran if opened is None else opened) + ran
     beside = spent + ran + opening * again
     return Estimate(
@@ -191,7 +187,7 @@ def estimate(
         measures=0.0 if known.finished else measures,
         once=work.once(),
         makings=work.makings,
-        costs=work.costs(opening),
+        costs=costing.costs(opening),
         done=work.done(missing),
         saving=_SAVING_S if kept and not known.finished else 0.0,
         settles=plan.rule is not None,
@@ -202,125 +198,53 @@ def estimate(
 class _Work:
     """The work of a sweep that is left, from what was counted and measured."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        sizes: Mapping[str, int],
-        groups: Mapping[Group, Sequence[Cell]],
-        batch: BatchCosts,
-        left: Left,
-        room: int,
-    ) -> None:
-        self._plan, self._sizes, self._groups, self._batch = plan, sizes, groups, batch
-        self._left, self._stored = left, cache(plan.subject.series.stored_bytes)
-        shares = zip(groups.values(), left.shares, strict=True)
-        self._cells = [cell for cells, share in shares if share for cell in cells]
-        self._every = [cell for cells in groups.values() for cell in cells]
-        self._making = time_making(plan, self._every, self._bytes)
-        self._kept = self._fitting([*self._tried, *self._cells])
-        outgrown = any(cell.key not in self._kept for cell in self._cells)
-        alone = plan.rule is not None or not outgrown or batch.passes.recordings > 1
-        self._together = 1 if alone else max(1, min(room, left.batches))
+    def __init__(self, plan: Plan, costing: Costing, batch: BatchCosts, left: Left) -> None:
+        self._plan, self._priced, self._batch, self._left = plan, costing, batch, left
+        self._stored = cache(plan.subject.series.stored_bytes)
 
     @property
     def makings(self) -> int:
         """How often weights that are not kept are made in this process."""
         # The first batch goes alone, so that there is an estimate soon.
         more = self._left.batches - 1
-        return self._left.batches and 1 + -(-more // self._together)
-
-    @cached_property
-    def _tried(self) -> list[Cell]:
-        """Cells that are made beforehand: to measure how far they are, or to find what is wrong."""
-        known = {cell.key for cell in self._every}
-        drawn = [cell for cell in self._plan.grid.cells() if cell.perturbation.redraws]
-        found = {cell.key: cell for cell in (*drawn, *self._plan.grid.samples())}
-        return [cell for key, cell in found.items() if key in known]
+        return self._left.batches and 1 + -(-more // self._priced.together)
 
     def done(self, missing: Sequence[Sequence[int]]) -> float:
         """Share of the evaluations of a cell on a batch that need not be done."""
-        count = len(self._plan.subject.data.lengths) * len(self._every)
-        sizes = map(len, self._groups.values())
+        count = len(self._plan.subject.data.lengths) * len(self._priced.every)
+        sizes = [len(cells) for (_, cells), _ in self._priced.shared()]
         wanted = sum(size * len(each) for size, each in zip(sizes, missing, strict=True))
         return 1 - wanted / count if count else 0.0
 
-    def _bytes(self, cell: Cell) -> int:
-        return self._row_bytes(cell.layer)
-
-    def _row_bytes(self, row: Layer) -> int:
-        return sum(self._sizes[name] for name in row.tensors)
-
-    def _fitting(self, cells: Iterable[Cell]) -> set[str]:
-        """Find the cells whose weights are kept from one batch to the next."""
-        left, found = KEPT_BYTES, set[str]()
-        for cell in cells:
-            size = 0 if self._stays(cell) else self._bytes(cell)
-            if cell.key not in found and size <= left:
-                left -= size
-                found.add(cell.key)
-        return found
-
-    def _stays(self, cell: Cell) -> bool:
-        """Recognise a cell that puts the trained weights back, of which no pass is run."""
-        kind, last = cell.perturbation, self._plan.subject.series.last
-        return kind.info.resets and cell.epoch == last and not kind.routes
-
-    def costs(self, setup: float) -> Costs:
-        """Cut the work into what is done of each group, batch by batch."""
-        passes, scoring = self._batch.passes, self._batch.scoring
-        each = scoring + self._batch.asking
-        return Costs(
-            parts=[
-                share
-                * sum(
-                    passes.groups[group].seconds + each + self._making.swap * self._bytes(cell)
-                    for cell in cells
-                    if not self._stays(cell)
-                )
-                for (group, cells), share in self._shared()
-            ],
-            recording=passes.recordings * passes.whole.seconds + scoring,
-            weights=[
-                sum(self._made(cell) for cell in cells if share and cell.key not in self._kept)
-                for (_, cells), share in self._shared()
-            ],
-            together=self._together,
-            setup=setup + sum(self._made(c) for c in self._cells if c.key in self._kept),
-        )
-
-    def _shared(self) -> Iterable[tuple[tuple[Group, Sequence[Cell]], float]]:
-        return zip(self._groups.items(), self._left.shares, strict=True)
-
     def once(self) -> float:
         """Tell how long it takes to make the weights that are kept, and were not made before."""
-        tried = {cell.key for cell in self._tried}
-        return sum(self._made(c) for c in self._cells if c.key in self._kept and c.key not in tried)
-
-    def _made(self, cell: Cell) -> float:
-        return self._making.again[cell.perturbation.name].at(self._bytes(cell))
+        kept = self._priced.kept - {cell.key for cell in self._priced.tried}
+        return self._priced.made(cell for cell in self._priced.cells if cell.key in kept)
 
     def before(self) -> float:
         """Tell how long it takes until all that may be wrong is found: every row is tried."""
         tried, seen = 0.0, set[tuple[str, str]]()
-        for cell in self._tried:
+        for cell in self._priced.tried:
             # By the time that all of it is tried, it is known where each of its rows comes from.
             at = cell.layer.name, cell.perturbation.name
             known = cell.layer.name == FULL_MODEL or at in seen
-            lines = self._making.again if known else self._making.first
-            tried += lines.get(cell.perturbation.name, Line()).at(self._bytes(cell))
+            lines = self._priced.making.again if known else self._priced.making.first
+            tried += lines.get(cell.perturbation.name, Line()).at(self._priced.bytes_of(cell))
             seen.add(at)
-        return tried + time_distances(self._plan, self._sizes, self._redrawn())
+        return tried + time_distances(self._plan, self._priced.sizes, self._redrawn())
 
     def _redrawn(self) -> int:
         """Bytes that are drawn to see how far they are from the start."""
-        return sum(self._bytes(cell) for cell in self._every if cell.perturbation.redraws)
+        return sum(
+            self._priced.bytes_of(cell) for cell in self._priced.every if cell.perturbation.redraws
+        )
 
     def flops(self) -> dict[str, float]:
         """Count the operations of the sweep, and those of a plain pass for every cell."""
         passes, span = self._batch.passes, self._left.span
         asked = {
-            group: share * sum(not self._stays(cell) for cell in cells)
-            for (group, cells), share in self._shared()
+            group: share * sum(not self._priced.stays(cell) for cell in cells)
+            for (group, cells), share in self._priced.shared()
         }
         replayed = sum(passes.groups[group].flops * count for group, count in asked.items())
         recorded = passes.recordings * passes.whole.flops
@@ -333,11 +257,11 @@ class _Work:
         """Count the bytes that are held at a time."""
         rows = [row for row in self._plan.grid.rows if row.name != FULL_MODEL]
         found = {
-            "network": sum(self._sizes.values()),
-            "activations kept": self._together * self._batch.passes.kept,
-            "weights of a row": max(map(self._row_bytes, rows), default=0),
+            "network": sum(self._priced.sizes.values()),
+            "activations kept": self._priced.together * self._batch.passes.kept,
+            "weights of a row": max(map(self._priced.row_bytes, rows), default=0),
         }
-        if any(cell.layer.name == FULL_MODEL for cell in self._every):
+        if any(cell.layer.name == FULL_MODEL for cell in self._priced.every):
             found["second network"] = found["network"]
         return found
 
@@ -353,15 +277,16 @@ class _Work:
         """
         series = self._plan.subject.series
         hashed = sum(map(self._stored, series.epochs)) if digests else 0
-        weights = lent * sum(self._sizes.values()) * self._on_disk(series.last)
-        tried = sum(map(self._reads, self._tried))
-        swept = swept_bytes(self._plan, self._sizes)
+        weights = lent * sum(self._priced.sizes.values()) * self._on_disk(series.last)
+        tried = sum(map(self._reads, self._priced.tried))
+        swept = swept_bytes(self._plan, self._priced.sizes)
         distances = sum(map(self._on_disk, watched_epochs(self._plan))) * swept
         distances += self._on_disk(series.first) * self._redrawn()
-        known = {cell.key for cell in self._tried}
+        known = {cell.key for cell in self._priced.tried}
         cells = sum(
-            self._reads(cell) * (cell.key not in known if cell.key in self._kept else self.makings)
-            for cell in self._cells
+            self._reads(cell)
+            * (cell.key not in known if cell.key in self._priced.kept else self.makings)
+            for cell in self._priced.cells
         )
         before = hashed + weights + tried + distances
         return {"before the first cell": before, "for the cells": cells}
@@ -374,4 +299,4 @@ class _Work:
         if cell.perturbation.apply is no_values:
             return 0
         sources = [self._plan.subject.series.last, *([cell.epoch] * (cell.epoch != NO_EPOCH))]
-        return self._bytes(cell) * sum(map(self._on_disk, sources))
+        return self._priced.bytes_of(cell) * sum(map(self._on_disk, sources))

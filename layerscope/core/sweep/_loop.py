@@ -17,9 +17,10 @@ from layerscope.base.undoing import Undo
 from layerscope.core import layers
 from layerscope.core.layers import Layer
 from layerscope.core.measures import Measured, measure_rows
-from layerscope.core.probe import Cell, Probe, time_batch
+from layerscope.core.probe import Cell, Probe
 from layerscope.core.reuse import Group
 from layerscope.core.sweep._cluster import Cluster, Workers
+from layerscope.core.sweep._costing import costs_here
 from layerscope.core.sweep._fragments import Fragments
 from layerscope.core.sweep._ground import Ground, Groundwork
 from layerscope.core.sweep._here import Here
@@ -148,8 +149,8 @@ def measure(
 
         engine: Engine = Here(plan, probe, between)
         if sent is not None:
-            timing = partial(time_batch, probe, [group for group, _ in groups])
-            engine = Workers(sent, plan, probe.subject.output, between, timing)
+            price = partial(costs_here, plan, probe, dict(groups))
+            engine = Workers(sent, plan, probe.subject.output, between, price)
 
         def report(how: Show | None) -> None:
             if how is not None:

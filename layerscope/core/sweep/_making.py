@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,8 +63,20 @@ class Making:
     swap: float = 0.0
 
 
-def time_making(plan: Plan, cells: Sequence[Cell], size: Callable[[Cell], int]) -> Making:
-    """Make the weights of the smallest and of the largest row twice, of every perturbation."""
+def time_making(
+    plan: Plan, cells: Sequence[Cell], size: Callable[[Cell], int], most: float = math.inf
+) -> Making:
+    """Make the weights of the smallest and of the largest row twice, of every perturbation.
+
+    Parameters
+    ----------
+    plan : Plan
+    cells : sequence of Cell
+    size : callable
+        From a cell to the bytes of its row.
+    most : float, optional
+        Of larger rows none is made, unless all are.
+    """
     found = Making()
     for kind in {cell.perturbation.name: cell.perturbation for cell in cells}.values():
         own = [cell for cell in cells if cell.perturbation.name == kind.name]
@@ -72,7 +85,8 @@ def time_making(plan: Plan, cells: Sequence[Cell], size: Callable[[Cell], int]) 
         if kind.apply is no_values:
             found.first[kind.name] = found.again[kind.name] = Line()
             continue
-        ends = min(own, key=size), max(own, key=size)
+        least = min(own, key=size)
+        ends = least, max((cell for cell in own if size(cell) <= most), key=size, default=least)
         for times in (found.first, found.again):
             took = []
             for cell in ends:
