@@ -34,6 +34,7 @@ from layerscope.stats._barriers import barrier, line as line
 from layerscope.stats._crossed import crossed
 from layerscope.stats._emergence import emergence
 from layerscope.stats._equivalence import detectable_difference, equivalence, runs_needed
+from layerscope.stats._groups import by_group
 from layerscope.stats._labelled import degradation, interval, layer_order
 from layerscope.stats._orders import order_test
 from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
@@ -46,6 +47,7 @@ __all__ = [
     "allocation",
     "barrier",
     "bootstrap",
+    "by_group",
     "classify",
     "column_order",
     "crossed",
