@@ -135,6 +135,28 @@ def test_seed_and_recipe_decide_every_bit_and_the_folder(train_few, trained, tmp
     assert torch.equal(others[1].read(0)["layer1.weight"], again.read(0)["layer1.weight"])
 
 
+def test_the_order_of_the_data_has_a_seed_apart_from_the_initial_weights(
+    train_few, trained, tmp_path
+):
+    usual = trained.folder
+    same, order, start = (
+        train_few(tmp_path, order_seed=0),
+        train_few(tmp_path, order_seed=1),
+        train_few(tmp_path, seed=1, order_seed=0),
+    )
+    epochs = trained.epochs
+    values = [[s.read(e)["layer1.weight"] for e in epochs] for s in (trained, same, order, start)]
+    assert all(map(torch.equal, values[0], values[1]))
+    assert len({usual, same.folder, order.folder, start.folder}) == 4
+    assert torch.equal(values[0][0], values[2][0])
+    assert not torch.equal(values[0][-1], values[2][-1])
+    # Other initial weights in the same order, which is not that of the seed they are of.
+    assert not torch.equal(values[0][0], values[3][0])
+    both = train_few(tmp_path, seed=1)
+    assert torch.equal(both.read(0)["layer1.weight"], values[3][0])
+    assert not torch.equal(both.read(epochs[-1])["layer1.weight"], values[3][-1])
+
+
 @pytest.mark.usefixtures("same_global_generator")
 def test_global_generator_is_left_alone(train_few, tmp_path):
     train_few(tmp_path, network="fcn-1x4", epochs=1)
@@ -419,6 +441,7 @@ def test_divergence_says_what_to_try_and_keeps_what_was_recorded(train_few, tmp_
         ({"autocast": "float16"}, "no autocast type 'float16'"),
         ({"epochs": 2, "warmup": 2}, "warmup is 2 of 2 epochs"),
         ({"optimizer": "adam", "nesterov": True}, "nesterov is for optimizer='sgd'"),
+        ({"order_seed": 1.5}, "order_seed is 1.5"),
         ({"frozen": "layer1"}, r"frozen is 'layer1'; give a tuple: \('layer1',\)"),
     ],
 )

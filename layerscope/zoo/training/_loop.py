@@ -59,7 +59,8 @@ class Loop:
     recipe : Recipe
         As `Recipe.resolved` returns it.
     seed : int
-        Of the order of the data, the augmentation, and everything random in the network.
+        Of the order of the data, the augmentation, and everything random in the network, unless the
+        recipe has one for these.
     device : torch.device
     writer : Writer
     augment : callable, optional
@@ -78,7 +79,8 @@ class Loop:
         augment: Callable[..., Any] | None = None,
         what: str = "train",
     ) -> None:
-        self.model, self.recipe, self.seed, self.writer = model, recipe, seed, writer
+        self.model, self.recipe, self.writer = model, recipe, writer
+        self.seed = seed if recipe.order_seed is None else recipe.order_seed
         self.device, self.augment, self.what = device, augment, what
         targets = getattr(data.train, "targets", None)
         self.labels = label_range(targets) if torch.is_tensor(targets) else None

@@ -70,6 +70,10 @@ class Recipe:
         Names or patterns of layers, as in a sweep, that stay at their initial values: no gradient,
         no place in the optimiser, and running statistics (BatchNorm) neither used up nor updated:
         the layer normalises by its initial ones.
+    order_seed : int, optional
+        Of all chance but the initial weights: the order of the data, augmentation, dropout. By
+        default it is the seed of the training, from which the initial weights are drawn, so that
+        both change together.
 
     Notes
     -----
@@ -98,6 +102,7 @@ class Recipe:
     clip: float | None = None
     autocast: str = "auto"
     frozen: tuple[str, ...] = ()
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -106,6 +111,8 @@ class Recipe:
             validate.number(getattr(self, name), name, "[0, inf)", 0.1)
         validate.number(self.label_smoothing, "label_smoothing", "[0, 1)", 0.1)
         validate.number(self.lr, "lr", "(0, inf)", 0.01)
+        if self.order_seed is not None:
+            validate.integer(self.order_seed, "order_seed")
         if self.clip is not None:
             validate.number(self.clip, "clip", "(0, inf)", 1.0)
         for name in ("drops", "betas", "frozen"):
