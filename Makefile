@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/explorer.py

@@ -265,6 +265,36 @@ def test_workers_that_are_not_there_can_be_planned_with(monkeypatch):
     assert tile
 
 
+class Running:
+    """A client of two workers, the second of which has imported nothing but some modules."""
+
+    def __init__(self, *second):
+        self._second = second
+
+    def scheduler_info(self, **_):
+        return {"workers": {at: {"host": "127.0.0.1"} for at in range(2)}}
+
+    def run(self, function, *given, **_):
+        first = function(*given)
+        return {0: first, 1: [name for name in first if name in self._second]}
+
+
+def test_workers_that_have_swept_before_need_no_time_to_start(monkeypatch):
+    monkeypatch.setattr(crews, "_import_seconds", lambda names: 10.0 * (1 + names.count(",")))
+    monkeypatch.setattr(crews, "_cores", lambda: 2)
+    package, code = "layerscope.core.sweep", type(network()).__module__
+    seconds = {(): 20, (package,): 10, (code,): 10, (package, code): 0}
+    for imported, expected in seconds.items():
+        client = Running(*imported)
+        assert crews.Crew.of(client).import_for(network(), client).start() == expected
+    ready = crews.Crew(2, 2, missing=())
+    assert (
+        "2; each opens the sweep in" in Forecast(sweep(plan=True).parts, ready).facts()["workers"]
+    )
+    planned = crews.Crew(2, 2).import_for(network(), None)
+    assert planned.missing == ("distributed", package, code)
+
+
 def test_one_worker_apart_takes_its_setup_beside():
     (_, plan), = sweep(plan=True).parts  # fmt: skip
     slow = dataclasses.replace(plan, costs=dataclasses.replace(plan.costs, setup=50.0))

@@ -314,6 +314,8 @@ def sweep(
         if plan:
             # Whoever asks for it knows what he gets; all others get a Dataset, as it says.
             crew = planned if client is None else Crew.of(client)
+            if crew is not None:
+                crew = crew.import_for(parts[0][1].plan.subject.model, client)
             return cast("xr.Dataset", forecast(parts, time.monotonic() - began, crew))
         one = parts[0][1] if parts[0][0] == {} else None
         with Undo() as undo, undo:

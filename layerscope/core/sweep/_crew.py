@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -30,12 +31,14 @@ class Crew:
     count : int
     here : int
         How many of them are on this machine, and share its cores.
-    running : bool
+    missing, present : tuple of str
+        Modules that not all have imported yet, and those that all have.
     """
 
     count: int
     here: int
-    running: bool = False
+    missing: tuple[str, ...] = ("distributed", _IMPORTED)
+    present: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, client: Client) -> Crew:
@@ -43,7 +46,21 @@ class Crew:
         from distributed.utils import get_ip
 
         hosts = [str(each.get("host")) for each in _workers(client)]
-        return cls(max(1, len(hosts)), sum(h in (*_LOCAL, get_ip()) for h in hosts), running=True)
+        here = sum(host in (*_LOCAL, get_ip()) for host in hosts)
+        return cls(max(1, len(hosts)), here, (_IMPORTED,))
+
+    def import_for(self, network: nn.Module, client: Client | None) -> Crew:
+        """Find what is still to be imported for a network, by asking workers that are there."""
+        module = type(network).__module__
+        wanted = dict.fromkeys(self.missing if module == "__main__" else (*self.missing, module))
+        present: dict[str, None] = {}
+        if client is not None:
+            # A function of this package would be imported there, and with it what is asked about.
+            asked = f"[name for name in {[*wanted]!r} if name in __import__('sys').modules]"
+            found = list(client.run(eval, asked, on_error="ignore").values())
+            present = {name: None for name in wanted if found and all(name in f for f in found)}
+        missing = tuple(name for name in wanted if name not in present)
+        return replace(self, missing=missing, present=tuple(present))
 
     @property
     def at_once(self) -> int:
@@ -51,9 +68,13 @@ class Crew:
         return self.count - self.here + min(self.here, _cores())
 
     def start(self) -> float:
-        """Measure the seconds until all have imported what they need, by starting one process."""
+        """Measure the seconds until all have imported what they need, in processes that do so."""
+        if not self.missing:
+            return 0.0
         rounds = max(1.0, self.here / _cores())
-        return rounds * _import_seconds(_IMPORTED if self.running else f"distributed, {_IMPORTED}")
+        known = _import_seconds(", ".join(self.present)) if self.present else 0.0
+        every = _import_seconds(", ".join((*self.present, *self.missing)))
+        return rounds * max(every - known, 0.0)
 
     def __str__(self) -> str:
         if self.at_once == self.count:

@@ -7,11 +7,13 @@ read and compared with where it started.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 
 from layerscope.base import devices
 from layerscope.base.undoing import Undo
@@ -31,11 +33,10 @@ from layerscope.results import FULL_MODEL, NO_EPOCH
 
 __all__ = ["Estimate", "estimate"]
 
-_DATASET_S = 0.3
-"""Seconds that putting the Dataset together takes, measured; they hardly depend on its size."""
+_DASK_S = 0.3
+"""Seconds that xarray takes to import Dask, where there is one, with the first Dataset it makes."""
 
-
-_SAVING_S = 0.6
+_SAVING_S = 0.5
 """Seconds that a folder takes besides: mostly writing the Dataset and reading it back, measured."""
 
 
@@ -102,7 +103,7 @@ class Estimate:
 
         Several are always processes of their own; one is with `apart`.
         """
-        first = self.before + self.measures + _DATASET_S + self.saving
+        first = self.before + self.measures + _first_dataset() + self.saving
         costs, count = self.costs, self.left.batches
         if not count:
             return first
@@ -193,6 +194,12 @@ def estimate(
         settles=plan.rule is not None,
         **work.flops(),
     )
+
+
+def _first_dataset() -> float:
+    """Tell how long the first Dataset of a process takes; all others are there at once."""
+    missing = "dask.array" not in sys.modules and find_spec("dask") is not None
+    return _DASK_S if missing else 0.0
 
 
 class _Work:

@@ -222,6 +222,8 @@ class Forecast:
         opening = f"opens the sweep in {duration(max(e.costs.setup for e in self._each))}"
         if self.crew is None:
             return f"each {opening}; what starting them takes comes on top"
+        if not self.starting:
+            return f"{self.crew}; each {opening}, which is in the time of yours"
         return (
             f"{self.crew}; they start in about {duration(self.starting)}, then each {opening}; "
             "both are in the time of yours"
