@@ -69,6 +69,14 @@ def test_a_parameter_of_any_form_is_refused_in_words(capsys, value):
     assert len(said) < 1_000
 
 
+@pytest.mark.parametrize("text", ["=", "=1", " =1", "epochs"])
+def test_a_parameter_without_a_name_or_a_value_is_repeated(capsys, text):
+    assert main(["reproduce", "fcn-mnist", "--scale", "smoke", "-p", text]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"layerscope: -p {text!r} "), said
+    assert "write -p name=value" in said
+
+
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     "number", ["1e400", "9" * 5_000, "nan", "-1", "x", "1.5", "0x10", "\u0663.5"]

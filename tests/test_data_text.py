@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 
 import pytest
@@ -205,11 +206,33 @@ def test_another_encoding_is_named_with_its_place(root):
     assert news.tokenizer.decode(news.test.targets[0][news.test.targets[0] >= 0]) == ["naïve"]
 
 
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path, where):
+    path.unlink()
+    path.symlink_to(where)
+
+
+@pytest.mark.parametrize("gone", ["train", "valid", "test"])
+def test_a_folder_with_one_of_the_three_texts_is_no_folder_of_pictures(root, gone):
+    (root / "news" / f"{gone}.txt").unlink()
+    with pytest.raises(DataError, match=f"news/{gone}.txt is missing; a text needs"):
+        data.load(root / "news", vocab=270)
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
         (lambda p: (p / "test.txt").unlink(), "test.txt is missing; a text needs"),
-        (lambda p: (p / "valid.txt").write_text(" \n\n"), "the valid part of news holds no text"),
+        (
+            lambda p: (p / "valid.txt").write_text(" \n\n"),
+            r"of news \(plain text in .*news\) holds no",
+        ),
+        (lambda p: pipe(p / "test.txt"), r"news/test.txt: it is a named pipe"),
+        (lambda p: link(p / "test.txt", "nowhere"), r"read .*news/test.txt: No such file"),
     ],
 )
 def test_missing_and_empty_texts_are_named(root, break_it, message):
@@ -284,3 +307,18 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ExtraError, match=r'pip install "layerscope\[data\]"'):
         data.load("lm1b", tmp_path)
+
+
+def test_long_lines_are_divided_by_themselves_to_the_same_tokens(monkeypatch):
+    lines = ["a dog ran", "", "Ω and", "the cat slept"] * 5
+    tokenizer = data.Tokenizer.train(lines, 280)
+    whole = tokenizer.encode(lines)
+    sizes = []
+    divide = data.Tokenizer._encode
+    monkeypatch.setattr("layerscope.zoo.data._tokens._LETTERS", 12)
+    monkeypatch.setattr(
+        data.Tokenizer, "_encode", lambda self, b: (sizes.append(len(b)), divide(self, b))[1]
+    )
+    assert torch.equal(tokenizer.encode(lines), whole)
+    assert sum(sizes) == len(lines)
+    assert 1 < max(sizes) <= 3

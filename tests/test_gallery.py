@@ -262,7 +262,7 @@ def test_pipes_are_not_waited_for(tmp_path):
 def test_no_runs_and_other_kinds_of_page_are_refused(tmp_path, told, capsys):
     with pytest.raises(ResultError, match=r"there is no finished run.*layerscope reproduce NAME"):
         gallery.read(tmp_path / "none")
-    with pytest.raises(OptionError, match=r"\.html, \.md"):
+    with pytest.raises(OptionError, match=r"gallery\.pdf, with .* '\.pdf'.*\.html or \.md"):
         gallery.write(told, tmp_path / "gallery.pdf")
     assert main(["gallery", str(told)]) == 0
     assert capsys.readouterr().out.split() == [

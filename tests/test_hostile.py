@@ -1,7 +1,8 @@
 """Every input that a reader once failed on ends in an error of ours, or is read rightly.
 
-`corpus/failed.json` lists them by reader and by how they are made; `benchmarks/hostile.py` makes
-them, many more at random, and a table of what became of each.
+`corpus/failed.json` lists them by reader and by how they are made, `corpus/failed-slow.json` those
+that take long to make or are much like others; `benchmarks/hostile.py` makes them, many more at
+random, and a table of what became of each.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import pytest
 
 from layerscope.errors import DataError
 
-FAILED = json.loads((Path(__file__).parent / "corpus" / "failed.json").read_text("utf-8"))
+CORPUS = Path(__file__).parent / "corpus"
+FAILED = json.loads((CORPUS / "failed.json").read_text("utf-8"))
+FAILED_SLOW = json.loads((CORPUS / "failed-slow.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +50,19 @@ def endings(malformed, reader, wanted, place):
 
 @pytest.mark.parametrize("name", FAILED)
 def test_no_input_that_failed_fails_again(malformed, name, tmp_path):
-    found = dict(endings(malformed, malformed.READERS[name], set(FAILED[name]), tmp_path))
-    assert set(found) == set(FAILED[name])
+    check(malformed, name, set(FAILED[name]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAILED_SLOW)
+def test_nor_does_one_of_the_slow_ones(malformed, name, tmp_path):
+    check(malformed, name, set(FAILED_SLOW[name]), tmp_path)
+
+
+def check(malformed, name, wanted, place):
+    """Every input is made, and ends rightly."""
+    found = dict(endings(malformed, malformed.READERS[name], wanted, place))
+    assert set(found) == wanted
     assert {how: end for how, end in found.items() if end.outcome not in malformed.RIGHT} == {}
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from layerscope.core.checkpoints import open_series
-from layerscope.errors import CheckpointError
+from layerscope.errors import CheckpointError, ResultError
+from layerscope.paper import gallery
 
 MANY = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -38,3 +39,26 @@ def test_any_json_is_the_manifest_of_a_series_or_an_error_of_ours(found, tmp_pat
     path.write_text(json.dumps(found))
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):  # there are no files
         open_series(tmp_path)
+
+
+RUN = {"experiment": "fcn-mnist", "parameters": {}, "files": {}, "seconds": 1.0}
+
+
+@MANY
+@given(
+    found=JSON
+    | st.tuples(
+        st.sampled_from([*RUN, "summary", "data", "machine", "training_seconds"]), JSON
+    ).map(lambda pair: {**RUN, pair[0]: pair[1]})
+)
+def test_any_json_is_the_manifest_of_a_run_or_an_error_of_ours(found, tmp_path):
+    place = tmp_path / "a" / "small"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "manifest.json").write_text(json.dumps(found))
+    try:
+        (run,) = gallery.read(tmp_path)
+    except ResultError as error:
+        told = str(error)
+    else:
+        told = str(run.folder)
+    assert str(tmp_path) in told

@@ -91,6 +91,9 @@ WILD = {
     "template": ({"post_processor": template(200, 10_000)}, "tokens around a text"),
     "added": ({"added_tokens": added("x" * 1000, 600)}, "added tokens have"),
     "unigram": ({"model": unigram([["x" * 2**22, 0.0]])}, "4,194,304 branches"),
+    # No two evaluations would see the same tokens.
+    "dropout": ({"model": {"type": "BPE", "dropout": 0.1, "vocab": {}, "merges": []}},
+                r"merges at random \(dropout 0.1\)"),
 }  # fmt: skip
 
 

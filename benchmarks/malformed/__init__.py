@@ -12,7 +12,7 @@ from malformed._case import CANARY, Case, Reader
 from malformed._data import READERS as _DATA
 from malformed._results import READERS as _RESULTS
 from malformed._running import OUTCOMES, Ending, answer_of, run
-from malformed._spoiling import flipped
+from malformed._spoiling import flipped, overwritten
 from malformed._weights import READERS as _WEIGHTS
 
 __all__ = [
@@ -32,10 +32,11 @@ __all__ = [
 RIGHT = (OUTCOMES[0], OUTCOMES[2])
 """What may become of an input."""
 
-_ALL = 40
+_ALL = 150
 """Of each kind with chance: enough that every value stands in every place of a JSON."""
 
 _FLIPPED = re.compile(r"(.+): bit (\d) of byte (\d+) flipped")
+_OVERWRITTEN = re.compile(r"(.+): 64 bytes of (\w\w) at (\d+), (\d+)")
 
 READERS = {each.name: each for each in (*_WEIGHTS, *_RESULTS, *_DATA, *_CALLS)}
 
@@ -47,10 +48,15 @@ def cases(reader: Reader, folder: Path, seed: int = 0, each: int = 3) -> Iterato
 
 def called(reader: Reader, folder: Path, names: set[str]) -> Iterator[Case]:
     """Make the inputs of these names, which say how they are made."""
-    bits = {name: found for name in names if (found := _FLIPPED.fullmatch(name))}
-    for found in bits.values():
-        yield flipped(found[1], int(found[3]), int(found[2]))
-    left = names - bits.keys()
+    left = set(names)
+    for name in names:
+        if bit := _FLIPPED.fullmatch(name):
+            yield flipped(bit[1], int(bit[3]), int(bit[2]))
+        elif piece := _OVERWRITTEN.fullmatch(name):
+            yield overwritten(piece[1], int(piece[3]), piece[2], int(piece[4]))
+        else:
+            continue
+        left.remove(name)
     for case in cases(reader, folder, each=_ALL) if left else ():
         if case.how in left:
             left.remove(case.how)

@@ -43,14 +43,16 @@ def _call(folder: Path) -> Any:
 
 
 def _given(how: str, arguments: Sequence[str], *names: str) -> Case:
+    """Make a case of arguments; its error must repeat one, the name in one, or one of `names`."""
     content = json.dumps(list(arguments)).encode()
+    typed = arguments[1:] or arguments
     # A long argument may be shortened.
-    told = [each[:40] for each in (*arguments[1:], *names) if len(each) > 1]
-    return Case(
-        how,
-        replaced(_ARGUMENTS, content),
-        (*told, *map(repr, told), *(ascii(each)[1:-1] for each in told)),
-    )
+    told = [each[:40] for each in (*typed, *names)]
+    plain = [*told, *(ascii(each)[1:-1] for each in told)]
+    quoted = [repr(each) for word in told for each in (word, word.partition("=")[0].strip())]
+    # A single letter stands in any message, if not in quotes.
+    seen = [each for each in (*plain, *quoted) if len(each) > 1 and each != "''"]
+    return Case(how, replaced(_ARGUMENTS, content), tuple(seen))
 
 
 def _values(folder: Path) -> dict[str, str]:

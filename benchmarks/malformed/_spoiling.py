@@ -14,7 +14,7 @@ from typing import Any
 
 from malformed._case import Case
 
-__all__ = ["DEEP", "damage", "flipped", "replaced", "spoil_json", "wild_json"]
+__all__ = ["DEEP", "damage", "flipped", "overwritten", "replaced", "spoil_json", "wild_json"]
 
 DEEP = 100_000
 
@@ -48,9 +48,8 @@ def damage(folder: Path, name: str, chance: random.Random, each: int) -> Iterato
         yield flipped(name, chance.choice(ends[turn % 3]), chance.randrange(8))
     for turn in range(max(1, each // 2)):
         at = chance.randrange(size)
-        for what in (b"\0", b"\xff"):
-            piece = whole[:at] + (what * 64)[: size - at] + whole[at + 64 :]
-            yield changed(f"64 bytes of {what.hex()} at {at}, {turn}", piece)
+        for what in ("00", "ff"):
+            yield overwritten(name, at, what, turn)
     yield changed("zeros", bytes(size))
     yield changed("random", chance.randbytes(size))
     yield changed("random bytes after it", whole + chance.randbytes(1000))
@@ -72,6 +71,17 @@ def flipped(name: str, at: int, bit: int) -> Case:
         replaced(name, bytes(content))(folder)
 
     return Case(f"{name}: bit {bit} of byte {at} flipped", spoil)
+
+
+def overwritten(name: str, at: int, what: str, turn: int = 0) -> Case:
+    """Write one byte, as two digits, 64 times over what a file holds."""
+
+    def spoil(folder: Path) -> None:
+        whole = (folder / name).read_bytes()
+        piece = (bytes.fromhex(what) * 64)[: len(whole) - at]
+        replaced(name, whole[:at] + piece + whole[at + 64 :])(folder)
+
+    return Case(f"{name}: 64 bytes of {what} at {at}, {turn}", spoil)
 
 
 def _instead(name: str, make: Callable[[Path], object], folder: Path) -> None:

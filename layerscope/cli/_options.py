@@ -177,13 +177,15 @@ def assignments(texts: Sequence[str], flag: str) -> dict[str, Any]:
     Raises
     ------
     OptionError
-        If one has no value.
+        If one has no name or no value.
     """
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise OptionError(f"{flag} {text!r} has no value; write {flag} name=value.")
+        if not name.strip():
+            raise OptionError(f"{flag} {text!r} names nothing; write {flag} name=value.")
         found[name.strip()] = parse(value)
     return found
 

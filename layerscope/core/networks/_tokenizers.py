@@ -88,6 +88,11 @@ def require_tame(content: bytes, where: object, error: Error) -> None:
     if shape.type == "Unigram":
         vocabulary = files.parse_json(bytes(shape.vocab), where=where, error=error, what=_WHAT)
     wrong = _find_wild(told) or _find_large(told["added_tokens"], vocabulary)
+    if shape.dropout:
+        wrong = (
+            f"it leaves out merges at random (dropout {shape.dropout}), so that no two evaluations "
+            "would see the same tokens. Put null in the place of its dropout"
+        )
     if wrong:
         raise error(
             f"{where} is a tokenizer that is not used: {wrong}. Where you trust it, load it "
@@ -104,6 +109,7 @@ class _Model(files.Schema, kw_only=True):
     """A tokenizer's model, as far as it is looked at."""
 
     type: str | None = None
+    dropout: float | None = None
     vocab: msgspec.Raw = msgspec.Raw(b"[]")
 
 

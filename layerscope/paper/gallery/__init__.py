@@ -15,7 +15,7 @@ from pathlib import Path
 
 from layerscope.base import validate
 from layerscope.base.writing import write_bytes
-from layerscope.errors import choose
+from layerscope.errors import OptionError
 from layerscope.paper.gallery._pages import as_html, as_markdown
 from layerscope.paper.gallery._runs import Run, read
 
@@ -46,6 +46,10 @@ def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """
     path = validate.path(path, "path", "gallery.html")
     make = {".html": as_html, ".md": as_markdown}
-    form = choose(path.suffix.lower(), make, "kind of page with the suffix")
+    form = path.suffix.lower()
+    if form not in make:
+        raise OptionError(
+            f"path is {path}, with the suffix {form!r}; give one that ends in {' or '.join(make)}."
+        )
     page = make[form](read(runs), path.parent)
     return write_bytes(path, page.encode(errors="backslashreplace"))

@@ -161,8 +161,9 @@ def load(
         words.remove(word)
     for key in options:
         if key not in source.options:
+            what = source.name if plain in SOURCES else f"{place}, read as {source.what},"
             raise OptionError(
-                f"{source.name} takes no option {key!r}; "
+                f"{what} takes no option {key!r}; "
                 f"it takes {', '.join((*source.options, 'classes', 'size', 'random_labels'))}."
             )
     for key in _IN_NAME:
@@ -219,7 +220,8 @@ def _by_content(path: Path) -> Source:
     """How to read a file or folder of the user's own."""
     if not files.is_folder(path) and not files.is_file(path):
         raise DataError(f"{path} is neither a file nor a folder; give one with a data set.")
-    if files.is_file(path) or files.is_file(path / "train.txt"):
+    texts_in = (path / f"{part}.txt" for part in texts.PARTS)
+    if files.is_file(path) or any(map(os.path.lexists, texts_in)):
         return Source(path.stem, "text", "", texts.read_text, options=texts.OPTIONS)
     # Not deeper: folders of pictures may hold millions of files.
     if any(next(path.glob(depth), None) for depth in ("*.parquet", "*/*.parquet")):

@@ -24,8 +24,8 @@ __all__ = ["TextData", "from_lines", "pack", "read_lines"]
 _PARTS = ("train", "valid", "test")
 
 _PIECE = 2**20
-_LONGEST_LINE = 2**26
-"""Characters; a quarter of a gigabyte at most."""
+_LONGEST_LINE = 2**20
+"""Characters; tokens of one line are found at once, which takes up to 300 bytes a character."""
 
 _LONGEST_WORD = 2**16
 _WORD = re.compile(r"\w+|[^\w\s]+")
@@ -157,7 +157,9 @@ def from_lines(
     """
     for part in _PARTS:
         if not any(parts[part]):
-            raise DataError(f"the {part} part of {name} holds no text; give it at least one line.")
+            raise DataError(
+                f"the {part} part of {name} ({origin}) holds no text; give it at least one line."
+            )
     chosen = tokenizer or Tokenizer.train(parts["train"], vocab)
     found = {}
     for part in _PARTS:
@@ -238,16 +240,13 @@ def _lines(path: Path, pieces: Iterable[str]) -> Iterator[str]:
             begun.clear()
         begun.append(rest)
         length += len(rest)
-        if length > _LONGEST_LINE:
-            raise DataError(
-                f"line {number + 1:,} of {path} has over {_LONGEST_LINE:,} characters; a text is "
-                "divided by lines, so end them: one for each sentence or paragraph."
-            )
+        _require_length(path, number + 1, length)
     yield _with_words(path, number + 1, "".join(begun))
 
 
 def _with_words(path: Path, number: int, line: str) -> str:
-    """Refuse a line with a word from which tokens would be learned for hours."""
+    """Refuse a long line, or one with a word from which tokens would be learned for hours."""
+    _require_length(path, number, len(line))
     if len(line) > _LONGEST_WORD and any(
         word.end() - word.start() > _LONGEST_WORD for word in _WORD.finditer(line)
     ):
@@ -256,3 +255,11 @@ def _with_words(path: Path, number: int, line: str) -> str:
             "text has; take out what is none, such as pictures in letters."
         )
     return line
+
+
+def _require_length(path: Path, number: int, length: int) -> None:
+    if length > _LONGEST_LINE:
+        raise DataError(
+            f"line {number:,} of {path} has over {_LONGEST_LINE:,} characters; a text is divided "
+            "by lines, so end them: one for each sentence or paragraph."
+        )

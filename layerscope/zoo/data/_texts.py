@@ -15,8 +15,17 @@ from layerscope.zoo.data._arrow import INDEX, SavedTexts
 from layerscope.zoo.data._text import TextData, from_lines, read_lines
 from layerscope.zoo.data._tokens import Tokenizer
 
-__all__ = ["OPTIONS", "find_lm1b", "find_text", "read_lm1b", "read_python_docs", "read_text"]
+__all__ = [
+    "OPTIONS",
+    "PARTS",
+    "find_lm1b",
+    "find_text",
+    "read_lm1b",
+    "read_python_docs",
+    "read_text",
+]
 
+PARTS = ("train", "valid", "test")
 OPTIONS = ("vocab", "length", "lines", "encoding", "tokenizer")
 
 _LM1B = "1-billion-word-language-modeling-benchmark-r13output"
@@ -47,13 +56,15 @@ def find_text(folder: Path) -> dict[str, tuple[Path, ...]]:
     DataError
         If one is missing; every missing one is named.
     """
-    found = {part: folder / f"{part}.txt" for part in ("train", "valid", "test")}
-    missing = [str(path) for path in found.values() if not files.is_file(path)]
+    found = {part: folder / f"{part}.txt" for part in PARTS}
+    missing = [str(path) for path in found.values() if not os.path.lexists(path)]
     if missing:
         raise DataError(
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; a text needs "
             "train.txt, valid.txt and test.txt in one folder."
         )
+    for path in found.values():  # a link to nothing, a pipe, another folder
+        files.open_file(path, error=DataError, what="a text file").close()
     return {part: (path,) for part, path in found.items()}
 
 
@@ -106,7 +117,7 @@ def read_lm1b(root: Path, *, vocab: int = 32_768, length: int = 128, **others: A
     whole, held_out = SavedTexts(found, "train"), SavedTexts(found, "test")
     # Published without a part to choose by: the end of the training part serves.
     end = max(len(whole) - len(held_out), 0)
-    _require_memory("lm1b", whole.bytes + held_out.bytes if limit is None else 0)
+    _require_memory(str(found), whole.bytes + held_out.bytes if limit is None else 0)
     train = whole.lines(0, min(end, limit or end))
     valid, test = whole.lines(end), held_out.lines()
     origin = f"LM1B as saved by the package datasets in {found}"
@@ -124,10 +135,10 @@ def _from_files(
     encoding: str = "utf-8",
     **others: Any,
 ) -> TextData:
+    where = places["train"][0].parent
     if lines is None:
-        _require_memory(
-            name, sum(path.stat().st_size for paths in places.values() for path in paths)
-        )
+        size = sum(path.stat().st_size for paths in places.values() for path in paths)
+        _require_memory(str(where), size)
     parts: dict[str, list[str]] = {}
     for part, paths in places.items():
         limit = lines if part == "train" else None
@@ -136,7 +147,7 @@ def _from_files(
             if limit is None or len(parts[part]) < limit:
                 parts[part] += read_lines(path, encoding)
         parts[part] = parts[part][:limit]
-    origin = f"plain text in {places['train'][0].parent}"
+    origin = f"plain text in {where}"
     return _build(name, parts, origin, vocab, length, **others)
 
 

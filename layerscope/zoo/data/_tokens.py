@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ from layerscope.errors import DataError, OptionError
 __all__ = ["Tokenizer"]
 
 _END = "<eol>"
+_LINES, _LETTERS = 10_000, 2**20
+"""Of a text that is divided at once; bounds what the package holds besides the numbers."""
 _BYTES = 256
 _TRIAL = "A dog, naïve – 中文 😀 1,234\t"
 """Letters of several kinds, at which a damaged tokenizer shows itself."""
@@ -165,10 +167,8 @@ class Tokenizer:
     def encode(self, lines: Sequence[str]) -> Tensor:
         """Tokens of all lines, each followed by the line end; shape ``(tokens,)``, ``int64``."""
         end, tokens = self.end, []
-        step = 10_000  # bounds what the package holds besides the numbers
-        for start in range(0, len(lines), step):
+        for batch in _batches(lines):
             part: list[int] = []
-            batch = list(lines[start : start + step])
             # What some tokenizers put before a text would stand before every line.
             for line in self._encode(batch):
                 part += line.ids
@@ -220,3 +220,17 @@ class Tokenizer:
                 "be those it was trained with. Give the run's own file, "
                 "tokenizer='RUN/tokenizer.json', or build the network for this vocabulary."
             )
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Put lines together until they are many, or long."""
+    batch: list[str] = []
+    letters = 0
+    for line in lines:
+        batch.append(line)
+        letters += len(line)
+        if len(batch) == _LINES or letters >= _LETTERS:
+            yield batch
+            batch, letters = [], 0
+    if batch:
+        yield batch
