@@ -388,6 +388,14 @@ def test_a_sweep_is_cancelled_and_clicks_come_first(server, lab):
     sync_api.expect(
         lab.page.locator(".ls-explorer .widget-label", has_text="stopped")
     ).to_be_visible(timeout=PATIENCE)
+    # One whose neighbour is drawn anew between mouse-down and mouse-up counts as well.
+    lab.layer("layer4").hover()
+    lab.page.mouse.down()
+    lab.layer("layer2").evaluate("button => button.click()")
+    lab.has_state("layer2", "initial")
+    lab.page.mouse.up()
+    lab.has_state("layer4", "initial")
+    lab.settled()
     # Clicks faster than answers: the last one counts, none is lost.
     before = lab.seq
     for number in range(5, 11):

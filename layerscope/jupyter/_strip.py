@@ -11,13 +11,16 @@ import traitlets
 
 __all__ = ["Grid", "Strip"]
 
-_STATIC = Path(__file__).parent / "static"
+
+def _read(name: str) -> str:
+    """Read a file of the page. Given as a path, anywidget would hold every widget for ever."""
+    return (Path(__file__).parent / "static" / name).read_text(encoding="utf-8")
 
 
 class _Clickable(anywidget.AnyWidget):
     """A widget that tells what was clicked."""
 
-    _css = _STATIC / "explorer.css"
+    _css = _read("explorer.css")
     acknowledged = traitlets.Int(0).tag(sync=True)
     label = traitlets.Unicode("").tag(sync=True)
 
@@ -44,7 +47,7 @@ class Strip(_Clickable):
     selected : list of str
     """
 
-    _esm = _STATIC / "strip.js"
+    _esm = _read("strip.js")
     blocks = traitlets.List(traitlets.Dict()).tag(sync=True)
     selected = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
@@ -61,7 +64,7 @@ class Grid(_Clickable):
         What is set at present.
     """
 
-    _esm = _STATIC / "grid.js"
+    _esm = _read("grid.js")
     rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
     columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
     cells = traitlets.List(traitlets.List(traitlets.Dict())).tag(sync=True)

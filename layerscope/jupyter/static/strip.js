@@ -1,27 +1,34 @@
 // The strip of layers. Names come from files, so they only ever become text, never HTML.
 
-function block(model, layer, press) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "ls-block";
-  button.tabIndex = -1;
+// What a block shows. Blocks stay in place while their names do: one that is replaced between
+// mouse-down and mouse-up never hears of the click.
+function dress(button, model, layer) {
+  const [body, name] = button.children;
   button.title = layer.tip;
-  button.dataset.name = layer.name;
   button.dataset.state = layer.state;
   button.setAttribute("aria-pressed", String(layer.state !== "trained"));
   button.setAttribute("aria-label", `${layer.name}: ${layer.state}`);
   button.style.setProperty("--ls-fill", layer.colour);
   button.style.setProperty("--ls-ink", layer.ink);
   button.style.setProperty("--ls-share", layer.share);
-  if (model.get("selected").includes(layer.name)) button.classList.add("ls-selected");
+  button.classList.toggle("ls-selected", model.get("selected").includes(layer.name));
+  body.textContent = layer.badge;
+  name.textContent = layer.short;
+}
+
+function block(model, layer, press) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "ls-block";
+  button.tabIndex = -1;
+  button.dataset.name = layer.name;
   const body = document.createElement("span");
   body.className = "ls-body";
-  body.textContent = layer.badge;
   const name = document.createElement("span");
   name.className = "ls-name";
-  name.textContent = layer.short;
   button.append(body, name);
   button.addEventListener("click", (event) => press(layer.name, event));
+  dress(button, model, layer);
   return button;
 }
 
@@ -47,6 +54,7 @@ function render({ model, el }) {
   const list = document.createElement("div");
   list.className = "ls-list";
   list.setAttribute("role", "toolbar");
+  list.setAttribute("aria-label", model.get("label"));
   el.append(list);
 
   const press = (name, event) => {
@@ -55,10 +63,22 @@ function render({ model, el }) {
     model.send({ kind: how, name, seq: ++seq });
   };
 
+  const places = (layers) => JSON.stringify(layers.map((l) => [l.name, l.stage, l.block]));
+  let drawn = null;
+
   const draw = () => {
-    const had = el.contains(document.activeElement);
     const layers = model.get("blocks");
-    list.setAttribute("aria-label", model.get("label"));
+    const buttons = list.querySelectorAll(".ls-block");
+    if (drawn === places(layers)) {
+      layers.forEach((layer, at) => dress(buttons[at], model, layer));
+    } else {
+      build(layers);
+      drawn = places(layers);
+    }
+  };
+
+  const build = (layers) => {
+    const had = el.contains(document.activeElement);
     list.dataset.size = layers.length <= 12 ? "large" : layers.length <= 60 ? "medium" : "small";
     const boxes = [];
     let stage, inside, row, last = null;
@@ -109,7 +129,7 @@ function render({ model, el }) {
   });
 
   const acknowledge = () => { el.dataset.acknowledged = model.get("acknowledged"); };
-  model.on("change:blocks change:selected change:label", draw);
+  model.on("change:blocks change:selected", draw);
   model.on("change:acknowledged", acknowledge);
   draw();
   acknowledge();
