@@ -18,7 +18,7 @@ import layerscope
 from layerscope import layers, metrics, models, perturb, results, stats, testing
 from layerscope.core.session import Change, Session
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.jupyter import LayerExplorer, _drawing as drawing, _words as words
+from layerscope.jupyter import LayerExplorer, _drawing as drawing, _heat as heat, _words as words
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._worker import Worker
 
@@ -419,7 +419,7 @@ def test_measures_of_one_pass_stand_in_the_tooltips():
     held = ("layer", "measure"), np.array([[0.25], [np.nan], [np.nan]])
     made = made.assign(measure_value=held).assign_coords(measure=["block_influence"])
     table = stats.summary(made, "error")
-    _, _, cells = drawing.cells(made, table, "error", ["layer1", "layer2"])
+    _, _, cells = heat.cells(made, table, "error", ["layer1", "layer2"])
     assert cells[0][0]["tip"].endswith("block influence: 0.25")
     assert "influence" not in cells[1][0]["tip"]
     rows = layers.find(models.build("fcn-1x4", inputs=(4,), classes=2))

@@ -22,14 +22,15 @@ from layerscope.jupyter import (
     _words as words,
 )
 from layerscope.jupyter._history import Scene
+from layerscope.jupyter._strip import Strip
 
-ACCENT = "#d9480f"
+ACCENT = "#b83c0c"
 
 
 def drawn(explorer):
     scene, ds = explorer._history.now, explorer._swept()
-    blocks = explorer.controls.strip.blocks
-    return figure.of_state("net", scene, blocks, explorer.estimate, ds, "error")
+    strip = explorer.controls.strip
+    return figure.of_state("net", scene, strip, explorer.estimate, ds, "error")
 
 
 def written(picture):
@@ -105,9 +106,7 @@ def test_a_dataset_alone_has_no_numbers():
     picture = drawn(explorer)
     assert frames(picture) == [(5.0, 2.0)]  # no column is called zero
     assert "against trained" not in written(picture)
-    assert any(
-        "colour: error with that layer alone reset to 0" in text for text in written(picture)
-    )
+    assert any(" with that layer alone reset to 0" in text for text in written(picture))
     explorer.close()
 
 
@@ -159,7 +158,7 @@ def test_any_number_of_layers_fits_a_page(layers):
     scene = Scene("leaf", changes({"layer1": ("reinitialize", 0)}))
     info = results.metric(None, "error")
     blocks = drawing.blocks(explorer._layers(), scene.state, None, {}, info)
-    picture = figure.of_state("net", scene, blocks, None, None, "error")
+    picture = figure.of_state("net", scene, Strip(blocks=blocks), None, None, "error")
     strip = [each for each in picture.artists if hasattr(each, "get_hatch")]
     wide = picture.get_figwidth()
     ends = np.array([[box.get_x(), box.get_x() + box.get_width()] for box in strip]) * wide

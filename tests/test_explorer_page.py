@@ -104,3 +104,68 @@ def test_a_click_counts_though_a_sweep_fills_its_neighbour(window):
     assert (there.inner_text(), there.get_attribute("data-known")) == ("0.3", "true")
     put(window, rows=["c"], columns=["0"], cells=[[{}]])
     assert window.locator(".ls-grid button").count() == 1
+
+
+def deep(blocks_=30, stages=3):
+    look = {"state": "trained", "colour": "#ffeecc", "ink": "#000", "share": 0.5, "badge": ""}
+    made = []
+    for at in range(blocks_):
+        group = f"layer{at * stages // blocks_}.{at}"
+        for short, kind in [("conv", "Conv2d, 90 parameters"), ("bn", "BatchNorm2d, 8 parameters")]:
+            name = f"{group}.{short}"
+            made.append({**look, "name": name, "short": short, "stage": group.split(".")[0],
+                         "block": group, "group": group, "tip": f"{name}\n{kind}"})  # fmt: skip
+    return made
+
+
+def visible(window):
+    return window.evaluate(
+        """[...document.querySelectorAll(".ls-block")]
+        .filter(each => each.offsetParent).map(each => each.dataset.name)"""
+    )
+
+
+def test_layers_of_a_long_network_are_found_by_name_and_type(window):
+    mount(window, _strip.Strip, blocks=deep(), selected=[], legend=[])
+    assert len(visible(window)) == 60
+    window.fill(".ls-search", "layer1 batchnorm")
+    names = visible(window)
+    assert names == [f"layer1.{at}.bn" for at in range(10, 20)]
+    assert window.inner_text(".ls-count") == "10 of 60"
+    window.press(".ls-search", "Enter")
+    window.keyboard.press("Enter")
+    assert [each["name"] for each in sent(window)] == ["layer1.10.bn"]
+    window.fill(".ls-search", "")
+    assert len(visible(window)) == 60
+
+
+def test_stages_and_blocks_are_folded_and_show_all_the_same_what_is_found(window):
+    mount(window, _strip.Strip, blocks=deep(), selected=[], legend=[])
+    window.click('[data-fold="stage:layer0"]')
+    assert len(visible(window)) == 40
+    assert window.get_attribute('[data-fold="stage:layer0"]', "aria-expanded") == "false"
+    window.fill(".ls-search", "layer0.3.")
+    assert visible(window) == ["layer0.3.conv", "layer0.3.bn"]
+    window.fill(".ls-search", "")
+    window.click("text=Fold all")
+    assert visible(window) == []
+    window.click("text=Unfold all")
+    assert len(visible(window)) == 60
+
+
+def test_arrow_keys_go_through_the_grid_in_one_tab_stop_and_reach_nobody_else(window):
+    cells = [[{"text": f"{row}{column}", "tip": ""} for column in "01"] for row in "abc"]
+    mount(window, _strip.Grid, rows=[*"abc"], columns=["0", "1"], cells=cells, marked=[], legend=[])
+    window.evaluate(
+        "window.heard = []; document.addEventListener('keydown', e => heard.push(e.key))"
+    )
+    assert window.locator('.ls-grid [tabindex="0"]').count() == 1
+    window.focus('.ls-grid [tabindex="0"]')
+    for key in ("ArrowDown", "ArrowRight", "ArrowDown", "ArrowDown", "ArrowUp", "d", "d"):
+        window.keyboard.press(key)
+    assert window.evaluate("document.activeElement.textContent") == "b1"
+    assert window.locator('.ls-grid [tabindex="0"]').count() == 1
+    window.keyboard.press("Control+s")
+    assert window.evaluate("window.heard") == ["Control", "s"]
+    window.keyboard.press("Enter")
+    assert [(each["row"], each["column"]) for each in sent(window)] == [("b", "1")]

@@ -16,7 +16,7 @@ from torch import nn
 from layerscope import plots, report, results, stats, testing
 from layerscope.cli import main
 from layerscope.core.session import Session
-from layerscope.jupyter import _drawing as drawing, _words as words
+from layerscope.jupyter import _drawing as drawing, _heat as heat, _words as words
 from layerscope.plots._finishing import BLANK, CROSSED
 
 
@@ -150,7 +150,7 @@ def test_the_terminal_shows_it(ds, tmp_path, capsys, monkeypatch):
 
 def test_the_explorers_strip_and_grid_show_it(ds):
     table, info = stats.summary(ds, "loss"), results.metric(ds, "loss")
-    _, columns, lines = drawing.cells(ds, table, "loss", ["layer1", "layer4"])
+    _, columns, lines = heat.cells(ds, table, "loss", ["layer1", "layer4"])
     first, unknown = lines[0][columns.index("0")], lines[1][columns.index("8")]
     assert (first["text"], first["crossed"]) == ("NaN", "crossed")
     assert "loss NaN, not finite" in first["tip"]
@@ -158,7 +158,7 @@ def test_the_explorers_strip_and_grid_show_it(ds):
     layer = SimpleNamespace(name="layer1", module_type="Linear", size=9, stage="", block="")
     (block,) = drawing.blocks([layer], {}, table, {}, info)
     assert (block["badge"], "not finite" in block["tip"]) == ("✕", True)
-    assert "✕ not finite" in drawing.legend([block], table, "loss")
+    assert {"kind": "sign", "text": "✕ not finite"} in drawing.legend([block], table, info)
 
 
 def test_the_explorers_numbers_say_it():

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from layerscope.base import devices
 from layerscope.core.layers import VIEWS
+from layerscope.jupyter._colouring import COLOURINGS
 from layerscope.jupyter._strip import Grid, Strip
 from layerscope.results import NO_EPOCH
 
@@ -75,6 +76,9 @@ class Controls:
             options=names, description="device", layout=widgets.Layout(width="190px")
         )
         self.device.disabled = len(names) == 1
+        self.colour = widgets.Dropdown(
+            options=COLOURINGS, description="colour by", layout=widgets.Layout(width="190px")
+        )
         self.start = _button("Sweep", "play", "90px", "Compute the whole heat map")
         self.cancel = _button("Cancel", "stop", "90px")
         self.cancel.disabled = True
@@ -117,7 +121,7 @@ class Controls:
             ),
             self.strip,
             widgets.HBox([widgets.Label("a clicked layer is"), self.kind, self.epoch], layout=row),
-            widgets.HBox([self.preset, self.undo, self.redo], layout=row),
+            widgets.HBox([self.preset, self.undo, self.redo, self.colour], layout=row),
             self.status,
             widgets.HBox([left, right], layout=columns),
             widgets.HBox(

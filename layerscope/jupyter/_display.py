@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
@@ -13,6 +15,7 @@ from layerscope.core.session import Estimate, Session
 from layerscope.errors import CheckpointError, LayerscopeError
 from layerscope.jupyter import _drawing as drawing, _words as words
 from layerscope.jupyter._controls import Controls
+from layerscope.jupyter._heat import heat
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._reader import TokenReader
 
@@ -43,6 +46,8 @@ class Display:
         self._parts, self._tokenizer, self._texts = controls, tokenizer, texts
         self.drawing = threading.RLock()
         self._framed, self._doubt = ("", ""), ""
+        self._held: _Known | None = None
+        self._heat: tuple[xr.Dataset | None, str, list[str], str] | None = None
 
     def say(self, text: str, kind: str = "info") -> None:
         """Write into the status line."""
@@ -75,23 +80,48 @@ class Display:
         self, scene: Scene, layers: Sequence[Layer], ds: xr.Dataset | None, metric: str
     ) -> None:
         """Draw the strip, and the heat map as far as it is known."""
-        parts = self._parts
-        table = stats.summary(ds, metric) if ds is not None else None
-        found, info = drawing.verdicts(ds, metric), results.metric(ds, metric)
-        parts.strip.blocks = drawing.blocks(
-            layers, scene.state, table, found, info,
-            drawing.refused_rows(ds, table), drawing.measured_rows(ds),
-        )  # fmt: skip
-        if ds is not None and table is not None:
-            names = [layer.name for layer in layers]
-            rows, columns, cells = drawing.cells(ds, table, metric, names)
-            with parts.grid.hold_sync():
-                parts.grid.rows, parts.grid.columns, parts.grid.cells = rows, columns, cells
-        else:
-            # That of another task or view must not stay.
-            with parts.grid.hold_sync():
-                parts.grid.rows, parts.grid.columns, parts.grid.cells = [], [], []
+        parts, by = self._parts, str(self._parts.colour.value)
+        known = self._known(ds, metric)
+        info = results.metric(ds, metric)
+        parts.strip.blocks = found = drawing.blocks(
+            layers,
+            scene.state,
+            known.table,
+            known.verdicts,
+            info,
+            known.refused,
+            known.measures,
+            by,
+        )
+        parts.strip.legend = drawing.legend(found, known.table, info, by)
+        self._draw_heat(ds, known.table, metric, [layer.name for layer in layers], by)
         parts.grid.marked = [[r, drawing.column_of(c)] for r, c in scene.state.items()]
+
+    def _draw_heat(
+        self,
+        ds: xr.Dataset | None,
+        table: pd.DataFrame | None,
+        metric: str,
+        names: list[str],
+        by: str,
+    ) -> None:
+        """Draw the heat map where it is another: of hundreds of rows it takes longer than a click.
+
+        Without a Dataset there is none, since that of another task or view must not stay.
+        """
+        wanted = (ds, metric, names, by)
+        if self._heat is not None and _same(self._heat, wanted):
+            return
+        with self._parts.grid.hold_sync():
+            for name, value in heat(ds, table, metric, names, by).items():
+                setattr(self._parts.grid, name, value)
+        self._heat = wanted
+
+    def _known(self, ds: xr.Dataset | None, metric: str) -> _Known:
+        """Look up what a Dataset says of its layers; once, since clicks come faster than sweeps."""
+        if self._held is None or self._held.ds is not ds or self._held.metric != metric:
+            self._held = _known(ds, metric)
+        return self._held
 
     def numbers(self, estimate: Estimate, seq: int) -> None:
         """Show what is known so far of the question of this number."""
@@ -117,3 +147,24 @@ class Display:
         parts.changed.value = "" if self._texts else changed
         parts.classes.value = words.classes(estimate, self._tokenizer)
         parts.confusion.value = words.confusion(estimate, self._tokenizer)
+
+
+class _Known(NamedTuple):
+    """What a Dataset says of its layers."""
+
+    ds: xr.Dataset | None
+    metric: str
+    table: pd.DataFrame | None
+    verdicts: Mapping[str, str]
+    refused: Mapping[str, str]
+    measures: Mapping[str, Sequence[str]]
+
+
+def _known(ds: xr.Dataset | None, metric: str) -> _Known:
+    table = stats.summary(ds, metric) if ds is not None else None
+    refused, measures = drawing.refused_rows(ds, table), drawing.measured_rows(ds)
+    return _Known(ds, metric, table, drawing.verdicts(ds, metric), refused, measures)
+
+
+def _same(old: tuple[Any, ...], new: tuple[Any, ...]) -> bool:
+    return old[0] is new[0] and old[1:] == new[1:]

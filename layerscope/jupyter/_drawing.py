@@ -1,8 +1,9 @@
-"""Content of the strip and the heat map, from a Dataset and the present scene."""
+"""Content of the strip, from a Dataset and the present scene."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,19 +14,23 @@ from layerscope import results, stats
 from layerscope.core.layers import Layer
 from layerscope.core.session import Change
 from layerscope.errors import LayerscopeError, OptionError
-from layerscope.plots import ink, scale_of, shorten_layers
-from layerscope.results import FULL_MODEL, NO_EPOCH
+from layerscope.jupyter._colouring import Colouring, act_of, colouring, first_column
+from layerscope.plots import ink, shorten_layers
+from layerscope.results import NO_EPOCH
 
 __all__ = [
     "blocks",
-    "cells",
     "change_of",
     "column_of",
+    "format_value",
     "legend",
+    "measured_rows",
     "preset_rows",
     "presets",
     "refused_rows",
+    "short_names",
     "verdicts",
+    "words_of",
 ]
 
 _UNKNOWN = "#e9ecef"
@@ -56,6 +61,7 @@ def blocks(
     metric: results.MetricInfo,
     refused: Mapping[str, str] | None = None,
     measures: Mapping[str, Sequence[str]] | None = None,
+    by: str = "damage",
 ) -> list[dict[str, Any]]:
     """Draw every layer as a block of the strip.
 
@@ -73,47 +79,73 @@ def blocks(
         As `refused_rows` gives.
     measures : mapping of str to sequence of str, optional
         As `measured_rows` gives.
+    by : {"damage", "value"}
+        What the colours stand for.
     """
     refused, measures = refused or {}, measures or {}
-    critical = _criticality(table)
-    scale = scale_of(table["value"], metric) if table is not None else None
+    critical = _criticality(table, metric, by)
     largest = max((math.log1p(layer.size) for layer in layers), default=1.0) or 1.0
-    short = shorten_layers([layer.name for layer in layers], _LONGEST)
+    short, groups = short_names(layers)
     drawn = []
     for layer in layers:
-        value, broken = critical.get(layer.name, (None, False))
-        colour = _UNKNOWN if value is None or scale is None else scale.colour(value)
+        colour, told, broken = critical.get(layer.name, (_UNKNOWN, "", False))
         change = state.get(layer.name)
-        reset = "" if value is None else f"\nreset: {_format(value, broken)}"
         verdict = results.NOT_FINITE if broken else found.get(layer.name, "")
-        if value is None and layer.name in refused:
+        if not told and layer.name in refused:
             verdict = results.REFUSED
         why = f": {refused[layer.name]}" if verdict == results.REFUSED and refused else ""
-        line = f"\n{verdict}{why}" if verdict else ""
-        tip = f"{layer.name}\n{layer.module_type}, {layer.size:,} parameters{reset}{line}"
-        tip = "\n".join([tip, *measures.get(layer.name, ())])
+        lines = [
+            layer.name,
+            f"{layer.module_type}, {layer.size:,} parameters",
+            *([told] if told else []),
+            *([f"{verdict}{why}"] if verdict else []),
+            *measures.get(layer.name, ()),
+            f"now: {change.words if change else 'trained'}",
+        ]
         drawn.append(
             {
                 "name": layer.name,
                 "short": short[layer.name],
                 "stage": layer.stage,
                 "block": layer.block,
+                "group": groups.get(layer.block, ""),
                 "colour": colour,
                 "ink": ink(colour),
                 "share": math.log1p(layer.size) / largest,
                 "state": change.words if change else "trained",
                 "badge": _badge(change, verdict),
-                "tip": f"{tip}\nnow: {change.words if change else 'trained'}",
+                "verdict": verdict,
+                "tip": "\n".join(lines),
             }
         )
     return drawn
+
+
+def short_names(layers: Sequence[Layer]) -> tuple[dict[str, str], dict[str, str]]:
+    """Write layers without what their block begins with, and blocks without what most do.
+
+    Returns
+    -------
+    short, groups : dict
+        By name of the layer, and by name of the block; blocks of one layer have none.
+    """
+    counts = Counter(layer.block for layer in layers if layer.block)
+    several = [block for block, count in counts.items() if count > 1]
+    alone = shorten_layers(
+        [layer.name for layer in layers if layer.block not in several], _LONGEST
+    )  # fmt: skip
+    short = {
+        layer.name: alone.get(layer.name) or layer.name.removeprefix(f"{layer.block}.")
+        for layer in layers
+    }
+    return short, shorten_layers(several, 2 * _LONGEST)
 
 
 def refused_rows(ds: xr.Dataset | None, table: pd.DataFrame | None) -> dict[str, str]:
     """Say why rows can't be computed in the column that colours the strip."""
     if ds is None or table is None or table.empty:
         return {}
-    done = str(table.loc[table["column"] == _first(table), "perturbation"].iloc[0])
+    done = str(table.loc[table["column"] == first_column(table), "perturbation"].iloc[0])
     return {row: why for (row, name), why in results.refusals(ds).items() if name == done}
 
 
@@ -142,31 +174,48 @@ def _badge(change: Change | None, verdict: str) -> str:
     return change.about.sign or "≠"
 
 
-def _criticality(table: pd.DataFrame | None) -> dict[str, tuple[float, bool]]:
-    """Each layer's value when it is put back to the first checkpoint, else to random values.
+def _criticality(
+    table: pd.DataFrame | None, metric: results.MetricInfo, by: str
+) -> dict[str, tuple[str, str, bool]]:
+    """Each layer when it is put back to the first checkpoint, else to random values.
 
-    And whether the outputs, or the value, were not finite.
+    Its colour, what is to be said of it, and whether the outputs, or the value, were not finite.
     """
-    if table is None:
+    if table is None or table.empty:
         return {}
-    chosen = table[table["column"] == _first(table)].to_dict("records")
-    return {row["layer"]: (float(row["value"]), row["not_finite"] > 0) for row in chosen}
+    column, colours = first_column(table), colouring(table, metric, by)
+    chosen = table[table["column"] == column].assign(coloured=colours.values)
+    return {
+        row["layer"]: (
+            colours.scale.colour(row["coloured"]),
+            f"{act_of(column)}: {words_of(row, metric.name, colours)}",
+            row["not_finite"] > 0,
+        )
+        for row in chosen.to_dict("records")
+    }
 
 
-def _format(value: float, broken: bool) -> str:
+def words_of(row: Mapping[Any, Any], metric: str, colours: Colouring) -> str:
+    """Write what was measured of a cell: its value, and its damage where that is known."""
+    value = f"{metric} {format_value(float(row['value']), row['not_finite'] > 0)}"
+    if colours.relative is None or math.isnan(row["coloured"]):
+        return value
+    name = "damage" if colours.relative == "damage" else "against trained"
+    return f"{value}, {name} {row['coloured']:.3g}"
+
+
+def format_value(value: float, broken: bool) -> str:
     """Write a value that was computed, and whether outputs or value were not finite."""
     number = "NaN" if math.isnan(value) else f"{value:.4g}"
     return f"{number}, not finite" if broken else number
 
 
-def _first(table: pd.DataFrame) -> str:
-    columns = stats.column_order(table)
-    return next((column for column in columns if column.isdecimal()), columns[0])
-
-
 def legend(
-    drawn: Sequence[Mapping[str, Any]], table: pd.DataFrame | None, metric: str
-) -> list[str]:
+    drawn: Sequence[Mapping[str, Any]],
+    table: pd.DataFrame | None,
+    metric: results.MetricInfo,
+    by: str = "damage",
+) -> list[dict[str, Any]]:
     """Say what colours, signs and heights of the blocks mean that there are.
 
     Parameters
@@ -175,68 +224,28 @@ def legend(
         As `blocks` gives.
     table : DataFrame or None
         What they were coloured by.
-    metric : str
+    metric : MetricInfo
+    by : {"damage", "value"}
+
+    Returns
+    -------
+    list of dict
+        ``kind``, which says how it is drawn; ``text``, the same words on the page and in a figure;
+        of colours those from one end to the other, and what the ends are.
     """
-    lines = []
+    entries: list[dict[str, Any]] = []
     if table is not None and not table.empty:
-        first = _first(table)
-        what = f"reset to {first}" if first.isdecimal() else f"under {first}"
-        lines.append(f"colour: {metric} with that layer alone {what}")
+        entries.append(colouring(table, metric, by).entry(act_of(first_column(table))))
     signs = {block["badge"] for block in drawn if block["state"] == "trained"}
-    lines += [f"{sign} {name}" for name, sign in _SIGNS.items() if sign in signs]
+    entries += [
+        {"kind": "sign", "text": f"{sign} {name}"} for name, sign in _SIGNS.items() if sign in signs
+    ]
     states = {block["badge"]: block["state"] for block in drawn if block["state"] != "trained"}
     if states:
-        signs_said = ", ".join(f"{sign}:\u00a0{state}" for sign, state in states.items())
-        lines.append(f"striped: changed ({signs_said})")
-    return [*lines, "height: number of parameters, on a logarithmic scale"]
-
-
-def cells(
-    ds: xr.Dataset, table: pd.DataFrame, metric: str, layers: Sequence[str]
-) -> tuple[list[str], list[str], list[list[dict[str, str]]]]:
-    """Draw the heat map: rows, columns, and cells; empty where nothing is known."""
-    scale = scale_of(table["value"], results.metric(ds, metric))
-    columns = stats.column_order(table)
-    rows = [*layers, *([FULL_MODEL] if FULL_MODEL in set(table["layer"]) else [])]
-    known: dict[tuple[str, str], dict[str, str]] = {}
-    distance, measures = _distances(ds), measured_rows(ds)
-    sizes = (
-        dict(zip(ds["layer"].values, ds["parameters"].values, strict=True))
-        if ("parameters" in ds.coords)
-        else {}
-    )
-    for cell in table.to_dict("records"):
-        value = float(cell["value"])
-        colour = scale.colour(value)
-        at = str(cell["layer"]), str(cell["column"])
-        broken = bool(cell["not_finite"] > 0)
-        lines = [f"{at[0]}, {at[1]}: {metric} {_format(value, broken)}"]
-        if not math.isnan(cell["lower"]):
-            lines.append(f"95 %: {cell['lower']:.4g} to {cell['upper']:.4g}")
-        if at in distance:
-            lines.append(f"distance from the start: {distance[at]:.4g}")
-        if at[0] in sizes:
-            lines.append(f"{int(sizes[at[0]]):,} parameters")
-        lines += measures.get(at[0], ())
-        known[at] = {
-            "colour": colour, "ink": ink(colour), "text": scale.text(value),
-            "tip": "\n".join(lines), "crossed": "crossed" if broken else "",
-        }  # fmt: skip
-    done = dict(zip(table["column"], table["perturbation"], strict=True))
-    for (row, name), why in results.refusals(ds).items():
-        for column in (each for each in columns if done[each] == name):
-            tip = f"{row}, {column}: can't be computed: {why}"
-            known.setdefault((row, column), {"refused": "refused", "tip": tip})
-    return rows, columns, [[known.get((row, column), {}) for column in columns] for row in rows]
-
-
-def _distances(ds: xr.Dataset) -> dict[tuple[str, str], float]:
-    try:
-        table = stats.distances(ds)
-    except LayerscopeError:
-        return {}  # a Dataset made by hand may have none
-    pairs = zip(table["layer"], table["column"], strict=True)
-    return dict(zip(pairs, table["value"].astype(float), strict=True))
+        said = ", ".join(f"{sign}:\u00a0{state}" for sign, state in states.items())
+        entries.append({"kind": "changed", "text": f"striped: changed ({said})"})
+    height = "height: number of parameters, on a logarithmic scale"
+    return [*entries, {"kind": "height", "text": height}]
 
 
 def verdicts(ds: xr.Dataset | None, metric: str) -> dict[str, str]:

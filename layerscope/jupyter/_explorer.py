@@ -252,6 +252,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             (parts.view, self._on_view),
             (parts.task, self._on_task),
             (parts.device, self._on_device),
+            (parts.colour, self._draw),
         ]:
             part.observe(lambda _, changed=changed: self._do(changed), "value")
 
@@ -335,11 +336,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
 
         `path` and `width` are as for `layerscope.plots.save`.
         """
-        estimate, scene = self.estimate, self._history.now
+        estimate, drawn = self.estimate, (self._history.now, self.controls.strip)
         if self._backend is not None and estimate is None:
             raise OptionError("this state is not measured yet; wait until examples were seen.")
-        ds, blocks = self._swept(), self.controls.strip.blocks
-        picture = of_state(self._title(), scene, blocks, estimate, ds, self._known.metric)
+        picture = of_state(self._title(), *drawn, estimate, self._swept(), self._known.metric)
         self._display.say(f"Saved {plots.save(picture, path, width=width)}.")
 
     def _show_code(self) -> None:

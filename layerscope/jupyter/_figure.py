@@ -15,16 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from layerscope import plots, stats
+from layerscope import plots
 from layerscope.core.session import Estimate
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _words as words
 from layerscope.jupyter._history import Scene
+from layerscope.jupyter._strip import Strip
 from layerscope.jupyter._words import Reading
 from layerscope.plots import escape_dollars, shorten_layers
 
 __all__ = ["draw", "of_state"]
 
-_ACCENT, _QUIET, _LINE = "#d9480f", "#59636e", "#8c959f"
+_ACCENT, _QUIET, _LINE = "#b83c0c", "#59636e", "#8c959f"
 # Inches: of the narrowest and the widest strip, of its widest block, between stages and blocks.
 _NARROWEST, _WIDEST, _BLOCK, _STAGES, _MODULES = 5.4, 6.75, 0.85, 0.12, 0.05
 _LOWEST, _HIGHEST = 0.22, 0.5
@@ -39,20 +40,19 @@ _TYPE = 7.5
 def of_state(
     name: str,
     scene: Scene,
-    blocks: Sequence[Mapping[str, Any]],
+    strip: Strip,
     estimate: Estimate | None,
     ds: xr.Dataset | None,
     metric: str,
 ) -> Figure:
     """Draw what the explorer shows of a scene; without numbers, or heat map, if there are none."""
-    table = None if ds is None else stats.summary(ds, metric)
     return draw(
         name,
         rows.name(scene),
-        blocks,
+        strip.blocks,
         words.readings(estimate) if estimate else [],
         words.coverage(estimate) if estimate else "",
-        drawing.legend(blocks, table, metric),
+        [str(entry["text"]) for entry in strip.legend],
         None if ds is None else plots.heatmap(ds, metric),
         [(row, drawing.column_of(change)) for row, change in scene.state.items()],
     )

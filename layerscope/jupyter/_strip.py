@@ -9,20 +9,26 @@ from typing import Any
 import anywidget
 import traitlets
 
-__all__ = ["Grid", "Strip"]
+__all__ = ["Clickable", "Grid", "Strip", "static"]
+
+_STATIC = Path(__file__).parent / "static"
 
 
-def _read(name: str) -> str:
-    """Read a file of the page. Given as a path, anywidget would hold every widget for ever."""
-    return (Path(__file__).parent / "static" / name).read_text(encoding="utf-8")
+def static(*names: str) -> str:
+    """Read files that are sent to the browser, one after the other.
+
+    As text: of paths anywidget watches the files, and holds every widget for as long.
+    """
+    return "\n".join((_STATIC / name).read_text(encoding="utf-8") for name in names)
 
 
-class _Clickable(anywidget.AnyWidget):
+class Clickable(anywidget.AnyWidget):
     """A widget that tells what was clicked."""
 
-    _css = _read("explorer.css")
+    _css = static("explorer.css")
     acknowledged = traitlets.Int(0).tag(sync=True)
     label = traitlets.Unicode("").tag(sync=True)
+    legend = traitlets.List(traitlets.Dict()).tag(sync=True)
 
     def on_pick(self, picked: Callable[[dict[str, Any]], object]) -> None:
         """Call a function with what was clicked."""
@@ -35,37 +41,47 @@ class _Clickable(anywidget.AnyWidget):
         self.on_msg(received)
 
 
-class Strip(_Clickable):
+class Strip(Clickable):
     """A network as a strip of layers.
 
     Attributes
     ----------
     blocks : list of dict
-        In execution order: ``name``, and ``short`` where there is little room; ``stage`` and
-        ``block`` that it lies in; ``colour`` and ``ink``, as CSS has them; ``share``, how tall it
-        is in [0, 1]; ``state``, ``badge``; ``tip``, what shows on hovering.
+        In execution order: ``name``, and ``short`` as it stands below; ``stage`` and ``block`` that
+        it lies in, and what this is called, ``group``; ``colour`` and ``ink``, as CSS has them;
+        ``share``, how tall it is in [0, 1]; ``state``, ``badge``; ``tip``, what shows on hovering.
     selected : list of str
+    legend : list of dict
+        As `_drawing.legend` gives.
     """
 
-    _esm = _read("strip.js")
+    _esm = static("keys.js", "legend.js", "strip.js")
     blocks = traitlets.List(traitlets.Dict()).tag(sync=True)
     selected = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 
-class Grid(_Clickable):
+class Grid(Clickable):
     """A heat map of layers by checkpoint.
 
     Attributes
     ----------
     rows, columns : list of str
+    heads : list of str
+        How the rows are written.
+    title, axis : str
+        What the cells show, and what the columns are.
     cells : list of list of dict
         ``colour``, ``ink``, ``text``, ``tip``; empty for a cell that is not known.
     marked : list of [row, column]
         What is set at present.
+    legend : list of dict
     """
 
-    _esm = _read("grid.js")
+    _esm = static("keys.js", "legend.js", "grid.js")
     rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    heads = traitlets.List(traitlets.Unicode()).tag(sync=True)
     columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    axis = traitlets.Unicode("").tag(sync=True)
     cells = traitlets.List(traitlets.List(traitlets.Dict())).tag(sync=True)
     marked = traitlets.List(traitlets.List(traitlets.Unicode())).tag(sync=True)
