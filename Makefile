@@ -7,7 +7,7 @@ WORKERS ?= 2
 TEST   := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke lint bench gpu pictures clean
+.PHONY: help demo test smoke lint bench gpu pictures docs dist clean
 
 help:
 	@echo "make demo   train a network on 5,000 digits, reset its layers, draw the paper's figure"
@@ -17,6 +17,8 @@ help:
 	@echo "make bench  run the benchmarks and the slow tests"
 	@echo "make gpu    exactness, speed and waiting on a GPU, in at most eight minutes"
 	@echo "make pictures  draw those of the documentation again"
+	@echo "make docs   build the site into build/site, executing every page, and check its links"
+	@echo "make dist   build wheel and sdist into dist, check them, and run the README's lines from the wheel"
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -62,5 +64,13 @@ gpu: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python docs/pictures.py
 
+# Without the network; warnings are errors.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -b html -j auto -q -W --keep-going docs build/site
+	$(BIN)/python docs/sitebuilder/links.py build/site
+
+dist: $(STAMP)
+	$(BIN)/python packaging/dist.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/api docs/project docs/runs

@@ -63,7 +63,7 @@ def test_modules_in_contributing_are_those_there_are():
         assert named == there - {"py"}, folder
 
 
-@pytest.mark.parametrize("goal", ["demo", "test", "smoke", "lint", "bench"])
+@pytest.mark.parametrize("goal", ["demo", "test", "smoke", "lint", "bench", "docs", "dist"])
 def test_every_make_goal_makes_the_environment_first(goal):
     rules = (ROOT / "Makefile").read_text()
     prerequisites = re.search(rf"^{goal}:(.*)$", rules, re.MULTILINE)[1].split()

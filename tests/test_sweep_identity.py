@@ -194,6 +194,18 @@ def test_another_function_is_another_sweep(pair, tmp_path, what):
     assert not np.array_equal(ds["value"], sweep(None, pair, **second)["value"], equal_nan=True)
 
 
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_functions_of_another_environments_packages_are_named_not_read(folder):
+    # As in an environment that sees the system's packages: reading all of torch has no end.
+    def of(body, folder):
+        module = {"__name__": "theirs"}
+        exec(compile(f"def f(x): {body}", f"/elsewhere/{folder}/theirs.py", "exec"), module)
+        return fingerprint(module["f"])
+
+    assert of("return x", folder) == of("return 2 * x", folder)
+    assert of("return x", "src") != of("return 2 * x", "src")
+
+
 @pytest.mark.parametrize(
     ("options", "place", "name", "value"),
     [

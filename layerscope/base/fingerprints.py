@@ -26,6 +26,8 @@ __all__ = ["Fingerprint", "fingerprint", "is_library"]
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), range, slice, type(...), PurePath)
 _SAID = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, np.dtype)
 _LIBRARIES = tuple({sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib")})
+# Of another environment that this one sees, too: the system's, the user's, one on the path.
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 # Of a class: what says nothing about what it does, or differs between equal ones.
 _SILENT = {
@@ -302,4 +304,8 @@ def is_library(kind: type) -> bool:
 
 
 def _in_library(file: str) -> bool:
-    return not file or file.startswith(("<frozen", *_LIBRARIES))
+    return (
+        not file
+        or file.startswith(("<frozen", *_LIBRARIES))
+        or not _INSTALLED.isdisjoint(PurePath(file).parts)
+    )

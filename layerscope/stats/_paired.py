@@ -173,7 +173,7 @@ def bootstrap(
     weights : array_like, optional
         Shape ``(n,)``: number of counted positions of every example; 1 without.
     statistic : str
-        "mean" (Σy / Σw), "perplexity" (its exponential) or "calibration_error" (Σ_b |Σy| / Σw).
+        "mean" (Σy / Σw), "perplexity" (its exponential) or "calibration_error" (``Σ_b |Σy| / Σw``).
     confidence : float
         In (0, 1).
     repeats : int

@@ -41,8 +41,8 @@ def drill(
 
     Each step is a sweep over what lies in the row whose perturbation made the metric worst in the
     step before. The last sets single weights of the worst tensor to zero: those that alone add most
-    to an output of their module, |w| · max |x| over the tokens of the data; of tensors that are no
-    matrix, those of the largest |w|.
+    to an output of their module, ``|w| · max |x|`` over the tokens of the data; of tensors that are
+    no matrix, those of the largest ``|w|``.
 
     Parameters
     ----------

@@ -39,8 +39,8 @@ def super_weights(model: nn.Module, data: Any, count: int = 8, **options: Any) -
 
     In one pass the channel of largest input and that of largest output are found of every MLP's
     down-projection, over all tokens that are no padding: the scalar between them is its candidate.
-    The `count` candidates that alone add most to an output, |w| · max |x|, are confirmed exactly,
-    by a sweep in which each is set to zero by itself.
+    The `count` candidates that alone add most to an output, ``|w| · max |x|``, are confirmed
+    exactly, by a sweep in which each is set to zero by itself.
 
     Parameters
     ----------

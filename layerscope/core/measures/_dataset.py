@@ -72,8 +72,8 @@ def measure(
         Variance of the elements of y over all tokens and channels. Sun et al. (2025), The curse of
         depth in large language models.
     ``output_spike``
-        Largest |y| that a down-projection of the row gives. Yu et al. (2024), The super weight in
-        large language models. See `layerscope.super_weights`.
+        Largest ``|y|`` that a down-projection of the row gives. Yu et al. (2024), The super weight
+        in large language models. See `layerscope.super_weights`.
     ``spectral_exponent``
         Hill's estimate of the exponent of the spectra of the row's matrices, mean over them; Lu et
         al. (2024), AlphaPruning, after Martin et al. (2021).
