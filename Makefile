@@ -7,7 +7,7 @@ WORKERS ?= 2
 TEST   := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke lint bench gpu pictures docs dist clean
+.PHONY: help demo test smoke lint bench gpu runs pictures docs dist clean
 
 help:
 	@echo "make demo   train a network on 5,000 digits, reset its layers, draw the paper's figure"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint   check style and types only"
 	@echo "make bench  run the benchmarks and the slow tests"
 	@echo "make gpu    exactness, speed and waiting on a GPU, in at most eight minutes"
+	@echo "make runs   judge the committed runs by today's rules, and draw their page again"
 	@echo "make pictures  draw those of the documentation again"
 	@echo "make docs   build the site into build/site, executing every page, and check its links"
 	@echo "make dist   build wheel and sdist into dist, check them, and run the README's lines from the wheel"
@@ -57,6 +58,13 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/smoke.py
 	$(BIN)/python benchmarks/hostile.py --faults
 	$(BIN)/python -m pytest -m slow
+
+# Nothing is trained; of what can't be judged from its Datasets alone it says so, and goes on.
+runs: $(STAMP)
+	-$(BIN)/layerscope judge papermill_runs
+	$(BIN)/python -c "from layerscope.paper import reproduce; \
+	  reproduce.execute_plain('notebooks/00_quickstart.ipynb', 'papermill_runs')"
+	$(BIN)/layerscope gallery papermill_runs -o papermill_runs/GALLERY.md
 
 gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,7 +186,7 @@ def test_a_finding_is_judged_by_its_whole_interval():
             analyses.finding("a", "b", [1], **wrong)
     table = analyses.findings_table(analyses.about("net", [alone]))
     assert table["the paper says"][0] == "net: a"
-    assert len(table.columns) == len(dataclasses.fields(analyses.Finding))
+    assert len(table.columns) == 8
 
 
 def test_findings_are_undecided_without_seeds_and_follow_the_runs_with_them():
@@ -219,7 +217,6 @@ def test_damage_is_a_share_of_what_was_learnt_and_unknown_where_nothing_was():
     assert bool((loss <= 1).all())
     poor = ds.assign(baseline=ds.baseline * 0 + 0.85)
     assert bool(analyses.damage(poor).isnull().all())
-    assert np.isnan(_per_run.depth_correlation(poor)).all()
     with pytest.raises(ResultError, match="whole=True"):
         _per_run.untrained(ds.drop_sel(layer="fullmodel"), "loss")
 

@@ -22,6 +22,7 @@ from layerscope.base import notebooks
 from layerscope.cli._options import assignments
 from layerscope.core.sweep import sweep
 from layerscope.errors import OptionError
+from layerscope.paper import rules
 from layerscope.paper.experiments import EXPERIMENTS
 from layerscope.paper.experiments._recipes import RECIPES
 from layerscope.paper.reproduce._naming import command, folder_name
@@ -51,7 +52,10 @@ def test_an_experiment_at_scale_smoke(name, runs):
     done = reproduce.run(name, "smoke", out=runs, show_progress=False)
     summary = done.manifest["summary"]
     assert summary["findings"]
-    assert len(summary["claims"]) == len(summary["findings"])
+    said = len(summary["findings"]) + len(summary["comparisons"])
+    assert len(summary["claims"]) == said
+    assert all(found["rule"] in rules.RULES for found in summary["findings"])
+    assert summary["found"]
     for found in summary["findings"]:
         assert found["verdict"] in VERDICTS
         assert found["runs"] >= 1 or found["value"] is None
@@ -111,7 +115,7 @@ def test_what_is_kept_says_plainly_what_disagrees(tmp_path):
         in (told["claims"][1]["measured"])
     )
     assert told["figure"] is None
-    assert experiments.keep(None, title="Slopes") == []
+    assert experiments.keep(None, title="Slopes").files == ()
 
 
 def test_a_folder_with_many_parameters_has_a_short_name_of_its_own():
@@ -131,6 +135,30 @@ def test_a_folder_with_many_parameters_has_a_short_name_of_its_own():
     backwards = dict(reversed(many.items()))
     assert folder_name("small", backwards) in names
     assert folder_name("paper", {}) == "paper"
+
+
+def test_what_is_kept_is_shown_in_full_and_escaped(tmp_path):
+    long = "<b>" + "a very long statement " * 20
+    shown = experiments.keep(
+        tmp_path,
+        title="Slopes",
+        lead="Only the first layer matters",
+        findings=[analyses.finding(long, "slope", [1.0, 2.0, 1.5], above=0)],
+    )
+    page = shown._repr_html_()
+    assert "<h3>Only the first layer matters.</h3>" in page
+    assert "The paper says the same." in page
+    assert "&lt;b&gt;" + "a very long statement " * 20 in page
+    assert long in repr(shown)
+    assert shown.files[0].name == experiments.SUMMARY
+
+
+def test_tables_are_shown_in_full_and_escaped():
+    frame = pd.DataFrame({"layer": ["<i>" + "x" * 200], "rise": [0.123456]})
+    shown = experiments.table(frame)
+    assert "&lt;i&gt;" + "x" * 200 in shown._repr_html_()
+    assert "x" * 200 in repr(shown)
+    assert shown.rows[0][1] == "0.123"
 
 
 def test_what_came_out_can_be_said_in_a_sentence_of_ones_own(tmp_path):
@@ -202,7 +230,9 @@ def test_printed_numbers_are_kept_as_statements_and_named_where_they_lie_outside
     assert undecided["measured"].endswith("One run has no interval.")
     assert (one["paper"], one["agrees"], five["agrees"]) == ("25 errors", True, False)
     outside = "layer1 at 0 (paper 0.3, measured 0.5, 0.4 to 0.6)"
-    assert (one["measured"].count(outside), five["measured"].count(outside)) == (1, 5)
+    # Of many the ones that differ most are named, and all are kept.
+    assert (one["measured"].count(outside), five["measured"].count(outside)) == (1, 4)
+    assert [len(each["cells"]) for each in told["comparisons"]] == [25, 25, 2]
     assert ("by chance" in one["measured"], "by chance" in five["measured"]) == (True, False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
+import msgspec
 import pytest
 
 from layerscope import experiments
@@ -22,9 +22,19 @@ from layerscope.paper.gallery._runs import Claim
 
 EVIL = "<script>alert(1)</script> | `x` [a](javascript:b) *c* a_b $d$"
 CLAIMS = [
-    Claim("layer1 is critical", "it is: +40 points, 30 to 47", True),
-    Claim("0.07", "0.04, 0.03 to 0.05", False),
-    Claim(EVIL, EVIL, None),
+    Claim(
+        "layer1 is critical", "it is: +40 points, 30 to 47", True, rule="lowest-critical", runs=3
+    ),
+    Claim("0.07", "0.04, 0.03 to 0.05", False, rule="printed-errors", runs=3, reduced="half"),
+    Claim(EVIL, EVIL, None, runs=3),
+]
+CELL = {"layer": "layer1", "column": "0", "paper": "0.38", "measured": 0.41, "agrees": True}
+NUMBERS = [
+    {
+        "what": "test errors",
+        "reduced": "half",
+        "cells": [CELL, CELL | {"layer": EVIL, "column": "rand", "agrees": False}],
+    }
 ]
 PNG = b"\x89PNG\r\n\x1a\n not much of a picture"
 
@@ -52,8 +62,9 @@ def run(root, name="fcn-mnist", scale="small", files=(), **about):
 @pytest.fixture
 def told(tmp_path):
     """A run whose notebook said what it found."""
-    claims = [dataclasses.asdict(claim) for claim in CLAIMS]
+    claims = [msgspec.to_builtins(claim) for claim in CLAIMS]
     summary = {"finding": EVIL, "claims": claims, "figure": "odd name.png"}
+    summary |= {"found": f"short {EVIL}", "comparisons": NUMBERS}
     run(tmp_path / "runs", files=["01 a+b.ipynb", "odd name.png"], summary=summary)
     return tmp_path / "runs"
 
@@ -84,15 +95,23 @@ def test_html_answers_plainly_and_escapes_everything(told, tmp_path):
     path = gallery.write(told, tmp_path / "out" / "gallery.html")
     page = Page(path.read_text("utf-8"))
     assert [tag for tag, _ in page.found if tag == "script"] == []
-    assert page.text.count(EVIL) == 4  # overview, finding, and both sides of a claim
+    # Card, sentence, finding, both sides of a claim, and a layer of the printed numbers.
+    assert page.text.count(EVIL) == 6
     kinds = [each.get("class") for tag, each in page.found if tag == "span"]
-    assert kinds == ["yes", "no", "open"]
-    (picture,) = (each["src"] for tag, each in page.found if tag == "img")
-    assert picture.startswith("data:image/png;base64,")
+    assert [kind for kind in kinds if kind in ("yes", "no", "open")] == ["yes", "no", "open"]
+    assert "(reduced: half)" in page.text
+    assert "1 of 2 printed numbers" in page.text
+    assert "Why this threshold: The paper's own layers leave a gap" in page.text
+    pictures = [each["src"] for tag, each in page.found if tag == "img"]
+    assert len(pictures) == 2
+    assert all(picture.startswith("data:image/png;base64,") for picture in pictures)
     assert "width" not in dict(page.found)["img"], "of no picture the size is not known"
     links = [each["href"] for tag, each in page.found if tag == "a"]
-    assert links[0] == "#run0"
-    assert (path.parent / unquote(links[1])).is_file()
+    assert "#run0" in links
+    (notebook,) = (each for each in links if not each.startswith("#"))
+    assert (path.parent / unquote(notebook)).is_file()
+    known = {each["id"] for _, each in page.found if "id" in each}
+    assert {each[1:] for each in links if each.startswith("#")} <= known
 
 
 def test_html_shows_pictures_at_the_size_of_their_text(tmp_path):
@@ -101,32 +120,38 @@ def test_html_shows_pictures_at_the_size_of_their_text(tmp_path):
     figure.savefig(folder / "a.png", dpi=300)
     plt.close(figure)
     page = Page(gallery.write(tmp_path, tmp_path / "gallery.html").read_text("utf-8"))
-    assert dict(page.found)["img"]["width"] == "540"  # of 1200
+    small, whole = (each for tag, each in page.found if tag == "img")
+    assert whole["width"] == "540"  # of 1200
+    assert len(small["src"]) < len(whole["src"])
 
 
 def test_markdown_shows_figures_beside_it_and_escapes_everything(told):
     path = gallery.write(told, told / "GALLERY.md")
     text = path.read_text("utf-8")
-    (picture,) = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    small, picture = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
     assert picture == "fcn-mnist/small/odd%20name.png"
+    assert small == "thumbnails/fcn-mnist-small.png"
+    assert (told / small).is_file()
     assert (told / unquote(picture)).is_file()
     assert "<script" not in text
     assert r"\| \`x\` \[a\](javascript:b) \*c\* a\_b \$d\$" in text
     # Every row of a table has as many cells as its header.
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
-    assert [row.split(" | ")[-1] for row in text.splitlines() if row.endswith("** |")] == [
-        "**yes** |",
-        "**no** |",
-        "**undecided** |",
+    assert re.findall(r"\| \*\*(\w+)\*\* \|$", text, re.MULTILINE) == [
+        "agrees",
+        "disagrees",
+        "undecided",
     ]
+    assert "0.38 / 0.410" in text
+    assert "0.38 / **0.410**" in text
 
 
 def test_a_run_without_a_summary_points_to_its_notebook(tmp_path):
     run(tmp_path, files=["01.ipynb"], summary=None)
     (only,) = gallery.read(tmp_path)
     assert only.finding == "This run left no summary; its notebook says what came out."
-    assert only.agreement == "no statements"
+    assert only.agreement == "no statements of the paper to compare with"
     assert only.notebook.name == "01.ipynb"
 
 
@@ -139,7 +164,7 @@ def test_a_run_with_a_table_alone_shows_it(repository):
     assert "0.01 with the initialiser he-normal comes closest" in recipes.finding
     assert recipes.rows[0][:3] == ("lr", "initializer", "final")
     assert recipes.rows[1][:2] == ("", "the paper")
-    assert recipes.agreement == "no statements"
+    assert recipes.agreement == "no statements of the paper to compare with"
 
 
 def test_the_committed_gallery_is_what_the_command_makes(repository, tmp_path):
@@ -164,6 +189,30 @@ def test_the_committed_gallery_is_what_the_command_makes(repository, tmp_path):
     assert plain.sub("]()", made) == plain.sub("]()", kept), (
         "runs have changed: layerscope gallery papermill_runs -o papermill_runs/GALLERY.md"
     )
+
+
+def test_one_run_decides_nothing_and_is_not_counted(tmp_path):
+    claims = [
+        {"paper": name, "measured": "m", "agrees": None, "runs": 1, "holds": holds}
+        for name, holds in (("a", True), ("b", False))
+    ]
+    run(tmp_path, summary={"finding": "x", "claims": claims})
+    (only,) = gallery.read(tmp_path)
+    assert only.agreement == "one run decides nothing; 1 of 2 on the paper's side"
+    page = Page(gallery.write(tmp_path, tmp_path / "gallery.html").read_text("utf-8"))
+    assert "Of 0 tests of the paper's statements" in page.text
+
+
+def test_headings_are_words_and_runs_are_grouped_by_question(repository, tmp_path):
+    runs = gallery.read(repository / "papermill_runs")
+    assert not [run.subject for run in runs if re.search(r"[+=]|-w0|[0-9a-f]{8}", run.subject)]
+    path = gallery.write(repository / "papermill_runs", tmp_path / "gallery.html")
+    page = Page(path.read_text("utf-8"))
+    assert len([1 for tag, _ in page.found if tag == "article"]) == len(runs)
+    assert page.text.index("where training began?") < page.text.index(
+        "robust layers matter together"
+    )
+    assert not re.search(r"(src|href)=\"(https?:)?//", path.read_text("utf-8")), "nothing is loaded"
 
 
 def test_runs_come_in_the_papers_order_and_drafts_not_at_all(tmp_path):

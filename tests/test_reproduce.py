@@ -255,11 +255,13 @@ def test_experiment_1_at_scale_smoke(tmp_path):
     summary = done.manifest["summary"]
     assert summary["figure"] == "heatmap.png"
     assert [found["claim"].split()[0] for found in summary["findings"]] == [
-        *("re-randomising", "the", "upper", "the", "the")
+        *("re-randomising", "the", "upper", "no", "the", "the")
     ]
     assert all(found["runs"] == 2 for found in summary["findings"])
-    # Numbers of all of MNIST are no measure of 4,000 digits.
-    assert len(summary["claims"]) == len(summary["findings"])
+    # Numbers of all of MNIST are compared with those of 4,000 digits as well, and it says so.
+    numbers = summary["claims"][len(summary["findings"]) :]
+    assert len(numbers) == len(summary["comparisons"]) == 3
+    assert {claim["reduced"] for claim in numbers} == {"mnist-5k instead of mnist"}
     text = (done.folder / "01_fcn_mnist.ipynb").read_text()
     assert "cells agree" in text
     assert not re.search(r'"name": "stderr"|<script|Traceback', text)

@@ -36,6 +36,7 @@ _COMMANDS = (
     sweeping.add_report,
     sweeping.add_explore,
     reproducing.add_reproduce,
+    reproducing.add_judge,
     reproducing.add_gallery,
 )
 

@@ -8,9 +8,9 @@ from typing import Any
 from layerscope.base import validate
 from layerscope.cli._options import assignments
 from layerscope.cli._shared import add_data_root, add_device, add_row, make_table, show
-from layerscope.errors import OptionError, ResultError
+from layerscope.errors import LayerscopeError, OptionError, ResultError
 
-__all__ = ["add_gallery", "add_reproduce"]
+__all__ = ["add_gallery", "add_judge", "add_reproduce"]
 
 
 def add_reproduce(commands: Any) -> None:
@@ -134,6 +134,33 @@ def _run_all(options: argparse.Namespace, client: Any = None) -> None:
         told = "\n".join(f"  {outcome.name}: {outcome.error}" for outcome in failed)
         raise ResultError(f"{len(failed)} of {len(outcomes)} experiments failed:\n{told}")
     print(f"all {len(outcomes)} are in {options.out}")
+
+
+def add_judge(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "judge", help="judge finished runs by today's rules, from their Datasets, training nothing"
+    )
+    parser.add_argument("runs", help="folder of runs, or of one run")
+    add_data_root(parser)
+    parser.set_defaults(run=_run_judge)
+
+
+def _run_judge(options: argparse.Namespace) -> None:
+    from layerscope.paper import reproduce
+
+    found, failed = reproduce.find_runs(options.runs), []
+    for folder in found:
+        try:
+            manifest = reproduce.judge(folder, data_root=options.data_root)
+        except LayerscopeError as error:
+            failed.append(f"  {folder}: {error}")
+            print(f"{folder}: not judged", flush=True)
+        else:
+            print(f"{folder}: judged in {manifest['judged']['seconds']:.0f} s", flush=True)
+    if failed:
+        told = "\n".join(failed)
+        raise ResultError(f"{len(failed)} of {len(found)} runs were not judged again:\n{told}")
 
 
 def add_gallery(commands: Any) -> None:

@@ -1,8 +1,8 @@
 """The paper's statements about a heat map, each judged by one number per training run.
 
-The paper words most of them without numbers; the limits are this package's and stand in the
-finding beside what was measured. Damage is 0 where a reset changes nothing and 1 where the network
-is as good as untrained, see `damage`.
+The paper words most of them without numbers; the limits are this package's, and stand with their
+reasons in `layerscope.paper.rules`. Damage is 0 where a reset changes nothing and 1 where the
+network is as good as untrained, see `damage`.
 """
 
 from __future__ import annotations
@@ -16,43 +16,33 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
-from layerscope.errors import OptionError, ResultError
-from layerscope.paper.analyses._findings import Finding, finding, rank_step
-from layerscope.paper.analyses._per_run import computed, damage, depth_correlation
+from layerscope.errors import ResultError
+from layerscope.paper.analyses._findings import Finding, by_rule, rank_step
+from layerscope.paper.analyses._per_run import computed, damage, lower_half, upper_half
 
 __all__ = [
     "bottom_critical",
-    "differs",
+    "costs_little",
     "distance_tells_little",
     "extremes_differ",
     "first_epoch_worse",
+    "goes_with_more",
+    "no_upper_critical",
     "norms_matter",
     "not_jointly_robust",
+    "others_survive",
     "random_fails",
     "some_survive",
     "stage_starts_matter",
     "upper_robust",
 ]
 
-DISTANCE_TELLS = 0.8
-"""Rank correlation from which on distance would tell robust layers from critical ones."""
-
-CHANCE_MARGIN = 0.1
-"""Share of the way from trained to chance that a network "at chance" may still be short of it.
-
-Fixed on 2026-11-28. A tenth of the way is 9 points of error among ten classes: a network that still
-knows something of one class of ten is not counted as ruined, one that guesses unevenly is.
-"""
-
-ROBUST, CRITICAL = 0.05, 0.25
-"""Damage up to which a row survives, and from which on it does not; as for `stats.classify`."""
-
 
 def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """Judge whether re-randomising any one layer takes the network to chance.
 
     The least damage over layers is held against chance, damage 1, and not against half the way. One
-    may be short of chance by `CHANCE_MARGIN`; to be worse than chance is no objection.
+    may be short of chance by `rules.CHANCE_MARGIN`; to be worse than chance is no objection.
 
     Parameters
     ----------
@@ -71,8 +61,7 @@ def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
     if not redrawn:
         raise ResultError("no layer was drawn anew here; sweep with 'rerandomize'.")
     least = damage(ds, redrawn[0], metric=metric).min("layer")
-    claim = "re-randomising any one layer takes the network to chance"
-    return finding(claim, "least damage over layers", least.values, above=1 - CHANCE_MARGIN)
+    return by_rule("random-fails", least.values)
 
 
 def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
@@ -90,9 +79,7 @@ def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
     1.02
     """
     first = damage(ds, metric=metric).isel(layer=0)
-    claim = "the lowest layer is critical"
-    measured = f"damage of re-initialising {first['layer'].item()}"
-    return finding(claim, measured, first.values, above=CRITICAL)
+    return by_rule("lowest-critical", first.values, of=str(first["layer"].item()))
 
 
 def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> Finding:
@@ -108,15 +95,30 @@ def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> 
     Examples
     --------
     >>> from layerscope import testing
-    >>> upper_robust(testing.dataset()).value
-    -1.0
+    >>> round(upper_robust(testing.dataset()).value, 2)
+    -0.54
     """
-    kept = _only(ds, rows)
-    correlation = depth_correlation(kept, metric)
-    step = rank_step(len(stats.layer_order(kept, network=False)))
-    claim = "upper layers are more robust than lower ones"
-    what = "rank correlation of depth and damage"
-    return finding(claim, what, correlation, below=0, step=step, span=(-1, 1))
+    shares = damage(_only(ds, rows), metric=metric)
+    halves = [half(shares).mean("layer") for half in (upper_half, lower_half)]
+    return by_rule("upper-more-robust", (halves[0] - halves[1]).values)
+
+
+def no_upper_critical(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> Finding:
+    """Judge whether no layer of the upper half is critical.
+
+    Parameters
+    ----------
+    ds, rows, metric
+        As for `upper_robust`.
+
+    Examples
+    --------
+    >>> from layerscope import testing
+    >>> round(no_upper_critical(testing.dataset()).value, 2)
+    0.18
+    """
+    shares = upper_half(damage(_only(ds, rows), metric=metric))
+    return by_rule("no-upper-critical", shares.max("layer").values)
 
 
 def distance_tells_little(
@@ -141,12 +143,10 @@ def distance_tells_little(
     """
     computed(ds, metric=metric)  # refuses a layer that is missing
     found = stats.rank_correlation(ds, norm, metric)
-    claim = "the distance from the start alone does not tell robust layers from critical ones"
-    return finding(
-        claim,
-        f"rank correlation of distance ({norm}) and damage, without its sign",
+    return by_rule(
+        "distance-tells-little",
         abs(np.atleast_1d(found["correlation"].values)),
-        below=DISTANCE_TELLS,
+        of=norm,
         step=rank_step(int(found["n_layers"])),
         span=(0, 1),
     )
@@ -185,12 +185,33 @@ def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
             f"the rows {', '.join(names)} are no blocks of a ResNet with several stages; sweep one "
             "with view='block'."
         )
-    claim = "critical blocks are spread over depth, at the beginnings of stages"
-    measured = (
-        "damage of a stage's first block less the mean of its others, least over the stages above "
-        "the first"
-    )
-    return finding(claim, measured, xr.concat(later, "stage").min("stage").values, above=CRITICAL)
+    least = xr.concat(later, "stage").min("stage")
+    return by_rule("stage-starts", least.values)
+
+
+def others_survive(ds: xr.Dataset, metric: str | None = None) -> Finding:
+    """Judge whether blocks of a ResNet that are not the first of a stage survive random values.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of the view ``"block"``, with a perturbation that draws layers anew.
+    metric : str, optional
+
+    Raises
+    ------
+    ResultError
+        If there are no such blocks, or no layer was drawn anew.
+    """
+    redrawn, names = results.redraws(ds), list(map(str, ds["layer"].values))
+    later = [name for name in names if "." in name and not name.endswith(".1")]
+    if not redrawn or not later:
+        raise ResultError(
+            "no block but the first of a stage was drawn anew here; sweep a ResNet with "
+            "view='block' and 'rerandomize'."
+        )
+    shares = damage(ds, redrawn[0], metric=metric).sel(layer=later)
+    return by_rule("others-survive", shares.median("layer").values)
 
 
 def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> Finding:
@@ -205,14 +226,12 @@ def not_jointly_robust(ds: xr.Dataset, single: Sequence[str], together: str) -> 
     together : str
         The row in which all of them are reset.
     """
-    claim = "layers that are robust one by one are not robust together"
-    measured = "damage of all at once less the largest of one"
     shares = damage(ds)
     # One layer alone says nothing about several.
     if len(single) < 2:
-        return finding(claim, measured, [], above=ROBUST)
+        return by_rule("not-jointly-robust", [])
     more = shares.sel(layer=together) - shares.sel(layer=list(single)).max("layer")
-    return finding(claim, measured, more.values, above=ROBUST)
+    return by_rule("not-jointly-robust", more.values)
 
 
 def some_survive(ds: xr.Dataset, single: Sequence[str]) -> Finding:
@@ -230,10 +249,32 @@ def some_survive(ds: xr.Dataset, single: Sequence[str]) -> Finding:
     """
     shares = damage(ds)
     halves = ["odd rows", "even rows"] if len(single) >= 4 else []
-    claim = "every second of them can be reset together"
-    measured = "mean damage of the odd and of the even rows"
     found: npt.ArrayLike = shares.sel(layer=halves).mean("layer").values if halves else []
-    return finding(claim, measured, found, below=CRITICAL)
+    return by_rule("halves-survive", found)
+
+
+def costs_little(table: pd.DataFrame, variant: str, *, known: bool = True) -> Finding:
+    """Judge whether training without the robust layers, or with them frozen, costs little.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `experiments.retrain` returns it.
+    variant : {"frozen", "removed"}
+    known : bool
+        False where no layer was robust; then the finding is undecided.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"variant": ["full", "frozen"] * 2, "seed": [0, 0, 1, 1],
+    ...     "layers": ["", "fc1"] * 2, "error": [0.1, 0.11, 0.12, 0.12]})
+    >>> round(costs_little(table, "frozen").value, 3)
+    0.005
+    """
+    errors = table.pivot(index="seed", columns="variant", values="error")
+    layers = table.loc[table["variant"] == variant, "layers"].iloc[0]
+    more: npt.ArrayLike = errors[variant] - errors["full"] if known else []
+    return by_rule(f"{variant}-costs-little", more, of=layers)
 
 
 def norms_matter(
@@ -271,9 +312,7 @@ def norms_matter(
             f"the sweeps are of {names[0]} and of {names[1]}, or of other runs; sweep the same "
             "networks and rows twice."
         ) from None
-    claim = "a part of the damage comes from normalisation"
-    measured = "mean damage of a row with its normalisation less that without"
-    return finding(claim, measured, (first - second).mean("layer").values, above=0)
+    return by_rule("norms-matter", (first - second).mean("layer").values)
 
 
 def first_epoch_worse(ds: xr.Dataset) -> Finding:
@@ -291,57 +330,11 @@ def first_epoch_worse(ds: xr.Dataset) -> Finding:
     more = (damage(ds, epoch=1) - damage(ds, epoch=0)).dropna("seed").values
     others = more.sum(0) - more
     found = more[np.arange(len(more)), others.argmax(1)] if len(more) > 1 else []
-    claim = "going back to checkpoint 1 can hurt a layer more than going back to checkpoint 0"
-    measured = "difference of the damages, of the layer that is worst off in the other runs"
-    return finding(claim, measured, found, above=0)
+    return by_rule("first-epoch-worse", found)
 
 
-def differs(
-    claim: str,
-    measured: str,
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    *,
-    more: bool = True,
-    step: float = 0.0,
-    span: tuple[float, float] = (-np.inf, np.inf),
-) -> Finding:
-    """Judge whether a second setting gives more than a first, run by run with the same seed.
-
-    Parameters
-    ----------
-    claim, measured : str
-    first, second : array_like
-        Shape ``(runs,)``, paired by seed.
-    more : bool
-        False where the second is said to give less.
-    step, span : float, pair of float
-        Of the difference, as for `finding`.
-
-    Raises
-    ------
-    OptionError
-        If the two are not of the same runs.
-
-    Examples
-    --------
-    >>> differs("wider: more robust", "robust layers", [1, 2, 1], [3, 4, 3], step=1).verdict
-    'agrees'
-    """
-    low, high = np.asarray(first, float), np.asarray(second, float)
-    if low.shape != high.shape:
-        raise OptionError(
-            f"first has the shape {low.shape} and second {high.shape}; give one number per run, "
-            "of the same runs."
-        )
-    above, below = (0.0, None) if more else (None, 0.0)
-    return finding(claim, measured, high - low, above=above, below=below, step=step, span=span)
-
-
-def extremes_differ(
-    table: pd.DataFrame, setting: str, column: str, claim: str, *, more: bool = True
-) -> Finding:
-    """Judge whether the largest setting gives more than the smallest, paired by seed.
+def extremes_differ(table: pd.DataFrame, setting: str, column: str, rule: str) -> Finding:
+    """Judge whether the largest setting gives more than the smallest, or less, paired by seed.
 
     Parameters
     ----------
@@ -351,16 +344,15 @@ def extremes_differ(
         The column of settings, such as ``"width"``; with one setting the finding is undecided.
     column : str
         What is compared, such as ``"upper_damage"`` or ``"robust_share"``.
-    claim : str
-    more : bool
-        False where the largest is said to give less.
+    rule : str
+        Of `rules.RULES`; it says which of the two is said.
 
     Examples
     --------
     >>> import pandas as pd
     >>> table = pd.DataFrame({"width": [8, 8, 16, 16], "seed": [0, 1, 1, 0],
     ...     "damage": [0.5, 0.4, 0.1, 0.2]})
-    >>> round(extremes_differ(table, "width", "damage", "less", more=False).value, 2)
+    >>> round(extremes_differ(table, "width", "damage", "width-damage").value, 2)
     -0.3
     """
     wide = table.pivot(index="seed", columns=setting, values=column)
@@ -371,16 +363,28 @@ def extremes_differ(
     share = column.endswith("_share")
     step = 1 / float(table["layers"].min()) if share else 0.0
     span = (-1.0, 1.0) if share else (-np.inf, np.inf)
-    measured = f"{_WORDS.get(column, column)}, largest {setting} less smallest"
-    return differs(claim, measured, low, high, more=more, step=step, span=span)
+    more = np.asarray(high, float) - np.asarray(low, float)
+    return by_rule(rule, more, step=step, span=span)
 
 
-_WORDS = {
-    "damage": "mean damage of a layer",
-    "upper_damage": "mean damage of a layer in the upper half",
-    "robust_share": "share of robust layers",
-    "critical_share": "share of critical layers",
-}
+def goes_with_more(ranks: pd.DataFrame, better: str, worse: str) -> Finding:
+    """Judge whether one measure goes with the generalisation gap more than another does.
+
+    Parameters
+    ----------
+    ranks : DataFrame
+        As `rank_with` returns it, one row per run.
+    better, worse : str
+        Two of its columns, of `rules.MEASURES`.
+
+    Examples
+    --------
+    >>> ranks = pd.DataFrame({"critical": [0.9, 0.8], "parameters": [0.1, 0.1]})
+    >>> round(goes_with_more(ranks, "critical", "parameters").value, 2)
+    0.75
+    """
+    more = np.asarray(ranks[better] - ranks[worse], float)
+    return by_rule(f"{better}-over-{worse}", more, span=(-2, 2))
 
 
 def _only(ds: xr.Dataset, rows: str) -> xr.Dataset:

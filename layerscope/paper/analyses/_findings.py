@@ -21,6 +21,7 @@ import pandas as pd
 
 from layerscope import stats
 from layerscope.errors import OptionError
+from layerscope.paper import rules
 
 __all__ = [
     "AGREES",
@@ -28,6 +29,8 @@ __all__ = [
     "UNDECIDED",
     "Finding",
     "about",
+    "by_rule",
+    "correct",
     "finding",
     "findings_table",
     "rank_step",
@@ -54,6 +57,15 @@ class Finding:
     verdict : str
         ``"agrees"`` where the whole interval fulfils the condition, ``"disagrees"`` where none of
         it does, else ``"undecided"``.
+    rule : str
+        Name among `rules.RULES`; empty where there is none.
+    p : float
+        Two-sided p-value of Student's test against the limit; NaN where there are too few runs.
+    statements : int
+        How many were corrected for each other, see `correct`; 1 where it stands alone.
+    needed : int
+        Runs that would find a difference from the limit as large as the measured one in 80 % of
+        cases, where it is undecided; 0 where that is not known.
     """
 
     claim: str
@@ -64,6 +76,10 @@ class Finding:
     upper: float
     runs: int
     verdict: str
+    rule: str = ""
+    p: float = math.nan
+    statements: int = 1
+    needed: int = 0
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it: None for what is not known, or not finite."""
@@ -131,7 +147,80 @@ def finding(
         assert below is not None
         condition, holds, fails = f"below {below:g}", upper < below, lower >= below
     verdict = AGREES if holds else DISAGREES if fails else UNDECIDED
-    return Finding(claim, measured, condition, value, lower, upper, len(known), verdict)
+    limit = above if above is not None else below
+    assert limit is not None
+    p = _p_value(known, limit, step)
+    return Finding(claim, measured, condition, value, lower, upper, len(known), verdict, p=p)
+
+
+def by_rule(
+    name: str,
+    samples: npt.ArrayLike,
+    *,
+    of: str = "",
+    above: float | None = None,
+    below: float | None = None,
+    step: float = 0.0,
+    span: tuple[float, float] = (-np.inf, np.inf),
+) -> Finding:
+    """Judge a statement of the paper by its rule.
+
+    Parameters
+    ----------
+    name : str
+        Of `rules.RULES`.
+    samples, step, span
+        As for `finding`.
+    of : str
+        What the quantity is of here, such as a layer; it stands behind the quantity.
+    above, below : float, optional
+        The limit, only where the rule has none since it depends on the number of rows.
+
+    Examples
+    --------
+    >>> found = by_rule("lowest-critical", [0.4, 0.5, 0.45], of="layer1")
+    >>> found.verdict, found.condition, found.measured
+    ('agrees', 'above 0.25', 'damage of re-initialising the lowest layer (layer1)')
+    """
+    rule = rules.find(name)
+    if rule.above is not None or rule.below is not None:
+        above, below = rule.above, rule.below
+    measured = f"{rule.quantity} ({of})" if of else rule.quantity
+    found = finding(rule.claim, measured, samples, above=above, below=below, step=step, span=span)
+    return replace(found, rule=name)
+
+
+def correct(findings: Iterable[Finding], confidence: float = 0.95) -> list[Finding]:
+    """Correct the statements of one experiment for each other, and say what would decide them.
+
+    A verdict stays only where the p-value that Holm's step-down procedure (1979) makes of its own
+    is below ``1 − confidence``, so that with this confidence none of those that stay is wrong.
+    What one run alone says is no test, and does not count.
+
+    Parameters
+    ----------
+    findings : iterable of Finding
+        Each judged by itself at the same confidence.
+    confidence : float
+
+    Examples
+    --------
+    >>> alone = finding("a", "b", [0.1, 0.2, 0.3], above=-0.06)
+    >>> alone.verdict, [each.verdict for each in correct([alone, alone, alone])]
+    ('agrees', ['undecided', 'undecided', 'undecided'])
+    """
+    found = list(findings)
+    tested = [at for at, each in enumerate(found) if not math.isnan(each.p)]
+    corrected = dict(zip(tested, _holm([found[at].p for at in tested]), strict=True))
+    level = 1 - confidence
+    said = []
+    for at, each in enumerate(found):
+        open_ = at in corrected and corrected[at] >= level
+        each = replace(each, statements=max(len(tested), 1))
+        each = replace(each, verdict=UNDECIDED) if open_ else each
+        alone = 1 - level / max(len(tested), 1)
+        said.append(replace(each, needed=_needed(each, alone)))
+    return said
 
 
 def rank_step(count: int) -> float:
@@ -178,6 +267,47 @@ def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
     ['the paper says', 'we measured', 'agrees if', 'mean', 'lower', 'upper', 'runs', 'agrees?']
     """
     return pd.DataFrame([_row(found) for found in findings], columns=list(_COLUMNS.values()))
+
+
+def _holm(values: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values."""
+    order = np.argsort(values)
+    count = len(values)
+    raised = [min(1.0, (count - rank) * values[at]) for rank, at in enumerate(order)]
+    found = np.empty(count)
+    found[order] = np.maximum.accumulate(raised) if count else []
+    return [float(each) for each in found]
+
+
+def _p_value(known: npt.NDArray[np.float64], limit: float, step: float) -> float:
+    """Two-sided p-value of Student's test, with the spread that `finding` takes."""
+    from scipy.stats import t
+
+    if len(known) < 2:
+        return math.nan
+    if not np.isfinite(known).all():
+        return 1.0
+    error = max(float(known.std(ddof=1)), step / math.sqrt(12)) / math.sqrt(len(known))
+    if error == 0:  # the interval is a point, which is on one side
+        return 0.0
+    away = abs(float(known.mean()) - limit) / error
+    return float(2 * t.sf(away, len(known) - 1))
+
+
+def _needed(found: Finding, confidence: float) -> int:
+    """Runs that would decide it; 0 where it is decided, or that is not known."""
+    from scipy.stats import t
+
+    if found.verdict != UNDECIDED or math.isnan(found.p) or not 0 < found.p < 1:
+        return 0
+    limit = float(found.condition.split()[1])
+    difference = abs(found.value - limit)
+    # From the p-value, since the interval may end where the number does.
+    error = difference / float(t.isf(found.p / 2, found.runs - 1))
+    try:
+        return stats.runs_needed(difference, error * math.sqrt(found.runs), confidence=confidence)
+    except OptionError:  # more than anybody would train
+        return 0
 
 
 def _least_half(runs: int, step: float, confidence: float) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -17,12 +15,13 @@ __all__ = [
     "VERDICTS",
     "computed",
     "damage",
-    "depth_correlation",
     "limits",
+    "lower_half",
     "robust_rows",
     "runs_of",
     "tables_of",
     "untrained",
+    "upper_half",
     "verdict_counts",
 ]
 
@@ -187,30 +186,9 @@ def upper_half(shares: xr.DataArray) -> xr.DataArray:
     return shares.isel(layer=slice(count - count // 2, None))
 
 
-def depth_correlation(ds: xr.Dataset, metric: str | None = None) -> npt.NDArray[np.float64]:
-    """Spearman's rank correlation between a layer's depth and the damage of resetting it.
-
-    Below 0 where upper layers are the robust ones. One number per run; NaN below 3 layers.
-
-    Examples
-    --------
-    >>> from layerscope import testing
-    >>> depth_correlation(testing.dataset())
-    array([-1.])
-    """
-    from scipy.stats import spearmanr
-
-    shares = damage(ds, metric=metric).values
-    depth = np.arange(shares.shape[1])
-    if len(depth) < 3:
-        return np.full(len(shares), np.nan)
-    flat = np.isnan(shares).any(1) | (np.ptp(shares, axis=1) == 0)
-    return np.array(
-        [
-            np.nan if still else float(spearmanr(depth, row).statistic)
-            for row, still in zip(shares, flat, strict=True)
-        ]
-    )
+def lower_half(shares: xr.DataArray) -> xr.DataArray:
+    """The lower half of the layers, the middle one left out."""
+    return shares.isel(layer=slice(0, shares.sizes["layer"] // 2))
 
 
 def limits(ds: xr.Dataset, metric: str | None = None, share: float = 0.05) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from layerscope.paper.experiments._catalogue import EXPERIMENTS, SCALES, Experiment, Scale, find
 from layerscope.paper.experiments._generalising import generalisation
-from layerscope.paper.experiments._keeping import keep, ranked, told
+from layerscope.paper.experiments._keeping import file_name, keep, ranked, told
 from layerscope.paper.experiments._probing import (
     SERIES_VARIABLE,
     caption,
@@ -25,14 +25,28 @@ from layerscope.paper.experiments._probing import (
     trainings,
 )
 from layerscope.paper.experiments._recipes import augmentation, fitted, variants
-from layerscope.paper.experiments._retraining import retrain
+from layerscope.paper.experiments._retraining import largest_set, retrain
+from layerscope.paper.experiments._saved import SAVED_VARIABLE as SAVED_VARIABLE
 from layerscope.paper.experiments._spreading import (
     CLUSTER_VARIABLE as CLUSTER_VARIABLE,
     REHEARSAL_VARIABLE as REHEARSAL_VARIABLE,
     noted as noted,
     spread as spread,
 )
-from layerscope.paper.experiments._summary import SUMMARY, Summary as Summary
+from layerscope.paper.experiments._summary import (
+    SUMMARY,
+    Cell as Cell,
+    Claim as Claim,
+    Comparison as Comparison,
+    Summary as Summary,
+)
+from layerscope.paper.experiments._tables import table, verdicts
+from layerscope.paper.experiments._words import (
+    agreement as agreement,
+    data_words as data_words,
+    matter,
+    network_words as network_words,
+)
 
 __all__ = [
     "EXPERIMENTS",
@@ -43,17 +57,22 @@ __all__ = [
     "Scale",
     "augmentation",
     "caption",
+    "file_name",
     "find",
     "fitted",
     "generalisation",
     "keep",
+    "largest_set",
+    "matter",
     "probe",
     "ranked",
     "retrain",
     "sweep_network",
     "sweep_series",
+    "table",
     "told",
     "trained",
     "trainings",
     "variants",
+    "verdicts",
 ]

@@ -5,6 +5,8 @@ A notebook with a cell tagged ``scales`` is an experiment, and its name is that 
 
 title
     The question.
+question
+    That which several experiments ask together, for the gallery.
 scales
     Parameters by scale, where they differ from the notebook's own defaults.
 minutes, hints
@@ -39,6 +41,7 @@ SCALES = ("smoke", "small", "paper")
 _SUFFIX = ".ipynb"
 _EMPTY: dict[str, Any] = {
     "title": "",
+    "question": "",
     "scales": {},
     "minutes": {},
     "hints": {},
@@ -90,6 +93,8 @@ class Experiment:
         Of the paper.
     same_as : tuple of str
         SHA-256 of earlier forms of the notebook that compute the same.
+    question : str
+        That which several experiments ask together.
     """
 
     name: str
@@ -99,6 +104,7 @@ class Experiment:
     shown_in: str = ""
     networks: tuple[str, ...] = ()
     same_as: tuple[str, ...] = ()
+    question: str = ""
 
 
 _WHAT = "what an experiment declares, such as minutes = {'small': 1}"
@@ -109,6 +115,7 @@ class _Declared(files.Schema):
     scales: dict[str, dict[str, Any]]
     minutes: dict[str, float] = msgspec.field(default_factory=dict)
     hints: dict[str, str] = msgspec.field(default_factory=dict)
+    question: str = ""
     shown_in: str = ""
     paper_networks: tuple[str, ...] = ()
     same_as: tuple[str, ...] = ()
@@ -188,6 +195,7 @@ def _read(path: Path, _modified: int) -> Experiment | None:
     return Experiment(
         name=re.sub(r"^\d+[a-z]?_", "", path.stem).replace("_", "-"),
         title=about["title"],
+        question=about["question"],
         notebook=path,
         scales={
             scale: Scale(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from layerscope.paper.experiments._probing import sweep_series, trained
+from layerscope.paper.experiments._saved import find_table, saved_folder
 from layerscope.paper.experiments._spreading import Untrained, rehearsing
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def generalisation(
     view: str = "leaf",
     record: Iterable[int] = (0,),
     random_labels: float = 0.0,
+    kept_as: str = "generalisation",
     **grid: Any,
 ) -> pd.DataFrame:
     """Train, and set every measure beside the generalisation gap.
@@ -45,6 +47,9 @@ def generalisation(
         Epochs to record besides the last.
     random_labels : float
         Share of the training labels that are random, as `analyses.gap` takes it.
+    kept_as : str
+        Name that `keep` gives the table of all networks and shares, its first columns ``network``
+        and ``random labels``; there these rows are found where a run is judged again.
     **grid
         Options of `analyses.criticality_grid`.
 
@@ -61,6 +66,8 @@ def generalisation(
     from layerscope.paper import analyses
     from layerscope.zoo import models
 
+    if (saved := saved_folder()) is not None:
+        return find_table(saved, kept_as, network=network, random_labels=random_labels)
     wanted = list(seeds)
     rows = []
     part = data.train.take(torch.arange(min(examples, len(data.train))))

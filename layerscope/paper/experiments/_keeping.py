@@ -8,8 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from layerscope.base.writing import write_bytes
-from layerscope.paper.experiments._summary import SUMMARY
+from layerscope.paper.experiments._conclusion import (
+    Conclusion,
+    claim_of,
+    claim_of_table,
+    comparison_of,
+)
+from layerscope.paper.experiments._saved import saved_folder
+from layerscope.paper.experiments._summary import SUMMARY, Claim, Summary
+from layerscope.paper.experiments._words import compose
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +27,7 @@ if TYPE_CHECKING:
 
     from layerscope.paper.analyses import Finding
 
-__all__ = ["keep", "ranked", "told"]
+__all__ = ["file_name", "keep", "ranked", "told"]
 
 _WORST_FIRST = (
     *("critical", "not finite", "intermediate", "robust", "not moved", "undecided", "refused"),
@@ -31,14 +41,16 @@ def keep(
     out: str | os.PathLike[str] | None,
     *,
     title: str,
+    lead: str = "",
     finding: str | None = None,
     findings: Iterable[Finding] = (),
     comparisons: Mapping[str, pd.DataFrame] | None = None,
     datasets: Mapping[str, xr.Dataset] | None = None,
     figures: Mapping[str, Any] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
-) -> list[Path]:
-    """Write an experiment's results into a folder.
+    of_paper: bool = True,
+) -> Conclusion:
+    """Write an experiment's results into a folder, and conclude.
 
     Parameters
     ----------
@@ -46,50 +58,91 @@ def keep(
         None keeps nothing.
     title : str
         One line that says what was run.
+    lead : str, optional
+        Words of one sentence that say what came out, see `matter`; whether the paper agrees is
+        added. By default the statements say it.
     finding : str, optional
-        One sentence that says what came out, see `told`; which statements agree, if not given.
+        What came out in detail, see `told`; which statements agree, if not given.
     findings : iterable of Finding
+        Corrected for each other, see `analyses.correct`.
     comparisons : mapping, optional
         Tables of printed numbers beside ours, as `reference.errors` makes them, by what they are
         of; each is one more statement.
     datasets, figures, tables : mapping, optional
         By name of the file without its suffix: written as ``.nc``, ``.png`` with ``.svg``, and
         ``.csv``.
+    of_paper : bool
+        False where the paper says these statements of other networks: then they are checks of ours,
+        which are shown and not counted.
 
     Returns
     -------
-    list of Path
-        What was written, ``summary.json`` first. A run's manifest takes it up: ``title``;
-        ``finding``, a sentence; ``claims``, what the paper says, what was measured, and whether
-        it ``agrees`` (None: undecided); ``findings``, the same with the fields of
-        `analyses.Finding`; ``figure``, the first one; the names of all ``figures`` and
-        ``tables``. Comparisons are among the ``claims`` alone.
+    Conclusion
+        A notebook shows it; in ``files`` stands what was written, ``summary.json`` first. A run's
+        manifest takes that up: ``title``; ``found``, ``beside`` and ``finding``; ``claims``, what
+        the paper says, what was measured, and whether it ``agrees`` (None: undecided);
+        ``comparisons``, cell by cell; ``findings`` with the fields of `analyses.Finding`;
+        ``figure``, the first one; the names of all ``figures`` and ``tables``.
+
+    Notes
+    -----
+    Where a finished run is judged again its Datasets are there, and not written.
     """
+    found = list(findings)
+    numbers = {what: each for what, each in (comparisons or {}).items() if len(each)}
+    claims = [claim_of(each, of_paper) for each in found]
+    claims += [claim_of_table(*each) for each in numbers.items()]
+    said = finding or _sentence(title, claims)
+    sentences = compose(lead, claims)
     if out is None:
-        return []
+        return Conclusion(*sentences, said, tuple(claims), ())
+    folder = Path(out)
+    written = _write(folder, datasets or {}, figures or {}, tables or {})
+    drawn = [path.name for path in written if path.suffix == ".png"]
+    about = Summary(
+        title=title,
+        found=sentences[0],
+        beside=sentences[1],
+        finding=said,
+        claims=tuple(claims),
+        comparisons=tuple(comparison_of(*each) for each in numbers.items()),
+        findings=tuple(each.plain() for each in found),
+        figure=drawn[0] if drawn else None,
+        figures=tuple(drawn),
+        tables=tuple(path.name for path in written if path.suffix == ".csv"),
+    )
+    content = json.dumps(msgspec.to_builtins(about), indent=1, ensure_ascii=False).encode()
+    first = write_bytes(folder / SUMMARY, content)
+    return Conclusion(*sentences, said, tuple(claims), (first, *written))
+
+
+def _write(
+    folder: Path,
+    datasets: Mapping[str, xr.Dataset],
+    figures: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+) -> list[Path]:
     from layerscope import plots, results
 
-    folder = Path(out)
-    written = [results.save(ds, folder / f"{name}.nc") for name, ds in (datasets or {}).items()]
-    for name, figure in (figures or {}).items():
+    new = {} if saved_folder() is not None else datasets
+    written = [results.save(ds, folder / f"{name}.nc") for name, ds in new.items()]
+    for name, figure in figures.items():
         written += [plots.save(figure, folder / f"{name}.{suffix}") for suffix in ("png", "svg")]
-    for name, table in (tables or {}).items():
+    for name, table in tables.items():
         text = table.to_csv(index=False).encode()
         written.append(write_bytes(folder / f"{name}.csv", text))
-    found, drawn = list(findings), [path.name for path in written if path.suffix == ".png"]
-    claims = [_claim(each) for each in found]
-    claims += [_claim_of_table(*each) for each in (comparisons or {}).items() if len(each[1])]
-    about = {
-        "title": title,
-        "finding": finding or _sentence(title, claims),
-        "claims": claims,
-        "findings": [each.plain() for each in found],
-        "figure": drawn[0] if drawn else None,
-        "figures": drawn,
-        "tables": [path.name for path in written if path.suffix == ".csv"],
-    }
-    content = json.dumps(about, indent=1, ensure_ascii=False).encode()
-    return [write_bytes(folder / SUMMARY, content), *written]
+    return written
+
+
+def file_name(what: str) -> str:
+    """Make a file's name of words.
+
+    Examples
+    --------
+    >>> file_name("vgg11, weight decay")
+    'vgg11_weight_decay'
+    """
+    return what.replace(", ", "_").replace(" ", "_")
 
 
 def told(title: str, runs: Mapping[str, xr.Dataset], metric: str = "error") -> str:
@@ -185,76 +238,13 @@ def _listed(costs: pd.Series) -> str:
     return ", ".join(f"{layer} ({cost:+.3g})" for layer, cost in costs.items())
 
 
-def _claim_of_table(what: str, table: pd.DataFrame) -> dict[str, Any]:
-    """Tell a table of printed numbers beside ours as one statement.
-
-    Parameters
-    ----------
-    what : str
-        What the numbers are, such as ``"test errors of fcn-3x256"``.
-    table : DataFrame
-        As `reference.errors` or `reference.distances` makes it, with at least one row.
-
-    Returns
-    -------
-    dict
-        ``paper``, ``measured`` (every cell outside its interval is named) and ``agrees``: True if
-        95 % intervals leave as many cells outside by chance in at least one case of twenty
-        (binomial, cells taken as independent); None with one run, which has no intervals.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> table = pd.DataFrame({"agrees": [True] * 9, "difference": 0.0})
-    >>> table = table.assign(column="0", lower=0.1, upper=0.2)
-    >>> _claim_of_table("test errors", table)["measured"]
-    '9 of 9 cells agree; root mean square difference 0.000.'
-    """
-    from scipy.stats import binom
-
-    from layerscope.paper import reference
-
-    outside = table[~table["agrees"].astype(bool)]
-    by_chance = bool(binom.sf(len(outside) - 1, len(table), 0.05) >= 0.05)
-    said = f"{reference.verdict(table)}."
-    if len(outside):
-        cells = [
-            f"{row.layer} at {row.column} (paper {row.paper}, measured {row.measured:.3g}, "
-            f"{row.lower:.3g} to {row.upper:.3g})"
-            for row in outside.itertuples()
-        ]
-        said += f" Outside: {'; '.join(cells)}."
-        said += " Intervals of 95 % leave as many outside by chance." if by_chance else ""
-    # Fresh random values have several draws in a single run.
-    over_runs = table[table["column"] != "rand"]
-    known = bool((over_runs["lower"] < over_runs["upper"]).any())
-    said += "" if known else " One run has no interval."
-    return {
-        "paper": f"{len(table)} {what}",
-        "measured": said,
-        "agrees": by_chance if known else None,
-    }
-
-
-def _sentence(title: str, claims: Sequence[Mapping[str, Any]]) -> str:
+def _sentence(title: str, claims: Sequence[Claim]) -> str:
     words = ((True, "Agrees"), (False, "Disagrees"), (None, "Undecided"))
     found = {
-        word: [each["paper"] for each in claims if each["agrees"] is answer]
-        for answer, word in words
+        word: [each.paper for each in claims if each.agrees is answer] for answer, word in words
     }
     # Of many the ones that agree are counted: the others are what has to be read.
     if len(found["Agrees"]) > _MOST_TOLD:
         found["Agrees"] = [f"{len(found['Agrees'])} statements"]
     parts = [f"{word}: {'; '.join(those)}." for word, those in found.items() if those]
     return " ".join([title if title.endswith("?") else f"{title}.", *parts])
-
-
-def _claim(found: Finding) -> dict[str, Any]:
-    runs = f"{found.runs} run{'' if found.runs == 1 else 's'}"
-    number = f"{found.value:.3g}" if found.runs else "unknown"
-    between = f", 95 % interval {found.lower:.3g} to {found.upper:.3g}" if found.runs > 1 else ""
-    return {
-        "paper": found.claim,
-        "measured": f"{found.measured}: {number} ({runs}{between}); agrees if {found.condition}",
-        "agrees": {"agrees": True, "disagrees": False}.get(found.verdict),
-    }

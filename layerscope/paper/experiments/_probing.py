@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.base import validate
-from layerscope.errors import choose
+from layerscope.errors import ResultError, choose
+from layerscope.paper.experiments._saved import find_sweep, saved_folder
 from layerscope.paper.experiments._spreading import (
     Training,
     Untrained,
@@ -97,6 +98,7 @@ def probe(
     folder: str | os.PathLike[str] | None = None,
     record: Sequence[int] | None = None,
     augment: Any = None,
+    kept_as: str | None = None,
     **sweep: Any,
 ) -> xr.Dataset:
     """Train a network once per seed, sweep each over its checkpoints, and join the results.
@@ -118,6 +120,8 @@ def probe(
         Epochs to record; by default those of the paper's first figure.
     augment : callable, optional
         As `training.train` takes it.
+    kept_as : str, optional
+        As `sweep_series` takes it.
     **sweep
         Options of `layerscope.sweep`, such as ``view="block"``. Texts are scored by loss,
         perplexity and error unless ``metrics`` says otherwise.
@@ -133,7 +137,7 @@ def probe(
     if augment is not None:
         options["augment"] = augment
     runs = trained(network, data, recipe, wanted, device=device, folder=folder, **options)
-    return sweep_series(runs, data, wanted, draws=draws, device=device, **sweep)
+    return sweep_series(runs, data, wanted, draws=draws, device=device, kept_as=kept_as, **sweep)
 
 
 def sweep_series(
@@ -145,6 +149,7 @@ def sweep_series(
     networks: Sequence[nn.Module] | None = None,
     draws: int = 3,
     device: str = "auto",
+    kept_as: str | None = None,
     **sweep: Any,
 ) -> xr.Dataset:
     """Sweep series that are trained, and join the results along ``seed``.
@@ -164,6 +169,9 @@ def sweep_series(
     networks : sequence of nn.Module, optional
         One per series, where these are of modules that were handed over; by default they are built
         by their names.
+    kept_as : str, optional
+        Name that `keep` gives the Dataset. It is needed where a run has several of the same
+        network, recipe and examples, so that it can be judged again.
     """
     from layerscope import results
     from layerscope.core import sweep as engine
@@ -173,6 +181,8 @@ def sweep_series(
         return Untrained()  # type: ignore[return-value]
     sweep.setdefault("metrics", _metrics(data))
     examples = _part(data, part)
+    if (saved := saved_folder()) is not None:
+        return find_sweep(saved, runs, examples, {"draws": draws, **sweep}, kept_as)  # type: ignore[arg-type]
     found = []
     nets = [None] * len(runs) if networks is None else networks
     for series, seed, net in zip(runs, seeds, nets, strict=True):
@@ -187,7 +197,7 @@ def sweep_series(
             client=cluster(),
             **options,
         )
-        known = ("network", "data", "recipe", "seed", "device", "torch", "seconds")
+        known = ("network", "data", "recipe", "augment", "seed", "device", "torch", "seconds")
         ds.attrs["training"] = json.dumps({key: series.manifest.get(key) for key in known})
         found.append(ds)
     return results.concat(found, list(seeds))
@@ -223,6 +233,11 @@ def sweep_network(
 
     if rehearsing():
         return Untrained()  # type: ignore[return-value]
+    if saved_folder() is not None:
+        raise ResultError(
+            f"a sweep of {name} with the weights that it holds can't be judged again; run the "
+            "experiment again."
+        )
     examples = _part(data, part)
     place = series_folder(folder) / "networks" / _digest(examples, {"network": name, **sweep})
     return engine.sweep(model, examples, device=device, out=place, client=cluster(), **sweep)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import LayerError
 from layerscope.paper.experiments._probing import series_folder
+from layerscope.paper.experiments._saved import find_table, saved_folder
 from layerscope.paper.experiments._spreading import Training, Untrained, rehearsing, train_all
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from layerscope.zoo.training import Recipe
 
-__all__ = ["removable", "retrain"]
+__all__ = ["largest_set", "removable", "retrain"]
 
 
 def removable(model: nn.Module, rows: Sequence[str]) -> list[str]:
@@ -51,6 +52,7 @@ def retrain(
     view: str = "leaf",
     device: str = "auto",
     folder: str | os.PathLike[str] | None = None,
+    kept_as: str = "freeze_remove",
     **options: Any,
 ) -> pd.DataFrame:
     """Train in full, with rows frozen at their initial values, and with rows removed.
@@ -67,6 +69,8 @@ def retrain(
         `removable`.
     view : str
         What makes a row.
+    kept_as : str
+        Name that `keep` gives the table, by which it is found where a run is judged again.
     **options
         Further ones of `training.train`.
 
@@ -82,6 +86,8 @@ def retrain(
     from layerscope.paper import analyses
     from layerscope.zoo import models
 
+    if (saved := saved_folder()) is not None:
+        return find_table(saved, kept_as)
     config = models.configure(network, inputs=data.shape, classes=data.classes)
     model = models.build(config)
     sizes = dict(model.named_parameters())
@@ -115,6 +121,44 @@ def retrain(
                 | {"seconds": series.manifest["seconds"]}
             )
     return pd.DataFrame(table)
+
+
+def largest_set(
+    series: Any,
+    data: Any,
+    rows: Sequence[str],
+    *,
+    kept_as: str = "largest_set",
+    **options: Any,
+) -> pd.DataFrame:
+    """Search greedily for the largest set of rows that can be reset together.
+
+    Parameters
+    ----------
+    series : Series
+    data : data set
+        The test part is swept over.
+    rows : sequence of str
+        To choose among.
+    kept_as : str
+        Name that `keep` gives the table, by which it is found where a run is judged again.
+    **options
+        Of `analyses.largest_set`.
+
+    Returns
+    -------
+    DataFrame
+        Its steps.
+    """
+    from layerscope.paper import analyses
+    from layerscope.zoo import models
+
+    if (saved := saved_folder()) is not None:
+        return find_table(saved, kept_as)
+    if rehearsing(series):
+        return Untrained()  # type: ignore[return-value]
+    model = models.rebuild(series)
+    return analyses.largest_set(model, data.test, checkpoints=series, rows=rows, **options).steps
 
 
 def _trained_parameters(sizes: Mapping[str, Any], model: nn.Module, frozen: Sequence[str]) -> int:

@@ -30,6 +30,7 @@ from layerscope.base import progress
 from layerscope.base.extras import extra
 from layerscope.base.writing import write_bytes
 from layerscope.errors import ClusterError, LayerscopeError, OptionError
+from layerscope.paper.experiments._saved import SavedTraining, saved_folder
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -109,6 +110,8 @@ def rehearsing(*values: Any) -> bool:
 def train_all(asked: Sequence[Training], place: Path) -> list[Series]:
     """Train here, or by the workers of the cluster that the environment names.
 
+    Where a finished run is judged again nothing is trained, and each stands for what it left.
+
     Parameters
     ----------
     asked : sequence of Training
@@ -118,6 +121,8 @@ def train_all(asked: Sequence[Training], place: Path) -> list[Series]:
     if REHEARSAL_VARIABLE in os.environ:
         _note(asked, Path(os.environ[REHEARSAL_VARIABLE]))
         return [Untrained() for _ in asked]  # type: ignore[misc]
+    if saved_folder() is not None:
+        return [SavedTraining.of(each) for each in asked]  # type: ignore[misc]
     if (client := cluster()) is None:
         return [each.run(place) for each in asked]
     from layerscope.core.checkpoints import open_series

@@ -5,7 +5,7 @@
 PosixPath('gallery.html')
 
 It is made from the manifests that `layerscope.reproduce` leaves, and from nothing else: the same
-runs give the same page.
+runs give the same page. `reproduce.judge` brings runs up to the rules of today.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from layerscope.base import validate
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
-from layerscope.paper.gallery._pages import as_html, as_markdown
+from layerscope.paper.gallery._markdown import THUMBNAILS, as_markdown, draw_thumbnails
+from layerscope.paper.gallery._pages import as_html
 from layerscope.paper.gallery._runs import Run, read
 
 __all__ = ["Run", "read", "write"]
@@ -30,8 +31,9 @@ def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     runs : path
         Folder of finished runs, as `reproduce.run` fills it.
     path : path
-        ``.html``, with the figures in it, or ``.md``, which shows those beside the runs. Links to
-        notebooks are relative to it.
+        ``.html``, with the figures in it, or ``.md``, which shows those beside the runs, and small
+        ones of a folder ``thumbnails`` that is written beside it. Links to notebooks are relative
+        to it.
 
     Returns
     -------
@@ -51,5 +53,9 @@ def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
         raise OptionError(
             f"path is {path}, with the suffix {form!r}; give one that ends in {' or '.join(make)}."
         )
-    page = make[form](read(runs), path.parent)
+    found = read(runs)
+    page = make[form](found, path.parent)
+    if form == ".md":
+        for name, content in draw_thumbnails(found).items():
+            write_bytes(path.parent / THUMBNAILS / name, content)
     return write_bytes(path, page.encode(errors="backslashreplace"))

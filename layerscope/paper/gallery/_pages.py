@@ -1,61 +1,66 @@
-"""Pages of the gallery: HTML, and Markdown."""
+"""The gallery as a page of HTML that holds everything."""
 
 from __future__ import annotations
 
 import base64
-import html
+import io
 import os
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from layerscope.base import files
 from layerscope.base.templates import render
 from layerscope.errors import ResultError
+from layerscope.paper import rules
+from layerscope.paper.experiments import Cell, Claim, Comparison
+from layerscope.paper.gallery._glossary import ABOUT, GLOSSARY, HEADERS, TITLE, rule_rows
 from layerscope.paper.gallery._runs import Run
 
-__all__ = ["as_html", "as_markdown"]
+__all__ = [
+    "ANSWERS",
+    "as_html",
+    "grid",
+    "link",
+    "number",
+    "read_figure",
+    "shrink",
+    "totals",
+]
 
-_TITLE = "The paper's experiments, run again"
-_ABOUT = (
-    "Each experiment asks one question of Zhang, Bengio and Singer, “Are All Layers Created "
-    "Equal?” (JMLR 2022). This page is made from the runs' manifests by a command; where the paper "
-    "and a run disagree, it says so."
-)
-_ANSWERS = {True: "yes", False: "no", None: "undecided"}
+ANSWERS = {True: "agrees", False: "disagrees", None: "undecided"}
 _KINDS = {True: "yes", False: "no", None: "open"}
-_CLAIMS = ("the paper says", "we measured", "agrees?")
 _PIXELS = 0.45  # of the screen, for one of a picture with 300 to the inch
+_THUMBNAIL = 640  # pixels: twice as many as are shown, for fine screens
 _LONGEST = 2**25  # bytes of a figure
 _PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def as_html(runs: Sequence[Run], base: Path) -> str:
     """Make a page with the figures in it; links are relative to the folder `base`."""
+    entries = [_entry(run, at, base) for at, run in enumerate(runs)]
     return str(
         render(
             "paper/gallery/templates/gallery.html.jinja",
-            title=_TITLE,
-            about=_ABOUT,
-            entries=[_Entry(run, _picture(run.figure), _link(run.notebook, base)) for run in runs],
-            claims=_CLAIMS,
-            answers=_ANSWERS,
+            title=TITLE,
+            about=ABOUT,
+            totals=totals(runs),
+            groups=_by_question(entries),
+            answers=ANSWERS,
             kinds=_KINDS,
+            reason_of=_reason_of,
+            grid=grid,
+            number=number,
+            glossary=GLOSSARY,
+            headers=HEADERS,
+            rules=rule_rows(),
         )
     )
 
 
-class _Entry(NamedTuple):
-    """A run, its figure as the page holds it, and a link to its notebook."""
-
-    run: Run
-    picture: _Picture | None
-    notebook: str | None
-
-
-class _Picture(NamedTuple):
+@dataclass(frozen=True)
+class _Picture:
     """A picture within a page; without a width it is shown as large as it is."""
 
     kind: str
@@ -63,12 +68,28 @@ class _Picture(NamedTuple):
     width: int | None
 
 
-def _picture(path: Path | None) -> _Picture | None:
-    if path is None:
-        return None
-    content = files.read_bytes(path, error=ResultError, what="a figure of a run", most=_LONGEST)
-    kind = _PICTURES.get(path.suffix.lower(), "image/png")
-    return _Picture(kind, base64.b64encode(content).decode(), _width(content))
+@dataclass(frozen=True)
+class _Entry:
+    """A run, its pictures as the page holds them, and a link to its notebook."""
+
+    run: Run
+    at: int
+    picture: _Picture | None
+    thumbnail: _Picture | None
+    notebook: str | None
+
+
+def _entry(run: Run, at: int, base: Path) -> _Entry:
+    content = None if run.figure is None else read_figure(run.figure)
+    kind = _PICTURES.get(run.figure.suffix.lower(), "image/png") if run.figure else ""
+    picture = thumbnail = None
+    if content is not None:
+        picture = _Picture(kind, base64.b64encode(content).decode(), _width(content))
+        small = shrink(content, _THUMBNAIL)
+        thumbnail = picture
+        if small is not None:
+            thumbnail = _Picture("image/png", base64.b64encode(small).decode(), None)
+    return _Entry(run, at, picture, thumbnail, link(run.notebook, base))
 
 
 def _width(picture: bytes) -> int | None:
@@ -78,60 +99,77 @@ def _width(picture: bytes) -> int | None:
     return round(int.from_bytes(picture[16:20]) * _PIXELS)
 
 
-def as_markdown(runs: Sequence[Run], base: Path) -> str:
-    """Make a page for the repository, with figures and links relative to the folder `base`."""
-    # Numbered anchors: those that hosts make of headings differ between them.
-    rows = [
-        (
-            f"[{_plain(f'{run.name}, {run.scale}')}](#run{at})",
-            _plain(run.agreement),
-            _plain(run.finding),
-        )
-        for at, run in enumerate(runs)
-    ]
-    blocks = [f"# {_TITLE}", _ABOUT, _grid(("run", "beside the paper", "finding"), rows)]
-    for at, run in enumerate(runs):
-        blocks += _markdown_run(run, f"run{at}", base)
-    return "\n\n".join(blocks) + "\n"
+def read_figure(path: Path) -> bytes:
+    """Read a figure of a run.
+
+    Raises
+    ------
+    ResultError
+        If it can't be read, or is too large.
+    """
+    return files.read_bytes(path, error=ResultError, what="a figure of a run", most=_LONGEST)
 
 
-def _markdown_run(run: Run, anchor: str, base: Path) -> list[str]:
-    blocks = [
-        f'<a id="{anchor}"></a>\n\n## {_plain(run.title)}',
-        f"*{_plain(f'{run.name}, scale {run.scale}')}*",
-        f"**{_plain(run.finding)}**",
-    ]
-    if run.figure is not None:
-        blocks.append(f"![{_plain(run.title)}]({_link(run.figure, base)})")
-    if run.claims:
-        rows = [
-            (_plain(claim.paper), _plain(claim.measured), f"**{_ANSWERS[claim.agrees]}**")
-            for claim in run.claims
-        ]
-        blocks.append(_grid(_CLAIMS, rows))
-    if run.rows:
-        header, *cells = [tuple(map(_plain, row)) for row in run.rows]
-        blocks.append(_grid(header, cells))
-    blocks.append(
-        "\n".join(f"- {_plain(name)}: {_plain(fact)}" for name, fact in run.facts.items())
+def shrink(picture: bytes, width: int) -> bytes | None:
+    """Make a thumbnail of a PNG, so many pixels wide; None where it is none, or damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture), formats=["PNG"]) as image:
+            image.load()
+            small = image.convert("RGB")
+    except Exception:  # noqa: BLE001 - Pillow has errors of many kinds for what is no picture
+        return None
+    small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    target = io.BytesIO()
+    small.quantize(64).save(target, "PNG", optimize=True)
+    return target.getvalue()
+
+
+def _by_question(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:
+    """Group what stands on the page, in the order in which the questions first come."""
+    groups: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.run.question, []).append(entry)
+    return groups
+
+
+def totals(runs: Sequence[Run]) -> str:
+    """Count everything on the page in words, what is of a single run apart."""
+    several = [run for run in runs if any(claim.runs > 1 for claim in run.claims)]
+    count = {kind: sum(run.statements[kind] for run in several) for kind in ("yes", "no", "open")}
+    met, compared = (sum(run.cells[at] for run in several) for at in (0, 1))
+    said = (
+        f"{len(runs)} runs of {len({run.name for run in runs})} experiments. Of "
+        f"{sum(count.values())} tests of the paper's statements {count['yes']} agree, "
+        f"{count['no']} disagree and {count['open']} are undecided"
     )
-    if run.notebook is not None:
-        blocks.append(f"[The executed notebook]({_link(run.notebook, base)})")
-    return blocks
+    if compared:
+        said += f"; of {compared} printed numbers {met} lie where a further run of ours would"
+    return f"{said}. Runs of a single seed decide nothing and are not counted."
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _reason_of(claim: Claim) -> str:
+    """Reason for the threshold of a statement; empty where no rule is known."""
+    rule = rules.RULES.get(claim.rule)
+    return f"{rule.reason}. Fixed on {rule.fixed}." if rule else ""
 
 
-def _plain(text: str) -> str:
-    """Keep Markdown and HTML from taking a text for their own marks."""
-    one_line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", html.escape(one_line, quote=False))
+def grid(comparison: Comparison) -> tuple[list[str], list[tuple[str, list[Cell | None]]]]:
+    """Lay printed numbers out as the paper's figure does: layers by columns; None where none is."""
+    columns = list(dict.fromkeys(cell.column for cell in comparison.cells))
+    rows: dict[str, list[Cell | None]] = {}
+    for cell in comparison.cells:
+        rows.setdefault(cell.layer, [None] * len(columns))[columns.index(cell.column)] = cell
+    return columns, list(rows.items())
 
 
-def _link(path: Path | None, base: Path) -> str | None:
+def number(value: float) -> str:
+    """Write a measured number beside a printed one."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
+
+
+def link(path: Path | None, base: Path) -> str | None:
     """Link to a file from a page in a folder; no scheme can stand in it."""
     if path is None:
         return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -13,30 +13,15 @@ import pandas as pd
 from layerscope.base import files, validate
 from layerscope.errors import ResultError
 from layerscope.paper import experiments, reproduce
+from layerscope.paper.experiments import Claim, Comparison
 
-__all__ = ["Claim", "Run", "read"]
+__all__ = ["Claim", "Comparison", "Run", "read"]
 
 _MANIFEST = reproduce.MANIFEST
 _SILENT = "This run left no summary; its notebook says what came out."
+_OTHERS = "Other experiments"
 _LONGEST_TABLE = 2**20  # bytes of a table that is shown, and its columns
 _MOST_COLUMNS = 200
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement of the paper, what was measured, and whether the two agree.
-
-    Attributes
-    ----------
-    paper, measured : str
-        In words and numbers, with the interval of what was measured.
-    agrees : bool or None
-        None where the run can't decide it.
-    """
-
-    paper: str
-    measured: str
-    agrees: bool | None
 
 
 @dataclass(frozen=True)
@@ -46,10 +31,19 @@ class Run:
     Attributes
     ----------
     folder : Path
-    name, title, scale : str
-        Of the experiment; `title` is its question.
-    finding : str
+    name, title, question : str
+        Of the experiment; `title` is what it asks, `question` what several ask together.
+    scale : str
+    subject : str
+        Network and data in words.
+    reduced : str
+        What is smaller than in the paper, in words; empty where nothing is, or it is no experiment
+        of the paper's.
+    found, beside, finding : str
+        What came out, whether the paper agrees, and the first in detail.
     claims : tuple of Claim
+    comparisons : tuple of Comparison
+        Numbers that the paper prints, beside ours.
     figure, notebook : Path or None
     facts : mapping of str to str
         Data, seeds, time, machine, command.
@@ -67,17 +61,41 @@ class Run:
     notebook: Path | None
     facts: Mapping[str, str]
     rows: tuple[tuple[str, ...], ...] = ()
+    question: str = _OTHERS
+    subject: str = ""
+    reduced: str = ""
+    found: str = ""
+    beside: str = ""
+    comparisons: tuple[Comparison, ...] = field(default=())
 
     @property
     def agreement(self) -> str:
         """Count the claims that agree, in words."""
-        if not self.claims:
-            return "no statements"
-        count = {answer: sum(c.agrees is answer for c in self.claims) for answer in (True, False)}
-        said = [f"{count[True]} of {len(self.claims)} agree"]
-        said += [f"{count[False]} disagree"] if count[False] else []
-        still = len(self.claims) - sum(count.values())
-        return ", ".join([*said, *([f"{still} undecided"] if still else [])])
+        return experiments.agreement(self.claims)
+
+    @property
+    def statements(self) -> dict[str, int]:
+        """Count the paper's statements by answer, its printed numbers left out."""
+        answers = {"yes": True, "no": False, "open": None}
+        counted = [c for c in self.claims if c.of_paper and not c.rule.startswith("printed")]
+        return {kind: sum(c.agrees is said for c in counted) for kind, said in answers.items()}
+
+    @property
+    def sentence(self) -> str:
+        """Say in sentences what came out, and whether the paper agrees."""
+        return " ".join(f"{part}." for part in (self.found, self.beside) if part)
+
+    @property
+    def printed(self) -> str:
+        """Answer of the printed numbers together: those of an interval, by what chance leaves."""
+        answers = [claim.agrees for claim in self.claims if claim.rule.startswith("printed")]
+        return "no" if False in answers else "open" if None in answers else "yes"
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Count the printed numbers that agree, and all that are compared."""
+        cells = [cell for each in self.comparisons for cell in each.cells]
+        return sum(cell.agrees for cell in cells), len(cells)
 
 
 def read(folder: str | os.PathLike[str]) -> list[Run]:
@@ -127,23 +145,71 @@ def _run(path: Path) -> Run:
     known = experiments.EXPERIMENTS.get(about.experiment)
     there = reproduce.find_files(folder, about.files)
     summary = about.summary or experiments.Summary(finding=_SILENT)
-    claims = tuple(Claim(each.paper, each.measured, each.agrees) for each in summary.claims)
+    title = known.title if known else about.title or about.experiment
     return Run(
         folder=folder,
         name=about.experiment,
-        title=known.title if known else about.title or about.experiment,
+        title=title,
         scale=folder.name,
         finding=summary.finding,
-        claims=claims,
+        claims=summary.claims,
         figure=next((each for each in there if each.name == summary.figure), None),
         notebook=next((each for each in there if each.suffix == ".ipynb"), None),
         facts=_facts(about),
-        rows=() if claims else _read_table(there),
+        rows=() if summary.claims else _read_table(there),
+        question=known.question if known and known.question else _OTHERS,
+        subject=_subject(about) or title,
+        reduced=", ".join(_smaller(about, known)),
+        found=summary.found or summary.finding.rstrip("."),
+        beside=f"{summary.beside[:1].upper()}{summary.beside[1:]}",
+        comparisons=summary.comparisons,
     )
+
+
+def _networks(about: reproduce.Manifest) -> list[str]:
+    """Networks of a run by name; of many, such as a grid of sizes, none."""
+    parameters = about.parameters
+    given = parameters.get("network", parameters.get("networks", ()))
+    names = [given] if isinstance(given, str) else list(given or ())
+    return [str(name) for name in names] if len(names) <= 2 else []
+
+
+def _is_connected(about: reproduce.Manifest) -> bool:
+    names = _networks(about)
+    return bool(names) and all(name.startswith("fcn") for name in names)
+
+
+def _subject(about: reproduce.Manifest) -> str:
+    names = [experiments.network_words(name) for name in _networks(about)]
+    if not names:
+        return ""
+    on = f" on {experiments.data_words(about.data.name)}" if about.data.name else ""
+    said = f"{' and '.join(names)}{on}"
+    return f"{said[:1].upper()}{said[1:]}"
+
+
+def _smaller(about: reproduce.Manifest, known: experiments.Experiment | None) -> Iterator[str]:
+    """Say what is smaller than in the paper's experiment, or other."""
+    paper = known.scales.get("paper") if known and known.networks else None
+    if known is None or paper is None:
+        return
+    # The fully connected networks of the paper saw digits, whatever the others saw.
+    known_data = {paper.data, *(["mnist"] if _is_connected(about) else [])}
+    if paper.data and about.data.name not in known_data:
+        yield (
+            f"{experiments.data_words(about.data.name)} (the paper: "
+            f"{experiments.data_words(paper.data)})"
+        )
+    if any(name not in known.networks for name in _networks(about)):
+        yield "a smaller network"
+    here, there = (each.get("epochs") for each in (about.parameters, paper.parameters))
+    if isinstance(here, int) and isinstance(there, int) and here < there:
+        yield f"{here} of {there} epochs"
 
 
 def _facts(about: reproduce.Manifest) -> dict[str, str]:
     parameters, trained = about.parameters, about.training_seconds
+    judged = about.judged
     facts = {
         "network": str(parameters.get("network", "")),
         "data": about.data.name,
@@ -152,6 +218,10 @@ def _facts(about: reproduce.Manifest) -> dict[str, str]:
         "training": f"{_time(sum(trained))} for the networks swept" if trained else "",
         # Whether a network was trained in the notebook or found is not recorded.
         "notebook": f"{_time(about.seconds)}, with what had not been trained before",
+        "run": about.started[:10],
+        "judged": f"{judged.at[:10]}, by version {judged.layerscope} and the rules {judged.rules}"
+        if judged
+        else "when it was run, by the rules of then",
         "device": about.machine.device,
         "again": about.command,
     }

@@ -16,6 +16,7 @@ from layerscope.paper.reference._comparing import (
     distances,
     errors,
     papers_own,
+    printed_network,
     tables,
     verdict,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "norms",
     "papers_own",
     "pattern",
+    "printed_network",
     "same_layers_matter",
     "tables",
     "verdict",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,16 @@ from layerscope.paper.reference._printed import (
     norms,
 )
 
-__all__ = ["cell_of", "closeness", "distances", "errors", "papers_own", "tables", "verdict"]
+__all__ = [
+    "cell_of",
+    "closeness",
+    "distances",
+    "errors",
+    "papers_own",
+    "printed_network",
+    "tables",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -110,27 +120,64 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
     return table
 
 
-def tables(runs: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:
+def tables(
+    runs: Mapping[str, xr.Dataset], data: str = "", meant: str = ""
+) -> dict[str, pd.DataFrame]:
     """Every comparison with the numbers that the paper prints for networks, by what it is of.
 
     Parameters
     ----------
     runs : mapping of str to Dataset
-        By network; of those that the paper prints no numbers of there is no table.
+        By network, also of less width: it is compared with what the paper prints of the full one,
+        see `printed_network`. Of those that the paper prints no numbers of there is no table.
+    data, meant : str
+        Names of the data set, and of the one that the paper's numbers are of.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        In ``attrs["reduced"]`` stands in words what is smaller than in the paper; empty where
+        nothing is.
 
     Examples
     --------
     >>> from layerscope import testing
-    >>> list(tables({"fcn-3x256": testing.dataset()}))[0]
-    'test errors of fcn-3x256'
+    >>> found = tables({"fcn-3x256": testing.dataset()}, "mnist-5k", "mnist")
+    >>> list(found)[0], found["test errors of fcn-3x256"].attrs["reduced"]
+    ('test errors of fcn-3x256', 'mnist-5k instead of mnist')
     """
-    found = {}
+    found: dict[str, pd.DataFrame] = {}
     for network, ds in runs.items():
-        found[f"test errors of {network}"] = errors(ds, network)
-        for norm in norms(network):
-            what = f"distances from the initial values ({norm}) of {network}"
-            found[what] = distances(ds, network, norm)
-    return {what: table for what, table in found.items() if len(table)}
+        printed = printed_network(network)
+        if printed is None:
+            continue
+        here = "" if network == printed else f", here {network}"
+        smaller = [f"{data} instead of {meant}"] if data != meant else []
+        smaller += [f"{network} instead of {printed}"] if here else []
+        each = {f"test errors of {printed}{here}": errors(ds, printed)}
+        for norm in norms(printed):
+            what = f"distances from the initial values ({norm}) of {printed}{here}"
+            each[what] = distances(ds, printed, norm)
+        for table in each.values():
+            table.attrs["reduced"] = ", ".join(smaller)
+        found |= {what: table for what, table in each.items() if len(table)}
+    return found
+
+
+def printed_network(network: str) -> str | None:
+    """Name the network of the paper's figures that a network is a form of, of whatever width.
+
+    Those with another normalisation are not, and of ResNets the figure of one depth stands for
+    all.
+
+    Examples
+    --------
+    >>> [printed_network(name) for name in ("vgg11-w0.25", "vgg11-bn", "resnet18-w0.25")]
+    ['vgg11', None, 'resnet50']
+    """
+    plain = re.sub(r"-w[\d.]+$", "", network)
+    plain = "resnet50" if re.fullmatch(r"resnet\d+", plain) else plain
+    return plain if plain in ERROR else None
 
 
 def verdict(table: pd.DataFrame) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import xarray as xr
@@ -15,6 +16,8 @@ from layerscope.paper.reference._comparing import cell_of
 from layerscope.paper.reference._printed import BASE, ERROR
 
 __all__ = ["pattern", "same_layers_matter"]
+
+_MOST_ORDERED = 8  # ranks whose orders are all looked at
 
 
 def pattern(ds: xr.Dataset, network: str, column: str = "0") -> xr.DataArray:
@@ -92,17 +95,43 @@ def same_layers_matter(ds: xr.Dataset, network: str) -> Finding:
     --------
     >>> from layerscope import testing
     >>> same_layers_matter(testing.dataset(), "fcn-3x256").condition
-    'above 0'
+    'above 0.9'
     """
     names = [str(name) for name in ds["layer"].values]
-    return analyses.finding(
-        f"the layers that matter in the paper's figure of {network} matter here",
-        "rank correlation with the figure, re-initialised",
+    count = sum(row in names for row in _rows(network, "0"))
+    return analyses.by_rule(
+        "same-layers",
         pattern(ds, network),
-        above=0,
-        step=analyses.rank_step(sum(row in names for row in _rows(network, "0"))),
+        of=network,
+        above=by_chance(count),
+        step=analyses.rank_step(count),
         span=(-1, 1),
     )
+
+
+def by_chance(count: int) -> float:
+    """Rank correlation that at most one in twenty orders without any relation exceeds.
+
+    Up to 8 ranks by all their orders, midway between the last value that more than one in twenty
+    reach and the next; beyond by Student's t with ``count − 2`` degrees of freedom.
+
+    Examples
+    --------
+    >>> [round(by_chance(count), 2) for count in (3, 4, 6, 11)]
+    [1.0, 0.9, 0.8, 0.52]
+    """
+    from scipy.stats import t
+
+    if count > _MOST_ORDERED:
+        level = float(t.isf(0.05, count - 2))
+        return round(level / math.sqrt(count - 2 + level**2), 3)
+    ranks = np.arange(count)
+    squares = [int(((np.array(order) - ranks) ** 2).sum()) for order in permutations(ranks)]
+    sums, counts = np.unique(squares, return_counts=True)
+    few = int((np.cumsum(counts) / len(squares) <= 0.05).sum())
+    if few == 0 or count < 2:
+        return 1.0
+    return round(1 - 6 * float(sums[few - 1] + sums[few]) / 2 / (count**3 - count), 3)
 
 
 def _rows(network: str, column: str) -> dict[str, float]:

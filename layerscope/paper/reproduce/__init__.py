@@ -37,6 +37,12 @@ from layerscope.paper.reproduce._executing import (
     reporting,
 )
 from layerscope.paper.reproduce._folder import draft, finished, list_files, recover
+from layerscope.paper.reproduce._judging import (
+    execute_plain as execute_plain,
+    find_runs as find_runs,
+    judge,
+    judgement,
+)
 from layerscope.paper.reproduce._manifest import (
     HASH,
     MANIFEST,
@@ -50,7 +56,7 @@ from layerscope.zoo import data
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["MANIFEST", "NotebookError", "RunResult", "run"]
+__all__ = ["MANIFEST", "NotebookError", "RunResult", "judge", "run"]
 
 # Set by the runner, not by the user: they hold places of this machine or of the run itself.
 _OURS = ("out", "device")
@@ -162,7 +168,7 @@ def run(
     if found is not None:
         return RunResult(folder, True, found)
     identity |= {"title": experiment.title, "command": command(os.fspath(name), scale, changed)}
-    given = chosen | changed | {"out": ".", "device": device}
+    given = values | {"out": ".", "device": device}
     workers = spreading.agree(client, device, show_progress)
     here = device if workers is None else str(workers.here)
     with environment(root, data_root, spreading.settings(workers)), draft(folder) as place:
@@ -200,6 +206,7 @@ def _execute(
         "training_seconds": about.training_seconds(place),
         "software": about.software(),
         "machine": about.machine(device),
+        "judged": judgement(),
         "summary": about.summary(place),
         "files": list_files(place, source.name),
     }

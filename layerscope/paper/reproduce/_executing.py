@@ -90,7 +90,7 @@ def execute(source: Path, draft: Path, values: Mapping[str, Any], folder: Path) 
             f"cell {error.exec_count} of {source.name} failed: {error.ename}: {last} "
             f"(the notebook up to there is {kept})"
         ) from None
-    _clean(target)
+    _clean(target, set(given) == set(declared))
 
 
 def failed(folder: Path) -> Path:
@@ -98,17 +98,34 @@ def failed(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.failed.ipynb")
 
 
-def _clean(path: Path) -> None:
-    """Take out of an executed notebook what tells of this machine or this minute."""
+_FOLDED = ("parameters", "injected-parameters", "bookkeeping")
+"""Tags of cells whose code is out of sight in an executed notebook, and a click away."""
+
+
+def _clean(path: Path, all_given: bool) -> None:
+    """Take out of an executed notebook what tells of this machine or this minute.
+
+    What a reader does not look for is put out of sight: the code of parameters and of what is kept
+    is folded, for JupyterLab and for MyST-NB, and left out are the declaration of scales, and the
+    defaults of parameters where they were all given.
+    """
     with extra("paper", PURPOSE):
         import nbformat
 
     book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     book.metadata.pop("papermill", None)
     book.metadata.pop("widgets", None)
-    for cell in book.cells:
+    given = any("injected-parameters" in cell.metadata.get("tags", ()) for cell in book.cells)
+    hidden = {notebooks.SCALES, *(["parameters"] if given and all_given else [])}
+    shown = [cell for cell in book.cells if not hidden & set(cell.metadata.get("tags", ()))]
+    book.cells = shown
+    for cell in shown:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
+        tags = cell.metadata.get("tags", [])
+        if set(tags) & set(_FOLDED):
+            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata["tags"] = [*tags, "hide-input"]
     # Not by nbformat, nor as papermill left it: the run is put in place, and must last.
     write_bytes(path, f"{nbformat.writes(book)}\n".encode())  # type: ignore[no-untyped-call]
 

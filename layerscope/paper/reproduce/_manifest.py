@@ -35,6 +35,12 @@ class _Data(files.Schema):
     name: str = ""
 
 
+class _Judged(files.Schema):
+    at: str = ""
+    layerscope: str = ""
+    rules: str = ""
+
+
 class Manifest(files.Schema):
     """Content of the file that `run` writes; of software and versions nothing is read."""
 
@@ -44,9 +50,11 @@ class Manifest(files.Schema):
     seconds: Annotated[float, msgspec.Meta(ge=0)]
     title: str = ""
     command: str = ""
+    started: str = ""
     training_seconds: tuple[float, ...] = ()
     data: _Data = msgspec.field(default_factory=_Data)
     machine: _Machine = msgspec.field(default_factory=_Machine)
+    judged: _Judged | None = None
     summary: Summary | None = None
 
 

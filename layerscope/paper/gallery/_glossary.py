@@ -1,0 +1,60 @@
+"""Texts beside the runs: how to read the page, its words, and the rules in words."""
+
+from __future__ import annotations
+
+from layerscope.paper import rules
+
+__all__ = ["ABOUT", "GLOSSARY", "HEADERS", "TITLE", "rule_rows"]
+
+TITLE = "Are all layers created equal? The paper's experiments, run again"
+ABOUT = (
+    "Zhang, Bengio and Singer (“Are All Layers Created Equal?”, JMLR 2022) trained networks, put "
+    "one layer at a time back to the values that it had before training, and looked how much worse "
+    "the network got. Often only the lowest layers mattered. Here their experiments are run again; "
+    "every statement of the paper that can be tested stands beside what was measured, and where "
+    "the two disagree it says so."
+)
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("layer, block", "A row of a heat map: one layer, or a block of a network with all in it."),
+    ("reset", "A layer of the trained network gets earlier values back, all others stay trained."),
+    ("0, 1, 10 …", "Reset to the values after so many epochs; 0 is before training."),
+    ("rand", "Reset to fresh random values of the kind that training began with."),
+    ("error", "Share of test examples that are classified wrongly; 0.9 is chance of ten classes."),
+    ("damage", "How far a reset takes the network from trained (0) to as good as untrained (1)."),
+    ("robust", "A reset to the values before training costs at most 5 points of error."),
+    ("critical", "It costs at least a quarter of what separates the network from chance."),
+    ("run, seed", "One training from its own random start; intervals are over several."),
+    (
+        "agrees",
+        "The whole 95 % interval lies on the statement's side of a threshold that was fixed "
+        "beforehand or, for runs older than the rule, after they were seen.",
+    ),
+    ("undecided", "The interval reaches over the threshold; more runs would decide it."),
+    (
+        "corrected",
+        "Of many statements some agree by luck. Those of one experiment are corrected for each "
+        "other (Holm, 1979).",
+    ),
+    (
+        "printed numbers",
+        "Read off the paper's figures. One agrees if it lies where 95 % of further runs of ours "
+        "would. They count at reduced scale as well, where they need not agree.",
+    ),
+    ("reduced", "Less data, a smaller network or fewer epochs than in the paper; it says which."),
+)
+
+HEADERS = ("statement of the paper", "holds if", "reason for the threshold", "fixed on")
+
+
+def rule_rows() -> list[tuple[str, str, str, str]]:
+    """Every rule in words, those that differ in one word as they are."""
+    return [
+        (
+            rule.claim if rule.of_paper else f"{rule.claim} (a check of ours)",
+            f"{rule.quantity}: {rule.condition}",
+            f"{rule.reason}.",
+            rule.fixed,
+        )
+        for rule in rules.RULES.values()
+    ]
