@@ -7,6 +7,8 @@ All else is a fault: an error that is somebody else's, other numbers, code that 
 seconds, or more than 500 MB beyond what the process began with.
 
     python benchmarks/hostile.py [--only netCDF …] [--each 4] [--seed 0] [--faults] [--json FILE]
+
+Readers may be run one after the other into the same FILE, which keeps those that are not run again.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ import argparse
 import io
 import json
 import os
+import platform
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,11 @@ import torch
 from malformed import OUTCOMES, READERS, RIGHT, Ending, Reader, answer_of, cases, run
 
 _LARGE = 2**20
+_ROW = ["how it is made", "outcome", "seconds", "megabytes", "of a fault: what was told"]
+_PACKAGES = (
+    "layerscope", "torch", "safetensors", "transformers", "tokenizers", "xarray", "h5py", "pyarrow",
+    "pillow", "msgspec", "numpy",
+)  # fmt: skip
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -87,6 +97,32 @@ def table(rows: dict[str, Counter[str]]) -> str:
     return "\n".join(lines)
 
 
+def about(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """What a reader was run with."""
+    versions = {package: metadata.version(package) for package in _PACKAGES}
+    return {
+        "seed": options.seed,
+        "each": options.each,
+        "seconds": round(seconds),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "versions": {"python": platform.python_version()} | versions,
+    }
+
+
+def keep(path: Path, rows: dict[str, Any]) -> None:
+    """Put readers into a file beside those that it has, in the order of `READERS`, with a table."""
+    found = json.loads(path.read_text("utf-8"))["readers"] if path.exists() else {}
+    found |= rows
+    readers = {name: found[name] for name in READERS if name in found}
+    counts = {name: Counter(each["table"]) for name, each in readers.items()}
+    content = {"table": table(counts).splitlines(), "inputs are": _ROW, "readers": readers}
+    # An input is a line.
+    text = re.sub(r"\n {5,}|\n {4}(?=])", " ", json.dumps(content, indent=1, ensure_ascii=True))
+    path.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Run the readers and print the table; 1 where there is a fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -101,24 +137,33 @@ def main() -> int:
     torch.set_num_threads(1)
     # Some names are none in UTF-8.
     io.TextIOWrapper.reconfigure(sys.stdout, errors="backslashreplace")  # type: ignore[arg-type]
-    began, counts, told = time.monotonic(), dict[str, Counter[str]](), list[dict[str, Any]]()
+    began, counts, rows = time.monotonic(), dict[str, Counter[str]](), dict[str, Any]()
     for name in options.only:
-        counts[name] = Counter()
+        counts[name], told, started = Counter(), list[list[Any]](), time.monotonic()
         with tempfile.TemporaryDirectory(prefix="hostile-") as place:
             found = endings(
                 READERS[name], Path(place), options.seed, options.each, options.match, options.every
             )
             for how, ending in found:
                 counts[name][ending.outcome] += 1
-                told.append({"reader": name, "how": how, **vars(ending)})
                 fault = ending.outcome not in RIGHT
+                row = [how, ending.outcome, ending.seconds, ending.megabytes]
+                told.append(row + [ending.told.replace(place, "…")] * fault)
                 if fault and options.faults:
                     print(f"{name} | {how} | {ending.outcome} | {ending.told}", flush=True)
+        rows[name] = {
+            "table": {outcome: counts[name][outcome] for outcome in OUTCOMES},
+            "about": about(options, time.monotonic() - started),
+            "inputs": told,
+        }
+        if options.json:
+            keep(options.json, rows)
     print(table(counts))
-    print(f"{len(told):,} inputs in {time.monotonic() - began:.0f} s, seed {options.seed}")
-    if options.json:
-        options.json.write_text(json.dumps({"table": counts, "inputs": told}, indent=1))
-    return int(any(each["outcome"] not in RIGHT for each in told))
+    count = sum(each.total() for each in counts.values())
+    print(f"{count:,} inputs in {time.monotonic() - began:.0f} s, seed {options.seed}")
+    return int(
+        any(each[outcome] for each in counts.values() for outcome in set(OUTCOMES) - {*RIGHT})
+    )
 
 
 if __name__ == "__main__":

@@ -710,12 +710,12 @@ WRONG = [
     (
         "save nosuffix",
         lambda: plots.save(plots.heatmap(D), "a"),
-        "there is no kind of figure with the suffix ''",
+        "path is a, with the suffix ''; give one that ends in .html",
     ),
     (
         "save jpg",
         lambda: plots.save(plots.heatmap(D), "a.jpg"),
-        "there is no kind of figure with the suffix '.jpg'",
+        "path is a.jpg, with the suffix '.jpg'; give one",
     ),
     ("save path None", lambda: plots.save(plots.heatmap(D), None), "path is None"),
     ("save path int", lambda: plots.save(plots.heatmap(D), 3), "path is 3, an int"),

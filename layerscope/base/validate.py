@@ -32,6 +32,7 @@ __all__ = [
     "kind_of",
     "number",
     "path",
+    "resolve",
 ]
 
 _SHORT = 60  # characters of a value that a message still shows
@@ -251,6 +252,12 @@ def expand(value: str | os.PathLike[str]) -> Path:
     _require_possible(os.fspath(value), "the path")
     # Path.expanduser raises for a user that is not there.
     return Path(os.path.expanduser(value))  # noqa: PTH111
+
+
+def resolve(value: str | os.PathLike[str]) -> Path:
+    """Return a path without links in it; of one that leads to itself as far as it goes."""
+    # Path.resolve raises RuntimeError for such a link.
+    return Path(os.path.realpath(value))
 
 
 def _require_possible(text: str | bytes, name: str) -> None:

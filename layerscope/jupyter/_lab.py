@@ -24,7 +24,7 @@ from urllib.parse import quote
 from layerscope.base import notebooks
 from layerscope.base.extras import extra, require
 from layerscope.base.owners import make_temporary
-from layerscope.base.validate import path
+from layerscope.base.validate import path, resolve
 from layerscope.base.writing import write_bytes
 from layerscope.errors import ResultError
 
@@ -80,15 +80,15 @@ def prepare(
     asked: dict[str, Any] = {"run": None, "device": device}
     name = _NOTEBOOK
     if data_root is not None:
-        asked["data_root"] = str(Path(data_root).resolve())
+        asked["data_root"] = str(resolve(path(data_root, "data_root", "data")))
     if run is not None:
-        place = path(run, "run", "series/RUN").resolve()
+        place = resolve(path(run, "run", "series/RUN"))
         if not place.is_dir():
             raise ResultError(f"there is no run at {run}; give the folder that train printed.")
         asked["run"], name = str(place), f"explore-{place.name}.ipynb"
     target = next(each for each in _names(folder / name) if _is_for(each, asked))
     if not target.exists():
-        given = {**asked, "out": str(folder.resolve() / "series")}
+        given = {**asked, "out": str(resolve(folder) / "series")}
         write_bytes(target, _fill(notebooks.find(_NOTEBOOK), given).encode())
     return target
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerscope.base import validate
 from layerscope.base.extras import extra
 from layerscope.errors import OptionError, choose
 from layerscope.paper import experiments, reproduce
@@ -160,7 +161,7 @@ def run_all(
     if jobs < 1:
         raise OptionError(f"jobs is {jobs}; at least one experiment must run at a time.")
     # Workers may stand in other folders than this process.
-    place = (lambda path: os.fspath(Path(path).resolve())) if client is not None else os.fspath
+    place = (lambda path: os.fspath(validate.resolve(path))) if client is not None else os.fspath
     options = ["--scale", scale, "--out", place(out), "--device", device]
     options += [] if data_root is None else ["--data-root", place(data_root)]
     options += [] if resume else ["--no-resume"]

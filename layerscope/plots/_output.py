@@ -65,7 +65,12 @@ def save(
     """
     plot = plot.plot if isinstance(plot, Display) else plot
     path, plot = validate.path(path, "path", "figure.pdf"), require_plot(plot)
-    suffix = choose(path.suffix.lower(), _SUFFIXES, "kind of figure with the suffix")
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise OptionError(
+            f"path is {path}, with the suffix {suffix!r}; give one that ends in "
+            f"{', '.join(_SUFFIXES)}."
+        )
     if suffix == ".html":
         words = description(plot) if title is None else str(title)
         made = _picture_page(plot, words) if _is_drawn(plot) else page(plot, words)

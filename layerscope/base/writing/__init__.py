@@ -64,15 +64,21 @@ def write_bytes(path: Path, content: bytes | memoryview, *, once: bool = False) 
     return path
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, known_as: Path | None = None) -> Path:
     """Make a folder and those above it, to last.
+
+    Parameters
+    ----------
+    folder : Path
+    known_as : Path, optional
+        What messages call it, such as the name that a draft is to get.
 
     Raises
     ------
     ResultError
         If it can't be made.
     """
-    with failures(folder):
+    with failures(known_as or folder):
         _folders.make(Path(os.path.realpath(folder)))
     return folder
 

@@ -155,7 +155,7 @@ def export(
     owners.sweep_drafts(place.parent, [place.name])
     draft = owners.draft_of(place)
     try:
-        make_folder(draft)
+        make_folder(draft, place)
         network = _written(model, blocks, blocks.kept(gone), state, draft, tokenizer, record)
         record |= _measured(model, network, asked, metrics, size, record)
         if data is None:

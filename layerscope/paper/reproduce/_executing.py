@@ -33,13 +33,13 @@ def environment(
     """Tell the kernel where things are on this machine without writing it into the notebook."""
     values = {
         **more,
-        experiments.SERIES_VARIABLE: str((root / "series").resolve()),
+        experiments.SERIES_VARIABLE: str(validate.resolve(root / "series")),
         "LAYERSCOPE_STILL": "1",
         # Kernels of Jupyter warn about it at every start, on standard error.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     if data_root is not None:
-        values[data.ROOT_VARIABLE] = str(validate.expand(data_root).resolve())
+        values[data.ROOT_VARIABLE] = str(validate.resolve(validate.expand(data_root)))
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:

@@ -55,7 +55,7 @@ def finished(
 def draft(folder: Path) -> Iterator[Path]:
     """Work in a folder beside the run's, and put it in place only when all is done."""
     folder = _real(folder)
-    place = make_folder(owners.draft_of(folder))
+    place = make_folder(owners.draft_of(folder), folder)
     owners.keep_touching(place)
     try:
         yield place
