@@ -20,6 +20,7 @@ import numpy.typing as npt
 import xarray as xr
 from torch import nn
 
+from layerscope.base import validate
 from layerscope.core import checkpoints as checkpoints_, layers as layers_, perturb, sweep as engine
 from layerscope.core.checkpoints import Series
 from layerscope.errors import OptionError
@@ -86,6 +87,8 @@ def criticality_grid(
     within: float = 0.01,
     draws: int = 4,
     most: int = 64,
+    bisections: int = 0,
+    epsilon: float | None = None,
     seed: int = 0,
     **sweep: Any,
 ) -> xr.Dataset:
@@ -106,6 +109,12 @@ def criticality_grid(
         Standard error to be reached, a fraction.
     draws, most : int
         At least 2 draws, and at most `most` in a cell.
+    bisections : int
+        How often the step of σ across which a layer's error exceeds `epsilon` is halved, on a
+        logarithmic scale: on steps of a factor of 3 the criticality is found up to a factor of 9,
+        after three times up to 1.3.
+    epsilon : float, optional
+        As in `criticality`.
     seed : int
     **sweep
         Further options of the sweep, such as ``view="block"`` or ``batch_size``.
@@ -113,9 +122,9 @@ def criticality_grid(
     Returns
     -------
     Dataset
-        ``error``, ``error_standard_error`` and ``n_draws`` (layer, alpha, sigma);
-        ``squared_distance`` (layer); ``baseline``. ``attrs`` holds ``within``, and ``reached``,
-        the largest standard error that is left.
+        ``error``, ``error_standard_error`` and ``n_draws`` (layer, alpha, sigma), NaN and 0 where
+        a halved step was another layer's; ``squared_distance`` (layer); ``baseline``. ``attrs``
+        holds ``within``, and ``reached``, the largest standard error that is left.
 
     Raises
     ------
@@ -123,35 +132,115 @@ def criticality_grid(
         If α, σ or a number of draws is outside its range.
     """
     _check(alphas, sigmas, within, draws, most)
+    validate.integer(bisections, "bisections", 0, 3)
     model = layers_.require_network(model)
     series = checkpoints_.open_series(checkpoints).fit(model)
-    start, wanted = series.epochs[0], sweep.pop("layers", None)
-    points = [(a, s) for a in alphas for s in sigmas]
-    rows, found, base = wanted, dict[_Key, list[float]](), math.nan
-    for number in range(math.ceil(most / draws)):
-        ds = engine.sweep(
-            model,
-            train,
-            checkpoints=series,
-            layers=rows,
-            whole=False,
-            perturbations=[_point(*point) for point in points],
-            metrics=["error"],
-            epochs=[start],
-            draws=min(draws, most - number * draws),
-            seed=seed + number,
-            **sweep,
-        )
-        base = float(ds["baseline"].sel(metric="error"))
-        _add(found, ds["value"].sel(metric="error", epoch=start), points, within)
-        left = [key for key, values in found.items() if _error(values) > within]
-        if not left:
-            break
-        names = dict.fromkeys(key[0] for key in left)
-        rows = {n: wanted[n] for n in names} if isinstance(wanted, Mapping) else list(names)
-        points = list(dict.fromkeys(key[1:] for key in left))
+    wanted = sweep.pop("layers", None)
+    how = (within, draws, most, seed)
+    points = _Points(model, train, series, wanted, how, {**sweep, "checkpoints": series})
+    points.measure(None, [(a, s) for a in alphas for s in sigmas])
     distance = _squared_distance(model, series, {**sweep, "layers": wanted})
-    return _as_dataset(found, distance, alphas, sigmas).assign_attrs(within=within, baseline=base)
+    limit = _limit(points.baseline, epsilon)
+    for _ in range(bisections):
+        for layer in distance:
+            points.measure([layer], _halved(points.of(layer), limit))
+    grid = _as_dataset(points.found, distance, alphas)
+    return grid.assign_attrs(within=within, baseline=points.baseline)
+
+
+class _Points:
+    """Errors at points (α, σ) of layers, draw by draw.
+
+    Parameters
+    ----------
+    model, train, series
+    wanted
+        Layers, as `layerscope.sweep` takes them.
+    how : (float, int, int, int)
+        Standard error to be reached, draws at a time and in all, seed.
+    sweep : mapping
+        Further options.
+
+    Attributes
+    ----------
+    found : dict
+        By layer, α and σ the error of each draw.
+    baseline : float
+        Error of the trained network.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Any,
+        series: Series,
+        wanted: Any,
+        how: tuple[float, int, int, int],
+        sweep: Mapping[str, Any],
+    ) -> None:
+        self._model, self._train, self._start = model, train, series.epochs[0]
+        self._wanted, self._how, self._sweep = wanted, how, dict(sweep)
+        self.found: dict[_Key, list[float]] = {}
+        self.baseline = math.nan
+
+    def measure(self, layers: Sequence[str] | None, points: Sequence[tuple[float, float]]) -> None:
+        """Measure points of some layers, or of all, until their errors are known well enough."""
+        within, draws, most, seed = self._how
+        for number in range(math.ceil(most / draws)):
+            if not points:
+                return
+            ds = engine.sweep(
+                self._model,
+                self._train,
+                layers=self._rows(layers),
+                whole=False,
+                perturbations=[_point(*point) for point in points],
+                metrics=["error"],
+                epochs=[self._start],
+                draws=min(draws, most - number * draws),
+                seed=seed + number,
+                **self._sweep,
+            )
+            self.baseline = float(ds["baseline"].sel(metric="error"))
+            values = ds["value"].sel(metric="error", epoch=self._start)
+            _add(self.found, values, points, within)
+            swept = set(map(str, values["layer"].values))
+            left = [k for k, v in self.found.items() if k[0] in swept and _error(v) > within]
+            left = [key for key in left if key[1:] in points]
+            layers, points = (
+                list(dict.fromkeys(k[0] for k in left)),
+                [*dict.fromkeys(k[1:] for k in left)],
+            )
+
+    def of(self, layer: str) -> dict[tuple[float, float], float]:
+        """Mean error at the points of a layer."""
+        return {k[1:]: float(np.mean(v)) for k, v in self.found.items() if k[0] == layer}
+
+    def _rows(self, layers: Sequence[str] | None) -> Any:
+        if layers is None:
+            return self._wanted
+        named = isinstance(self._wanted, Mapping)
+        return {name: self._wanted[name] for name in layers} if named else list(layers)
+
+
+def _halved(errors: Mapping[tuple[float, float], float], limit: float) -> list[tuple[float, float]]:
+    """Halve the step to the first σ that is not allowed, for every α that may be the best."""
+    allowed = {point for point, error in errors.items() if error <= limit}
+    best = min((a**2 / s**2 for a, s in allowed), default=math.inf)
+    found = []
+    for alpha in dict.fromkeys(a for a, _ in errors):
+        sigmas = sorted(s for a, s in errors if a == alpha)
+        # As in the minimum: the largest that is allowed, whatever noise made of smaller ones.
+        held = [s for s in sigmas if (alpha, s) in allowed]
+        above = [s for s in sigmas if not held or s > held[-1]]
+        if held and above and alpha**2 / above[0] ** 2 < best:
+            found.append((alpha, math.sqrt(held[-1] * above[0])))
+    return found
+
+
+def _limit(baseline: float, epsilon: float | None) -> float:
+    """Training error allowed: by default the trained network's and one point more."""
+    return baseline + 0.01 if epsilon is None else epsilon
 
 
 def criticality(grid: xr.Dataset, epsilon: float | None = None) -> xr.Dataset:
@@ -167,22 +256,34 @@ def criticality(grid: xr.Dataset, epsilon: float | None = None) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``criticality`` (layer), ``alpha`` and ``sigma`` (layer) where it is reached, NaN where no
-        point of the grid is allowed and the criticality infinite; ``network``, the sum.
+        ``criticality`` (layer), ``at_alpha`` and ``at_sigma`` (layer) where it is reached, NaN
+        where no point of the grid is allowed and the criticality infinite; ``lower`` and ``upper``
+        (layer), the same with every error two standard errors lower or higher; ``at_edge``
+        (layer), where it is reached at the least or largest σ, so that it is no more than a bound;
+        and ``network``, ``network_lower`` and ``network_upper``, the sums.
     """
-    limit = float(grid.attrs["baseline"]) + 0.01 if epsilon is None else epsilon
-    error = grid["error"].transpose("layer", "alpha", "sigma").values
+    limit = _limit(float(grid.attrs["baseline"]), epsilon)
+    held = grid.transpose("layer", "alpha", "sigma")
+    error, apart = held["error"].values, 2 * held["error_standard_error"].values
     alphas, sigmas = grid["alpha"].values, grid["sigma"].values
-    value, place = module_criticality(
-        error, grid["squared_distance"].values, list(alphas), list(sigmas), limit
+    value, lower, upper = (
+        module_criticality(each, grid["squared_distance"].values, list(alphas), list(sigmas), limit)
+        for each in (error, error - apart, error + apart)
     )
+    place = value[1]
     there = place[:, 0] >= 0
+    edge = np.isin(place[:, 1], (0, len(sigmas) - 1)) & there
+    found = {"criticality": value[0], "lower": lower[0], "upper": upper[0]}
     return xr.Dataset(
         {
-            "criticality": ("layer", value),
+            **{name: ("layer", each) for name, each in found.items()},
             "at_alpha": ("layer", np.where(there, alphas[place[:, 0]], np.nan)),
             "at_sigma": ("layer", np.where(there, sigmas[place[:, 1]], np.nan)),
-            "network": ((), value.sum()),
+            # At α = 0 it is 0 for any σ, and no other could be less.
+            "at_edge": ("layer", edge & (value[0] > 0)),
+            "network": ((), value[0].sum()),
+            "network_lower": ((), lower[0].sum()),
+            "network_upper": ((), upper[0].sum()),
         },
         coords={"layer": grid["layer"].values},
         attrs={"epsilon": limit},
@@ -233,18 +334,24 @@ def _as_dataset(
     found: Mapping[_Key, Sequence[float]],
     distance: Mapping[str, float],
     alphas: Sequence[float],
-    sigmas: Sequence[float],
 ) -> xr.Dataset:
-    keys = [[[found[row, a, s] for s in sigmas] for a in alphas] for row in distance]
+    sigmas = sorted({sigma for _, _, sigma in found})
+    shape = len(distance), len(alphas), len(sigmas)
+    error, apart = np.full(shape, np.nan), np.full(shape, np.nan)
+    count = np.zeros(shape, np.int64)
+    for at in np.ndindex(shape):
+        row, alpha, sigma = list(distance)[at[0]], alphas[at[1]], sigmas[at[2]]
+        if values := found.get((row, alpha, sigma)):
+            error[at], apart[at], count[at] = np.mean(values), _error(values), len(values)
     dims = ("layer", "alpha", "sigma")
     grid = xr.Dataset(
         {
-            "error": (dims, [[[np.mean(x) for x in b] for b in a] for a in keys]),
-            "error_standard_error": (dims, [[[_error(x) for x in b] for b in a] for a in keys]),
-            "n_draws": (dims, [[[len(x) for x in b] for b in a] for a in keys]),
+            "error": (dims, error),
+            "error_standard_error": (dims, apart),
+            "n_draws": (dims, count),
             "squared_distance": ("layer", list(distance.values())),
         },
-        coords={"layer": list(distance), "alpha": list(alphas), "sigma": list(sigmas)},
+        coords={"layer": list(distance), "alpha": list(alphas), "sigma": sigmas},
     )
     return grid.assign_attrs(reached=float(grid["error_standard_error"].max()))
 

@@ -84,13 +84,12 @@ def generalisation(
             models.rebuild(series), part, checkpoints=series, device=device, view=view, **grid
         )
         found = analyses.criticality(points)
-        ends = points["sigma"].values[[0, -1]]
         rows.append(
             {"seed": seed}
             | analyses.gap(models.rebuild(series), data, device, random_labels)
             | {"critical": int(analyses.verdict_counts(swept)["critical"].iloc[0])}
             | {"criticality": float(found["network"])}
-            | {"at_edge": int(found["at_sigma"].isin(ends).sum())}
+            | {"at_edge": int(found["at_edge"].sum())}
             | analyses.weight_measures(series)
         )
     return pd.DataFrame(rows)
