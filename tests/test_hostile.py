@@ -75,6 +75,23 @@ def fail(said):
     raise DataError(f"{said} is broken.")
 
 
+def test_the_published_table_is_what_was_measured_and_shows_no_fault(malformed):
+    top = Path(__file__).parents[1]
+    kept = json.loads((top / "benchmarks/results/hostile.json").read_text("utf-8"))
+    page = (top / "benchmarks/README.md").read_text("utf-8")
+    ends = dict.fromkeys(malformed.OUTCOMES, 0)
+    assert list(kept["readers"]) == list(malformed.READERS)
+    for name, reader in kept["readers"].items():
+        seen = [row[1] for row in reader["inputs"]]
+        found = {end: seen.count(end) for end in malformed.OUTCOMES}
+        assert found == reader["table"]
+        assert f"| {name} | {' | '.join(map(str, [len(seen), *found.values()]))} |" in page
+        ends = {end: count + found[end] for end, count in ends.items()}
+    assert f"| all | {' | '.join(map(str, [sum(ends.values()), *ends.values()]))} |" in page
+    assert sum(ends.values()) >= 1_000
+    assert {end for end, count in ends.items() if count} == {*malformed.RIGHT}
+
+
 FAULTS = {
     "own error with path": lambda path: fail(path),
     "foreign error": lambda path: fail(path.name),  # which folder?
