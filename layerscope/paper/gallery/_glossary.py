@@ -41,6 +41,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "Read off the paper's figures. One agrees if it lies where 95 % of further runs of ours "
         "would. They count at reduced scale as well, where they need not agree.",
     ),
+    (
+        "check of ours",
+        "A statement that the paper makes of other networks, or a rival that it does not name; "
+        "it is shown and not counted.",
+    ),
     ("reduced", "Less data, a smaller network or fewer epochs than in the paper; it says which."),
 )
 

@@ -161,7 +161,7 @@ def _run(path: Path) -> Run:
         subject=_subject(about) or title,
         reduced=", ".join(_smaller(about, known)),
         found=summary.found or summary.finding.rstrip("."),
-        beside=f"{summary.beside[:1].upper()}{summary.beside[1:]}",
+        beside=_beside(summary),
         comparisons=summary.comparisons,
     )
 
@@ -172,6 +172,14 @@ def _networks(about: reproduce.Manifest) -> list[str]:
     given = parameters.get("network", parameters.get("networks", ()))
     names = [given] if isinstance(given, str) else list(given or ())
     return [str(name) for name in names] if len(names) <= 2 else []
+
+
+def _beside(summary: experiments.Summary) -> str:
+    """Say whether the paper agrees; where it says nothing that is at hand, that."""
+    silent = summary.claims and not any(claim.of_paper for claim in summary.claims)
+    parts = ["the paper says nothing of it that is at hand"] if silent else []
+    said = "; ".join(filter(None, [*parts, summary.beside]))
+    return f"{said[:1].upper()}{said[1:]}"
 
 
 def _is_connected(about: reproduce.Manifest) -> bool:
