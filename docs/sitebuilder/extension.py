@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +44,31 @@ def _prepare(app: Sphinx, config: Config) -> None:
 
 
 def examples() -> dict[str, list[str]]:
-    """Find the pages that use a public name."""
+    """Find the pages that use a public name: written ones, then one run of each notebook."""
     found: dict[str, list[str]] = defaultdict(list)
     names = {each.name for each in reference.public()}
-    for path in sorted(adopted.DOCS.rglob("*.md")):
-        page = path.relative_to(adopted.DOCS).with_suffix("").as_posix()
-        if page.startswith(("api/", *_ADOPTED)):
-            continue
-        for name in blocks.names_used(_code(path)) & names:
+    for page, code in (*_pages(), *_notebooks()):
+        for name in blocks.names_used(code) & names:
             found[name].append(page)
     return found
 
 
-def _code(path: Path) -> list[str]:
-    return [block.code for block in blocks.find(pages.expand(path.read_text(encoding="utf-8")))]
+def _pages() -> Iterator[tuple[str, list[str]]]:
+    for path in sorted(adopted.DOCS.rglob("*.md")):
+        page = path.relative_to(adopted.DOCS).with_suffix("").as_posix()
+        if not page.startswith(("api/", *_ADOPTED)):
+            text = pages.expand(path.read_text(encoding="utf-8"))
+            yield page, [block.code for block in blocks.find(text) if block.shown]
+
+
+def _notebooks() -> Iterator[tuple[str, list[str]]]:
+    sources = {Path(source).name: source for source in reversed(adopted.adopt_notebooks())}
+    made = {source: adopted.adopt_notebooks()[source] for source in sources.values()}
+    quickstart = {source: page for source, page in adopted.PAGES.items() if "ipynb" in source}
+    for source, page in sorted((quickstart | made).items(), key=lambda pair: Path(pair[0]).name):
+        cells = json.loads((adopted.ROOT / source).read_text(encoding="utf-8"))["cells"]
+        code = ["".join(each["source"]) for each in cells if each["cell_type"] == "code"]
+        yield page.removesuffix(".ipynb"), code
 
 
 def _read(app: Sphinx, page: str, source: list[str]) -> None:

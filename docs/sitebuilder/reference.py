@@ -38,6 +38,7 @@ class Public(NamedTuple):
         return self.name.rpartition(".")[2]
 
 
+@functools.cache
 def public() -> list[Public]:
     """List what `layerscope` has, and each of its public modules."""
     found = []
