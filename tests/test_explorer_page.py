@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from layerscope import LayerExplorer, testing
+from layerscope.errors import OptionError
 from layerscope.jupyter import _strip
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -169,3 +171,31 @@ def test_arrow_keys_go_through_the_grid_in_one_tab_stop_and_reach_nobody_else(wi
     assert window.evaluate("window.heard") == ["Control", "s"]
     window.keyboard.press("Enter")
     assert [(each["row"], each["column"]) for each in sent(window)] == [("b", "1")]
+
+
+def test_an_exported_page_asks_for_nothing_and_tells_of_every_cell(window, tmp_path):
+    ds = testing.dataset(layers=3)
+    evil = "</script><img src=x onerror=window.evil=1>"
+    names = [evil if name == "layer2" else str(name) for name in ds.layer.values]
+    explorer = LayerExplorer(ds.assign_coords(layer=names))
+    explorer.state = {"layer3": ("reinitialize", 0)}
+    path = explorer.export_page(tmp_path / "page.html")
+    shown = explorer.controls.grid.cells
+    with pytest.raises(OptionError, match=r"page\.html"):
+        explorer.export_page(tmp_path / "page.png")
+    explorer.close()
+    context = window.context.browser.new_context(offline=True)
+    page, errors, asked = context.new_page(), [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    cells = page.locator(".ls-grid button")
+    assert cells.all_inner_texts() == [cell["text"] for row in shown for cell in row]
+    assert page.get_attribute('[data-name="layer3"]', "data-state") == "initial"
+    cells.nth(1).click()
+    assert "layer1, 0" in page.inner_text("#picked")
+    page.locator(".ls-block").nth(1).click()
+    assert evil in page.inner_text("#picked")
+    assert page.evaluate("window.evil") is None
+    assert (errors, [url for url in asked if not url.startswith(("file:", "data:"))]) == ([], [])
+    context.close()

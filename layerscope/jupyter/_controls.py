@@ -93,6 +93,8 @@ class Controls:
         self.copy = _button("Python", "code", "90px", "Show the call that gives this state")
         self.path = widgets.Text(value="layers.png", layout=widgets.Layout(width="140px"))
         self.save = _button("Save figure", "image", "120px")
+        tip = "Write all of this as one HTML page that needs no kernel"
+        self.export = _button("Export page", "file-export", "130px", tip)
         self.code = widgets.HTML()
 
     def parts(self) -> list[Any]:
@@ -125,7 +127,7 @@ class Controls:
             self.status,
             widgets.HBox([left, right], layout=columns),
             widgets.HBox(
-                [self.name, self.keep, self.copy, self.path, self.save],
+                [self.name, self.keep, self.copy, self.path, self.save, self.export],
                 layout=row,
             ),
             self.code,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -32,8 +33,8 @@ from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._known import Known
 from layerscope.jupyter._origin import differing
 from layerscope.jupyter._progress import progress
+from layerscope.jupyter._showing import Showing
 from layerscope.jupyter._source import resolve, script
-from layerscope.jupyter._still import bundle
 from layerscope.jupyter._texts import Texts, is_text
 from layerscope.jupyter._worker import Worker
 from layerscope.results import FULL_MODEL
@@ -41,7 +42,7 @@ from layerscope.results import FULL_MODEL
 __all__ = ["LayerExplorer"]
 
 
-class LayerExplorer(widgets.VBox):  # type: ignore[misc]
+class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
     """A trained network as a strip of layers: click one, and see what is lost without it.
 
     Parameters
@@ -222,12 +223,6 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
                 part.close()
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Give Jupyter the live explorer, and a still picture for where there is no kernel."""
-        live = super()._repr_mimebundle_(**kwargs)
-        ds = self._swept()
-        return bundle(live, self._title(), self.state, self.estimate, ds, self._known.metric)
-
     # What is pressed.
 
     def _wire(self) -> None:
@@ -243,8 +238,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
             (parts.copy, self._show_code),
             (self.texts.go, self._continue),
             (parts.save, lambda: self.save_figure(self.controls.path.value)),
+            (parts.export, self._export),
         ]:
             button.on_click(lambda _, pressed=pressed: self._do(pressed))
+        self._watch()
         for part, changed in [
             (parts.epoch, self._on_tool),
             (parts.kind, self._on_tool),
@@ -342,6 +339,10 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         picture = of_state(self._title(), *drawn, estimate, self._swept(), self._known.metric)
         self._display.say(f"Saved {plots.save(picture, path, width=width)}.")
 
+    def _export(self) -> None:
+        page = self.export_page(Path(self.controls.path.value).with_suffix(".html"))
+        self._display.say(f"Exported {page.resolve()}.")
+
     def _show_code(self) -> None:
         self.controls.code.value = words.code(self.code)
 
@@ -355,8 +356,7 @@ class LayerExplorer(widgets.VBox):  # type: ignore[misc]
         """Show the present scene and ask about it."""
         backend = self._backend
         about = f"{backend.session.data.count:,} examples" if backend else "from a Dataset"
-        # The session may not have come to the present one of several data sets yet.
-        about = f"task {self.task}" if self.task is not None else about
+        about = about if self.task is None else f"task {self.task}"  # which may not be open yet
         self._display.frame(self._history, self._layers(), self._source.name, about)
         self._draw()
         self._ask()

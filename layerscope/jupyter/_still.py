@@ -1,59 +1,88 @@
-"""Stand-in for the explorer where no kernel runs: a table and a picture."""
+"""Stand-in for the explorer where no kernel runs: tables, with nothing that needs a script."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import xarray as xr
-
-from layerscope import plots
 from layerscope.base.templates import render
-from layerscope.core.session import Estimate
+from layerscope.jupyter._strip import Grid
+from layerscope.jupyter._words import Reading
 
-__all__ = ["bundle"]
+__all__ = ["bundle", "still"]
+
+_MOST_ROWS = 60
 
 
-def bundle(
-    live: Any,
-    name: str,
-    state: Mapping[str, Any],
-    estimate: Estimate | None,
-    ds: xr.Dataset | None,
-    metric: str,
-) -> Any:
-    """Put a still page beside the live widget, in which nothing asks for anything outside.
+def bundle(live: Any, page: str) -> Any:
+    """Put a still page beside the live widget.
 
     Parameters
     ----------
     live : mapping, tuple or None
         What the widget gives Jupyter.
+    page : str
     """
     data, *more = live if isinstance(live, tuple) else (live,)
-    page = render(
-        "jupyter/templates/still.html.jinja",
-        name=name,
-        rows=_rows(state, estimate),
-        **_picture(ds, metric),
-    )
-    told = {**(data or {}), "text/html": str(page)}
+    told = {**(data or {}), "text/html": page}
     return (told, *more) if more else told
 
 
-def _picture(ds: xr.Dataset | None, metric: str) -> dict[str, str]:
-    """Draw the heat map, and say in words what it shows; empty without a Dataset."""
-    if ds is None:
-        return {"picture": "", "words": ""}
-    drawn, _ = plots.show(plots.heatmap(ds, metric), live=False)._repr_mimebundle_()
-    return {"picture": drawn["image/png"], "words": drawn["text/plain"]}
+def still(
+    name: str,
+    about: str,
+    seen: str,
+    state: Mapping[str, str],
+    readings: Sequence[Reading],
+    grid: Grid,
+) -> str:
+    """Write what is shown as tables.
+
+    JupyterLab takes scripts, styles and drawings out of what it does not trust, and leaves tables
+    with the colours of their cells.
+
+    Parameters
+    ----------
+    name, about, seen : str
+        The network, what is done to it, and of how many examples this was measured.
+    state : mapping of str to str
+        What is done to which row.
+    readings : sequence of Reading
+    grid : Grid
+    """
+    lines = list(zip(grid.heads, grid.cells, strict=True))
+    shown = _worst(lines)
+    return str(
+        render(
+            "jupyter/templates/still.html.jinja",
+            name=name,
+            about=about,
+            seen=seen,
+            changed=list(state.items()) if len(state) > 1 else [],
+            readings=readings,
+            title=grid.title,
+            columns=grid.columns,
+            lines=[(head, [_cell(cell) for cell in cells]) for head, cells in shown],
+            left_out=len(lines) - len(shown),
+            axis=grid.axis,
+            legend=[entry["text"] for entry in grid.legend if entry["kind"] == "refused"],
+        )
+    )
 
 
-def _rows(state: Mapping[str, Any], estimate: Estimate | None) -> list[tuple[str, str]]:
-    rows = [(str(row), str(change)) for row, change in state.items()]
-    if estimate is None:
-        return rows
-    for metric in estimate.tallies:
-        lower, upper = estimate.interval(metric)
-        value = f"{estimate.mean(metric):.4g} (95 %: {lower:.4g} to {upper:.4g})"
-        rows.append((metric, value))
-    return [*rows, ("examples", f"{estimate.examples:,} of {estimate.total:,}")]
+def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: cell.get(name, "") for name in ("text", "colour", "ink", "refused")}
+
+
+def _worst(lines: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Choose rows where there are more than one reads: those with the darkest cells, in order."""
+    if len(lines) <= _MOST_ROWS:
+        return list(lines)
+    # The dark end of the colours is the bad one, and has white ink first.
+    dark = [sum(_darkness(cell.get("colour", "")) for cell in cells) for _, cells in lines]
+    worst = sorted(range(len(lines)), key=lambda at: -dark[at])[:_MOST_ROWS]
+    return [lines[at] for at in sorted(worst)]
+
+
+def _darkness(colour: str) -> int:
+    return 3 * 255 - sum(bytes.fromhex(colour.removeprefix("#"))) if len(colour) == 7 else 0

@@ -52,6 +52,7 @@ function settle(el) {
     if (!box || box.dataset.settled) return;
     box.dataset.settled = "true";
     shield(box);
+    box.closest(".jp-OutputArea")?.classList.add("ls-live");
     let due = false;
     const again = () => {
       if (due) return;

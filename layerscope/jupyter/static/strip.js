@@ -273,7 +273,7 @@ function render({ model, el }) {
     layers.forEach((layer, n) => {
       pen.globalAlpha = el.found && !el.found.has(layer.name) ? 0.2 : 1;
       pen.fillStyle = layer.colour;
-      pen.fillRect(n * step, 5, Math.max(step, 1), high - 8);
+      pen.fillRect(Math.floor(n * step), 5, Math.ceil(step), high - 8);
       if (layer.state !== "trained") {
         pen.globalAlpha = 1;
         pen.fillStyle = accent;
