@@ -32,6 +32,7 @@ from pathlib import Path
 import pytest
 import torch
 import xarray as xr
+from memo import remembered_netcdf
 
 import layerscope
 from layerscope import data, models, results, testing
@@ -445,10 +446,11 @@ def test_a_kill_at_some_points_loses_nothing_and_leaves_nothing(request, tmp_pat
 def test_a_kill_at_any_point_loses_nothing_and_leaves_nothing(request, tmp_path, work, first):
     if in_a_fresh_process(request, work):
         return
-    killing = Killing(work, tmp_path)
-    points = range(first, killing.points + 1, 3)
-    print(f"{type(work).__name__}: {len(points)} of {killing.points} points")
-    wrong = {point: found for point in points if (found := killing.problems(point))}
+    with remembered_netcdf():
+        killing = Killing(work, tmp_path)
+        points = range(first, killing.points + 1, 3)
+        print(f"{type(work).__name__}: {len(points)} of {killing.points} points")
+        wrong = {point: found for point in points if (found := killing.problems(point))}
     assert wrong == {}
 
 
@@ -524,9 +526,11 @@ def crowd_problems(killing: Killing, seed: int, sent: Counter[str]) -> list[str]
 def test_processes_that_are_stopped_and_killed_at_random_end_with_the_right_numbers(
     tmp_path, first
 ):
-    killing, sent = Killing(LongSweep(), tmp_path), Counter()
+    sent = Counter()
     seeds = range(first, first + 25)
-    wrong = {seed: found for seed in seeds if (found := crowd_problems(killing, seed, sent))}
+    with remembered_netcdf():
+        killing = Killing(LongSweep(), tmp_path)
+        wrong = {seed: found for seed in seeds if (found := crowd_problems(killing, seed, sent))}
     print(sorted(sent.items()))
     assert wrong == {}
 
