@@ -531,7 +531,7 @@ def test_processes_that_are_stopped_and_killed_at_random_end_with_the_right_numb
     with remembered_netcdf():
         killing = Killing(LongSweep(), tmp_path)
         wrong = {seed: found for seed in seeds if (found := crowd_problems(killing, seed, sent))}
-    print(sorted(sent.items()))
+    print(sorted(sent.items()), *wrong.items(), sep="\n")  # an assertion cuts them
     assert wrong == {}
 
 

@@ -51,6 +51,24 @@ def test_a_part_survives_bit_for_bit_and_the_first_writer_wins(tmp_path):
     assert Store(tmp_path / "new" / "sweep", IDENTITY).parts(5).read("p") is None
 
 
+@pytest.mark.parametrize("records", [False, True])
+def test_of_two_sweeps_that_begin_together_one_is_refused(tmp_path, monkeypatch, records):
+    """Also where the other one comes between the first look at the folder and the last."""
+    require_own, others = Store._require_own, []
+
+    def meanwhile(self, name):
+        if not others:
+            others.append(None)
+            others.append(Store(tmp_path, {**IDENTITY, "seed": 1}))
+            if records:
+                others[1].parts(10).write("p", arrays())
+        require_own(self, name)
+
+    monkeypatch.setattr(Store, "_require_own", meanwhile)
+    with pytest.raises(ResultError, match="belongs to another sweep: seed"):
+        Store(tmp_path, IDENTITY)
+
+
 def test_the_same_sweep_in_another_order_of_keys_is_the_same(tmp_path):
     Store(tmp_path, IDENTITY)
     Store(tmp_path, {**dict(reversed(IDENTITY.items())), "layers": ("a", "b")})

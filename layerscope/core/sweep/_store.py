@@ -103,14 +103,25 @@ class Store:
         owners.sweep_drafts(folder, [*self._names, _IDENTITY])
         if path.is_file():
             self._compare(_read(path))
+        try:
+            self._require_own_files()
+        except ResultError:
+            if path.is_file():  # of another process that began meanwhile: that says more
+                self._compare(_read(path))
+            raise
+        if look:
+            return
+        # Not before: the folder may be another sweep's that lost this file.
+        if not path.is_file():
+            writing.write_bytes(path, json.dumps(self._identity, indent=1).encode(), once=True)
+        # In any case: another process may have been first, since the first look as well.
+        self._compare(_read(path))
+
+    def _require_own_files(self) -> None:
         for name in self._names:
             self._require_own(name)
         for part in self._parts():
             _require_owner(part, _owner(part) or self.digest, self.digest)
-        # Not before: the folder may be another sweep's that lost this file.
-        if not look and not path.is_file():
-            writing.write_bytes(path, json.dumps(self._identity, indent=1).encode(), once=True)
-            self._compare(_read(path))  # another process may have been first
 
     def parts(self, batch_size: int) -> Parts:
         """Open the parts of this sweep at one batch size."""
