@@ -26,6 +26,7 @@ from PIL import Image
 from layerscope import plots, results, stats, testing
 from layerscope.errors import OptionError, ResultError
 from layerscope.plots import _embedding as embedding, _lines as lines, _scales as scales
+from layerscope.plots._epochs import epochs_along
 from layerscope.plots._names import shorten, shorten_layers, within
 
 ODD = ["<script>alert(1)</script>", r"$\frac{1$ and $x$", "{x} & 'y'", 'a"b', "fullmodel"]
@@ -200,9 +201,13 @@ def test_accuracy_is_dark_where_it_is_bad(ds):
     assert first == second[::-1]
 
 
+def printed(figure):
+    return [text for text in figure.axes[0].texts if text.get_text() and text.get_visible()]
+
+
 def test_many_cells_are_drawn_without_numbers():
-    assert drawn(plots.heatmap(testing.dataset(layers=30, epochs=(0, 5)))).axes[0].texts
-    assert not drawn(plots.heatmap(testing.dataset(layers=100, epochs=range(5)))).axes[0].texts
+    assert printed(drawn(plots.heatmap(testing.dataset(layers=30, epochs=(0, 5)))))
+    assert not printed(drawn(plots.heatmap(testing.dataset(layers=100, epochs=range(5)))))
 
 
 @pytest.mark.parametrize(
@@ -549,12 +554,16 @@ def test_curves_hold_the_values_in_order_of_epochs(ds):
     kept = ds["value"].sel(layer="layer2", perturbation="reinitialize", draw=0, metric="error")
     expected = kept.sel(epoch=[0, 1, 2, 3, 8, 40, 90, 100])
     np.testing.assert_array_equal(lines["layer2"].dimension_values("value"), expected)
-    np.testing.assert_array_equal(lines["layer2"].dimension_values("place"), range(8))
+    # From 1 on as far apart as their logarithms.
+    places = lines["layer2"].dimension_values("place")
+    np.testing.assert_allclose(np.diff(places[1:]) / np.diff(np.log([1, 2, 3, 8, 40, 90, 100])),
+                               (places[-1] - places[1]) / np.log(100))  # fmt: skip
+    assert 0 == places[0] < places[1]
     np.testing.assert_array_equal(lines["unperturbed"].dimension_values("value"), [0.02, 0.02])
     axes = drawn(plot).axes[0]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
-        str(epoch) for epoch in (0, 1, 2, 3, 8, 40, 90, 100)
-    ]
+    named = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert named == ["0", "1", "2", "3", "8", "40", "100"]  # 90 would run into 100
+    np.testing.assert_allclose(sorted({*axes.get_xticks(), *axes.get_xticks(minor=True)}), places)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(lines)
 
 
@@ -579,13 +588,17 @@ def test_curves_of_many_layers_keep_them_all():
     named = ["unperturbed", "layer1", "layer13", "fullmodel"]
     assert [curve.label for curve in plot.Curve] == named
     table = stats.summary(ds)
-    places = [0, 1, 2, 3, 8, 40, 90, 100]
+    epochs = [0, 1, 2, 3, 8, 40, 90, 100]
+    places = list(epochs_along(epochs).places.values())
     expected = []
     for depth in range(1, 12):
         of_layer = table[(table["layer"] == f"layer{depth + 1}") & (table["column"] != "rand")]
-        points = [(places.index(at), value) for at, value in of_layer[["epoch", "value"]].values]
-        expected += [(*a, *b, depth) for a, b in itertools.pairwise(points)]
-    assert len(expected) == 11 * 7 - 1
+        values = dict(of_layer[["epoch", "value"]].values)
+        points = [(at, values.get(each)) for at, each in zip(places, epochs, strict=True)]
+        expected += [
+            (*a, *b, depth) for a, b in itertools.pairwise(points) if None not in (a[1], b[1])
+        ]
+    assert len(expected) == 11 * 7 - 2  # nothing is drawn over what was not computed
     steps = plot.Segments.I.dframe()[["place", "value", "next", "then", "depth"]]
     np.testing.assert_array_equal(steps.values, expected)
     # Both draw each layer in the colour of its depth.
@@ -711,7 +724,7 @@ def test_figures_are_as_wide_as_paper(ds, tmp_path, make, width, inches):
 
 def test_a_width_without_room_is_refused(ds, tmp_path):
     with pytest.raises(OptionError, match="leaves no room for this figure"):
-        plots.save(plots.overview(ds), tmp_path / "figure.pdf", width="column")
+        plots.save(plots.overview(ds), tmp_path / "figure.pdf", width=1)
     for wrong in (0.2, "colunm"):
         with pytest.raises(OptionError, match="column"):
             plots.save(plots.heatmap(ds), tmp_path / "figure.pdf", width=wrong)

@@ -92,18 +92,18 @@ def test_perplexity_is_told_as_a_factor_and_no_end_of_the_colours_is_hidden(ds):
         or hv.renderer("bokeh").get_plot(plot).handles["color_mapper"]
     )
     assert (type(mapper).__name__, mapper.high) == ("LogColorMapper", 100)
-    wider = drawn(plots.triangle(ds, "perplexity", limit=1e9)).axes[1]
+    wider = drawn(plots.triangle(ds, "perplexity", limits=(1, 1e9))).axes[1]
     assert "beyond" not in wider.get_ylabel()
 
 
 def test_a_limit_of_ones_own_is_told(ds):
-    bar = drawn(plots.triangle(ds, "loss", limit=0.5)).axes[1]
+    bar = drawn(plots.triangle(ds, "loss", limits=(0, 0.5))).axes[1]
     assert "all beyond .5" in bar.get_ylabel()
-    for limit in (0, -1, "x"):
-        with pytest.raises(OptionError, match="limit"):
-            plots.triangle(ds, "loss", limit=limit)
-    with pytest.raises(OptionError, match="limit"):
-        plots.triangle(ds, "perplexity", limit=1)
+    for limits in (0, (0, -1), "x", (0, "x"), (None, 0)):
+        with pytest.raises(OptionError, match="limits"):
+            plots.triangle(ds, "loss", limits=limits)
+    with pytest.raises(OptionError, match="limits"):
+        plots.triangle(ds, "perplexity", limits=(1, 1))
 
 
 def test_what_outputs_nan_is_crossed_and_infinity_is_the_darkest(ds):

@@ -22,6 +22,7 @@ from layerscope.plots._backends import (
 )
 from layerscope.plots._colours import LINES
 from layerscope.plots._hover import tooltips
+from layerscope.plots._layout import arrange
 from layerscope.plots._names import shorten_layers, within
 
 __all__ = ["agreement"]
@@ -240,6 +241,7 @@ def _finish_bokeh(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
 def _finish_matplotlib(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
     axes = plot.handles["axis"]
     axes.spines[["top", "right"]].set_visible(False)
+    arrange(axes, lambda wide: min(max(0.75 * wide, 2.0), 3.4), lambda *_: None)
     for text in axes.texts:
         text.set(text=escape_dollars(text.get_text()), ha="left", va="bottom")
         text.set_transform(text.get_transform() + _shifted(axes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,11 @@ from bokeh.models import NoOverlap
 
 from layerscope.base.validate import describe
 from layerscope.errors import OptionError
+from layerscope.plots._epochs import Epochs
+from layerscope.plots._layout import Room, arrange
 
-FONT_SIZES = {"title": 9, "labels": 8, "ticks": 8, "legend": 8, "cticks": 7}
+_NARROW = 4.5  # inches; in narrower figures legends stand below
+FONT_SIZES = {"title": 8, "labels": 8, "ticks": 7, "legend": 7, "cticks": 7}
 
 
 def both(
@@ -24,9 +28,16 @@ def both(
 
 
 def with_frame(
-    overlay: hv.Overlay, title: str, shared: dict[str, Any], legend: str = ""
+    overlay: hv.Overlay,
+    title: str,
+    shared: dict[str, Any],
+    legend: str = "",
+    epochs: Epochs | None = None,
 ) -> hv.Overlay:
-    """Give curves or points their size, and a legend beside them that hides none of them."""
+    """Give curves or points their size, and a legend beside them that hides none of them.
+
+    `epochs` are those along the axis, of which as many are named as there is room for.
+    """
     return both(
         overlay,
         {"title": escape_braces(title), "legend_position": "right", **shared},
@@ -46,9 +57,36 @@ def with_frame(
             "show_frame": False,
             "fontsize": FONT_SIZES,
             "legend_limit": 1000,
-            "hooks": [partial(_finish_matplotlib, title=legend)],
+            "hooks": [partial(_finish_matplotlib, title=legend, epochs=epochs)],
         },
     )
+
+
+def put_legend_below(axes: Any, columns: int, longest: int | None = None) -> None:
+    """Put a legend of matplotlib's below its axes and their name, where it hides nothing.
+
+    Names of more than `longest` signs are broken.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    lines = 1 + axes.get_xlabel().count("\n")
+    # From the left end of the names of ticks.
+    down = ScaledTranslation(-0.3, -(0.24 + 0.14 * lines), axes.figure.dpi_scale_trans)
+    _put_legend(axes, columns, longest, (0, 0), axes.transAxes + down)
+
+
+def _put_legend(axes: Any, columns: int, longest: int | None, *anchor: Any) -> None:
+    """Make a legend anew: in matplotlib the number of its columns is settled once it is made."""
+    legend = axes.get_legend()
+    names = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+    if longest is not None:
+        names = [textwrap.fill(name, longest) for name in names]
+    size, title = FONT_SIZES["legend"], legend.get_title().get_text()
+    axes.legend(
+        legend.legend_handles, names, loc="upper left", bbox_to_anchor=anchor[0],
+        bbox_transform=anchor[1], ncols=columns, frameon=False, fontsize=size, borderaxespad=0,
+        title=title or None, title_fontsize=size, alignment="left", columnspacing=1.0,
+    )  # fmt: skip
 
 
 def load_backends() -> None:
@@ -103,17 +141,54 @@ def _finish_bokeh(plot: Any, element: hv.Overlay, title: str) -> None:  # noqa: 
         legend.update(location="top_left", border_line_color=None, title=title or None)
 
 
-def _finish_matplotlib(plot: Any, element: hv.Overlay, title: str) -> None:  # noqa: ARG001
-    axes = plot.handles["axis"]
-    axes.spines[["top", "right"]].set_visible(False)
+def _height(wide: float) -> float:
+    return min(max(0.62 * wide, 1.7), 2.7)
+
+
+def _break(axes: Any, place: float) -> None:
+    """Mark the place where an axis is broken."""
+    sides = place - 0.07, place + 0.07
+    below = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+    axes.plot(sides, [0, 0], "w", linewidth=2, zorder=5, **below)
+    for side in sides:
+        slash = {"marker": [(-0.6, -1), (0.6, 1)], "markersize": 6, "markeredgewidth": 0.8}
+        axes.plot([side], [0], color="black", zorder=6, **slash, **below)
+
+
+def _fit(axes: Any, room: Room, *, epochs: Epochs | None) -> None:
+    """Put the legend beside wide axes, and below narrow ones; name the epochs there is room for."""
+    if epochs is not None:
+        places, names = zip(*epochs.ticks(72 * room.wide), strict=True)
+        axes.set_xticks(places, names)
     legend = axes.get_legend()
     if legend is None:
         return
-    legend.set_frame_on(False)
-    legend.set_loc("upper left")
-    legend.set_bbox_to_anchor((1.02, 1))
+    if room.figure >= _NARROW:
+        _put_legend(axes, 1, None, (1.02, 1), axes.transAxes)
+        return
+    longest = max((len(text.get_text()) for text in legend.get_texts()), default=1)
+    put_legend_below(axes, max(int(room.figure * 72 / (4.2 * longest + 34)), 1))
+
+
+def _finish_matplotlib(
+    plot: Any,
+    element: hv.Overlay,  # noqa: ARG001
+    title: str,
+    epochs: Epochs | None,
+) -> None:
+    axes = plot.handles["axis"]
+    axes.spines[["top", "right"]].set_visible(False)
+    arrange(axes, _height, partial(_fit, epochs=epochs))
+    if epochs is not None:
+        axes.set_xticks(list(epochs.places.values()), minor=True)
+        axes.tick_params("x", which="minor", length=1.5, width=0.4)
+        if epochs.broken is not None:
+            _break(axes, epochs.broken)
+    legend = axes.get_legend()
+    if legend is None:
+        return
     if title:
-        legend.set_title(escape_dollars(title), {"size": FONT_SIZES["legend"]})
-        legend.set_alignment("left")
+        legend.set_title(escape_dollars(title))
     for text in legend.get_texts():
         text.set_text(escape_dollars(text.get_text()))
+    _put_legend(axes, 1, None, (1.02, 1), axes.transAxes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import holoviews as hv
 import numpy as np
@@ -18,18 +19,22 @@ from layerscope.plots._backends import (
     drop_sizing_mode,
     escape_braces,
     escape_dollars,
+    put_legend_below,
 )
 from layerscope.plots._colours import LINES, ColourMap
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._layout import Room, arrange
 from layerscope.plots._names import shorten, within, wrap
 from layerscope.plots._panels import Size, panel, row_names
-from layerscope.plots._scales import label_of, scale_of
+from layerscope.plots._relative import Limits, shown_together
+from layerscope.plots._scales import Scale, label_of
 
 __all__ = ["compare"]
 
 # Signs of a run's name in the legend, and above a narrow panel on the screen.
 _LONGEST, _SHORTEST = 24, 14
 _WIDE = 300  # pixels of the curves
+_KEY, _BEFORE_CURVES = 26, 24  # points of a line in the legend, and of what stands left of axes
 _DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
 
 
@@ -39,6 +44,8 @@ def compare(
     column: int | str | None = None,
     title: str | None = None,
     cmap: ColourMap | None = None,
+    limits: Limits | None = None,
+    relative: str | None = None,
 ) -> hv.Layout:
     """Draw two or more runs side by side: architectures, seeds, recipes.
 
@@ -61,6 +68,8 @@ def compare(
         Of the first panel.
     cmap : str, sequence of str or Colormap, optional
         As for `heatmap`.
+    limits, relative
+        As for `heatmap`, of curves and of maps.
 
     Returns
     -------
@@ -93,15 +102,16 @@ def compare(
     tables = {name: _place(ds, metric) for name, ds in runs_by_name.items()}
     chosen = _column(tables, column)
     info = results.metric(next(iter(runs.values())), metric)
-    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), info, cmap)
-    most = max(len(table["layer"].unique()) for table in tables.values())
-    size = Size(float(np.clip(0.3 * most, 2.4, 7.0)), int(np.clip(26 * most, 280, 900)))
+    layers = {name: list(table["layer"].unique()) for name, table in tables.items()}
+    tables, scale, label = shown_together(tables, info, layers, cmap, limits, relative)
+    most = max(map(len, layers.values()))
+    size = Size(float(np.clip(0.22 * most, 1.8, 7.0)), int(np.clip(26 * most, 280, 900)))
     said = _describe_column(runs, tables, chosen)
     heading = f"Test {metric}, one layer {said}" if title is None else title
     short = shorten(list(tables), _SHORTEST)
-    parts = [_profile(runs, tables, chosen, info, heading, size)]
+    line = _Across(label, scale, None if relative or limits else info)
+    parts = [_profile(runs_by_name, tables, chosen, info, line, heading, size)]
     last = list(tables)[-1]
-    bar = label_of(info)
     parts += [
         panel(
             name,
@@ -109,7 +119,7 @@ def compare(
             table,
             scale,
             size,
-            bar if name == last else "",
+            label if name == last else "",
             _refused(runs_by_name[name], table),
         )
         for name, table in tables.items()
@@ -196,16 +206,25 @@ def _describe_column(
     return f"reset to {column}" if done.resets else done.words_at(int(cell["epoch"]))
 
 
+class _Across(NamedTuple):
+    """Axis of the curves: its name, its range, and the metric whose range it has as it comes."""
+
+    label: str
+    scale: Scale
+    metric: results.MetricInfo | None
+
+
 def _profile(
     runs: Mapping[str, xr.Dataset],
     tables: Mapping[str, pd.DataFrame],
     column: str,
     metric: results.MetricInfo,
+    across: _Across,
     title: str,
     size: Size,
 ) -> hv.Overlay:
     """One curve per run: the metric across, relative depth downwards."""
-    scale = scale_of(pd.concat([table["value"] for table in tables.values()]), metric)
+    scale = across.scale
     parts: list[Any] = []
     broken, short = False, shorten(list(tables), _LONGEST)
     for index, ((name, table), ds) in enumerate(zip(tables.items(), runs.values(), strict=True)):
@@ -213,17 +232,21 @@ def _profile(
         colour, dash = LINES[index % len(LINES)], _DASHES[index % len(_DASHES)]
         parts += _curve(cells, short[name], colour, dash, scale.beyond)
         broken |= not np.isfinite(cells["value"]).all()
-        parts += _baseline(ds, metric.name, colour)
+        if across.label == label_of(metric):
+            parts += _baseline(ds, metric.name, colour)
     shared: dict[str, Any] = {
         "title": escape_braces(title),
-        "xlabel": f"{label_of(metric)} (thin line: unperturbed{'; ✕: not finite' * broken})",
+        "xlabel": _axis_label(across.label, across.label == label_of(metric), broken),
         "ylabel": "relative depth",
         "ylim": (0, 1),
         "yticks": [(1 - share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)],
         "logx": scale.log,
     }
-    if metric.fraction_of:
+    if across.metric is not None and across.metric.fraction_of:
         shared["xlim"] = (-0.02, 1.02)
+    elif across.metric is None:
+        margin = 0.03 * (scale.high - scale.low)
+        shared["xlim"] = (scale.low - margin * (not scale.log), scale.high + margin)
     return both(
         hv.Overlay(parts),
         shared | {"legend_position": "bottom_right"},
@@ -239,9 +262,14 @@ def _profile(
             "aspect": "auto",
             "show_frame": False,
             "fontsize": FONT_SIZES,
-            "hooks": [_finish_matplotlib_profile],
+            "hooks": [partial(_finish_matplotlib_profile, inches=size.inches)],
         },
     )
+
+
+def _axis_label(label: str, trained: bool, broken: bool) -> str:
+    told = ["thin line: unperturbed"] * trained + ["✕: not finite"] * broken
+    return f"{label} ({'; '.join(told)})" if told else label
 
 
 def _curve(
@@ -310,11 +338,17 @@ def _finish_bokeh_profile(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG0
         legend.update(border_line_color=None, background_fill_alpha=0.7)
 
 
-def _finish_matplotlib_profile(plot: Any, element: hv.Overlay) -> None:  # noqa: ARG001
+def _finish_matplotlib_profile(plot: Any, element: hv.Overlay, inches: float) -> None:  # noqa: ARG001
     axes = plot.handles["axis"]
     axes.spines[["top", "right"]].set_visible(False)
     legend = axes.get_legend()
-    if legend is not None:
-        legend.set_frame_on(False)
-        for text in legend.get_texts():
-            text.set_text(escape_dollars(text.get_text()))
+    for text in legend.get_texts() if legend is not None else ():
+        text.set_text(escape_dollars(text.get_text()))
+    arrange(axes, lambda _: inches, _fit_profile, least=0.9)
+
+
+def _fit_profile(axes: Any, room: Room) -> None:
+    """Put the legend below, where it hides no curve, and no wider than the axes."""
+    if axes.get_legend() is not None:
+        longest = max(int((72 * room.wide + _BEFORE_CURVES - _KEY) / 4.2), 8)
+        put_legend_below(axes, 1, longest)

@@ -13,10 +13,12 @@ import xarray as xr
 from layerscope import results, stats
 from layerscope.plots._backends import with_frame
 from layerscope.plots._colours import ColourMap
+from layerscope.plots._epochs import Epochs, epochs_along
 from layerscope.plots._finishing import BLANK, CROSSED, MARKS, explain_marks
 from layerscope.plots._grids import draw_cells, with_looks
 from layerscope.plots._lines import dotted, layer_lines
 from layerscope.plots._names import within
+from layerscope.plots._relative import Limits, limited
 from layerscope.plots._scales import damage_scale
 
 __all__ = ["emergence"]
@@ -27,6 +29,7 @@ def emergence(
     metric: str | None = None,
     title: str | None = None,
     cmap: ColourMap | None = None,
+    limits: Limits | None = None,
     *,
     lines: bool = False,
     **options: Any,
@@ -47,6 +50,8 @@ def emergence(
     title : str, optional
     cmap : str, sequence of str or Colormap, optional
         As for `heatmap`, from no damage on.
+    limits : sequence of float, optional
+        As for `heatmap`, of degradations; of lines, what their axis goes over.
     lines : bool
         Draw a line for each layer in place of cells, with its interval where there are twelve
         layers or fewer, and the degradation from which on a layer is critical, dotted.
@@ -76,7 +81,7 @@ def emergence(
     info = results.metric(ds, metric)
     # In the order of execution from above.
     cells = _cells(found, results.refusals(ds))
-    scale = damage_scale(cells["value"], False, None, cmap)
+    scale = limited(damage_scale(cells["value"], False, None, cmap), limits)
     unit = found["model_epoch"].attrs["units"]
     act = results.perturbation(ds, found.attrs["perturbation"])
     label = f"test {info.label}, how much worse"
@@ -84,22 +89,22 @@ def emergence(
     if act.uses_checkpoint and title is None:
         heading = f"When layers became critical: reset to {unit} {found.attrs['epoch']}"
     if lines:
-        parts = [_limit(found), *layer_lines(found, _placed(cells, found), scale)]
-        ticks = [(at, str(epoch)) for at, epoch in enumerate(found["model_epoch"].values)]
+        axis = epochs_along(found["model_epoch"].values.tolist(), unit)
+        parts = [_limit(found, axis), *layer_lines(found, _placed(cells, found, axis), scale)]
         axes = {
-            "xlabel": f"{unit} of the trained network",
+            "xlabel": f"{axis.words} of the trained network",
             "ylabel": label,
-            "xticks": ticks,
-            "xlim": (-0.4, len(ticks) - 0.6),
-        }
-        return with_frame(hv.Overlay(parts), heading, axes, within(stats.layer_order(ds)))
+            "xticks": axis.ticks(360.0),
+            "xlim": axis.ends,
+        } | ({} if limits is None else {"ylim": scale[:2]})
+        return with_frame(hv.Overlay(parts), heading, axes, within(stats.layer_order(ds)), axis)
     cells = with_looks(cells, scale)
     return draw_cells(cells, scale, heading, label, _axis_label(cells, unit))
 
 
-def _placed(cells: pd.DataFrame, found: xr.Dataset) -> pd.DataFrame:
-    """Put the cells at equal distances, with their bounds: layers from the first to the last."""
-    at = {str(epoch): place for place, epoch in enumerate(found["model_epoch"].values)}
+def _placed(cells: pd.DataFrame, found: xr.Dataset, axis: Epochs) -> pd.DataFrame:
+    """Put the cells along the axis, with their bounds: layers from the first to the last."""
+    at = {str(epoch): place for epoch, place in axis.places.items()}
     bounds = found[["lower", "upper"]].to_dataframe(dim_order=["layer", "model_epoch"])
     bounds = bounds[["lower", "upper"]].reset_index()
     bounds["column"] = bounds.pop("model_epoch").astype(str)
@@ -111,10 +116,10 @@ def _placed(cells: pd.DataFrame, found: xr.Dataset) -> pd.DataFrame:
     return known.sort_values("layer", key=lambda names: names.map(order), kind="stable")
 
 
-def _limit(found: xr.Dataset) -> Any:
+def _limit(found: xr.Dataset, axis: Epochs) -> Any:
     """Draw from which degradation on a layer is critical, in each trained network."""
     line = hv.Curve(
-        (np.arange(found.sizes["model_epoch"]), found["limit"].values), "place", "value",
+        (list(axis.places.values()), found["limit"].values), "place", "value",
         label="critical from here on",
     )  # fmt: skip
     return dotted(line)

@@ -1,8 +1,8 @@
-"""Parts of a heat map without an option in HoloViews: values, marks, hatching, colour bar."""
+"""Parts of a heat map without an option in HoloViews: values, marks, hatching; with Bokeh."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import holoviews as hv
@@ -11,15 +11,17 @@ import pandas as pd
 from bokeh.models import ColumnDataSource, NoOverlap
 from bokeh.transform import dodge
 
-from layerscope.plots._backends import FONT_SIZES, drop_sizing_mode, escape_dollars
+from layerscope.plots._backends import drop_sizing_mode
 from layerscope.plots._colours import NO_NUMBER
 from layerscope.plots._names import shorten, shorten_layers
+from layerscope.plots._thinning import columns_named, evenly, standing_out
 
 _MOST_PRINTED = 400
-_MOST_COLUMN_NAMES = 24
+_LINE_PIXELS = 11.5
 _LONGEST = {"column": 24, "layer": 40}
-# Of paper, and of a screen that one scrolls: beyond it rows get thinner, and some go unnamed.
-_HIGHEST_INCHES, _HIGHEST_PIXELS = 9.5, 1500
+# Of a page with a title, and of a screen that one scrolls: beyond it rows get thinner, and some go
+# unnamed.
+_HIGHEST_INCHES, _HIGHEST_PIXELS = 8.2, 1500
 
 # What can be the matter with a cell that has no value, and how it looks.
 BLANK = {"open": "hatched: not computed", "refused": "grey with dots: can't be computed"}
@@ -79,7 +81,7 @@ def grid_size(plot: hv.HeatMap) -> _Size:
 
 def _size(rows: int, columns: int) -> _Size:
     wide = float(np.clip(7 / columns, 0.1, 0.42))
-    high = float(np.clip(6.5 / rows, 0.125, max(0.3, 1.0 / rows)))
+    high = float(np.clip(3.8 / rows, 0.125, max(0.26, 1.0 / rows)))
     high = min(high, _HIGHEST_INCHES / rows)
     pixels = min(max(14, round(96 * high)), max(4, _HIGHEST_PIXELS // rows))
     return _Size(
@@ -88,11 +90,6 @@ def _size(rows: int, columns: int) -> _Size:
         min(8.0, 72 * high * 0.62),
         wide > 0.3 and rows * columns <= _MOST_PRINTED,
     )
-
-
-def name_size(size: _Size) -> float:
-    """Choose the size of the rows' names, in points."""
-    return float(np.clip(size.points + 1, 6, 8))
 
 
 def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
@@ -104,8 +101,8 @@ def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
     for axis, name in ((figure.xaxis, "column"), (figure.yaxis, "layer")):
         axis.major_label_policy = NoOverlap(min_distance=0)
         axis.major_tick_line_color = axis.axis_line_color = None
-        axis.major_label_overrides = _names(element, name)
-    if _crowded(element):
+        axis.major_label_overrides = _few_names(element, name, size)
+    if is_crowded(element):
         figure.xaxis.major_label_orientation = "vertical"
     figure.yaxis.major_label_text_font_size = f"{int(np.clip(size.points * 1.6, 9, 11))}px"
     sources = _sources(element.dframe())
@@ -185,123 +182,42 @@ def _draw_bokeh(plot: Any, size: _Size) -> None:
         )
 
 
-def finish_matplotlib(plot: Any, element: hv.HeatMap, size: _Size, label: str) -> None:
-    """Print values and marks, hatch the ground, take every name as it is."""
-    axes, mesh = plot.handles["axis"], plot.handles["artist"]
-    # HoloViews leaves infinite cells blank here, which would read as "not computed".
-    largest = np.finfo(float).max ** 0.5  # matplotlib multiplies it
-    values = np.clip(element.dimension_values("value"), -largest, largest)
-    mesh.set_array(np.ma.masked_invalid(values).reshape(mesh.get_array().shape))
-    axes.patch.set(facecolor="white", hatch="/////", edgecolor="#b0b0b0", linewidth=0)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    for axis, name in ((axes.xaxis, "column"), (axes.yaxis, "layer")):
-        names = list(_names(element, name).values())
-        # Every so many where there is no room for each.
-        step = max(1, -(-len(names) // _MOST_COLUMN_NAMES))
-        if name == "layer":
-            high = size.inches[1] / len(names)
-            step = max(1, int(np.ceil(name_size(size) * 1.25 / 72 / high - 0.2)))
-        axis.set_ticks(range(0, len(names), step), [escape_dollars(each) for each in names[::step]])
-    if _crowded(element):
-        axes.tick_params("x", labelrotation=90)
-    if plot.yaxis is None:
-        axes.tick_params(labelleft=False)
-    add_colour_bar(plot, label)
-    for drawn in plot.handles.pop("cell_extras", ()):
-        drawn.remove()
-    plot.handles["cell_extras"] = _draw_matplotlib(axes, element, size)
-
-
-def _names(element: hv.HeatMap, name: str) -> dict[str, str]:
+def names_along(element: hv.HeatMap, name: str) -> dict[str, str]:
     """Shorten the names along an axis, in its order."""
     write = shorten_layers if name == "layer" else shorten
     return write(list(element.dimension_values(name, expanded=False)), _LONGEST[name])
 
 
-def _crowded(element: hv.HeatMap) -> bool:
+def _few_names(element: hv.HeatMap, name: str, size: _Size) -> dict[str, str]:
+    """Leave out names that would run into others: Bokeh's own policy keeps whichever come first."""
+    names = names_along(element, name)
+    along = size.pixels[0 if name == "column" else 1] / len(names)
+    upright = name == "layer" or is_crowded(element)
+    lengths = [_LINE_PIXELS if upright else 6.0 * len(each) for each in names.values()]
+    first = row_order_of(element) if name == "layer" else needed_columns(list(names))
+    order = evenly(len(names), first)
+    kept = columns_named([at * along for at in range(len(names))], lengths, order, 0.0)
+    return {each: told if at in kept else "" for at, (each, told) in enumerate(names.items())}
+
+
+def is_crowded(element: hv.HeatMap) -> bool:
     """Check whether the columns' names are too long to stand side by side."""
-    return max(len(name) for name in _names(element, "column").values()) > 6
+    return max(len(name) for name in names_along(element, "column").values()) > 6
 
 
-def _draw_matplotlib(axes: Any, element: hv.HeatMap, size: _Size) -> list[Any]:
-    """Draw values, marks and what can't be computed."""
-    from matplotlib.patches import Rectangle
-
-    columns, rows = (
-        list(element.dimension_values(name, expanded=False)) for name in ("column", "layer")
-    )
-    drawn: list[Any] = []
-    look = {"ha": "center", "va": "center_baseline", "fontsize": size.points}
-    for cell in element.dframe().itertuples():
-        x, y = columns.index(cell.column), rows.index(cell.layer)
-        if cell.blank == OUTSIDE:
-            white = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="white", edgecolor="white")
-            drawn.append(axes.add_patch(white))
-        if cell.blank == "refused":
-            drawn += refuse(axes, (x - 0.5, y - 0.5, 1, 1))
-        if cell.crossed:
-            # Within the white lines between cells.
-            inside = x - 0.48, y - 0.47, 0.96, 0.94
-            drawn += cross_out(axes, inside, cell.ground, cell.ink)
-        if cell.shown and size.printed:
-            ground = {"facecolor": cell.ground, "edgecolor": "none", "pad": 0.6}
-            more = {"bbox": ground} if cell.crossed else {}
-            drawn.append(axes.text(x, y, cell.shown, color=cell.ink, **look, **more))
-        if cell.settled:
-            _, _, marker, filled = MARKS[cell.settled]
-            points = min(3.2, 0.4 * size.points)
-            drawn += axes.plot(
-                *((x + 0.37, y + 0.3) if size.printed else (x, y)),
-                marker,
-                markersize=points,
-                markeredgewidth=0.2 * points,
-                markeredgecolor=cell.ink,
-                markerfacecolor=cell.ink if filled else "none",
-            )
-    return drawn
+def needed_columns(names: Sequence[str]) -> list[int]:
+    """Find the columns that need their name: what is done at random, the first and the last one."""
+    numbered = [at for at, name in enumerate(names) if name.isdigit()]
+    others = [at for at in range(len(names)) if at not in numbered]
+    return list(dict.fromkeys([*others[:1], *numbered[:1], *numbered[-1:]]))
 
 
-def refuse(axes: Any, box: tuple[float, float, float, float]) -> list[Any]:
-    """Draw a box that can't be computed with matplotlib, as `REFUSED` does."""
-    from matplotlib.patches import Rectangle
-
-    ground = Rectangle(box[:2], *box[2:], facecolor=REFUSED["fill_color"], edgecolor="white")
-    # Within the white lines between cells.
-    (x, y), (wide, high) = box[:2], box[2:]
-    inside = (x + 0.03 * wide, y + 0.03 * high), 0.94 * wide, 0.94 * high
-    dots = Rectangle(*inside, fill=False, hatch="....", linewidth=0)
-    dots.set_edgecolor(REFUSED["hatch_color"])
-    return [axes.add_patch(ground), axes.add_patch(dots)]
-
-
-def cross_out(
-    axes: Any, box: tuple[float, float, float, float], ground: str, ink: str
-) -> list[Any]:
-    """Cross a box (left, bottom, width, height) out with matplotlib, as `CROSSING` does."""
-    from matplotlib.patches import Rectangle
-
-    corner, (wide, high) = box[:2], box[2:]
-    under = Rectangle(corner, wide, high, facecolor=ground, linewidth=0)
-    lines = Rectangle(corner, wide, high, fill=False, hatch="xxx", linewidth=0)
-    lines.set_edgecolor((ink, 0.4))
-    return [axes.add_patch(under), axes.add_patch(lines)]
-
-
-def add_colour_bar(plot: Any, label: str) -> None:
-    """Add the colour bar at a distance in inches, so that it fits alone and within a layout.
-
-    HoloViews' own is placed in shares of the figure, and draws the figure anew for each.
-    """
-    figure, mesh = plot.handles["fig"], plot.handles["artist"]
-    if "cbar" in plot.handles:
-        plot.handles["cbar"].update_normal(mesh)
-        return
-    box, inches = plot.handles["axis"].get_position(), figure.get_figwidth()
-    beside = figure.add_axes((box.x1 + 0.1 / inches, box.y0, 0.12 / inches, box.height))
-    beyond = bool(np.ma.max(mesh.get_array()) > mesh.norm.vmax)
-    bar = figure.colorbar(mesh, cax=beside, extend="max" if beyond else "neither")
-    bar.set_label(label, fontsize=FONT_SIZES["cticks"])
-    bar.ax.tick_params(labelsize=FONT_SIZES["cticks"], length=2)
-    bar.outline.set_visible(False)
-    plot.handles["cbar"] = bar
+def row_order_of(element: hv.HeatMap) -> list[int]:
+    """Order the rows that need their name most: the first and the last, then the worst."""
+    cells = element.dframe()
+    rows = list(element.dimension_values("layer", expanded=False))
+    # Random values harm most layers, and tell them apart less.
+    numbered = cells[[str(name).isdigit() for name in cells["column"]]]
+    cells = numbered if len(numbered) else cells
+    worst = cells.groupby("layer")["share"].max().reindex(rows)
+    return list(dict.fromkeys([len(rows) - 1, 0, *standing_out(worst.to_numpy())]))

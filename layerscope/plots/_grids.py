@@ -20,13 +20,13 @@ from layerscope.plots._finishing import (
     CROSSED,
     explain_marks,
     finish_bokeh,
-    finish_matplotlib,
     grid_size,
-    name_size,
 )
 from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, doubts_of, tooltips, with_hover
 from layerscope.plots._names import within, wrap
-from layerscope.plots._scales import Scale, label_of, scale_of
+from layerscope.plots._printing import finish_matplotlib
+from layerscope.plots._relative import Limits, limited, shown
+from layerscope.plots._scales import Scale, scale_of
 from layerscope.plots._stills import option
 
 FORMULAS = {
@@ -51,6 +51,8 @@ def heatmap(
     columns: Sequence[int | str] | None = None,
     title: str | None = None,
     cmap: ColourMap | None = None,
+    limits: Limits | None = None,
+    relative: str | None = None,
 ) -> hv.HeatMap:
     """Draw the paper's Figure 1: layers by checkpoint, coloured by the metric.
 
@@ -74,6 +76,14 @@ def heatmap(
         The colours from the best value to the worst: a name that matplotlib, Bokeh or colorcet
         knows, such as "viridis" (any with "_r" is reversed), or two or more colours to go between.
         What is written in a cell is black or white, whichever can be read on its colour.
+    limits : sequence of float, optional
+        What the first and the last colour stand for, such as (0, 0.5); None in place of one leaves
+        it as it comes. What lies beyond has the colour of the end, which the colour bar says.
+    relative : {"difference", "damage"}, optional
+        Show, in place of values, how much worse they are than the trained network's: in the
+        metric's unit, or as damage, 0 as trained and 1 as by chance. Colours go over what single
+        layers give that are put back to checkpoints; what is beyond, as random values often are,
+        has the last colour.
 
     Returns
     -------
@@ -86,7 +96,7 @@ def heatmap(
     ResultError
         If the Dataset lacks a dimension or variable.
     OptionError
-        If there is no such metric, column or map of colours.
+        If there is no such metric, column or map of colours, or nothing to hold values against.
 
     Examples
     --------
@@ -100,8 +110,9 @@ def heatmap(
     heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
     rows = stats.layer_order(ds)
     info = results.metric(ds, metric)
-    scale = scale_of(table["value"], info, cmap)
-    return _grid(table, rows, columns, scale, heading, label_of(info), results.refusals(ds))
+    layers = stats.layer_order(ds, network=False)
+    table, scale, label = shown(table, info, layers, cmap, limits, relative)
+    return _grid(table, rows, columns, scale, heading, label, results.refusals(ds))
 
 
 def distances(
@@ -110,6 +121,7 @@ def distances(
     columns: Sequence[int | str] | None = None,
     title: str | None = None,
     cmap: ColourMap | None = None,
+    limits: Limits | None = None,
 ) -> hv.HeatMap:
     """Draw how far each layer lies from its initial value, laid out as in `heatmap`.
 
@@ -128,6 +140,8 @@ def distances(
         The norm's formula if not given.
     cmap : str, sequence of str or Colormap, optional
         As for `heatmap`, from 0 on.
+    limits : sequence of float, optional
+        As for `heatmap`.
 
     Returns
     -------
@@ -148,13 +162,21 @@ def distances(
     """
     table = with_hover(ds, stats.distances(ds, norm), DISTANCE_HOVER)
     single = table["layer"].isin(stats.layer_order(ds, network=False))
-    scale = scale_of(table.loc[single, "value"], None, cmap)
+    scale = limited(scale_of(table.loc[single, "value"], None, cmap), limits)
     formula = FORMULAS.get(norm, norm)
     heading = f"Distance from initial value, {formula}" if title is None else title
     return _grid(table, stats.layer_order(ds), columns, scale, heading, "distance")
 
 
-def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None = None) -> hv.Layout:
+def overview(
+    ds: xr.Dataset,
+    metric: str | None = None,
+    columns: Sequence[int | str] | None = None,
+    title: str | None = None,
+    cmap: ColourMap | None = None,
+    limits: Limits | None = None,
+    relative: str | None = None,
+) -> hv.Layout:
     """Draw the heat map beside two maps of distances, as in the paper's figure.
 
     Parameters
@@ -163,8 +185,14 @@ def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None =
         As for `heatmap` and `distances`, with the norms "l2_fan_in" and "linf".
     metric : str, optional
         One of ``ds.metric``; by default the error, or the first where that was not measured.
+    columns : sequence of int or str, optional
+        As for `heatmap`, of all three.
+    title : str, optional
+        Of the first.
     cmap : str, sequence of str or Colormap, optional
         As for `heatmap`, of all three.
+    limits, relative
+        As for `heatmap`, of the first.
 
     Returns
     -------
@@ -185,15 +213,15 @@ def overview(ds: xr.Dataset, metric: str | None = None, cmap: ColourMap | None =
     3
     """
     metric = results.metric_name(ds, metric)
-    # Short titles, and panels wide and high enough for them and for the rows' names, since the
-    # panels of a layout share what room there is.
-    parts = [heatmap(ds, metric, title=f"Test {metric}", cmap=cmap)] + [
-        distances(ds, norm, title=f"Distance {FORMULAS[norm]}", cmap=cmap)
+    # Short titles, and panels wide enough for them, since the panels of a layout share what room
+    # there is.
+    heading = f"Test {metric}" if title is None else title
+    parts = [heatmap(ds, metric, columns, heading, cmap, limits, relative)] + [
+        distances(ds, norm, columns, title=f"Distance {FORMULAS[norm]}", cmap=cmap)
         for norm in ("l2_fan_in", "linf")
     ]
-    rows = len(parts[0].dimension_values("layer", False))
     width, height = grid_size(parts[0]).inches
-    width, height = max(width, 2.2), max(height, min(9.5, 0.2 * rows) if rows > 12 else 0.0)
+    width = max(width, 2.2)
     # The rows are the same, so their names stand once.
     parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
     wide = [max(160, round(0.75 * grid_size(part).pixels[0])) for part in parts]
@@ -250,6 +278,7 @@ def with_looks(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
         shown=[scale.text(value) for value in table["value"]],
         ink=[ink(ground) for ground in grounds],
         ground=grounds,
+        share=[scale.share(value) for value in table["value"]],
         settled=settled.where(doubts_of(table) == "", "in doubt"),
         crossed=np.where(crossed, "crossed", ""),
     )
@@ -272,7 +301,7 @@ def draw_cells(
     texts = texts_of(cells)
     # With pyarrow installed, pandas keeps text in a form that HoloViews can't lay out as a grid.
     cells = cells.astype(dict.fromkeys([*texts, "layer", "column"], object))
-    plot = hv.HeatMap(cells, ["column", "layer"], ["value", *texts])
+    plot = hv.HeatMap(cells, ["column", "layer"], ["value", "share", *texts])
     size = grid_size(plot)
     shared: dict[str, Any] = {
         "cmap": scale.colours,
@@ -303,11 +332,11 @@ def draw_cells(
             "fig_inches": size.inches,
             "fig_bounds": (0, 0, 1, 1),
             "edgecolors": "white",
-            # Thinner where rows are thin, or the gaps would be all there is to see.
-            "linewidths": min(0.8, 0.1 * size.points),
             "show_values": False,
-            "fontsize": FONT_SIZES | {"yticks": name_size(size)},
-            "hooks": [partial(finish_matplotlib, size=size, label=label)],
+            "fontsize": FONT_SIZES,
+            "hooks": [
+                partial(finish_matplotlib, inches=size.inches, label=label, printed=size.printed)
+            ],
         },
     )
 

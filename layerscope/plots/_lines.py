@@ -12,12 +12,17 @@ import xarray as xr
 from layerscope import results, stats
 from layerscope.errors import ResultError
 from layerscope.plots._backends import both, with_frame
-from layerscope.plots._colours import LINES, shades
+from layerscope.plots._colours import LINES, ColourMap, shades
+from layerscope.plots._epochs import Epochs, epochs_along
 from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
 from layerscope.plots._names import shorten_layers, within
-from layerscope.plots._scales import Scale, label_of, scale_of
+from layerscope.plots._outlying import outlying
+from layerscope.plots._relative import Limits, shown
+from layerscope.plots._scales import Scale, damage_scale
 
 _MANY_LAYERS = 12
+_MOST_MARKED = 24  # checkpoints, which are marked on the line of a layer
+_POINTS_ON_SCREEN = 360.0
 # Curves differ without colour, too. Each pair holds Bokeh's name and matplotlib's.
 _DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
 _MARKERS = (
@@ -29,12 +34,22 @@ _MARKERS = (
 )
 
 
-def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) -> hv.Overlay:
+def curves(
+    ds: xr.Dataset,
+    metric: str | None = None,
+    title: str | None = None,
+    cmap: ColourMap | None = None,
+    limits: Limits | None = None,
+    relative: str | None = None,
+) -> hv.Overlay:
     """Draw one curve per layer over the checkpoint it is reset to.
 
-    Checkpoints stand at equal distances, since the first ones matter most. Shading is the
-    interval of `layerscope.stats.summary`. Above twelve layers the colour tells the depth and
-    the shading is left out.
+    Checkpoints stand at their epochs; where these lie far apart, as the first ones mostly do, the
+    axis is logarithmic, and broken between 0 and the next. A curve has a gap where a checkpoint was
+    not computed, and a cross where the value is no finite number. Shading is the interval of
+    `layerscope.stats.summary`, which the line below the axis describes. Above twelve layers the
+    colour tells the depth, the shading is left out, and curves that lie apart from the others are
+    named where they do.
 
     Parameters
     ----------
@@ -43,6 +58,10 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
     metric : str, optional
         One of ``ds.metric``; by default the error, or the first where that was not measured.
     title : str, optional
+    cmap : str, sequence of str or Colormap, optional
+        Of more than twelve layers the colours from the first to the last, as for `heatmap`.
+    limits, relative
+        As for `heatmap`; limits are those of the axis.
 
     Returns
     -------
@@ -53,7 +72,7 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
     ResultError
         If the Dataset lacks a dimension or variable, or no layer was reset to a checkpoint.
     OptionError
-        If there is no such metric.
+        If there is no such metric or map of colours, or nothing to hold values against.
 
     Examples
     --------
@@ -66,17 +85,59 @@ def curves(ds: xr.Dataset, metric: str | None = None, title: str | None = None) 
     table = table[table["column"] == table["epoch"].astype(str)]
     if table.empty:
         raise ResultError(f"no layer was reset to a checkpoint here; sweep with {results.RESET!r}.")
-    epochs = sorted(table["epoch"].unique())
     info = results.metric(ds, metric)
-    scale = scale_of(table["value"], info)
-    table = table.assign(place=table["epoch"].map(epochs.index))
-    parts = [_baseline_curve(ds, metric, len(epochs)), *layer_lines(ds, table, scale)]
+    layers = stats.layer_order(ds, network=False)
+    table, scale, label = shown(table, info, layers, limits=limits, relative=relative)
+    if relative is not None and limits is None:
+        # An axis has room for all, other than colours.
+        scale = damage_scale(table["value"], False, None)
+    unit = ds["epoch"].attrs.get("units", "epoch")
+    axis = epochs_along(sorted(int(epoch) for epoch in table["epoch"].unique()), unit)
+    table = _with_gaps(table, axis)
+    parts = [_baseline_curve(ds, metric, axis, relative), *layer_lines(ds, table, scale, cmap)]
     heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
-    names = within(stats.layer_order(ds))
-    return _framed(hv.Overlay(parts), epochs, scale, heading, info, names)
+    own_range = bool(info.fraction_of) and relative is None and limits is None
+    frame = _Frame(
+        f"checkpoint the layer is reset to ({axis.words})\n{_caption(table, len(layers))}".strip(),
+        label,
+        (-0.02, 1.02) if own_range else _ends(scale, limits),
+        within(stats.layer_order(ds)),
+    )
+    return _framed(hv.Overlay(parts), axis, scale, heading, frame)
 
 
-def layer_lines(ds: xr.Dataset, table: pd.DataFrame, scale: Scale) -> list[Any]:
+def _with_gaps(table: pd.DataFrame, axis: Epochs) -> pd.DataFrame:
+    """Place cells along the axis, and leave a row without a value where one was not computed."""
+    every = pd.MultiIndex.from_product(
+        [table["layer"].unique(), axis.places], names=["layer", "epoch"]
+    )
+    cells = table.assign(missing=False).set_index(["layer", "epoch"]).reindex(every).reset_index()
+    missing = cells["missing"].isna()
+    texts = [name for name in map(str, cells) if name.startswith("hover ")]
+    cells = cells.assign(missing=missing, **cells[texts].fillna(""))
+    cells["not_finite"] = cells["not_finite"].fillna(0)
+    return cells.assign(place=cells["epoch"].map(axis.places))
+
+
+def _caption(table: pd.DataFrame, layers: int) -> str:
+    """Say what a curve is the mean of, and what its band covers."""
+    known = table[~table["missing"]]
+    runs, draws = (int(known[name].max()) for name in ("n_seeds", "n_draws"))
+    means = [f"{runs} runs"] * (runs > 1) + [f"{draws} draws"] * (draws > 1)
+    told = [f"mean of {' of '.join(means)}"] if means else []
+    kinds = known["interval_kind"][known["lower"].notna()].unique()
+    if len(kinds) and layers <= _MANY_LAYERS:
+        told.append(f"band: 95 % interval over {' or '.join(map(str, kinds))}")
+    return ", ".join(told)
+
+
+def _ends(scale: Scale, limits: Limits | None) -> tuple[float, float] | None:
+    return None if limits is None else (scale.low, scale.high)
+
+
+def layer_lines(
+    ds: xr.Dataset, table: pd.DataFrame, scale: Scale, cmap: ColourMap | None = None
+) -> list[Any]:
     """Draw a line for each layer, with intervals where there are few, and a cross for no number.
 
     Parameters
@@ -87,13 +148,17 @@ def layer_lines(ds: xr.Dataset, table: pd.DataFrame, scale: Scale) -> list[Any]:
         ``layer``, ``place``, ``value``, ``lower``, ``upper``, ``not_finite`` and what hovers.
     scale : Scale
         Of the values.
+    cmap : str, sequence of str or Colormap, optional
+        Of many layers.
     """
-    table, looks = _break_curves(table, scale), _looks(stats.layer_order(ds, network=False))
+    single = stats.layer_order(ds, network=False)
+    table, looks = _break_curves(table, scale), _looks(single, cmap)
     parts, names = _bundle(table, looks), shorten_layers(stats.layer_order(ds))
     for name, of_layer in table.groupby("layer", sort=False):
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
-    return parts + _crosses(table, looks)
+    parts += _crosses(table, looks)
+    return parts + (outlying(table, single, names, scale) if len(single) > _MANY_LAYERS else [])
 
 
 class _Look(NamedTuple):
@@ -110,7 +175,7 @@ class _Look(NamedTuple):
 _NETWORK_LOOK = _Look("#000000", _DASHES[0], _MARKERS[0], width=2.0)
 
 
-def _looks(layers: list[str]) -> dict[str, _Look]:
+def _looks(layers: list[str], cmap: ColourMap | None = None) -> dict[str, _Look]:
     """Give each layer its look: told apart without colour if few, coloured by depth if many."""
     if len(layers) <= _MANY_LAYERS:
         return {
@@ -122,7 +187,7 @@ def _looks(layers: list[str]) -> dict[str, _Look]:
             for index, name in enumerate(layers)
         }
     # The palest third does not show as a thin line on white.
-    colours = shades()[80:]
+    colours = shades()[80:] if cmap is None else shades(cmap)
     ends = (0, len(layers) - 1)
     return {
         name: _Look(
@@ -144,7 +209,8 @@ def _break_curves(table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
     several layers over one checkpoint stand side by side.
     """
     finite = np.isfinite(table["value"])
-    crossed = (table["not_finite"] > 0) | ~finite
+    missing = table.get("missing", pd.Series(False, table.index))
+    crossed = (table["not_finite"] > 0) | (~finite & ~missing)
     at = table["value"].where(finite, scale.beyond)
     beside = table[crossed].groupby(["place", at[crossed]], sort=False)["layer"]
     offset = 0.12 * (beside.cumcount() - (beside.transform("size") - 1) / 2)
@@ -177,6 +243,7 @@ def _curve(table: pd.DataFrame, name: str, look: _Look) -> list[Any]:
     """Draw one layer: its interval, its line, and dots to hover over."""
     line = hv.Curve(table, "place", "value", label=name)
     parts = [_interval_band(table, look)] if look.shaded else []
+    marked = look.shaded and len(table) <= _MOST_MARKED
     parts.append(
         both(
             line,
@@ -185,7 +252,7 @@ def _curve(table: pd.DataFrame, name: str, look: _Look) -> list[Any]:
             matplotlib={
                 "linestyle": look.dash[1],
                 "linewidth": look.width,
-                "marker": look.marker[1] if look.shaded else "None",
+                "marker": look.marker[1] if marked else "None",
                 "ms": 4,
             },
         )
@@ -217,7 +284,7 @@ def _bundle(table: pd.DataFrame, looks: dict[str, _Look]) -> list[Any]:
         return []
     ends = table.groupby("layer", sort=False)[["place", "value"]].shift(-1)
     steps = table.assign(next=ends["place"], then=ends["value"], depth=table["layer"].map(plain))
-    steps = steps.dropna(subset="next")
+    steps = steps.dropna(subset=["value", "next", "then"])
     colours = [looks[name].colour for name in plain]
     lines = both(
         hv.Segments(steps, ["place", "value", "next", "then"], "depth"),
@@ -245,9 +312,12 @@ def _interval_band(table: pd.DataFrame, look: _Look) -> hv.Spread:
     )
 
 
-def _baseline_curve(ds: xr.Dataset, metric: str, places: int) -> hv.Curve:
+def _baseline_curve(
+    ds: xr.Dataset, metric: str, axis: Epochs, relative: str | None = None
+) -> hv.Curve:
     level = float(results.require(ds, "metric", variable="baseline").sel(metric=metric).mean())
-    line = hv.Curve([(-0.4, level), (places - 0.6, level)], "place", "value", label="unperturbed")
+    level = level if relative is None else 0.0
+    line = hv.Curve([(end, level) for end in axis.ends], "place", "value", label="unperturbed")
     return dotted(line)
 
 
@@ -261,22 +331,26 @@ def dotted(line: hv.Curve) -> hv.Curve:
     )
 
 
+class _Frame(NamedTuple):
+    """Names of the axes, the range of values if it is set, and the title of the legend."""
+
+    xlabel: str
+    ylabel: str
+    ylim: tuple[float, float] | None
+    legend: str
+
+
 def _framed(
-    overlay: hv.Overlay,
-    epochs: list[int],
-    scale: Scale,
-    title: str,
-    metric: results.MetricInfo,
-    names: str,
+    overlay: hv.Overlay, axis: Epochs, scale: Scale, title: str, frame: _Frame
 ) -> hv.Overlay:
     """Give curves their axes, size and legend."""
     shared: dict[str, Any] = {
-        "xlabel": "checkpoint the layer is reset to (epoch)",
-        "ylabel": label_of(metric),
-        "xlim": (-0.4, len(epochs) - 0.6),
-        "xticks": [(place, str(epoch)) for place, epoch in enumerate(epochs)],
+        "xlabel": frame.xlabel,
+        "ylabel": frame.ylabel,
+        "xlim": axis.ends,
+        "xticks": axis.ticks(_POINTS_ON_SCREEN),
         "logy": scale.log,
     }
-    if metric.fraction_of:
-        shared["ylim"] = (-0.02, 1.02)
-    return with_frame(overlay, title, shared, names)
+    if frame.ylim is not None:
+        shared["ylim"] = frame.ylim
+    return with_frame(overlay, title, shared, frame.legend, axis)

@@ -26,18 +26,19 @@ from layerscope.plots._finishing import (
     CROSSING,
     MARKS,
     REFUSED,
-    add_colour_bar,
-    cross_out,
     explain_marks,
-    refuse,
 )
 from layerscope.plots._hover import tooltips
+from layerscope.plots._layout import Room, arrange
 from layerscope.plots._names import shorten, shorten_layers, within, wrap
+from layerscope.plots._printing import add_colour_bar, cross_out, name_columns, name_rows, refuse
 from layerscope.plots._scales import Scale
+from layerscope.plots._thinning import POINTS, standing_out
 
 __all__ = ["Size", "panel", "row_names"]
 
 _MOST_NAMED = 40
+_PAGE = 6.75  # inches, between the margins of which several panels mostly stand
 _SIGN = 8.5  # pixels of a sign of a title on the screen, on average
 
 
@@ -139,7 +140,14 @@ def panel(
             "fontsize": FONT_SIZES | {"yticks": 7},
             "colorbar": False,
             "hooks": [
-                partial(_finish_matplotlib_panel, ticks=ticks, title=name, bar=bar),
+                partial(
+                    _finish_matplotlib_panel,
+                    rows=_Rows(list(row_names(table))[::-1], _worst(table, scale)),
+                    columns=[names[each] for each in columns],
+                    title=name,
+                    bar=bar,
+                    inches=size.inches,
+                ),
                 partial(_cross_matplotlib, crossed=crossed),
                 partial(_refuse_matplotlib, greyed=refused),
                 partial(_mark_matplotlib, marks=marks, size=0.4 * 72 * share * size.inches),
@@ -262,21 +270,47 @@ def _finish_bokeh_panel(
         axis.update(major_tick_line_color=None, minor_tick_line_color=None, axis_line_color=None)
 
 
+class _Rows(NamedTuple):
+    """Layers from the last to the first, and which of these need their name most."""
+
+    layers: list[str]
+    first: list[int]
+
+
+def _worst(table: pd.DataFrame, scale: Scale) -> list[int]:
+    """Order rows, the lowest is 0: the ends, then those that are far worse than most."""
+    layers = list(row_names(table))[::-1]
+    own = table[table["column"] == table["epoch"].astype(str)]
+    own = own if len(own) else table
+    share = own["value"].map(scale.share).groupby(own["layer"]).max().reindex(layers)
+    return list(dict.fromkeys([len(layers) - 1, 0, *standing_out(share.to_numpy())]))
+
+
 def _finish_matplotlib_panel(
     plot: Any,
     element: hv.Rectangles,  # noqa: ARG001
-    ticks: list[tuple[float, str]],
+    rows: _Rows,
+    columns: list[str],
     title: str,
     bar: str,
+    inches: float,
 ) -> None:
     axes = plot.handles["axis"]
     axes.patch.set(facecolor="white", hatch="/////", edgecolor="#d0d0d0", linewidth=0)
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_yticks([at for at, _ in ticks], [escape_dollars(name) for _, name in ticks])
+    axes.tick_params(length=0, labelsize=POINTS)
     axes.set_title(escape_dollars(title), fontsize=FONT_SIZES["title"])
     if bar:
         add_colour_bar(plot, bar)
+    fit = partial(_fit_panel, rows=rows, columns=columns)
+    arrange(axes, lambda _: inches, fit, least=0.5)
+    fit(axes, Room(2.6, inches, _PAGE, first=True))
+
+
+def _fit_panel(axes: Any, room: Room, *, rows: _Rows, columns: list[str]) -> None:
+    count = len(rows.layers)
+    name_rows(axes, rows.layers, rows.first, room, lambda row: (row + 0.5) / count)
+    name_columns(axes, columns, room, lambda at: at + 0.5)
 
 
 def _mark_matplotlib(

@@ -22,6 +22,7 @@ from layerscope.plots._backends import (
 )
 from layerscope.plots._colours import LINES
 from layerscope.plots._hover import tooltips
+from layerscope.plots._layout import arrange
 from layerscope.plots._names import shorten_layers, within, wrap
 
 __all__ = ["rankings"]
@@ -301,6 +302,8 @@ def _finish_matplotlib(plot: Any, element: hv.Overlay, sides: _Sides) -> None:  
     for each in (axes, second):
         each.spines[:].set_visible(False)
         each.tick_params(length=0, labelsize=7)
+    high = axes.figure.get_figheight()
+    arrange(axes, lambda _: high, lambda *_: None)
 
 
 def _unzipped(ticks: Sequence[tuple[float, str]]) -> tuple[list[float], list[str]]:

@@ -26,12 +26,15 @@ class Scale(NamedTuple):
         """Choose the colour of a value; beyond the range, that of its end; NaN has its own."""
         if np.isnan(value):
             return NO_NUMBER
+        # In equal parts, as Bokeh and matplotlib do, so that the ink suits what they draw.
+        return self.colours[min(int(self.share(value) * len(self.colours)), len(self.colours) - 1)]
+
+    def share(self, value: float) -> float:
+        """Place a value on the way from one end of the colours to the other, in [0, 1], or NaN."""
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = np.log([low, high, max(at, low)])
-        share = float(np.clip((at - low) / (high - low), 0, 1))
-        # In equal parts, as Bokeh and matplotlib do, so that the ink suits what they draw.
-        return self.colours[min(int(share * len(self.colours)), len(self.colours) - 1)]
+        return float(np.clip((at - low) / (high - low), 0, 1))
 
     @property
     def beyond(self) -> float:

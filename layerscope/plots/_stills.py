@@ -9,6 +9,7 @@ import holoviews as hv
 
 from layerscope.errors import OptionError
 from layerscope.plots._backends import load_backends
+from layerscope.plots._layout import is_arranged, lay_out
 
 __all__ = ["description", "option", "quantize", "still"]
 
@@ -41,7 +42,9 @@ def still(
     with mpl.rc_context(settings):
         drawn = isinstance(plot, Figure)
         figure = plot if drawn else hv.renderer("matplotlib").get_plot(plot).state
-        if width is not None:
+        if is_arranged(figure):
+            lay_out(figure, None if width is None else width - 2 * _PADDING)
+        elif width is not None:
             _scale(figure, width)
         figure.savefig(
             content,

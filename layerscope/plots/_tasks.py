@@ -15,6 +15,7 @@ from layerscope.plots._colours import ColourMap
 from layerscope.plots._finishing import BLANK, CROSSED, explain_marks
 from layerscope.plots._grids import draw_cells, texts_of, with_looks
 from layerscope.plots._hover import with_hover
+from layerscope.plots._relative import Limits, limited
 from layerscope.plots._scales import Scale, damage_scale
 
 __all__ = ["tasks"]
@@ -39,6 +40,7 @@ def tasks(
     column: int | str | None = None,
     title: str | None = None,
     cmap: ColourMap | None = None,
+    limits: Limits | None = None,
 ) -> hv.HeatMap:
     """Draw what each layer is worth to each of several tasks: layers by task.
 
@@ -59,6 +61,8 @@ def tasks(
     title : str, optional
     cmap : str, sequence of str or Colormap, optional
         As for `heatmap`, from no damage on.
+    limits : sequence of float, optional
+        As for `heatmap`, in the unit of the colour bar.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def tasks(
     tables = {task: _table(part, metrics[task], task) for task, part in parts.items()}
     chosen = _column(tables, column)
     tables = {task: _ranked(ds, each, chosen) for task, each in tables.items()}
-    look = _look(parts, metrics, tables, cmap)
+    look = _look(parts, metrics, tables, cmap, limits)
     cells = _grid(parts, with_looks(look.table, look.scale), look.rows)
     heading = f"What each task loses,\none layer {_done(parts, tables)}"
     return draw_cells(
@@ -157,6 +161,7 @@ def _look(
     metrics: Mapping[str, str],
     tables: Mapping[str, pd.DataFrame],
     cmap: ColourMap | None,
+    limits: Limits | None,
 ) -> _Look:
     """Colour by damage in the metric that all share; by rank where they share none."""
     # The whole network has no rank, and would leave no colours for its layers.
@@ -168,10 +173,12 @@ def _look(
     if len(set(metrics.values())) > 1:
         scale = damage_scale(table["rank"], False, None, cmap)
         scale = scale._replace(low=1.0, decimals=0, colours=scale.colours[::-1])
+        scale = limited(scale, limits)
         return _Look(table.assign(value=table["rank"]), scale, "rank, 1 is the worst", rows)
     scale = damage_scale(
         table["damage"], info.logarithmic, _LIMIT if info.logarithmic else None, cmap
     )
+    scale = limited(scale, limits)
     way = "fall" if info.higher_is_better else "rise"
     label = f"{way} of test {info.label}"
     if info.logarithmic:

@@ -8,12 +8,12 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
-from layerscope.base import validate
 from layerscope.errors import OptionError, ResultError
 from layerscope.plots._colours import ColourMap
 from layerscope.plots._finishing import BLANK, CROSSED, OUTSIDE
 from layerscope.plots._grids import draw_cells, texts_of, with_looks
 from layerscope.plots._hover import with_hover
+from layerscope.plots._relative import Limits, ends_of, limited
 from layerscope.plots._scales import Scale, damage_scale
 
 __all__ = ["triangle"]
@@ -36,19 +36,19 @@ def triangle(
     ds: xr.Dataset,
     metric: str | None = None,
     column: int | str | None = None,
-    limit: float | None = None,
     title: str | None = None,
     cmap: ColourMap | None = None,
+    limits: Limits | None = None,
 ) -> hv.HeatMap:
     """Draw what is lost with n blocks in a row, from block i on.
 
     The first block stands across and the number of blocks upwards, so that the lowest row is single
     blocks and the uppermost cell the whole stack. Colours tell the damage: of a metric whose values
     differ by factors, as perplexity's do, how many times the trained network's value it is; of any
-    other, by how much the metric got worse. What is beyond `limit` has the darkest colour, which
-    the colour bar says together with the largest value; hovering tells every value as it is. Cells
-    that can't be computed are grey with dots, and say why on hovering; hatched ones were not
-    computed.
+    other, by how much the metric got worse. What is beyond the last of `limits` has the darkest
+    colour, which the colour bar says together with the largest value; hovering tells every value as
+    it is. Cells that can't be computed are grey with dots, and say why on hovering; hatched ones
+    were not computed.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ def triangle(
     column : int or str, optional
         What was done to the ranges: a column of `heatmap`, such as "skip" or an epoch; the first
         that was computed, if not given.
-    limit : float, optional
-        Damage that the darkest colour stands for, in the unit of the colour bar; by default 100
-        times the trained network's value, and the largest damage where that is a difference.
     title : str, optional
     cmap : str, sequence of str or Colormap, optional
         From no damage on, as for `heatmap`.
+    limits : sequence of float, optional
+        As for `heatmap`, in the unit of the colour bar; by default up to 100 times the trained
+        network's value, or to the largest damage where that is a difference.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def triangle(
     ResultError
         If the Dataset lacks a dimension or variable, or has no ranges of blocks.
     OptionError
-        If there is no such metric, column or map of colours, or `limit` is no damage.
+        If there is no such metric, column or map of colours, or `limits` are none.
 
     Examples
     --------
@@ -93,7 +93,8 @@ def triangle(
     chosen = _column(table, column)
     table = table[table["column"] == chosen]
     table = table.assign(value=_damage(table, info))
-    scale = damage_scale(table["value"], info.logarithmic, _limit(limit, info), cmap)
+    most = _LIMIT if info.logarithmic and (ends_of(limits)[1] is None) else None
+    scale = limited(damage_scale(table["value"], info.logarithmic, most, cmap), limits)
     cells = _grid(ds, with_looks(table, scale))
     heading = _heading(ds, metric, table) if title is None else title
     return draw_cells(
@@ -144,12 +145,6 @@ def _damage(table: pd.DataFrame, metric: results.MetricInfo) -> pd.Series:
         factor = table["value"] / table["baseline"]
         return 1 / factor if metric.higher_is_better else factor
     return metric.worse * table["degradation"]
-
-
-def _limit(limit: float | None, metric: results.MetricInfo) -> float | None:
-    if limit is None:
-        return _LIMIT if metric.logarithmic else None
-    return validate.number(limit, "limit", "(1, inf)" if metric.logarithmic else "(0, inf)", 10.0)
 
 
 def _grid(ds: xr.Dataset, table: pd.DataFrame) -> pd.DataFrame:

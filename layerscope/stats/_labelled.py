@@ -238,6 +238,16 @@ def baseline_of(ds: xr.Dataset, metric: str, required: bool = False) -> xr.DataA
     return baseline if "seed" in baseline.dims else baseline.drop_vars("seed", errors="ignore")
 
 
+def way_to_chance(ds: xr.Dataset, metric: str) -> float:
+    """How much worse chance is than the trained network; NaN where it is not known."""
+    info = results.metric(ds, metric)
+    if info.by_chance(0.0) is None or "chance" not in ds or "baseline" not in ds:
+        return float("nan")
+    baseline = baseline_of(ds, metric)
+    chance = info.by_chance(results.require(ds, variable="chance"))
+    return float((info.worse * (chance - baseline)).mean())
+
+
 def difference_of(
     ds: xr.Dataset, metric: str, samples: xr.DataArray, required: bool = False
 ) -> xr.DataArray:

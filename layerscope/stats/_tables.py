@@ -25,6 +25,7 @@ from layerscope.stats._labelled import (
     marked_of,
     part_of,
     samples_of,
+    way_to_chance,
     with_seed,
 )
 
@@ -67,6 +68,9 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
             the examples left out might change). Only "examples" covers another test set.
         ``degradation``
             ``value − baseline``, over the same examples; NaN without a baseline.
+        ``damage``
+            Share of the way from the trained network (0) to chance (1) that it gets worse by; NaN
+            where chance is not known.
         ``not_finite``
             How many of these draws and seeds gave NaN or infinity, in this metric or in the
             network's outputs. Where this metric is NaN, so are its mean and bounds: none is left
@@ -117,6 +121,8 @@ def summary(ds: xr.Dataset, metric: str | None = None, confidence: float = 0.95)
     moved = np.where(broken.any((-2, -1)), np.nan, moved)
     cells = {name: array for name, array in found._asdict().items() if name != "kind"}
     cells |= {"interval_kind": found.kind, "degradation": moved, "n_examples": _fewest(ds, samples)}
+    way = results.metric(ds, metric).worse / (way_to_chance(ds, metric) or np.nan)
+    cells["damage"] = way * moved
     cells["not_finite"] = marked.sum(("seed", "draw")).values
     if "stopped_early" in ds:
         stopped = part_of(ds, "stopped_early", metric, samples).astype(bool)

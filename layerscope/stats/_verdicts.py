@@ -18,7 +18,6 @@ from layerscope.stats._arrays import Array, Estimate, normal_quantile
 from layerscope.stats._bounds import difference_bounds
 from layerscope.stats._crossed import check_dims, outcomes_of, resampled_half_width
 from layerscope.stats._labelled import (
-    baseline_of,
     difference_of,
     estimate_of,
     is_network,
@@ -26,6 +25,7 @@ from layerscope.stats._labelled import (
     layer_order,
     marked_of,
     samples_of,
+    way_to_chance,
     with_seed,
 )
 from layerscope.stats._simultaneous import CORRECTIONS, step_down
@@ -157,7 +157,7 @@ def classify(
     cell = one_cell(samples, computed, epoch, results.perturbation_name(ds, perturbation))
     choose(correction, CORRECTIONS, "correction")
     validate.number(tolerance, "tolerance", "(-inf, inf)", 0.05)
-    way = _way_to_chance(ds, metric)
+    way = way_to_chance(ds, metric)
     limit = (
         _critical_limit(ds, metric, way, critical_share)
         if critical is None
@@ -356,16 +356,6 @@ class _Cell:
             [REFUSED, NOT_MOVED, NOT_FINITE, UNDECIDED],
             "",
         )
-
-
-def _way_to_chance(ds: xr.Dataset, metric: str) -> float:
-    """How much worse chance is than the trained network; NaN where it is not known."""
-    info = results.metric(ds, metric)
-    if info.by_chance(0.0) is None or "chance" not in ds:
-        return float("nan")
-    baseline = baseline_of(ds, metric, required=True)
-    chance = info.by_chance(results.require(ds, variable="chance"))
-    return float((info.worse * (chance - baseline)).mean())
 
 
 def _critical_limit(ds: xr.Dataset, metric: str, way: float, share: float) -> float:

@@ -1,0 +1,231 @@
+"""Figures laid out for a width: type keeps its size, what matters keeps its name."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import holoviews as hv
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from layerscope import plots, results, testing
+from layerscope.errors import OptionError
+from layerscope.plots import _layout as layout
+from layerscope.plots._epochs import epochs_along
+from layerscope.plots._thinning import rows_named
+
+
+def laid_out(plot, width):
+    figure = hv.renderer("matplotlib").get_plot(plot).state
+    layout.lay_out(figure, width)
+    return figure
+
+
+def rows(count, epochs=(0, 1, 90)):
+    """A deep network, of which two layers side by side in the middle are critical."""
+    ds = testing.dataset(count - 1, epochs=epochs)
+    at = {"epoch": 0, "perturbation": "reinitialize", "draw": 0, "metric": "error"}
+    ds["value"].loc[at] = 0.03
+    for name in (f"layer{count // 2}", f"layer{count // 2 + 1}"):
+        ds["value"].loc[at | {"layer": name}] = 0.8
+    return ds
+
+
+def names_of(axes, which="y"):
+    return [tick.get_text() for tick in getattr(axes, f"get_{which}ticklabels")()]
+
+
+@pytest.mark.parametrize(
+    ("count", "width"),
+    [(4, 3.25), (311, 6.75), *(pytest.param(60, w, marks=pytest.mark.slow) for w in (3.25, 6.75))],
+)
+def test_type_keeps_its_size_and_the_figure_its_page(count, width):
+    figure = laid_out(plots.heatmap(rows(count)), width)
+    sizes = {
+        text.get_fontsize()
+        for text in figure.findobj(Text)
+        if text.get_text() and text.get_visible()
+    }
+    assert min(sizes) >= 7
+    assert max(sizes) <= 8
+    box = figure.get_tightbbox()
+    assert abs(box.width - width) < 0.06
+    assert box.height <= layout.HIGHEST + 0.05
+
+
+def test_of_many_rows_the_critical_ones_keep_their_names():
+    ds = rows(311)
+    axes = laid_out(plots.heatmap(ds), 3.25).axes[0]
+    named = names_of(axes)
+    assert {"layer155", "layer156", "layer1", "fullmodel"} <= set(named)
+    # Each has its line, and most rows have no name.
+    places = np.array([tick.get_position()[1] for tick in axes.get_yticklabels()])
+    high = 72 * axes.get_window_extent().height / axes.figure.dpi / 311
+    assert np.diff(places).min() * high >= 7
+    assert len(named) < 100
+    # Where two lie side by side, lines lead to their names.
+    assert any(text.get_gid() and not text.get_text() for text in axes.texts)
+    overrides = hv.render(plots.heatmap(ds), backend="bokeh").yaxis[0].major_label_overrides
+    kept = {name for name, told in overrides.items() if told}
+    assert {"layer1", "fullmodel"} <= kept
+    assert kept & {"layer155", "layer156"}
+    assert len(kept) < 200
+
+
+@pytest.mark.parametrize("epochs", [range(100), (0, 1, 2, 3, 8, 40, 90, 100)])
+def test_random_values_and_the_first_checkpoint_always_have_their_name(epochs):
+    for plot, width in ((plots.heatmap, 3.25), (plots.overview, 6.75)):
+        figure = laid_out(plot(testing.dataset(2, epochs=epochs)), width)
+        named = names_of(figure.axes[0], "x")
+        assert {"rand", "0", str(max(epochs))} <= set(named)
+
+
+def test_names_that_lie_close_are_told_apart_by_a_line():
+    named = rows_named(100, 200.0, [50, 51, 52, 0, 99])
+    assert [each.row for each in named if each.row in (50, 51, 52)] == [50, 51, 52]
+    apart = np.diff([each.place for each in named]) * 2
+    assert (apart >= 7).all()
+    assert {0, 99} <= {each.row for each in named}
+    assert rows_named(5, 100.0, []) == [(row, float(row)) for row in range(5)]
+
+
+def test_panels_without_room_beside_stand_below_each_other_with_names_of_their_own():
+    figure = laid_out(plots.overview(testing.dataset()), 3.25)
+    maps = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.yaxis.get_visible() for axes in maps] == [True] * 3
+    assert len({round(axes.get_position().y0, 2) for axes in maps}) == 3
+    wide = laid_out(plots.overview(testing.dataset()), 6.75)
+    beside = [axes for axes in wide.axes if axes.get_title()]
+    assert [axes.yaxis.get_visible() for axes in beside] == [True, False, False]
+    with pytest.raises(OptionError, match="leaves no room"):
+        laid_out(plots.overview(testing.dataset()), 0.9)
+
+
+def test_titles_of_runs_side_by_side_are_not_clipped(tmp_path):
+    long = "fully connected, 3 hidden layers of 256 units on MNIST, without weight decay"
+    runs = {f"{long} ({at})": testing.dataset() for at in range(3)}
+    figure = laid_out(plots.compare(runs), 6.75)
+    whole = figure.get_tightbbox()
+    assert whole.width <= 6.8
+    titles = [axes.title for axes in figure.axes if axes.get_title()]
+    assert [text.get_text().replace("\n", " ") for text in titles][1:] == list(runs)
+    boxes = [text.get_window_extent() for text in titles]
+    for one, other in itertools.pairwise(boxes):
+        assert one.x1 <= other.x0 or one.y0 >= other.y1
+    path = plots.save(plots.compare(runs), tmp_path / "compare.png", width="column")
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        assert abs(image.width / 300 - 3.25) < 0.1
+
+
+# Colours
+
+
+def test_relative_values_are_held_against_the_trained_network():
+    ds = testing.dataset()
+    base, chance = 0.02, float(ds["chance"])
+    value = ds["value"].sel(layer="layer2", epoch=0, perturbation="reinitialize", draw=0)
+    error = float(value.sel(metric="error"))
+    for relative, expected in (
+        ("difference", error - base),
+        ("damage", (error - base) / (chance - base)),
+    ):
+        plot = plots.heatmap(ds, relative=relative)
+        cell = plot.dframe().set_index(["layer", "column"]).loc[("layer2", "0")]
+        assert cell["value"] == pytest.approx(expected)
+    # Fitted to single layers that are put back: the whole network and random values are beyond.
+    mesh = hv.renderer("matplotlib").get_plot(plot).state.axes[0].collections[0]
+    single = plot.dframe().query("layer != 'fullmodel' and column != 'rand'")["value"]
+    assert mesh.get_clim() == pytest.approx((0, single.max()))
+    right = ds.sel(metric=["error"]).assign_coords(metric=["accuracy"])
+    right = right.assign(value=1 - right["value"], baseline=1 - right["baseline"])
+    accuracy = plots.heatmap(right.drop_vars("difference"), relative="damage").dframe()
+    np.testing.assert_allclose(accuracy["value"], plot.dframe()["value"], atol=1e-12)
+
+
+def test_bounds_go_with_relative_values():
+    ds = results.concat([testing.dataset(seed=seed) for seed in (0, 1, 2)], [0, 1, 2])
+    plain, apart = (next(iter(plots.curves(ds, relative=r).Spread)) for r in (None, "difference"))
+    for name in ("below", "above"):
+        np.testing.assert_allclose(
+            plain.dimension_values(name), apart.dimension_values(name), atol=1e-12
+        )
+    level = next(c for c in plots.curves(ds, relative="damage").Curve if c.label == "unperturbed")
+    assert set(level.dimension_values("value")) == {0.0}
+
+
+def test_limits_are_those_of_the_colours_in_every_plot():
+    ds, limits = testing.dataset(), (0.1, 0.5)
+    for plot in (
+        plots.heatmap(ds, limits=limits),
+        plots.distances(ds, limits=limits),
+        plots.compare({"a": ds, "b": ds}, limits=limits),
+        plots.overview(ds, limits=limits),
+    ):
+        figure = hv.renderer("matplotlib").get_plot(plot).state
+        ranges = {m.get_clim() for axes in figure.axes[:3] for m in axes.collections}
+        assert limits in ranges
+    bar = hv.renderer("matplotlib").get_plot(plots.heatmap(ds, limits=(0.1, None))).state.axes[1]
+    assert (bar._colorbar.extend, bar.get_ylim()) == ("min", (0.1, 1.0))
+    axes = hv.renderer("matplotlib").get_plot(plots.curves(ds, limits=limits)).state.axes[0]
+    assert axes.get_ylim() == limits
+    for wrong in ((0.5, 0.1), (0, 1, 2), "ab", 3, (0, "x"), (0, np.nan)):
+        with pytest.raises(OptionError, match="limits"):
+            plots.heatmap(ds, limits=wrong)
+
+
+def test_what_values_are_held_against_must_be_known():
+    ds = testing.dataset()
+    with pytest.raises(OptionError, match=r"what chance gives.*'difference'"):
+        plots.heatmap(ds, "loss", relative="damage")
+    with pytest.raises(OptionError, match="Did you mean 'damage'"):
+        plots.heatmap(ds, relative="damages")
+    bare = ds[["value"]]
+    with pytest.raises(OptionError, match="what the trained network gives"):
+        plots.heatmap(bare, relative="difference")
+
+
+# Curves
+
+
+def test_checkpoints_stand_at_their_epochs():
+    even = epochs_along([0, 5, 10, 15])
+    np.testing.assert_allclose(np.diff(list(even.places.values())), 7 / 3)
+    assert even.broken is None
+    far = epochs_along([0, 10, 100, 1000])
+    steps = np.diff(list(far.places.values()))
+    assert steps[1] == pytest.approx(steps[2])
+    assert 0 < far.broken < far.places[10]
+    assert epochs_along([3]).places == {3: 0.0}
+    assert epochs_along([1, 10, 100]).broken is None
+
+
+def test_a_hundred_checkpoints_are_named_as_far_as_there_is_room():
+    axes = laid_out(plots.curves(testing.dataset(epochs=range(101))), 3.25).axes[0]
+    figure = axes.figure
+    boxes = [tick.get_window_extent() for tick in axes.get_xticklabels() if tick.get_text()]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert {"0", "1", "100"} <= set(names_of(axes, "x"))
+    assert abs(figure.get_tightbbox().width - 3.25) < 0.06
+
+
+def test_the_caption_says_what_a_curve_and_its_band_are():
+    several = results.concat([testing.dataset(seed=s) for s in range(5)], list(range(5)))
+    for ds, said in (
+        (several, "mean of 5 runs, band: 95 % interval over seeds"),
+        (testing.dataset(), "band: 95 % interval over examples"),
+    ):
+        figure = hv.renderer("matplotlib").get_plot(plots.curves(ds)).state
+        assert figure.axes[0].get_xlabel().split("\n")[1] == said
+
+
+def test_curves_that_lie_apart_are_named_where_they_do():
+    axes = laid_out(plots.curves(rows(60)), 6.75).axes[0]
+    told = {text.get_text() for text in axes.texts}
+    assert told & {"layer30", "layer31"}
+    assert len(told) <= 2
+    figure = hv.render(plots.curves(rows(60)), backend="bokeh")
+    texts = [each.glyph for each in figure.renderers if type(each.glyph).__name__ == "Text"]
+    assert len(texts) == 1
