@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "layerscope"
 
 # Each wing imports only wings before it; and each room of `ROOMS`, only rooms before it.
 WINGS = ["errors", "base", "results", "stats", "plots", "report", "core", "testing", "zoo",
-         "jupyter", "paper", "cli"]  # fmt: skip
+         "jupyter", "paper", "cli", "__main__"]  # fmt: skip
 
 ROOMS = {
     "base": ["tensors", "fingerprints", "copies", "extras", "memory", "literals", "validate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from layerscope.cli import (
     _exporting as exporting,
     _listing as listing,
     _reproducing as reproducing,
+    _showing as showing,
     _sweeping as sweeping,
 )
 from layerscope.errors import LayerscopeError, SweepWarning
@@ -32,8 +34,8 @@ _COMMANDS = (
     sweeping.add_sweep,
     exporting.add_prune,
     exporting.add_export,
-    sweeping.add_show_result,
-    sweeping.add_report,
+    showing.add_show_result,
+    showing.add_report,
     sweeping.add_explore,
     reproducing.add_reproduce,
     reproducing.add_judge,
@@ -44,6 +46,24 @@ _COMMANDS = (
 TRACEBACK = "LAYERSCOPE_TRACEBACK"
 """Environment variable that has an unforeseen error printed with where it came from."""
 
+EXAMPLES = {
+    "experiments": "layerscope experiments",
+    "models": "layerscope models",
+    "data": "layerscope data mnist-5k",
+    "train": "layerscope train fcn-3x256 --data mnist-5k --epochs 10",
+    "checkpoints": "layerscope checkpoints series/fcn-3x256",
+    "sweep": "layerscope sweep series/fcn-3x256 --perturbations reinitialize rerandomize",
+    "prune": "layerscope prune HuggingFaceTB/SmolLM2-135M@main --data ./text.txt --blocks 4",
+    "export": "layerscope export HuggingFaceTB/SmolLM2-135M@main smaller --without 20-24",
+    "show": "layerscope show series/fcn-3x256/sweep --relative damage --png figure.pdf",
+    "report": "layerscope report series/fcn-3x256/sweep -o report.html",
+    "explore": "layerscope explore series/fcn-3x256",
+    "reproduce": "layerscope reproduce fcn_mnist --scale smoke",
+    "gallery": "layerscope gallery papermill_runs",
+}
+"""What may be typed, of every command."""
+
+_TELL_WIDTH = 76
 _LONGEST = 300  # characters of such an error
 
 
@@ -55,7 +75,11 @@ def main(command: Sequence[str] | None = None) -> int:
     int
         0; 1 for an error with its message; 3 where an audit found faults; 130 for Ctrl-C.
     """
-    options = _parser().parse_args(command)
+    parser = _parser()
+    options = parser.parse_args(command)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 0
     try:
         with _notices_as_lines():
             status: int | None = options.run(options)
@@ -131,7 +155,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog="layerscope COMMAND --help says more of one command.",
     )
     parser.add_argument("--version", action="version", version=f"layerscope {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
+    for name, example in EXAMPLES.items():
+        if name in commands.choices:
+            _explain(commands, name, example)
     return parser
+
+
+def _explain(commands: Any, name: str, example: str) -> None:
+    """Give the help of a command a sentence above its options, and an example below them."""
+    parser = commands.choices[name]
+    (said,) = (each.help for each in commands._choices_actions if each.dest == name)
+    parser.description = parser.description or f"{said[0].upper()}{said[1:]}."
+    # As it stands: an example that is wrapped can't be copied.
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    lines = (parser.epilog or "").splitlines()
+    told = "\n".join(textwrap.fill(line, _TELL_WIDTH) for line in lines)
+    parser.epilog = "\n\n".join(filter(None, [told, f"example:\n  {example}"]))

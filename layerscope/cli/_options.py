@@ -21,6 +21,7 @@ from layerscope.errors import OptionError
 
 __all__ = [
     "EXPORT",
+    "HEATMAP",
     "PRUNE",
     "PRUNE_SWEEP",
     "RECIPE",
@@ -88,6 +89,15 @@ TRAIN = Function(
 )
 
 RECIPE = Function("zoo/training", "Recipe")
+
+HEATMAP = Function(
+    "plots",
+    "heatmap",
+    without={
+        "ds": "the result, which comes without a flag",
+        "metric": "of the table as well: --metric",
+    },
+)
 
 PRUNE = Function(
     "core/pruning",
@@ -195,8 +205,9 @@ def _how(argument: Argument) -> dict[str, Any]:
     kind = argument.kind.removesuffix(", optional")
     if kind == "bool":
         return {"action": argparse.BooleanOptionalAction}
-    if repeated := re.match(r"(?:sequence|tuple) of (\w+)", kind):
-        each = repeated[1]
+    if repeated := re.match(r"(?:sequence|tuple) of (\w+)( or str)?", kind):
+        # Numbers and names: each may be either.
+        each = "str" if repeated[2] else repeated[1]
         read = _TYPES.get(each, _text_or_mapping if "mapping" in kind else str)
         return {"nargs": "+", "type": read, "metavar": _PLACES.get(each, "NAME")}
     if kind in _TYPES:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add_data_option", "add_data_root", "add_device", "add_row", "make_table", "show"]
+__all__ = [
+    "add_data_option",
+    "add_data_root",
+    "add_device",
+    "add_row",
+    "make_table",
+    "room",
+    "show",
+]
 
 
 def add_data_root(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +37,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
 
-def make_table(title: str, *columns: str) -> Any:
-    """Make an empty table; cells may come from a file."""
+def make_table(title: str, *columns: str, whole: bool = False) -> Any:
+    """Make an empty table; cells may come from a file.
+
+    With `whole` names break where there is no room, and never what stands beside them: numbers.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -38,7 +49,8 @@ def make_table(title: str, *columns: str) -> Any:
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     for column in columns:
         # The first column is a name to be typed again: never cut.
-        table.add_column(Text(column), no_wrap=column == columns[0], overflow="fold")
+        first = column == columns[0]
+        table.add_column(Text(column), no_wrap=first != whole, overflow="fold")
     return table
 
 
@@ -47,6 +59,13 @@ def add_row(table: Any, *cells: Any) -> None:
     from rich.text import Text
 
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
+def room() -> int:
+    """Count the columns of the terminal."""
+    from rich.console import Console
+
+    return Console().width
 
 
 def show(table: Any) -> None:

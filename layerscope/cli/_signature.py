@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Argument", "arguments"]
+__all__ = ["Argument", "arguments", "names_in"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _Definition = ast.FunctionDef | ast.ClassDef
@@ -68,6 +68,32 @@ def arguments(room: str, name: str) -> dict[str, Argument]:
         for name, default in _defaults(definition).items()
         for kind, words in [documented[name]]
     }
+
+
+def names_in(room: str, variable: str = "__all__") -> list[str]:
+    """Read the names that a room's ``_named.py`` lists, or gives to what it makes.
+
+    Examples
+    --------
+    >>> "reinitialize" in names_in("core/perturb"), "error" in names_in("core/metrics", "METRICS")
+    (True, True)
+    """
+    file = ast.parse((_PACKAGE / room / "_named.py").read_text(encoding="utf-8"))
+    for node in file.body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if variable in map(ast.unparse, targets):
+            listed = node.value.elts if isinstance(node.value, ast.List) else _firsts(node)
+            names = [each.value for each in listed if isinstance(each, ast.Constant)]
+            return [name for name in names if isinstance(name, str)]
+    raise LookupError(f"{variable} is not in {room}")
+
+
+def _firsts(node: ast.AST) -> list[ast.expr]:
+    """List the first arguments of all calls."""
+    calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return [first for call in calls for first in call.args[:1]]
 
 
 def _definition(room: Path, name: str) -> tuple[ast.Module, _Definition]:

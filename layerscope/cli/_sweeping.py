@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,14 @@ from layerscope.cli._shared import (
     add_data_option,
     add_data_root,
     add_device,
-    add_row,
-    make_table,
-    show,
 )
+from layerscope.cli._showing import show_result
+from layerscope.cli._signature import names_in
 from layerscope.errors import DataError, OptionError, choose
 
 __all__ = [
     "NETWORK",
     "add_explore",
-    "add_report",
-    "add_show_result",
     "add_sweep",
     "add_train",
     "data_of",
@@ -35,9 +31,6 @@ NETWORK = (
     "folder that layerscope train printed; or a language model: a folder of Hugging Face's, a GGUF "
     "file, or org/name@revision"
 )
-
-_REFUSED = "✕ refused"
-
 
 _PARTS = ("test", "train")
 
@@ -95,7 +88,13 @@ def _scores(scores: Mapping[str, float]) -> str:
 
 def add_sweep(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser("sweep", help="reset each layer of a trained series and evaluate")
+    parser = commands.add_parser(
+        "sweep",
+        help="reset each layer of a trained series and evaluate",
+        epilog=f"Perturbations that go by name: {', '.join(names_in('core/perturb'))}.\n"
+        f"Metrics that go by name: {', '.join(names_in('core/metrics', 'METRICS'))}, topN_error.\n"
+        "Both may be your own: module:name.",
+    )
     parser.add_argument("series", metavar="NETWORK", help=NETWORK)
     parser.add_argument(
         "--data", action="append", metavar="NAME",
@@ -224,7 +223,7 @@ def _print_result(found: Any, out: Path) -> None:
         print(found)
         return
     print(out / engine.DATASET)
-    _show_result(found)
+    show_result(found)
 
 
 def texts_of(
@@ -277,141 +276,6 @@ def data_of(series: Any, name: str | None, root: str | None, options: Mapping[st
     if isinstance(found, data.TextData):
         found.tokenizer.check(series.manifest["network"]["classes"], str(series.folder))
     return found
-
-
-def add_show_result(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser("show", help="show a result in the terminal, as a page or picture")
-    parser.add_argument("result", help="a Dataset (.nc), or a folder with one")
-    parser.add_argument("--metric", help="default: error, where the result has it")
-    parser.add_argument("--html", metavar="FILE", help="write the figure as a page, with hover")
-    parser.add_argument("--png", metavar="FILE", help="write the figure as a picture")
-    parser.add_argument(
-        "--part", help="of several tasks or trained networks show this one, such as 'task news'"
-    )
-    parser.set_defaults(run=_run_show)
-
-
-def _run_show(options: argparse.Namespace) -> None:
-    from layerscope import results
-
-    ds = results.open_dataset(options.result)
-    if options.part is not None:
-        parts = results.parts(ds)
-        ds = parts[choose(options.part, parts, "part of this result")]
-    _show_result(ds, options.metric)
-    for notice in results.notices(ds):
-        print(notice)
-    targets = [target for target in (options.html, options.png) if target]
-    if targets:
-        from layerscope import plots
-
-        by_task = "task" in ds.dims and "model_epoch" not in ds.dims
-        if len(found := results.parts(ds)) > 1 and not by_task:
-            raise OptionError(
-                f"a figure is of one part; choose it with --part: {', '.join(map(repr, found))}."
-            )
-        one: Any = plots.overview if "distance" in ds else plots.heatmap
-        draw = plots.tasks if len(found) > 1 else one
-        figure = draw(ds, options.metric)
-        for target in targets:
-            print(plots.save(figure, target))
-
-
-def _show_result(ds: Any, metric: str | None = None) -> None:
-    """Print what came out, and what can't be computed and why."""
-    from layerscope import results
-
-    if metric is not None:
-        choose(metric, map(str, ds["metric"].values), "metric")
-    for words, part in results.parts(ds).items():
-        # A task that is not measured by it shows what it is measured by.
-        there = metric is None or metric in part["metric"]
-        show(_result_table(part, metric if there else None, words))
-    if reasons := results.refusals_by_reason(ds):
-        table = make_table("can't be computed", "perturbation", "rows", "which", "why")
-        for perturbation, why, layers in reasons:
-            count = f"{len(layers)} of {ds.sizes['layer']}"
-            add_row(table, perturbation, count, ", ".join(layers), why)
-        show(table)
-
-
-def _result_table(ds: Any, metric: str | None = None, words: str = "") -> Any:
-    """Make a table like the paper's figure: layers down, checkpoints across, coloured."""
-    import numpy as np
-
-    from layerscope import results, stats
-
-    results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
-    metric = results.metric_name(ds, metric)
-    cells = stats.summary(ds, metric)
-    columns = list(dict.fromkeys(cells["column"]))
-    info = results.metric(ds, metric)
-    heading = f"{metric} with one layer {results.act(ds)}"
-    table = make_table(f"{words}: {heading}" if words else heading, "layer", *columns)
-    finite = cells["value"][np.isfinite(cells["value"])]
-    ends = finite.min(), finite.max()
-    good, bad = ends[:: info.worse]
-    refused = results.refusals(ds)
-    done = dict(zip(cells["column"], cells["perturbation"], strict=True))
-    values = {
-        (str(each["layer"]), str(each["column"])): (each["value"], bool(each["not_finite"] > 0))
-        for each in cells.to_dict("records")
-    }
-    for layer in stats.layer_order(ds):
-        missing = [_REFUSED if (layer, done[each]) in refused else "–" for each in columns]
-        known = [values.get((layer, column)) for column in columns]
-        drawn = [_colour_cell(cell, good, bad) if cell else None for cell in known]
-        add_row(table, layer, *(cell or sign for cell, sign in zip(drawn, missing, strict=True)))
-    base = ds["baseline"].sel(metric=metric)
-    table.caption = f"{info.sentence} Trained network: {float(base.mean()):.4f}"
-    if (cells["not_finite"] > 0).any():
-        table.caption += "; red: outputs or value not finite; –: not computed"
-    if refused:
-        table.caption += f"; {_REFUSED}: can't be computed"
-    return table
-
-
-def _colour_cell(cell: tuple[float, bool], good: float, bad: float) -> Any:
-    """A value and whether it, or the outputs, were not finite."""
-    from rich.style import Style
-    from rich.text import Text
-
-    value, broken = cell
-    if broken:
-        text = "NaN" if math.isnan(value) else f"{value:.3f}"
-        return Text(text, style=Style(color="white", bgcolor="rgb(170,40,20)", bold=True))
-    # Dark is bad, as in the figures; printed numbers say the same without colour.
-    share = (value - good) / (bad - good) if bad != good else 0.0
-    shade = int(250 - 200 * share)
-    text = "black" if shade > 140 else "white"
-    return Text(f"{value:.3f}", style=Style(color=text, bgcolor=f"rgb({shade},{shade},255)"))
-
-
-def add_report(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser("report", help="write one HTML file about one or more results")
-    parser.add_argument("result", nargs="+", help="a Dataset (.nc), or a folder with one")
-    parser.add_argument("-o", "--out", default="report.html", help="default: %(default)s")
-    parser.add_argument("--metric", help="default: error, where the results have it")
-    parser.add_argument(
-        "--critical", type=float, help="rise of the metric from which a layer is critical"
-    )
-    parser.add_argument("--title", default="Which layers matter?", help="default: %(default)s")
-    parser.set_defaults(run=_run_report)
-
-
-def _run_report(options: argparse.Namespace) -> None:
-    from layerscope import report
-
-    path = report.write(
-        report.read(options.result),
-        options.out,
-        metric=options.metric,
-        critical=options.critical,
-        title=options.title,
-    )
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def add_explore(commands: Any) -> None:

@@ -25,7 +25,7 @@ _RELATIVE = ("difference", "damage")
 
 
 class Shown(NamedTuple):
-    """What is drawn: cells with their value in the unit asked for, their colours and its name."""
+    """Cells with their value in the unit asked for, the colours that stand for it, and its name."""
 
     table: pd.DataFrame
     scale: Scale

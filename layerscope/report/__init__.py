@@ -27,7 +27,14 @@ from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
 from layerscope.report._across import Across, across
 from layerscope.report._again import again, argument, settings_table
-from layerscope.report._findings import classify, finding, refusal_rows, unperturbed, verdict_table
+from layerscope.report._findings import (
+    classify,
+    finding,
+    refusal_rows,
+    unperturbed,
+    verdict_table,
+    verdicts as verdicts,
+)
 from layerscope.report._measures import MeasureSection, measure_section
 from layerscope.report._reading import read
 from layerscope.report._texts import TextSection, positions, text_sections

@@ -12,7 +12,7 @@ from layerscope import results, stats
 from layerscope.base.templates import render
 from layerscope.errors import ResultError
 
-__all__ = ["classify", "finding", "refusal_rows", "unperturbed", "verdict_table"]
+__all__ = ["classify", "finding", "refusal_rows", "unperturbed", "verdict_table", "verdicts"]
 
 _TEMPLATE = "report/templates/verdicts.html.jinja"
 _NORM = "l2_fan_in"
@@ -153,6 +153,20 @@ def _verdicts(ds: xr.Dataset, table: pd.DataFrame, metric: results.MetricInfo) -
     done = table.attrs["done"]
     what = f"{way} of test {metric.name} when {done}"
     return _Table(["layer", *facts["names"], what, "95 % interval", "verdict"], rows, done)
+
+
+def verdicts(ds: xr.Dataset, metric: str, critical: float | None = None) -> _Table | None:
+    """List how much worse each layer makes a network, with its interval and its verdict.
+
+    At the first checkpoint; None where no limit for "critical" is known.
+    """
+    table = classify(ds, metric, critical)
+    if table is None:
+        return None
+    made = _verdicts(ds, table, results.metric(ds, metric))
+    way = "fall" if results.metric(ds, metric).higher_is_better else "rise"
+    columns = ["layer", f"{way} of {metric}", made.columns[-2], made.columns[-1]]
+    return made._replace(columns=columns, rows=[[row[0], *row[-3:]] for row in made.rows])
 
 
 def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> _Table:
