@@ -229,3 +229,14 @@ def test_curves_that_lie_apart_are_named_where_they_do():
     figure = hv.render(plots.curves(rows(60)), backend="bokeh")
     texts = [each.glyph for each in figure.renderers if type(each.glyph).__name__ == "Text"]
     assert len(texts) == 1
+
+
+def test_signs_that_no_font_has_are_told_once(tmp_path):
+    """Here there may be a font for Chinese or none: a sign of a private area is in none."""
+    ds = testing.dataset(layers=2, epochs=(0, 5))
+    odd = ds.assign_coords(layer=["στρώμα", "слой \U000f0001", "fullmodel"])
+    with pytest.warns(UserWarning, match="no font here has \U000f0001 .*drawn as boxes") as told:
+        plots.save(plots.heatmap(odd), tmp_path / "figure.png")
+    assert len(told) == 1
+    plots.save(plots.heatmap(ds.assign_coords(layer=["στρώμα", "слой", "fullmodel"])),
+               tmp_path / "figure.png")  # fmt: skip

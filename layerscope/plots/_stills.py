@@ -9,6 +9,7 @@ import holoviews as hv
 
 from layerscope.errors import OptionError
 from layerscope.plots._backends import load_backends
+from layerscope.plots._fonts import families, known_glyphs
 from layerscope.plots._layout import is_arranged, lay_out
 
 __all__ = ["description", "option", "quantize", "still"]
@@ -37,23 +38,25 @@ def still(
         "svg.hashsalt": "layerscope",
         "svg.fonttype": "path",
         "pdf.fonttype": 42,
+        "font.family": families(),
     }
     content = io.BytesIO()
     with mpl.rc_context(settings):
         drawn = isinstance(plot, Figure)
         figure = plot if drawn else hv.renderer("matplotlib").get_plot(plot).state
-        if is_arranged(figure):
-            lay_out(figure, None if width is None else width - 2 * _PADDING)
-        elif width is not None:
-            _scale(figure, width)
-        figure.savefig(
-            content,
-            format=form,
-            dpi=dots,
-            bbox_inches="tight",
-            pad_inches=_PADDING,
-            metadata=metadata[form],
-        )
+        with known_glyphs(figure):
+            if is_arranged(figure):
+                lay_out(figure, None if width is None else width - 2 * _PADDING)
+            elif width is not None:
+                _scale(figure, width)
+            figure.savefig(
+                content,
+                format=form,
+                dpi=dots,
+                bbox_inches="tight",
+                pad_inches=_PADDING,
+                metadata=metadata[form],
+            )
     return content.getvalue()
 
 
