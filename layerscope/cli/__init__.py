@@ -59,6 +59,7 @@ EXAMPLES = {
     "report": "layerscope report series/fcn-3x256/sweep -o report.html",
     "explore": "layerscope explore series/fcn-3x256",
     "reproduce": "layerscope reproduce fcn_mnist --scale smoke",
+    "judge": "layerscope judge papermill_runs/fcn-mnist/paper",
     "gallery": "layerscope gallery papermill_runs",
 }
 """What may be typed, of every command."""
