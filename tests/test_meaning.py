@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 import layerscope
 from layerscope import analyses, metrics, models, perturb, plots, report, results, stats, testing
 from layerscope.cli import main
-from layerscope.cli._sweeping import _result_table
+from layerscope.cli._showing import _result_tables
 from layerscope.core.session import Session
 from layerscope.errors import OptionError, ResultError
 from layerscope.jupyter import LayerExplorer
@@ -277,7 +277,8 @@ def test_the_command_line_shows_it_dark_where_it_is_bad(swept, tmp_path, capsys)
     for metric in ("certainty", "error"):
         cells = {
             float(str(cell)): cell.style.bgcolor.triplet.red
-            for column in _result_table(swept, metric).columns[1:]
+            for table in _result_tables(swept, metric)
+            for column in table.columns[1:]
             for cell in column.cells
         }
         lowest, highest = cells[min(cells)], cells[max(cells)]
