@@ -211,3 +211,20 @@ def test_read_settings_is_as_careful(path):
     changed(path, create(shape=(10**9,), dtype="f8"))
     with pytest.raises(ResultError, match="declares"):
         results.read_settings(path)
+
+
+@pytest.mark.parametrize("chunks", [None, (2,)])
+def test_a_string_that_says_it_is_longer_than_the_file_is_refused(path, refused_cheaply, chunks):
+    with h5py.File(path, "r+") as file:
+        names = file.create_dataset(
+            "names", data=["abc", "d" * 20, "ef"], dtype=h5py.string_dtype(), chunks=chunks
+        )
+        place = names.id.get_offset() if chunks is None else names.id.get_chunk_info(0).byte_offset
+    with open(path, "r+b") as file:
+        file.seek(place + 16)
+        assert file.read(4) == (20).to_bytes(4, "little")
+        file.seek(place + 16)
+        file.write((20 + 2**31).to_bytes(4, "little"))
+    said = refused_cheaply(lambda: results.open_dataset(path))
+    assert "names holds a string of 2,147,483,668 bytes" in said
+    assert str(path) in said

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
+import numpy as np
 
+from layerscope.base import files
 from layerscope.errors import ResultError
 
 __all__ = ["check"]
@@ -163,6 +165,7 @@ def _is_deflated(name: str, variable: Any) -> bool:
 
 def _measure_strings(name: str, variable: Any, held: int, budget: int) -> int:
     """Read strings so few at once that they can't be many times the file; return their bytes."""
+    _require_lengths(name, variable, held)
     longest = total = 0
     for part in _in_parts(variable, held):
         lengths = [len(each) for each in part]
@@ -174,6 +177,35 @@ def _measure_strings(name: str, variable: Any, held: int, budget: int) -> int:
                 f"file of {held:,} bytes is taken to unfold to"
             )
     return total
+
+
+def _require_lengths(name: str, variable: Any, held: int) -> None:
+    """Refuse a string that says it is longer than the file: HDF5 makes room before it looks.
+
+    Each stands as its length, in four bytes, and where it lies (HDF5 file format 3.0, VIII.B).
+    """
+    address = variable.file.id.get_create_plist().get_sizes()[0]
+    entry = np.dtype([("length", "<u4"), ("place", f"V{address + 4}")])
+    for content in _stored(variable, entry.itemsize):
+        whole = len(content) - len(content) % entry.itemsize
+        longest = int(np.frombuffer(content[:whole], entry)["length"].max(initial=0))
+        if longest > held:
+            raise ResultError(f"{name} holds a string of {longest:,} bytes, more than the file")
+
+
+def _stored(variable: Any, width: int) -> Iterator[bytes]:
+    """Yield what a variable has in the file itself, where that is not packed."""
+    if variable.chunks is None:
+        place = variable.id.get_offset()
+        if place is not None:
+            with files.open_file(variable.file.filename, error=ResultError) as file:
+                file.seek(place)
+                yield file.read(width * variable.size)
+    elif not variable.id.get_create_plist().get_nfilters():
+        offsets: list[tuple[int, ...]] = []
+        variable.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
+        for offset in offsets:
+            yield variable.id.read_direct_chunk(offset)[1]
 
 
 def _in_parts(variable: Any, held: int) -> Iterator[list[bytes]]:

@@ -113,8 +113,18 @@ def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
             f"{folder / MANIFEST} names no checkpoints: nothing was recorded yet. The same call "
             "that began the training goes on with it."
         )
+    for epoch, source in sources.items():
+        said = _RECORDED.fullmatch(source.name)
+        if said and int(said[1]) != epoch:
+            raise CheckpointError(
+                f"{folder / MANIFEST} names {source.name} as checkpoint {epoch}: one of the two is "
+                "damaged. Put the number of the file there."
+            )
     return Series(sources, folder, manifest)
 
+
+_RECORDED = re.compile(r"(?:epoch|step)-(\d{4,})\.safetensors", re.ASCII)
+"""Files of a recorded series, which `SeriesWriter` names."""
 
 _NAMED_BY_EPOCH = re.compile(
     r"(?:.*[-_.])?(?P<word>epoch|step|iter|iteration|ckpt|checkpoint|model)s?[-_=]?(?P<count>\d+)"
