@@ -176,4 +176,5 @@ def explorer(trained: Series, few_digits: ImageData) -> Iterator[Any]:
     made.wait(60)
     yield made
     made.close()
+    (Path(trained.folder) / "kept.nc").unlink(missing_ok=True)
     assert not [t for t in threading.enumerate() if t.name == "layerscope"]

@@ -24,11 +24,7 @@ from layerscope.jupyter._worker import Worker
 
 
 def status(explorer):
-    found = re.fullmatch(
-        r'<div class="ls-status" role="status" data-kind="(\w+)">(.*)</div>',
-        explorer.controls.status.value,
-    )
-    return found[1], found[2]
+    return explorer.controls.status.kind, explorer.controls.status.text
 
 
 def click(explorer, name, kind="toggle"):
@@ -109,7 +105,7 @@ def test_presets_need_a_sweep_and_follow_its_verdicts(trained, few_digits):
     explorer.controls.start.click()
     assert status(explorer) == (
         "error",
-        "a Dataset alone can&#39;t be swept; give the network, too.",
+        "a Dataset alone can't be swept; give the network, too.",
     )
     explorer.close()
     live = LayerExplorer(trained, few_digits.test, device="cpu")
@@ -264,6 +260,15 @@ def test_views_carry_what_is_changed(pair_of_networks):
     assert explorer.estimate.tallies == value
     explorer.controls.view.value = "block"
     assert explorer.state == {block.name: "zero"}
+    explorer.controls.view.value = "leaf"
+    explorer.state = {block.members[0]: "zero"}
+    explorer.controls.view.value = "block"
+    assert explorer.wait(60)
+    assert explorer.state == {}
+    assert status(explorer)[1].endswith(
+        f"Not carried over: {block.members[0]} set to zero; rows of the view block hold other "
+        "layers, too."
+    )
     explorer.close()
 
 

@@ -31,7 +31,7 @@ def opened(trained, few_digits, monkeypatch):
 
 
 def status(explorer):
-    found = re.search(r'data-kind="(\w+)">(.*)</div>', explorer.controls.status.value)
+    found = re.search(r'data-kind="(\w+)">(.*)</div>', explorer.controls.status.text)
     return found[1], html.unescape(found[2])
 
 
@@ -97,5 +97,5 @@ def test_a_device_that_fails_only_once_it_is_used_is_told(opened, monkeypatch):
         "error",
         "RuntimeError: CUDA error: <b>device-side assert triggered</b>",
     )
-    assert "<b>" not in explorer.controls.status.value
+    assert "<b>" not in explorer.controls.status.text
     assert explorer.controls.device.value == "cpu"

@@ -119,7 +119,7 @@ def test_a_saved_state_is_the_same_every_time(explorer, tmp_path, suffix, magic)
     assert explorer.wait(120)
     explorer.controls.path.value = str(tmp_path / f"state{suffix}")
     explorer.controls.save.click()
-    assert f"Saved {tmp_path}" in explorer.controls.status.value
+    assert f"Saved {tmp_path}" in explorer.controls.status.text
     content = (tmp_path / f"state{suffix}").read_bytes()
     assert content.startswith(magic)
     explorer.save_figure(tmp_path / f"again{suffix}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import nbformat
 import pytest
 
 from layerscope.base import notebooks
-from layerscope.errors import ResultError
+from layerscope.errors import LayerscopeError, ResultError
 from layerscope.jupyter import _lab as explore
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +37,20 @@ def test_the_notebook_is_set_to_the_run(trained, tmp_path):
     assert explore.prepare(None, tmp_path).name == "explore.ipynb"
     with pytest.raises(ResultError, match="no run at"):
         explore.prepare(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LayerscopeError):
+        explore.prepare(tmp_path / "empty", tmp_path)
+    shutil.copy(
+        next(Path(trained.folder).glob("*1.safetensors")), tmp_path / "empty" / "1.safetensors"
+    )
+    with pytest.raises(ResultError, match="is no run of layerscope"):
+        explore.prepare(tmp_path / "empty", tmp_path)
 
 
 def test_another_run_or_device_is_opened_as_it_was_asked_for(trained, tmp_path):
     """Also where the folder of the run has the name of another's."""
     other = tmp_path / "other" / trained.folder.name
-    other.mkdir(parents=True)
+    shutil.copytree(trained.folder, other)
     asked = [(trained.folder, "auto"), (trained.folder, "cpu"), (other, "auto"), (None, "auto")]
     books = [explore.prepare(run, tmp_path, device) for run, device in asked]
     assert len(set(books)) == 4
@@ -62,6 +71,26 @@ def test_a_notebook_that_somebody_changed_stays(trained, tmp_path):
     book.write_text("mine")
     other = explore.prepare(trained.folder, tmp_path, device="cpu")
     assert (other.name, book.read_text()) == (f"{book.stem}-2.ipynb", "mine")
+
+
+def test_a_notebook_runs_by_itself_only_as_the_package_has_it(trained, tmp_path):
+    """What a folder from elsewhere brings is opened, and not executed."""
+    book = explore.prepare(trained.folder, tmp_path, device="cpu")
+    assert explore._page(book) == {"layerscopeNotebook": book.name}
+    about = nbformat.read(book, as_version=4)
+    about.cells.append(nbformat.v4.new_code_cell("# mine"))
+    nbformat.write(about, book)
+    assert explore._page(book)  # what comes after the explorer is not run
+    first = next(cell for cell in about.cells if cell.cell_type == "code")
+    for at, source in [(about.cells.index(first) + 1, "import os"), (0, "import os")]:
+        other = nbformat.from_dict(about)
+        other.cells.insert(at, nbformat.v4.new_code_cell(source))
+        nbformat.write(other, book)
+        assert explore._page(book) == {}
+        other.cells.pop(at)
+    first.source += "\nos.system('true')"
+    nbformat.write(about, book)
+    assert explore._page(book) == {}
 
 
 @pytest.fixture

@@ -59,8 +59,8 @@ def window():
         chromium.close()
 
 
-def mount(window, kind, **traits):
-    source = base64.b64encode(str(kind._esm).encode()).decode()
+def mount(window, widget, **traits):
+    source = base64.b64encode(str(widget._esm).encode()).decode()
     given = {"label": "", "acknowledged": 0, **traits}
     window.evaluate("window.make", [source, given])
 
@@ -199,3 +199,38 @@ def test_an_exported_page_asks_for_nothing_and_tells_of_every_cell(window, tmp_p
     assert page.evaluate("window.evil") is None
     assert (errors, [url for url in asked if not url.startswith(("file:", "data:"))]) == ([], [])
     context.close()
+
+
+def test_what_is_measured_is_shown_and_only_its_result_is_announced(window):
+    mount(window, _strip.Status, text="measuring layer1 initial, 40 %", kind="busy", share=0.4)
+    aloud = window.locator("[role=status]")
+    assert aloud.get_attribute("aria-live") == "polite"
+    assert aloud.inner_text() == "measuring"
+    assert window.locator(".ls-status progress").evaluate("bar => bar.value") == 0.4
+    held = aloud.element_handle()
+    put(window, text="layer1 initial: error 31.0 %, +24.7 points", kind="info", share=-1)
+    assert held.inner_text() == "layer1 initial: error 31.0 %, +24.7 points"
+    assert window.locator(".ls-status progress").is_hidden()
+
+
+def test_kept_states_are_returned_to_compared_and_deleted(window):
+    rows = [
+        {"name": name, "value": "31.00 %", "change": "+24.70 points", "share": 0.5,
+         "state": "layer1 initial", "now": name == "two"}
+        for name in ("<b>one</b>", "two")
+    ]  # fmt: skip
+    mount(window, _strip.Kept, rows=rows, metric="error", chosen=["two"], comparison={})
+    assert window.locator(".ls-kept b").count() == 0
+    window.get_by_role("button", name="return to <b>one</b>").click()
+    window.get_by_label("compare <b>one</b>").click()
+    window.get_by_role("button", name="delete two").click()
+    assert [(each["kind"], each["name"]) for each in sent(window)] == [
+        ("return", "<b>one</b>"), ("choose", "<b>one</b>"), ("delete", "two"),
+    ]  # fmt: skip
+    put(window, comparison={"names": ["a", "two"], "rows": [["error", "1 %", "2 %", "+1 points"]]})
+    assert window.locator(".ls-compared td").all_inner_texts() == [
+        "error",
+        "1 %",
+        "2 %",
+        "+1 points",
+    ]

@@ -232,7 +232,7 @@ def test_a_prompt_is_continued_as_trained_and_as_changed(explorer):
     explorer.texts.go.click()
     assert explorer.wait(60)
     same = explorer.texts.said.value
-    assert 'data-final="true" data-count="5"' in same, explorer.controls.status.value
+    assert 'data-final="true" data-count="5"' in same, explorer.controls.status.text
     assert "the same 5 tokens" in same
     explorer.state = {ROW: "zero"}
     assert explorer.wait(60)
@@ -263,7 +263,7 @@ def test_without_a_tokenizer_tokens_are_numbers(news):
         plain.texts.prompt.value = "a cat"
         plain.texts.go.click()
         assert plain.wait(60)
-        assert "without a tokenizer a prompt is numbers" in plain.controls.status.value
+        assert "without a tokenizer a prompt is numbers" in plain.controls.status.text
     finally:
         plain.close()
 

@@ -186,7 +186,7 @@ def test_the_explorer_says_it_when_its_sweep_is_done():
     assert explorer.wait(60)
     explorer.controls.start.click()
     assert explorer.wait(60)
-    assert "Random values of 0, 2, 4 are drawn" in html.unescape(explorer.controls.status.value)
+    assert "Random values of 0, 2, 4 are drawn" in html.unescape(explorer.controls.status.text)
     explorer.close()
 
 

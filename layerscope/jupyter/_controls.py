@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from layerscope.base import devices
 from layerscope.core.layers import VIEWS
 from layerscope.jupyter._colouring import COLOURINGS
-from layerscope.jupyter._strip import Grid, Strip
+from layerscope.jupyter._strip import Grid, Kept, Status, Strip
 from layerscope.results import NO_EPOCH
 
 __all__ = ["Controls"]
@@ -42,9 +42,10 @@ class Controls:
         live: bool,
         tasks: Sequence[str] = (),
     ) -> None:
-        self.title, self.status, self.cards = (widgets.HTML() for _ in range(3))
+        self.title, self.cards, self.status = widgets.HTML(), widgets.HTML(), Status()
         self.classes, self.confusion, self.changed = (widgets.HTML() for _ in range(3))
         self.strip, self.grid = Strip(label="Layers"), Grid(label="Heat map")
+        self.kept = Kept(label="Kept states")
         self.kind = widgets.ToggleButtons(
             options=list(tools),
             tooltips=[name for _, name in tools],
@@ -122,6 +123,7 @@ class Controls:
                 [self.title, widgets.HBox([self.task, self.view, self.device])], layout=spread
             ),
             self.strip,
+            self.kept,
             widgets.HBox([widgets.Label("a clicked layer is"), self.kind, self.epoch], layout=row),
             widgets.HBox([self.preset, self.undo, self.redo, self.colour], layout=row),
             self.status,

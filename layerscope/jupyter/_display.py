@@ -13,13 +13,16 @@ from layerscope import results, stats
 from layerscope.core.layers import Layer
 from layerscope.core.session import Estimate, Session
 from layerscope.errors import CheckpointError, LayerscopeError
-from layerscope.jupyter import _drawing as drawing, _words as words
+from layerscope.jupyter import _drawing as drawing, _rows as rows, _words as words
 from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._heat import heat
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._reader import TokenReader
 
 __all__ = ["Display"]
+
+_STALE = "ls-stale"
+"""Class of parts that are still those of another state."""
 
 
 class Display:
@@ -51,7 +54,34 @@ class Display:
 
     def say(self, text: str, kind: str = "info") -> None:
         """Write into the status line."""
-        self._parts.status.value = words.status(text, kind)
+        self._status(text, kind, -1.0)
+
+    def _status(self, text: str, kind: str, share: float) -> None:
+        with self._parts.status.hold_sync():
+            status = self._parts.status
+            status.text, status.kind, status.share = text, kind, share
+
+    def show_device(self, device: str) -> None:
+        """Show where the network is, where that is not where it was wanted."""
+        self._parts.device.value = device
+
+    def measuring(self, scene: Scene, share: float) -> None:
+        """Say what is measured, and how far that is."""
+        self._status(f"measuring {rows.name(scene)}, {100 * share:.0f}\u00a0%", "busy", share)
+
+    def stale(self, *more: Any) -> None:
+        """Mark all numbers that are shown as those of another state than the present one."""
+        for part in (*self._numbers(), *more):
+            part.add_class(_STALE)
+
+    def fresh(self, *parts: Any) -> None:
+        """Mark parts as those of the present state; all without one."""
+        for part in parts or self._numbers():
+            part.remove_class(_STALE)
+
+    def _numbers(self) -> tuple[Any, ...]:
+        parts = self._parts
+        return parts.cards, parts.changed, parts.classes, parts.confusion
 
     def fail(self, error: BaseException) -> None:
         """Say what went wrong."""
@@ -123,30 +153,38 @@ class Display:
             self._held = _known(ds, metric)
         return self._held
 
-    def numbers(self, estimate: Estimate, seq: int) -> None:
+    def numbers(self, estimate: Estimate, seq: int, trained: bool) -> None:
         """Show what is known so far of the question of this number."""
-        self._parts.cards.value = words.cards(estimate, seq)
+        self._parts.cards.value = words.cards(estimate, seq, trained)
+        self.fresh(self._parts.cards)
 
     def no_numbers(self, seq: int) -> None:
         """Show that a state can't be measured: numbers of another must not stay beside it."""
         parts = self._parts
+        self.clear()
         parts.cards.value = words.no_numbers(seq)
-        parts.changed.value = parts.classes.value = parts.confusion.value = ""
 
     def clear(self) -> None:
-        """Show no numbers until those of another data set come."""
-        parts = self._parts
-        parts.cards.value = parts.changed.value = parts.classes.value = parts.confusion.value = ""
+        """Show no numbers until others come."""
+        for part in self._numbers():
+            part.value = ""
+        self.fresh()
 
-    def detail(self, estimate: Estimate, session: Session) -> None:
-        """Show which predictions changed, and of which classes."""
-        parts, places = self._parts, words.sample(estimate)
-        inputs = session.inputs(places)
-        changed = words.changes(estimate, places, inputs, self._tokenizer)
-        # Which texts show token by token.
-        parts.changed.value = "" if self._texts else changed
-        parts.classes.value = words.classes(estimate, self._tokenizer)
-        parts.confusion.value = words.confusion(estimate, self._tokenizer)
+    def details(self, estimate: Estimate, session: Session) -> list[str]:
+        """Write which predictions changed, and of which classes, for `detail` to show."""
+        places = words.sample(estimate)
+        changed = words.changes(estimate, places, session.inputs(places), self._tokenizer)
+        return [
+            "" if self._texts else changed,  # which texts show token by token
+            words.classes(estimate, self._tokenizer),
+            words.confusion(estimate, self._tokenizer),
+        ]
+
+    def detail(self, details: Sequence[str]) -> None:
+        """Show what `details` gave."""
+        for part, said in zip(self._numbers()[1:], details, strict=True):
+            part.value = said
+        self.fresh()
 
 
 class _Known(NamedTuple):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +24,15 @@ from layerscope.core.session import Change, Estimate
 from layerscope.errors import LayerscopeError, OptionError, choose
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _tools as tools, _words as words
 from layerscope.jupyter._backend import Backend, sweep_only
+from layerscope.jupyter._closing import close_parts, supersede
 from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._display import Display
 from layerscope.jupyter._figure import of_state
 from layerscope.jupyter._guarding import guard
 from layerscope.jupyter._history import History, Scene
+from layerscope.jupyter._keeping import Keeper
 from layerscope.jupyter._known import Known
+from layerscope.jupyter._measuring import Measurement, Question
 from layerscope.jupyter._origin import differing
 from layerscope.jupyter._progress import progress
 from layerscope.jupyter._showing import Showing
@@ -104,6 +106,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
     # Jupyter closes also what could not be made.
     _worker: Worker = None  # type: ignore[assignment]
     _backend: Backend | None = None
+    _closed_layers: Sequence[Layer] = ()
     controls: Controls = None  # type: ignore[assignment]
     texts: Texts = None  # type: ignore[assignment]
 
@@ -133,10 +136,9 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         options |= {"dtype": dtype, "seed": seed, "fresh": fresh, "output": output}
         more = {"perturbations": perturbations, **sweep_only(sweep)}
         self._source = source_ = resolve(source, data, checkpoints, dataset, data_root, tokenizer)
-        self._known = Known(source_.dataset, source_.tasks(metrics), metric, metrics)
+        tasks, kept = source_.tasks(metrics), source_.kept_states()
+        self._known = Known(source_.dataset, tasks, metric, metrics, kept)
         view = view if source_.model is not None else self._known.first_view or view
-        self._latest: tuple[int, Estimate] | None = None
-        self._seq = 0
         if source_.model is not None:
             self._backend = Backend(source_, options, more)
             self._tools = tools.of_network(source_.series, perturbations)
@@ -144,9 +146,11 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
             self._tools = tools.of_dataset(rows.require(source_.dataset))
         self._history = History(Scene(view))
         self.controls = self._make_controls()
+        self._keeper = Keeper(self.controls.kept, self._known, source_.kept, self._set)
         texts = self._backend is not None and is_text(self._backend.session)
         self._display = Display(self.controls, source_.tokenizer, texts)
         self.texts = Texts(source_.tokenizer, texts)
+        self._measurement = Measurement(self._display, self.texts)
         self._worker = Worker(self._display.fail)
         *above, columns, tools_, code = self.controls.rows()
         rows_ = [*above, self.texts.box, columns, tools_, code]
@@ -155,6 +159,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         self._display.say("Click a layer; arrow keys and Enter do the same.")
         self._refresh()
         self._worker.start(lambda _: self._display.doubt(differing(source_)))
+        supersede(self)
 
     def _make_controls(self) -> Controls:
         source, backend = self._source, self._backend
@@ -173,8 +178,8 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
 
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
-        known = [*self._tools.values(), *self._history.now.state.values()]
-        self._set(Scene(self._history.now.view, tools.parse(state, tools.objects(known))))
+        parsed = tools.parse(state, tools.objects(self._changes()))
+        self._set(Scene(self._history.now.view, parsed))
 
     @property
     def task(self) -> str | None:
@@ -188,8 +193,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
     @property
     def estimate(self) -> Estimate | None:
         """Estimate of the present state; None before the first batch."""
-        seq, estimate = self._latest or (-1, None)
-        return estimate if seq == self._seq else None
+        return self._measurement.estimate
 
     @property
     def layers(self) -> list[str]:
@@ -208,20 +212,35 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         given = self._backend.script(self._known.task) if self._backend else {}
         return script(self._source, given, tools.plain(scene.state), scene.view)
 
+    def sweep(self, again: bool = False) -> None:
+        """Fill the heat map of the present view in the background, or do it again."""
+        if again or self._swept() is None:
+            self._sweep()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything that was asked is answered; whether it was in time (seconds)."""
         return self._worker.wait(timeout)
 
     def close(self) -> None:
-        """End the thread, free the memory and take the explorer off the page."""
+        """End the thread, free network and memory, and take the explorer off the page.
+
+        What was swept and kept stays in `dataset`. A cell that is run again closes what it made.
+        """
         if self._worker is not None:
             self._worker.close()
-        if self._backend is not None:
+            self._free()
+            close_parts(self, *self.controls.parts(), *self.texts.parts())
+        elif self._backend is not None:
             self._backend.close()
-        for group in (self.controls, self.texts):
-            for part in group.parts() if group is not None else ():
-                part.close()
         super().close()
+
+    def _free(self) -> None:
+        """Let go of network, checkpoints and data; the closed explorer itself may stay."""
+        if self._backend is not None:
+            self._closed_layers = self._layers()
+            self._backend.close()
+            self._backend = None
+        self._source = replace(self._source, model=None, data=None, series=None)
 
     # What is pressed.
 
@@ -229,6 +248,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         parts = self.controls
         parts.strip.on_pick(self._on_strip)
         parts.grid.on_pick(self._on_cell)
+        parts.kept.on_pick(self._on_kept)
         for button, pressed in [
             (parts.undo, lambda: self._back(self._history.undo)),
             (parts.redo, lambda: self._back(self._history.redo)),
@@ -282,6 +302,11 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         self.controls.strip.selected = chosen
         self._set(Scene(self._history.now.view, dict.fromkeys(chosen, change)))
 
+    @guard
+    def _on_kept(self, picked: dict[str, Any]) -> None:
+        if said := self._keeper.pick(picked, self._changes(), self._history.now):
+            self._display.say(said)
+
     def _on_tool(self) -> None:
         chosen = self.controls.strip.selected
         # Those that are changed already; if none is, the slider still does something.
@@ -304,7 +329,8 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
             self.controls.strip.selected = []
             if self._backend is None:
                 raise OptionError("a Dataset alone has one view; give the network to see others.")
-            self._set(rows.carry(self._backend.session, self._history.now, view))
+            scene, lost = rows.carry(self._backend.session, self._history.now, view)
+            self._set(scene, rows.uncarried(lost, view))
 
     def _on_task(self) -> None:
         self._known.task = self.controls.task.value
@@ -322,11 +348,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
 
     def keep(self, name: str) -> None:
         """Keep the present state under a name, as a scenario in `dataset`."""
-        estimate = self.estimate
-        if estimate is None or not estimate.final:
-            raise OptionError("this state is not measured yet; wait until all examples are seen.")
-        count = self._known.keep(name, self._history.now, estimate)
-        self._display.say(f"Kept as {name.strip()!r}; explorer.dataset has {count} so far.")
+        self._display.say(self._keeper.keep(name, self._history.now, self.estimate))
 
     def save_figure(self, path: str | os.PathLike[str], width: float | str | None = None) -> None:
         """Write the present state as one figure: the strip, the numbers, the heat map if swept.
@@ -348,60 +370,31 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
 
     # What is shown.
 
-    def _set(self, scene: Scene) -> None:
+    def _set(self, scene: Scene, note: str = "") -> None:
         self._history.add(scene)
-        self._refresh()
+        self._refresh(note)
 
-    def _refresh(self) -> None:
-        """Show the present scene and ask about it."""
+    def _refresh(self, note: str = "") -> None:
+        """Show the present scene and ask about it; a note is said with the answer."""
         backend = self._backend
         about = f"{backend.session.data.count:,} examples" if backend else "from a Dataset"
         about = about if self.task is None else f"task {self.task}"  # which may not be open yet
         self._display.frame(self._history, self._layers(), self._source.name, about)
         self._draw()
-        self._ask()
+        self._ask(note)
 
     def _draw(self) -> None:
         with self._display.drawing:
             scene, layers = self._history.now, self._layers()
             self._display.draw(scene, layers, self._swept(), self._known.metric)
+            self._keeper.draw(scene)
 
     # Who is asked.
 
-    def _ask(self) -> None:
-        self._seq += 1
+    def _ask(self, note: str = "") -> None:
         if self._backend is not None:
-            asked = self._history.now, self._known.task, self._seq
-            self._worker.ask(functools.partial(self._answers, self._backend, *asked))
-
-    def _answers(
-        self, backend: Backend, scene: Scene, task: str | None, seq: int
-    ) -> Iterator[None]:
-        if trouble := backend.move():
-            self.controls.device.value = backend.options["device"]
-        began = time.monotonic()
-        self.texts.clear()  # which were of another state
-        try:
-            if task is not None and task != backend.session.task:
-                self._display.clear()
-                backend.session.select_task(task)
-            for estimate in backend.session.evaluate(scene.state, scene.view):
-                if seq != self._seq:
-                    return
-                self._latest = seq, estimate
-                self._display.numbers(estimate, seq)
-                if estimate.final:
-                    self._display.say(rows.describe(scene, estimate, time.monotonic() - began))
-                    self._display.detail(estimate, backend.session)
-                if trouble:
-                    self._display.fail(trouble)
-                yield
-        except Exception:
-            self._latest = None
-            self._display.no_numbers(seq)
-            raise
-        if self.estimate is not None and self.estimate.final:
-            yield from self.texts.answers(backend.session, scene, self.estimate)
+            asked = Question(self._history.now, self._known.task, self._known.metric, note)
+            self._worker.ask(self._measurement.ask(self._backend, asked))
 
     def _continue(self) -> None:
         """Continue the prompt; after what is still being asked."""
@@ -432,9 +425,9 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
 
     # What there is.
 
-    def _layers(self) -> list[Layer]:
+    def _layers(self) -> Sequence[Layer]:
         if self._backend is None:
-            return rows.layers_of(self._source.dataset)
+            return self._closed_layers or rows.layers_of(self._source.dataset)
         return self._backend.layers(self._history.now.view)
 
     def _swept(self) -> xr.Dataset | None:
@@ -445,6 +438,9 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self._layers()]
+
+    def _changes(self) -> list[Change]:
+        return [*self._tools.values(), *self._history.now.state.values()]
 
     def _tool(self) -> Change:
         return tools.at(self._tools[self.controls.kind.value], int(self.controls.epoch.value))

@@ -50,7 +50,7 @@ def of_state(
         name,
         rows.name(scene),
         strip.blocks,
-        words.readings(estimate) if estimate else [],
+        words.readings(estimate, not scene.state) if estimate else [],
         words.coverage(estimate) if estimate else "",
         [str(entry["text"]) for entry in strip.legend],
         None if ds is None else plots.heatmap(ds, metric),

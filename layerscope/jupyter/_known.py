@@ -10,10 +10,9 @@ import xarray as xr
 from layerscope import results
 from layerscope.core import metrics as metrics_
 from layerscope.core.metrics import Metric
-from layerscope.core.session import Estimate, with_scenario
 from layerscope.core.sweep import metrics_by_task
 from layerscope.errors import OptionError, choose
-from layerscope.jupyter._history import Scene
+from layerscope.jupyter._kept import KeptStates, joined, scenarios_of
 
 __all__ = ["Known"]
 
@@ -31,6 +30,8 @@ class Known:
         What is shown; by default the first of each task.
     measured : sequence of str or Metric, optional
         What is measured.
+    kept : Dataset, optional
+        States that were kept apart from the Dataset.
 
     Attributes
     ----------
@@ -51,6 +52,7 @@ class Known:
         data: Mapping[str, Any],
         metric: str | None,
         measured: Sequence[str | Metric] | None,
+        kept: xr.Dataset | None = None,
     ) -> None:
         parts = _by_task(ds, list(data))
         self.tasks = list(data) or [task for task in parts if task is not None]
@@ -67,7 +69,7 @@ class Known:
         self._datasets = {
             (task, str(part.attrs.get("view", "leaf"))): part for task, part in parts.items()
         }
-        self._scenarios: list[tuple[str | None, str, Scene, Estimate]] = []
+        self._kept = {task: KeptStates(_with_kept(parts.get(task), kept)) for task in places}
 
     @property
     def metric(self) -> str:
@@ -89,19 +91,16 @@ class Known:
 
     def dataset(self, view: str) -> xr.Dataset | None:
         """Give what was swept of the present task, with the scenarios that were kept of it."""
-        ds = self.swept(view)
-        for task, name, scene, estimate in self._scenarios:
-            if task == self.task:
-                ds = with_scenario(ds, name, scene.state, estimate, scene.view)
-        return ds
+        return joined(self.swept(view), self.kept.dataset)
 
-    def keep(self, name: str, scene: Scene, estimate: Estimate) -> int:
-        """Keep a scenario of the present task; return how many it has."""
-        with_scenario(None, name, scene.state, estimate)  # refuses a bad name
-        at = self.task, name.strip()
-        others = [each for each in self._scenarios if each[:2] != at]
-        self._scenarios = [*others, (*at, scene, estimate)]
-        return sum(each[0] == self.task for each in self._scenarios)
+    @property
+    def kept(self) -> KeptStates:
+        """The states of the present task that were kept."""
+        return self._kept[self.task]
+
+
+def _with_kept(ds: xr.Dataset | None, kept: xr.Dataset | None) -> xr.Dataset | None:
+    return ds if scenarios_of(ds) is not None else kept
 
 
 def _by_task(ds: xr.Dataset | None, tasks: Sequence[str]) -> dict[str | None, xr.Dataset]:

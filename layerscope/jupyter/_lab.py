@@ -26,6 +26,7 @@ from layerscope.base.extras import extra, require
 from layerscope.base.owners import make_temporary
 from layerscope.base.validate import path, resolve
 from layerscope.base.writing import write_bytes
+from layerscope.core.checkpoints import open_series
 from layerscope.errors import ResultError
 
 __all__ = ["prepare", "serve"]
@@ -43,6 +44,9 @@ threading.Thread(target=end_with, args=(int(sys.argv.pop(1)),), daemon=True).sta
 runpy.run_module("jupyterlab", run_name="__main__", alter_sys=True)
 """
 """JupyterLab with a watch on its parent, which may be killed before it can end anybody."""
+
+_EXPLORER = "explorer"
+"""Tag of the cell that shows the explorer."""
 
 _LOOK_EVERY_S = 0.2
 _ENDING_S = 15.0
@@ -73,7 +77,7 @@ def prepare(
 
     Raises
     ------
-    ResultError
+    CheckpointError, ResultError
         If there is no run, or the folder can't be written to.
     """
     folder = path(out, "out", "lab")
@@ -83,14 +87,24 @@ def prepare(
         asked["data_root"] = str(resolve(path(data_root, "data_root", "data")))
     if run is not None:
         place = resolve(path(run, "run", "series/RUN"))
-        if not place.is_dir():
-            raise ResultError(f"there is no run at {run}; give the folder that train printed.")
+        _require_run(place, run)
         asked["run"], name = str(place), f"explore-{place.name}.ipynb"
     target = next(each for each in _names(folder / name) if _is_for(each, asked))
     if not target.exists():
         given = {**asked, "out": str(resolve(folder) / "series")}
         write_bytes(target, _fill(notebooks.find(_NOTEBOOK), given).encode())
     return target
+
+
+def _require_run(place: Path, given: str | os.PathLike[str]) -> None:
+    if not place.is_dir():
+        raise ResultError(f"there is no run at {given}; give the folder that train printed.")
+    if open_series(place).data_name is None:
+        raise ResultError(
+            f"{given} is no run of layerscope: there is nothing in it that says which network was "
+            "trained on which data. Give the folder that train printed; for other checkpoints, "
+            "layerscope.LayerExplorer(network, data, checkpoints) in a notebook."
+        )
 
 
 def _names(first: Path) -> Iterator[Path]:
@@ -124,8 +138,31 @@ def _fill(source: Path, given: dict[str, Any]) -> str:
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
+def _is_ours(book: Path) -> bool:
+    """Tell whether the code up to the explorer is what the package has: no stranger's is run."""
+    try:
+        notebooks.parameters(book)  # literals alone
+        return _leading(book) == _leading(notebooks.find(_NOTEBOOK))
+    except (OSError, ValueError, KeyError, TypeError, ResultError):
+        return False
+
+
+def _leading(book: Path) -> list[str]:
+    """List the code up to the explorer, but for the parameters."""
+    code = []
+    for cell in json.loads(book.read_text(encoding="utf-8"))["cells"]:
+        tags = cell["metadata"].get("tags", ())
+        if cell["cell_type"] == "code" and "parameters" not in tags:
+            code.append("".join(cell["source"]))
+        if _EXPLORER in tags:
+            return code
+    raise ResultError(f"{book} has no cell tagged {_EXPLORER!r}.")
+
+
 def serve(notebook: Path, *, browser: bool = True) -> None:
     """Open JupyterLab on a notebook, for this machine alone and with a token, until Ctrl-C.
+
+    The notebook runs by itself up to the explorer, where its code is still the package's own.
 
     The address, with the token, is printed once. SIGTERM and SIGHUP end JupyterLab as well, and so
     does, but on Windows, a kill of this process.
@@ -269,12 +306,19 @@ def _settings(notebook: Path, browser: bool, token: str) -> dict[str, Any]:
             "open_browser": browser,
             "root_dir": str(notebook.parent),
             "answer_yes": True,  # Ctrl-C stops it without asking again
+            "tornado_settings": {"page_config_data": _page(notebook)},
             "allow_root": hasattr(os, "geteuid") and os.geteuid() == 0,
         },
         "LabApp": {
             "default_url": f"/lab/tree/{notebook.name}",
             "open_browser": browser,
             "expose_app_in_browser": False,
+            "extra_labextensions_path": [str(Path(__file__).parent / "static" / "lab")],
         },
         "IdentityProvider": {"token": token},
     }
+
+
+def _page(notebook: Path) -> dict[str, str]:
+    """Tell the page which notebook to run, if any is to run by itself."""
+    return {"layerscopeNotebook": notebook.name} if _is_ours(notebook) else {}

@@ -8,32 +8,50 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.core.layers import Layer
-from layerscope.core.session import Change, Estimate, Session
+from layerscope.core.session import Change, Session
 from layerscope.jupyter._history import Scene
 from layerscope.results import FULL_MODEL
 
-__all__ = ["carry", "describe", "epochs_of", "layers_of", "name", "require"]
+__all__ = ["carry", "epochs_of", "layers_of", "name", "require", "uncarried"]
 
 _NAMED = 4
 
 
-def carry(session: Session, now: Scene, view: str) -> Scene:
-    """Carry a scene to another view: rows all of whose leaves are changed alike."""
+def carry(session: Session, now: Scene, view: str) -> tuple[Scene, list[str]]:
+    """Carry a scene to another view: rows all of whose leaves are changed alike.
+
+    Returns
+    -------
+    Scene, list of str
+        And the rows, with what was done to them, that are as trained there.
+    """
     leaves: dict[str, Change] = {}
-    for row in session.rows(now.view):
-        if row.name in now.state:
-            leaves |= dict.fromkeys(row.members, now.state[row.name])
-    state = {}
+    before = {row.name: row for row in session.rows(now.view)}
+    for changed, change in now.state.items():
+        leaves |= dict.fromkeys(before[changed].members, change)
+    state, carried = dict[str, Change](), set[str]()
     for row in session.rows(view):
         alike = {leaves.get(leaf) for leaf in row.members}
-        if row.name != FULL_MODEL and len(alike) == 1 and (change := alike.pop()):
-            state[row.name] = change
-    return Scene(view, state)
+        if row.name != FULL_MODEL and len(alike) == 1 and (same := alike.pop()):
+            state[row.name] = same
+            carried |= set(row.members)
+    lost = [
+        f"{changed} {change.words}"
+        for changed, change in now.state.items()
+        if not carried.issuperset(before[changed].members)
+    ]
+    return Scene(view, state), lost
 
 
-def describe(scene: Scene, estimate: Estimate, seconds: float) -> str:
-    """Say in a sentence what was measured."""
-    return f"{name(scene)}: {estimate.total:,} examples in {seconds:.2f} s."
+def uncarried(lost: list[str], view: str) -> str:
+    """Say what a view can't show of the one before; empty where it shows all."""
+    if not lost:
+        return ""
+    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    return (
+        f"Not carried over: {', '.join(lost[:_NAMED])}{more}; rows of the view {view} hold other "
+        "layers, too."
+    )
 
 
 def name(scene: Scene) -> str:

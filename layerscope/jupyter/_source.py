@@ -29,6 +29,9 @@ from layerscope.zoo.data import TextData, Tokenizer
 __all__ = ["Source", "resolve", "script"]
 
 
+_KEPT = "kept.nc"
+
+
 @dataclass
 class Source:
     """A network with data and checkpoints, what was swept of it, or both.
@@ -46,6 +49,8 @@ class Source:
         Python that gives those of ``model``, ``data`` and ``checkpoints`` that are not the user's.
     tokenizer : TokenReader or None
         Of a text: what its tokens say.
+    kept : Path or None
+        File with the kept states of a run.
     """
 
     model: nn.Module | None
@@ -55,6 +60,11 @@ class Source:
     name: str
     code: str = ""
     tokenizer: TokenReader | None = None
+    kept: Path | None = None
+
+    def kept_states(self) -> xr.Dataset | None:
+        """Open the states of a run that were kept before; None where there are none."""
+        return results.open_dataset(self.kept) if self.kept and self.kept.is_file() else None
 
     def tasks(self, measured: Sequence[str | Metric] | None) -> dict[str, Any]:
         """Name the data sets where there are several; empty where there is one, or no network."""
@@ -193,7 +203,8 @@ def _of_run(
     if dataset is None and swept and swept.is_file():
         dataset = results.open_dataset(swept)
     code = code if series.folder else ""
-    return Source(model, data, series, dataset, name, code, tokenizer)
+    states = Path(series.folder) / _KEPT if series.folder else None
+    return Source(model, data, series, dataset, name, code, tokenizer, states)
 
 
 def _own(model: nn.Module) -> nn.Module:

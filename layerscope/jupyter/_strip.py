@@ -9,7 +9,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-__all__ = ["Clickable", "Grid", "Strip", "static"]
+__all__ = ["Clickable", "Grid", "Kept", "Status", "Strip", "static"]
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -25,7 +25,7 @@ def static(*names: str) -> str:
 class Clickable(anywidget.AnyWidget):
     """A widget that tells what was clicked."""
 
-    _css = static("explorer.css")
+    _css = static("explorer.css", "kept.css")
     acknowledged = traitlets.Int(0).tag(sync=True)
     label = traitlets.Unicode("").tag(sync=True)
     legend = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -85,3 +85,43 @@ class Grid(Clickable):
     axis = traitlets.Unicode("").tag(sync=True)
     cells = traitlets.List(traitlets.List(traitlets.Dict())).tag(sync=True)
     marked = traitlets.List(traitlets.List(traitlets.Unicode())).tag(sync=True)
+
+
+class Status(anywidget.AnyWidget):
+    """A line that says what is going on, went wrong, or came out; screen readers say it, too.
+
+    Attributes
+    ----------
+    text : str
+    kind : {"info", "busy", "error"}
+    share : float
+        How much is done, in [0, 1]; negative where nothing is going on.
+    """
+
+    _esm = static("status.js")
+    text = traitlets.Unicode("").tag(sync=True)
+    kind = traitlets.Unicode("info").tag(sync=True)
+    share = traitlets.Float(-1.0).tag(sync=True)
+
+
+class Kept(Clickable):
+    """The states that were given a name, as a table.
+
+    Attributes
+    ----------
+    rows : list of dict
+        ``name``; ``value`` and ``change``, written; ``share``, how long its bar is in [0, 1];
+        ``state``, what is done to which row; ``now``, whether it is the present state.
+    metric : str
+        What the values are of.
+    chosen : list of str
+        The states that are compared.
+    comparison : dict
+        Empty, or ``names`` of two states and ``rows`` of four texts.
+    """
+
+    _esm = static("kept.js")
+    rows = traitlets.List(traitlets.Dict()).tag(sync=True)
+    metric = traitlets.Unicode("").tag(sync=True)
+    chosen = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    comparison = traitlets.Dict().tag(sync=True)

@@ -26,10 +26,12 @@ __all__ = [
     "confusion",
     "coverage",
     "no_numbers",
+    "number",
     "readings",
+    "result",
     "sample",
     "show_token",
-    "status",
+    "signed",
     "title",
 ]
 
@@ -44,11 +46,6 @@ _MOST_TOKENS = 40
 _SHOWN = {number: 0x2400 + number for number in range(32)} | {127: 0x2421}
 
 
-def status(text: str, kind: str = "info") -> str:
-    """The line that says what is going on, or went wrong."""
-    return _html("status", text=text, kind=kind)
-
-
 def title(name: str, about: str, doubt: str = "") -> str:
     """The network's name, what is shown of it, and what speaks against it."""
     return _html("title", name=name, about=about, doubt=doubt)
@@ -59,9 +56,9 @@ def code(text: str) -> str:
     return _html("code", text=text)
 
 
-def cards(estimate: Estimate, seq: int) -> str:
+def cards(estimate: Estimate, seq: int, trained: bool = False) -> str:
     """The numbers: each metric with its interval, its change, and how much was seen."""
-    boxes = [_card(reading) for reading in readings(estimate)]
+    boxes = [_card(reading) for reading in readings(estimate, trained)]
     moved = len(estimate.changed())
     share = moved / max(estimate.examples, 1)
     boxes.append(_Box("predictions changed", f"{moved:,}", [f"{share:.1%} of those seen"]))
@@ -96,8 +93,11 @@ class Reading(NamedTuple):
     change_interval: str
 
 
-def readings(estimate: Estimate) -> list[Reading]:
-    """Write every metric out; an interval that is not known is empty."""
+def readings(estimate: Estimate, trained: bool = False) -> list[Reading]:
+    """Write every metric out; an interval that is not known is empty.
+
+    Of the trained network itself the change is exactly 0, and has none.
+    """
     found = []
     for name in estimate.tallies:
         fraction = estimate.is_fraction(name)
@@ -107,17 +107,25 @@ def readings(estimate: Estimate) -> list[Reading]:
         found.append(
             Reading(
                 name,
-                _number(value, fraction),
+                number(value, fraction),
                 ""
                 if math.isnan(lower)
-                else f"{_number(lower, fraction)} to {_number(upper, fraction)}",
-                _signed(change, fraction) + (" points" if fraction else ""),
+                else f"{number(lower, fraction)} to {number(upper, fraction)}",
+                ("0" if trained else signed(change, fraction)) + (" points" if fraction else ""),
                 ""
-                if math.isnan(below)
-                else f"{_signed(below, fraction)} to {_signed(above, fraction)}",
+                if trained or math.isnan(below)
+                else f"{signed(below, fraction)} to {signed(above, fraction)}",
             )
         )
     return found
+
+
+def result(estimate: Estimate, metric: str, trained: bool) -> str:
+    """Say in a few words what a metric came to, and what that is against trained."""
+    known = {reading.metric: reading for reading in readings(estimate, trained)}
+    reading = known.get(metric) or next(iter(known.values()))
+    change = "" if trained else f", {reading.change}"
+    return f"{reading.metric} {reading.value}{change}"
 
 
 class _Box(NamedTuple):
@@ -315,13 +323,15 @@ def _as_trained(estimate: Estimate) -> Estimate:
     return replace(estimate, predicted=estimate.trained)
 
 
-def _number(value: float, fraction: bool) -> str:
+def number(value: float, fraction: bool) -> str:
+    """Write a value; of a fraction in percent."""
     if math.isnan(value):
         return "not finite"
     return f"{100 * value:.2f} %" if fraction else f"{value:.4g}"
 
 
-def _signed(value: float, fraction: bool) -> str:
+def signed(value: float, fraction: bool) -> str:
+    """Write a change with its sign; of a fraction in points."""
     if math.isnan(value):
         return "not finite"
     text = f"{100 * value:+.2f}" if fraction else f"{value:+.3g}"
