@@ -16,7 +16,7 @@ from layerscope.results import FULL_MODEL, MetricInfo
 __all__ = ["COLOURINGS", "Colouring", "act_of", "axis_of", "colouring", "first_column", "title_of"]
 
 COLOURINGS = ("damage", "value")
-"""What colours can stand for: the share of the way to chance, or the metric as it is."""
+"""Meanings that colours can have: the share of the way to chance, or the metric as it is."""
 
 # Its scale is that of any fraction of errors: from 0 to 1, whatever was measured.
 _DAMAGE = MetricInfo("damage", fraction_of="errors")

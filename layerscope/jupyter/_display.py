@@ -188,7 +188,7 @@ class Display:
 
 
 class _Known(NamedTuple):
-    """What a Dataset says of its layers."""
+    """Words of a Dataset on its layers."""
 
     ds: xr.Dataset | None
     metric: str

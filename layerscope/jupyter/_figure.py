@@ -29,8 +29,8 @@ _ACCENT, _QUIET, _LINE = "#b83c0c", "#59636e", "#8c959f"
 # Inches: of the narrowest and the widest strip, of its widest block, between stages and blocks.
 _NARROWEST, _WIDEST, _BLOCK, _STAGES, _MODULES = 5.4, 6.75, 0.85, 0.12, 0.05
 _LOWEST, _HIGHEST = 0.22, 0.5
-# And of the widest cell of a heat map.
-_CELL = 0.9
+# And of a cell of a heat map, names included.
+_CELL = 0.55
 # Inches of a line of type, and of one of its signs on average.
 _LEADING, _SIGN = 0.155, 0.058
 _COLUMNS = (0.0, 1.3, 2.1, 3.35, 4.3)
@@ -121,9 +121,10 @@ def _wrap(words: str, signs: float) -> list[str]:
 
 def _heatmap(heat: hv.HeatMap, marked: Collection[tuple[str, str]]) -> Figure:
     """Draw the heat map with frames around some of its cells."""
-    figure: Figure = hv.renderer("matplotlib").get_plot(heat).state
-    axes = figure.axes[0]
     columns, rows = (list(heat.dimension_values(name, False)) for name in ("column", "layer"))
+    wide = min(_WIDEST, max(_NARROWEST, _CELL * len(columns)))
+    figure: Figure = plots.drawn(heat, wide)
+    axes = figure.axes[0]
     framed = [(columns.index(c), rows.index(r)) for r, c in marked if c in columns and r in rows]
     for x, y in framed:
         frame = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=_ACCENT, linewidth=1.6)
@@ -131,20 +132,7 @@ def _heatmap(heat: hv.HeatMap, marked: Collection[tuple[str, str]]) -> Figure:
         axes.add_patch(frame)
     if framed:
         axes.set_xlabel(f"{axes.get_xlabel()}\nframed: these changes, each of them alone")
-    _widen(figure, len(columns))
     return figure
-
-
-def _widen(figure: Figure, columns: int) -> None:
-    """Make a heat map of few columns as wide as what stands above it, if it looks well."""
-    axes, bar = figure.axes
-    box, inches = axes.get_position(), figure.get_figwidth()
-    room = _NARROWEST - figure.get_tightbbox().width
-    more = min(room, _CELL * columns - box.width * inches) / inches
-    if more > 0:
-        axes.set_position((box.x0, box.y0, box.width + more, box.height))
-        at = bar.get_position()
-        bar.set_position((at.x0 + more, at.y0, at.width, at.height))
 
 
 class _Sheet:

@@ -39,7 +39,7 @@ class Question:
 
 
 class Measurement:
-    """What is measured of the present scene, and shown: never of two scenes at once.
+    """Measuring and showing of the present scene: never of two scenes at once.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What of the explorer outlives its kernel: its output in a notebook, and a page of its own."""
+"""Parts of the explorer that outlive its kernel: its output in a notebook, and its own page."""
 
 from __future__ import annotations
 

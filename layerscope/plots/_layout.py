@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 from layerscope.errors import OptionError
 
-__all__ = ["HIGHEST", "UNBOUND", "Room", "arrange", "is_arranged", "lay_out", "ride", "wrapped"]
+__all__ = [
+    "HIGHEST",
+    "UNBOUND",
+    "Room",
+    "arrange",
+    "is_arranged",
+    "lay_out",
+    "ride",
+    "settle",
+    "wrapped",
+]
 
 HIGHEST = 9.0
 """Inches that a figure may be high: a page has that much between its margins."""
@@ -106,6 +116,14 @@ def lay_out(figure: Any, width: float | None) -> None:
         _place(figure, rows, wide, high, total)
         for text, (said, axes) in words.items():
             _keep_within(text, said, axes, margins[axes])
+
+
+def settle(figure: Any) -> None:
+    """Leave axes where they are from now on."""
+    for axes in figure.axes:
+        for mark in (_ARRANGEMENT, _RIDER):
+            if hasattr(axes, mark):
+                delattr(axes, mark)
 
 
 def _guess(panels: Sequence[Any], width: float) -> None:

@@ -10,9 +10,9 @@ import holoviews as hv
 from layerscope.errors import OptionError
 from layerscope.plots._backends import load_backends
 from layerscope.plots._fonts import families, known_glyphs
-from layerscope.plots._layout import is_arranged, lay_out
+from layerscope.plots._layout import is_arranged, lay_out, settle
 
-__all__ = ["description", "option", "quantize", "still"]
+__all__ = ["description", "drawn", "option", "quantize", "still"]
 
 _PADDING = 0.05
 # In points; what is smaller can't be read in print.
@@ -58,6 +58,19 @@ def still(
                 metadata=metadata[form],
             )
     return content.getvalue()
+
+
+def drawn(plot: Any, width: float) -> Any:
+    """Draw with matplotlib, laid out for a width in inches, for more to be written on the figure.
+
+    From then on it is scaled as a whole where another width is wanted.
+    """
+    load_backends()
+    figure = hv.renderer("matplotlib").get_plot(plot).state
+    with known_glyphs(figure):
+        lay_out(figure, width)
+    settle(figure)
+    return figure
 
 
 def _scale(figure: Any, width: float) -> None:
