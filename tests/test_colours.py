@@ -15,6 +15,7 @@ from matplotlib.colors import to_hex, to_rgb
 from layerscope import plots, testing
 from layerscope.errors import OptionError
 from layerscope.plots import _colours as colours
+from layerscope.plots._scales import Scale
 
 # matplotlib's, light, dark, diverging, of one lightness and with few colours; Bokeh's; colorcet's.
 MAPS = ["viridis", "gray", "coolwarm", "hsv", "tab10", "Magma", "Category20", "fire", "CET_I1_r",
@@ -155,3 +156,13 @@ def test_other_maps_are_refused(ds, wrong, message):
             draw(ds, cmap=wrong)
     with pytest.raises(OptionError, match=message):
         plots.compare({"a": ds, "b": ds}, cmap=wrong)
+
+
+def test_what_is_rounded_to_nothing_has_no_sign():
+    scale = Scale(-1.0, 1.0, False, 2, ["#ffffff"])
+    assert [scale.text(value) for value in (-0.001, 0.001, -0.02, 0.0)] == [
+        ".00",
+        ".00",
+        "-.02",
+        "0",
+    ]

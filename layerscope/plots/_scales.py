@@ -49,7 +49,7 @@ class Scale(NamedTuple):
             return "0"
         if self.decimals is None or not np.isfinite(value):
             return _brief(value)
-        text = f"{value:.{self.decimals}f}"
+        text = f"{value:z.{self.decimals}f}"  # no minus before what is rounded to nothing
         return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
