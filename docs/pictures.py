@@ -86,7 +86,8 @@ def picture_explorer(browser: Browser, folder: Path, theme: Theme) -> None:
         explorer.locator("button", has_text="Sweep").click()
         page.locator('.ls-grid button[data-known="true"]').first.wait_for()
         explorer.locator("button:not([disabled])", has_text="Sweep").wait_for()
-        page.locator('.ls-block[data-name="layer1"]').click()
+        # A cell sets what it says, whatever the notebook ended with; a layer would be switched.
+        page.locator('.ls-grid button[data-known="true"]').nth(1).click()
         answered(page)
         explorer.screenshot(path=OUT / f"explorer-{theme}.png")
         page.close()
