@@ -54,8 +54,9 @@ def write(runs: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
             f"path is {path}, with the suffix {form!r}; give one that ends in {' or '.join(make)}."
         )
     found = read(runs)
-    page = make[form](found, path.parent)
-    if form == ".md":
-        for name, content in draw_thumbnails(found).items():
-            write_bytes(path.parent / THUMBNAILS / name, content)
-    return write_bytes(path, page.encode(errors="backslashreplace"))
+    page = make[form](found, path.parent).encode(errors="backslashreplace")
+    small = draw_thumbnails(found) if form == ".md" else {}
+    write_bytes(path, page)  # first: where it is refused nothing is left beside it
+    for name, content in small.items():
+        write_bytes(path.parent / THUMBNAILS / name, content)
+    return path
