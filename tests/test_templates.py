@@ -14,7 +14,7 @@ from layerscope.base import templates
 
 PACKAGE = Path(templates.__file__).parents[1]
 # Markdown, in which HTML is escaped because it may hold some.
-MARKDOWN = PACKAGE / "paper" / "gallery" / "_pages.py"
+MARKDOWN = PACKAGE / "paper" / "gallery" / "_markdown.py"
 
 
 def texts(path):

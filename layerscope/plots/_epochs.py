@@ -54,8 +54,8 @@ def epochs_along(epochs: Sequence[int], unit: str = "epoch") -> Epochs:
 
     Examples
     --------
-    >>> [round(place, 1) for place in epochs_along([0, 1, 10, 100]).places.values()]
-    [0.0, 0.9, 4.0, 7.0]
+    >>> [round(place, 2) for place in epochs_along([0, 1, 10, 100]).places.values()]
+    [0.0, 0.9, 3.95, 7.0]
     >>> epochs_along([0, 5, 10]).words, epochs_along([0, 1, 10]).words
     ('epoch', 'epoch, logarithmic from 1 on')
     """
