@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 import tomllib
 import types
@@ -80,19 +81,6 @@ def test_readme_names_the_two_commands_and_pictures_that_exist():
         assert (ROOT / picture).is_file(), picture
 
 
-PROJECT_OF_ONES_OWN = """
-import torch
-
-def Network():
-    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-
-for seed, name in enumerate(["start.pt", "epoch-1.pt", "trained.pt"]):
-    torch.manual_seed(seed)
-    torch.save(Network().state_dict(), name)
-images, labels = torch.randn(60, 4), torch.arange(60) % 3
-"""
-
-
 def _examples(project, folder, monkeypatch):
     """The lines of Python in the README, which find `my_project` beside them."""
     (folder / "my_project.py").write_text(project)
@@ -104,7 +92,9 @@ def _examples(project, folder, monkeypatch):
 
 
 def test_the_lines_in_the_readme_run_as_they_stand(tmp_path, monkeypatch, capsys):
-    example, _ = _examples(PROJECT_OF_ONES_OWN, tmp_path, monkeypatch)
+    # What the example asks of its reader, as it is run from the wheel as well.
+    project = runpy.run_path(str(ROOT / "packaging" / "dist.py"))["PROJECT"]
+    example, _ = _examples(project, tmp_path, monkeypatch)
     exec(compile(example, "README.md", "exec"), {})
     assert "verdict" in capsys.readouterr().out
     assert b"<html" in (tmp_path / "layers.html").read_bytes()[:300]

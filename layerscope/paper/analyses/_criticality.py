@@ -207,10 +207,8 @@ class _Points:
             swept = set(map(str, values["layer"].values))
             left = [k for k, v in self.found.items() if k[0] in swept and _error(v) > within]
             left = [key for key in left if key[1:] in points]
-            layers, points = (
-                list(dict.fromkeys(k[0] for k in left)),
-                [*dict.fromkeys(k[1:] for k in left)],
-            )
+            layers = list(dict.fromkeys(key[0] for key in left))
+            points = list(dict.fromkeys(key[1:] for key in left))
 
     def of(self, layer: str) -> dict[tuple[float, float], float]:
         """Mean error at the points of a layer."""
