@@ -340,12 +340,13 @@ def held():
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 with devices.KeepMemory(torch.device("cpu")) as keep:
+    keep.fit(2**28 if sys.argv[1] == "large" else 0)
     large = torch.ones(2**26)  # 256 MiB
-    keep.fit(large.nbytes if sys.argv[1] == "large" else 0)
-    before, settled = held(), []
+    settled = [torch.ones(2**22)]  # 16 MiB, more than is free anywhere else: so behind it
+    before = held()
     for _ in range(3):
         del large
-        settled.append(torch.ones(2**18))
+        settled.append(torch.ones(2**22))
         large = torch.ones(2**26)
     grown = held() - before
     pieces = [torch.ones(2**21) for _ in range(32)]  # 8 MiB each
