@@ -102,7 +102,7 @@ def test_positions_that_do_not_count_are_no_change(news):
 def test_what_has_no_text_of_its_own_is_named_by_a_sign(news):
     escape, end = token(news, "\x1b"), news.tokenizer.end
     half = news.tokenizer.encode(["ï"])[0]
-    for number, shown in ((escape, "␛"), (end, "↵"), (int(half), f"#{int(half)}"), (9999, "#9999")):
+    for number, shown in ((escape, "␛"), (end, "↵"), (int(half), "&lt;0xC3&gt;"), (9999, "#9999")):
         page = told(news, estimate(news, {(0, 3): number}))
         assert f"→ <code>{shown}</code> (" in page
 
@@ -227,6 +227,23 @@ def TextIds(explorer, place):  # noqa: N802
     raise AssertionError(place)
 
 
+def test_cards_count_tokens_and_say_what_was_as_trained(explorer):
+    trained = explorer.estimate
+    perplexity = f"{trained.mean('perplexity'):.4g}"
+    assert "as trained" not in explorer.controls.cards.value
+    explorer.state = {ROW: "zero"}
+    assert explorer.wait(60)
+    found, page = explorer.estimate, explorer.controls.cards.value
+    counted = (found.targets != -100).sum()
+    moved = ((found.predicted != found.trained) & (found.targets != -100)).sum()
+    assert counted > found.examples
+    assert found.predictions_changed() == (moved, counted)
+    assert f"<b>{moved}</b><span>{moved / counted:.1%} of {counted:,} tokens seen</span>" in page
+    assert f"<span>as trained {perplexity}</span>" in page
+    assert f"as trained {trained.mean('loss'):.4g}" in page
+    assert f"{moved:,} of {counted:,} tokens" in words.coverage(found)
+
+
 def test_a_prompt_is_continued_as_trained_and_as_changed(explorer):
     explorer.texts.prompt.value, explorer.texts.count.value = "the <b>cat", 5
     explorer.texts.go.click()
@@ -302,6 +319,103 @@ def test_any_tokenizer_is_read(folder, tmp_path):
         reader_of(tmp_path)
 
 
+SAID = "the cats sat, naïve 😀  on\na mat"
+
+
+def trained_tokenizer(model, pre, decoder, **options):
+    """A tokenizer of the package tokenizers, learned from a few words."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer, made.decoder = pre, decoder
+    trainer = {"BPE": "BpeTrainer", "WordPiece": "WordPieceTrainer"}[type(model).__name__]
+    learns = getattr(tokenizers.trainers, trainer)(show_progress=False, **options)
+    made.train_from_iterator(["the cat sat on a mat", "the mats"] * 3, learns)
+    return made
+
+
+def byte_level():
+    from tokenizers import decoders, models, pre_tokenizers
+
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return trained_tokenizer(
+        models.BPE(), level, decoders.ByteLevel(), vocab_size=280, special_tokens=["<|end|>"],
+        initial_alphabet=sorted(level.alphabet()),
+    )  # fmt: skip
+
+
+def byte_fallback():
+    from tokenizers import decoders, models, pre_tokenizers, processors
+
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+             decoders.Strip(" ", 1, 0)]  # fmt: skip
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    made = trained_tokenizer(
+        models.BPE(unk_token="<unk>", byte_fallback=True), pre_tokenizers.Metaspace(),
+        decoders.Sequence(steps), vocab_size=300, special_tokens=special,
+    )  # fmt: skip
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return made
+
+
+def word_pieces():
+    from tokenizers import decoders, models, pre_tokenizers
+
+    return trained_tokenizer(
+        models.WordPiece(unk_token="[UNK]"), pre_tokenizers.BertPreTokenizer(),
+        decoders.WordPiece(), vocab_size=40, special_tokens=["[UNK]"],
+    )  # fmt: skip
+
+
+def whole_bytes():
+    return pytest.importorskip("transformers").ByT5Tokenizer()
+
+
+def shown(tokenizer, said):
+    reader = reader_of(tokenizer)
+    return [words.show_token(token, reader) for token in reader.tokens(said)]
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback, whole_bytes])
+def test_tokens_of_every_kind_are_the_text_that_they_stand_for(make):
+    transformers = pytest.importorskip("transformers")
+    made = make()
+    kinds = [made]
+    if make is not whole_bytes:
+        kinds.append(transformers.PreTrainedTokenizerFast(tokenizer_object=made))
+    for tokenizer in kinds:
+        pieces = shown(tokenizer, SAID)
+        plain = "".join(pieces).replace("↵", "\n").removeprefix("<s>").removeprefix(" ")
+        # A part of a character is its bytes.
+        whole = re.sub(
+            "(<0x..>)+",
+            lambda found: bytes.fromhex(re.sub("<0x|>", "", found[0])).decode("utf-8"),
+            plain,
+        )
+        assert whole == SAID
+        assert "</s>" not in pieces  # a prompt goes on
+        assert not [piece for piece in pieces if piece.startswith("#")]
+
+
+def test_the_parts_of_a_word_are_put_together():
+    transformers = pytest.importorskip("transformers")
+    made = word_pieces()
+    for tokenizer in (made, transformers.PreTrainedTokenizerFast(tokenizer_object=made)):
+        assert "".join(shown(tokenizer, "the mats sat on a cat")) == " the mats sat on a cat"
+
+
+def test_special_tokens_have_their_names():
+    transformers = pytest.importorskip("transformers")
+    made = byte_level()
+    end = made.token_to_id("<|end|>")
+    for tokenizer in (made, transformers.PreTrainedTokenizerFast(tokenizer_object=made)):
+        reader = reader_of(tokenizer)
+        assert words.show_token(end, reader) == "<|end|>"
+        assert reader.text([*reader.tokens("a cat"), end]) == "a cat<|end|>"
+        assert words.show_token(10**6, reader) == "#1000000"
+
+
 class Pieces:
     """A tokenizer of words as sentencepiece has it: blanks are part of the pieces."""
 
@@ -314,7 +428,7 @@ class Pieces:
         return "".join(self.names[t] for t in tokens).replace("\u2581", " ").lstrip(" ")
 
     def encode(self, text):
-        return [self.names.index(text)]
+        return [self.names.index(f"\u2581{text}")]
 
 
 def text_of(targets, tokens, trained, predicted, before, after):

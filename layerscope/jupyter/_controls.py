@@ -108,13 +108,13 @@ class Controls:
         spread = widgets.Layout(
             flex_flow="row wrap", align_items="center", justify_content="space-between"
         )
+        # Stays in view, whatever of strip and heat map is scrolled to.
+        answer = widgets.VBox([self.status, self.cards], _dom_classes=("ls-answer",))
         left = widgets.VBox(
-            [self.cards, self.changed, self.classes], layout=widgets.Layout(flex="1 1 380px")
+            [self.changed, self.classes, self.confusion], layout=widgets.Layout(flex="1 1 380px")
         )
         sweep = widgets.HBox([self.start, self.cancel, self.progress, self.left], layout=row)
-        right = widgets.VBox(
-            [sweep, self.grid, self.confusion], layout=widgets.Layout(flex="1 1 380px")
-        )
+        right = widgets.VBox([sweep, self.grid], layout=widgets.Layout(flex="1 1 380px"))
         columns = widgets.Layout(
             flex_flow="row wrap", align_items="flex-start", grid_gap="8px 20px"
         )
@@ -126,7 +126,7 @@ class Controls:
             self.kept,
             widgets.HBox([widgets.Label("a clicked layer is"), self.kind, self.epoch], layout=row),
             widgets.HBox([self.preset, self.undo, self.redo, self.colour], layout=row),
-            self.status,
+            answer,
             widgets.HBox([left, right], layout=columns),
             widgets.HBox(
                 [self.name, self.keep, self.copy, self.path, self.save, self.export],

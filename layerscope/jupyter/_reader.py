@@ -12,11 +12,11 @@ from typing import Any
 from layerscope.base import files, validate
 from layerscope.core import networks
 from layerscope.errors import DataError, OptionError
+from layerscope.jupyter._pieces import Pieces, decoded, encoded, named
 from layerscope.zoo.data import Tokenizer
 
 __all__ = ["TokenReader", "find_reader", "reader_of"]
 
-_SPACE = "\u2581"  # which sentencepiece writes for a blank before a word
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -104,34 +104,20 @@ def _own(tokenizer: Tokenizer) -> TokenReader:
         ended = "↵" if tokens and tokens[-1] == tokenizer.end else ""
         return "↵".join(lines) + ended
 
-    # Of a prompt the line goes on.
-    return TokenReader(
-        text, lambda token: text([token]), lambda said: tokenizer.encode([said])[:-1].tolist()
-    )
+    def tokens(said: str) -> list[int]:
+        return tokenizer.encode([said])[:-1].tolist()  # of a prompt the line goes on
+
+    return TokenReader(text, Pieces(text, named(tokenizer), tokens).piece, tokens)
 
 
 def _foreign(tokenizer: Any) -> TokenReader:
-    written = getattr(tokenizer, "convert_ids_to_tokens", None) or getattr(
-        tokenizer, "id_to_token", None
-    )
-
     def text(tokens: Sequence[int]) -> str:
-        return _one_line(str(tokenizer.decode(list(tokens))))
-
-    def piece(token: int) -> str:
-        # Of a number beyond the vocabulary some raise, each something else.
-        with suppress(Exception):
-            name = written(token) if written else None
-            if isinstance(name, str) and _SPACE in name:
-                return _one_line(name.replace(_SPACE, " "))
-            return text([token])
-        return ""
+        return _one_line(decoded(tokenizer, tokens))
 
     def tokens(said: str) -> list[int]:
-        found = tokenizer.encode(said)
-        return [int(token) for token in getattr(found, "ids", found)]
+        return encoded(tokenizer, said)
 
-    return TokenReader(text, piece, tokens)
+    return TokenReader(text, Pieces(text, named(tokenizer), tokens).piece, tokens)
 
 
 def _one_line(text: str) -> str:

@@ -58,10 +58,13 @@ def code(text: str) -> str:
 
 def cards(estimate: Estimate, seq: int, trained: bool = False) -> str:
     """The numbers: each metric with its interval, its change, and how much was seen."""
-    boxes = [_card(reading) for reading in readings(estimate, trained)]
-    moved = len(estimate.changed())
-    share = moved / max(estimate.examples, 1)
-    boxes.append(_Box("predictions changed", f"{moved:,}", [f"{share:.1%} of those seen"]))
+    boxes = [_card(reading, _before(estimate, reading, trained))
+             for reading in readings(estimate, trained)]  # fmt: skip
+    moved, count = estimate.predictions_changed()
+    share = [f"{moved / max(count, 1):.1%} of {count:,} {_unit(estimate)} seen"]
+    if estimate.predicted.ndim > 1:
+        share.append(f"in {len(estimate.changed()):,} of {estimate.examples:,} examples")
+    boxes.append(_Box("predictions changed", f"{moved:,}", share))
     seen = f"{estimate.examples:,} of {estimate.total:,} examples"
     boxes.append(_Box("coverage", f"{estimate.examples / estimate.total:.0%}", [seen]))
     first = estimate.mean(next(iter(estimate.tallies)))
@@ -69,12 +72,18 @@ def cards(estimate: Estimate, seq: int, trained: bool = False) -> str:
 
 
 def coverage(estimate: Estimate) -> str:
-    """Say of how many examples something was measured, and how many are named otherwise."""
-    moved = len(estimate.changed())
+    """Say of how many examples something was measured, and how much is predicted otherwise."""
+    moved, count = estimate.predictions_changed()
     of = f"{estimate.examples:,}" if estimate.final else f"the first {estimate.examples:,}"
-    share = 100 * moved / max(estimate.examples, 1)
+    share = 100 * moved / max(count, 1)
     rest = "" if estimate.final else f" of {estimate.total:,}"
-    return f"over {of}{rest} examples; {moved:,} of them ({share:.1f} %) are predicted otherwise"
+    them = "them" if estimate.predicted.ndim == 1 else f"{count:,} {_unit(estimate)}"
+    return f"over {of}{rest} examples; {moved:,} of {them} ({share:.1f} %) are predicted otherwise"
+
+
+def _unit(estimate: Estimate) -> str:
+    """Name what has one prediction each."""
+    return {1: "examples", 2: "tokens"}.get(estimate.predicted.ndim, "positions")
 
 
 def no_numbers(seq: int) -> str:
@@ -136,10 +145,19 @@ class _Box(NamedTuple):
     lines: list[str]
 
 
-def _card(reading: Reading) -> _Box:
+def _card(reading: Reading, before: str) -> _Box:
     bounds = f" ({reading.change_interval})" if reading.change_interval else ""
     moved = f"{reading.change} against trained{bounds}"
-    return _Box(reading.metric, reading.value, [reading.interval, moved])
+    lines = [reading.interval, before, moved]
+    return _Box(reading.metric, reading.value, [line for line in lines if line])
+
+
+def _before(estimate: Estimate, reading: Reading, trained: bool) -> str:
+    """Say what a metric is as trained, on the same examples; empty where that is shown anyway."""
+    fraction = estimate.is_fraction(reading.metric)
+    return (
+        "" if trained else f"as trained {number(estimate.baseline[reading.metric].mean, fraction)}"
+    )
 
 
 def classes(estimate: Estimate, tokenizer: Reads = None) -> str:

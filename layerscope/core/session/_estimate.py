@@ -104,6 +104,15 @@ class Estimate:
         other = (self.predicted[place] != self.trained[place]) & self._counted()[place]
         return np.flatnonzero(other).astype(np.int64)
 
+    def predictions_changed(self) -> tuple[int, int]:
+        """Count the predictions that are now another class, and all there are.
+
+        An example has one; a sequence has one at each position that counts.
+        """
+        counted = self._counted()
+        other = (self.predicted != self.trained) & counted
+        return int(other.sum()), int(counted.sum())
+
     def confusion(self) -> npt.NDArray[np.int64]:
         """Count how often each class (row) was named as each (column), shape (classes, classes).
 

@@ -44,6 +44,15 @@ function nameControls(box) {
   }
 }
 
+// The boxes of a notebook that could scroll and do not: in them nothing would stay in view.
+function letThrough(box) {
+  const cell = box.closest(".jp-Cell");
+  for (let at = box.parentElement; cell && at !== cell.parentElement; at = at.parentElement) {
+    if (at.classList.contains("jp-mod-outputsScrolled")) return;
+    at.classList.add("ls-through");
+  }
+}
+
 // Once for the whole explorer, whichever of its parts comes first.
 function settle(el) {
   shield(el);
@@ -53,6 +62,7 @@ function settle(el) {
     box.dataset.settled = "true";
     shield(box);
     box.closest(".jp-OutputArea")?.classList.add("ls-live");
+    letThrough(box);
     let due = false;
     const again = () => {
       if (due) return;
@@ -64,6 +74,14 @@ function settle(el) {
     });
     again();
   });
+}
+
+// What the page around an explorer is scrolled by.
+function scroller(el) {
+  for (let at = house(el).parentElement; at; at = at.parentElement) {
+    if (at.scrollHeight > at.clientHeight + 1 && /auto|scroll/.test(getComputedStyle(at).overflowY)) return at;
+  }
+  return document.scrollingElement;
 }
 
 // Words between parts of one explorer, in the page alone.

@@ -117,11 +117,18 @@ function render({ model, el }) {
     if (to.dataset.name) tell(el, "ls-at", to.dataset.name);
   };
 
-  // Scrolls the list alone, never the page around it.
+  // Scrolls the list alone, and the page around it only where the answer would cover what is there.
   const near = (to) => {
+    const answer = house(el).querySelector(".ls-answer")?.getBoundingClientRect();
+    const below = () => {
+      const end = list.getBoundingClientRect().bottom;
+      return answer && answer.top > list.getBoundingClientRect().top + 60 ? Math.min(end, answer.top) : end;
+    };
     const [room, place] = [list.getBoundingClientRect(), to.getBoundingClientRect()];
     if (place.top < room.top + 4) list.scrollTop -= room.top + 4 - place.top;
-    else if (place.bottom > room.bottom - 4) list.scrollTop += place.bottom - room.bottom + 4;
+    else if (place.bottom > below() - 4) list.scrollTop += place.bottom - below() + 4;
+    const over = to.getBoundingClientRect().bottom - below() + 4;
+    if (over > 0) scroller(el)?.scrollBy(0, over);
   };
 
   const fold = (box) => {

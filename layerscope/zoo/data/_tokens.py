@@ -199,6 +199,11 @@ class Tokenizer:
             lines.pop()
         return [str(self._model.decode(line)) for line in lines]
 
+    def id_to_token(self, token: int) -> str | None:
+        """Name of a token in the vocabulary, as the package tokenizers has it; None without one."""
+        found: str | None = self._model.id_to_token(token)
+        return found
+
     def check(self, outputs: int, network: str = "the network") -> None:
         """Refuse a network whose vocabulary is another one.
 
