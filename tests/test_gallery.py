@@ -18,6 +18,8 @@ from layerscope import experiments
 from layerscope.cli import main
 from layerscope.errors import OptionError, ResultError
 from layerscope.paper import gallery
+from layerscope.paper.gallery._markdown import as_markdown
+from layerscope.paper.gallery._pages import totals
 from layerscope.paper.gallery._runs import Claim
 
 EVIL = "<script>alert(1)</script> | `x` [a](javascript:b) *c* a_b $d$"
@@ -201,6 +203,18 @@ def test_one_run_decides_nothing_and_is_not_counted(tmp_path):
     assert only.agreement == "one run decides nothing; 1 of 2 on the paper's side"
     page = Page(gallery.write(tmp_path, tmp_path / "gallery.html").read_text("utf-8"))
     assert "Of 0 tests of the paper's statements" in page.text
+
+
+def test_counts_on_the_cards_add_up_to_those_at_the_head(repository):
+    runs = gallery.read(repository / "papermill_runs")
+    text = as_markdown(runs, repository / "papermill_runs").partition("## Run by run")[0]
+    head, counted = totals(runs), re.findall(r"\*(statements: [^*]+)\*", text)
+    for word in ("agree", "disagree", "undecided"):
+        found = [re.findall(rf"(\d+) {word}", each.partition(";")[0]) for each in counted]
+        assert f"{sum(int(count) for (count,) in filter(None, found))} " in head, word
+    (met, compared) = re.search(r"of (\d+) printed numbers (\d+) lie", head).groups()
+    cells = re.findall(r"printed numbers: (\d+) of (\d+) agree", text)
+    assert [sum(map(int, each)) for each in zip(*cells, strict=True)] == [int(compared), int(met)]
 
 
 def test_headings_are_words_and_runs_are_grouped_by_question(repository, tmp_path):

@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from sitebuilder import adopted, blocks, links, pages, reference
+from sitebuilder import adopted, blocks, exported, links, pages, reference
 
 import layerscope
+from layerscope import results
 from layerscope.cli import _parser
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,16 @@ def test_every_page_is_in_a_table_of_contents():
     written = {os.path.relpath(path, DOCS).removesuffix(".md") for path in WRITTEN}
     named = [entry for path in WRITTEN for entry in entries(path)]
     assert sorted(named) == sorted((written | made) - {"index"})
+
+
+def test_the_first_page_has_an_explorer_that_is_small_and_asks_for_nothing(tmp_path):
+    made = text_of(exported.export(tmp_path / "explorer.html"))
+    assert len(made.encode()) < 1_000_000
+    assert "default-src 'none'" in made
+    assert not re.search(r'(src|href)="(?!data:|#)', made)
+    ds = results.open_dataset(exported.SOURCE)
+    assert all(str(layer) in made for layer in ds["layer"].values)
+    assert "<!-- explorer -->" in text_of(DOCS / "index.md")
 
 
 def test_every_public_name_has_a_page_in_the_api(tmp_path):

@@ -19,7 +19,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from . import adopted, blocks, pages, reference
+from . import adopted, blocks, exported, pages, reference
 
 __all__ = ["setup"]
 
@@ -40,6 +40,7 @@ def _prepare(app: Sphinx, config: Config) -> None:
     """Write the pages that are made, before Sphinx looks which there are."""
     del app, config
     adopted.adopt_all()
+    exported.export()
     reference.write(adopted.DOCS / "api", examples())
 
 

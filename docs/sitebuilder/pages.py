@@ -22,7 +22,9 @@ _PICTURE = re.compile(
     r'<img alt="(?P<alt>[^"]+)" src="(?P<light>[^"]+)">\s*</picture>'
 )
 _EXPORTED = Path("_static") / "explorer.html"
-_FRAME = """```{raw} html
+_FRAME = """Click a layer or a cell: this is the page that the explorer exports, of a run on MNIST.
+
+```{raw} html
 <iframe class="explorer" src="_static/explorer.html" title="The explorer of a swept network"
   loading="lazy"></iframe>
 ```"""

@@ -22,7 +22,7 @@ from layerscope.plots._backends import (
     put_legend_below,
 )
 from layerscope.plots._colours import LINES, ColourMap
-from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._hover import tooltips, values_with_hover
 from layerscope.plots._layout import Room, arrange
 from layerscope.plots._names import shorten, within, wrap
 from layerscope.plots._panels import Size, panel, row_names
@@ -144,7 +144,7 @@ def _place(ds: xr.Dataset, metric: str) -> pd.DataFrame:
 
     ``top`` and ``bottom`` are 1 at the input and 0 at the output, since axes go upwards.
     """
-    table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
+    table = values_with_hover(ds, metric)
     layers = stats.layer_order(ds, network=False)
     table = table[table["layer"].isin(layers)]
     if table.empty:

@@ -19,8 +19,9 @@ __all__ = ["embed", "frame", "library", "page"]
 
 # Bytes. Hundreds of layers make more, which no paper shows any better.
 _LARGEST_SVG = 300_000
-# Inches between the margins of A4.
-_PAGE = 7.0
+# Inches between the margins of A4, and of a phone held upright.
+_PAGE, _PHONE = 7.0, 3.5
+_NARROW = "screen and (max-width: 44rem)"
 
 
 def library() -> str:
@@ -50,8 +51,9 @@ def embed(plot: Any) -> str:
     Returns
     -------
     str
-        With hover where scripts run; on paper and without scripts a picture: SVG, or PNG where
-        that is much smaller. Asks nothing of the network. Names are escaped.
+        With hover where scripts run and there is room; on paper, on a phone and without scripts a
+        picture of that width: SVG, or PNG where that is much smaller. Asks nothing of the network.
+        Names are escaped.
 
     Examples
     --------
@@ -62,7 +64,8 @@ def embed(plot: Any) -> str:
     1
     """
     script, place = _live(require_plot(plot))
-    picture, form = _picture(plot)
+    picture, form = _picture(plot, _PAGE if isinstance(plot, hv.Layout) else None)
+    small = _picture(plot, _PHONE)
     figure = render(
         "plots/templates/figure.html.jinja",
         place=place,
@@ -70,13 +73,13 @@ def embed(plot: Any) -> str:
         alt=description(plot),
         form=form,
         picture=base64.b64encode(picture).decode(),
+        narrow=[(_NARROW, small[1], base64.b64encode(small[0]).decode())],
     )
     return str(figure)
 
 
-def _picture(plot: Any) -> tuple[bytes, str]:
-    """Draw for paper, panels side by side as wide as a page: the picture, and its kind."""
-    width = _PAGE if isinstance(plot, hv.Layout) else None
+def _picture(plot: Any, width: float | None) -> tuple[bytes, str]:
+    """Draw without hover for a width in inches, or as it comes: the picture, and its kind."""
     try:
         picture = still(plot, "svg", 300, width=width)
     except OptionError:  # too many panels for one page: the reader zooms

@@ -98,14 +98,18 @@ def finish_bokeh(plot: Any, element: hv.HeatMap, size: _Size) -> None:
     drop_sizing_mode(plot)
     figure.grid.visible = False
     figure.outline_line_color = None
-    for axis, name in ((figure.xaxis, "column"), (figure.yaxis, "layer")):
+    for axis in (figure.xaxis, figure.yaxis):
         axis.major_label_policy = NoOverlap(min_distance=0)
         axis.major_tick_line_color = axis.axis_line_color = None
-        axis.major_label_overrides = _few_names(element, name, size)
     if is_crowded(element):
         figure.xaxis.major_label_orientation = "vertical"
     figure.yaxis.major_label_text_font_size = f"{int(np.clip(size.points * 1.6, 9, 11))}px"
     sources = _sources(element.dframe())
+    for name, along in (("column", figure.x_range), ("layer", figure.y_range)):
+        written = _few_names(element, name, size)
+        along.factors = [written.get(each, each) for each in along.factors]
+        for data in (plot.handles["cds"].data, *sources.values()):
+            data[name] = [written.get(str(each), each) for each in data[name]]
     # The hook runs again when a DynamicMap changes; what it drew follows its source.
     if "blank" in plot.handles:
         for name, data in sources.items():
@@ -189,7 +193,11 @@ def names_along(element: hv.HeatMap, name: str) -> dict[str, str]:
 
 
 def _few_names(element: hv.HeatMap, name: str, size: _Size) -> dict[str, str]:
-    """Leave out names that would run into others: Bokeh's own policy keeps whichever come first."""
+    """Write names short, and blank those that would run into others.
+
+    Bokeh's own policy keeps whichever come first, and its axes of categories write them as they
+    are, so that they are called there what they are to be written; hovering tells them in full.
+    """
     names = names_along(element, name)
     along = size.pixels[0 if name == "column" else 1] / len(names)
     upright = name == "layer" or is_crowded(element)
@@ -197,7 +205,14 @@ def _few_names(element: hv.HeatMap, name: str, size: _Size) -> dict[str, str]:
     first = row_order_of(element) if name == "layer" else needed_columns(list(names))
     order = evenly(len(names), first)
     kept = columns_named([at * along for at in range(len(names))], lengths, order, 0.0)
-    return {each: told if at in kept else "" for at, (each, told) in enumerate(names.items())}
+    return {
+        each: told if at in kept else _blank(at) for at, (each, told) in enumerate(names.items())
+    }
+
+
+def _blank(at: int) -> str:
+    """Make a name that takes no room, and is no other's: of signs without a width."""
+    return f"{at:b}".replace("0", "\u200b").replace("1", "\u200c")
 
 
 def is_crowded(element: hv.HeatMap) -> bool:

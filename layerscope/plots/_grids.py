@@ -21,8 +21,15 @@ from layerscope.plots._finishing import (
     explain_marks,
     finish_bokeh,
     grid_size,
+    names_along,
 )
-from layerscope.plots._hover import DISTANCE_HOVER, VALUE_HOVER, doubts_of, tooltips, with_hover
+from layerscope.plots._hover import (
+    DISTANCE_HOVER,
+    doubts_of,
+    tooltips,
+    values_with_hover,
+    with_hover,
+)
 from layerscope.plots._names import within, wrap
 from layerscope.plots._printing import finish_matplotlib
 from layerscope.plots._relative import Limits, limited, shown
@@ -42,6 +49,9 @@ FORMULAS = {
 _MEASURED = ("hover value", "hover distance")
 # Pixels of the rows' names and of the colour bar, which the axis' label may stand below.
 _BESIDE = 80
+# Of a screen 1280 wide without the margins of a page, of a sign of a row's name at most, and of all
+# that stands beside a panel.
+_SCREEN, _NAME_PIXELS, _BAR_PIXELS = 1205, 6.5, 106
 _TEXTS = ("shown", "ink", "ground", "settled", "crossed", "blank")
 
 
@@ -106,7 +116,7 @@ def heatmap(
     ['rand', '0', '1']
     """
     metric = results.metric_name(ds, metric)
-    table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
+    table = values_with_hover(ds, metric)
     heading = f"Test {metric} with one layer {results.act(ds)}" if title is None else title
     rows = stats.layer_order(ds)
     info = results.metric(ds, metric)
@@ -224,7 +234,7 @@ def overview(
     width = max(width, 2.2)
     # The rows are the same, so their names stand once.
     parts[1:] = [both(part, {"yaxis": None}, {}, {}) for part in parts[1:]]
-    wide = [max(160, round(0.75 * grid_size(part).pixels[0])) for part in parts]
+    wide = [_pixels(part, parts[0]) for part in parts]
     parts = [_narrow(part, pixels) for part, pixels in zip(parts, wide, strict=True)]
     gap = 0.85 / width  # room for a colour bar between the panels, in shares of a panel
     layout = hv.Layout(parts).cols(len(parts)).opts(backend="bokeh", shared_axes=False)
@@ -236,6 +246,13 @@ def overview(
         sublabel_format="",
         hspace=gap,
     )
+
+
+def _pixels(part: hv.HeatMap, first: hv.HeatMap) -> int:
+    """Choose how wide a panel is, such that three and the names fit a usual screen."""
+    names = max(map(len, names_along(first, "layer").values()))
+    left = (_SCREEN - _NAME_PIXELS * names) / 3 - _BAR_PIXELS
+    return max(160, round(min(0.75 * grid_size(part).pixels[0], left)))
 
 
 def _narrow(part: hv.HeatMap, pixels: int) -> hv.HeatMap:

@@ -10,15 +10,16 @@ import pandas as pd
 import xarray as xr
 from holoviews.core.util import dimension_sanitizer
 
+from layerscope import results, stats
 from layerscope.errors import ResultError
 
 # Name and form of each line.
-VALUE_HOVER = {
+_VALUE_HOVER = {
     "layer": "{layer}",
     "reset to": "{column}",
     "value": "{value:.4g}",
     "95 % interval": "{lower:.4g} to {upper:.4g}, over {interval_kind}",
-    "change": "{degradation:+.4g}",
+    "change": "{change}",
     "examples": "{n_examples:,.0f}",
     "draws, seeds": "{n_draws}, {n_seeds}",
 }
@@ -34,6 +35,14 @@ DISTANCE_HOVER = {
 }
 _LAYER_COORDINATES = ("module_type", "parameters")
 _LAYER_HOVER = {"module": "{module_type}", "parameters": "{parameters:,.0f}"}
+
+
+def values_with_hover(ds: xr.Dataset, metric: str) -> pd.DataFrame:
+    """Summarise a metric, with a column for each line that shows on hovering over a value."""
+    table = stats.summary(ds, metric)
+    write = results.metric(ds, metric).write_change
+    changes = [None if pd.isna(each) else write(each) for each in table["degradation"]]
+    return with_hover(ds, table.assign(change=changes), _VALUE_HOVER).drop(columns="change")
 
 
 def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from layerscope.errors import ResultError
 from layerscope.plots._backends import both, with_frame
 from layerscope.plots._colours import LINES, ColourMap, shades
 from layerscope.plots._epochs import Epochs, epochs_along
-from layerscope.plots._hover import VALUE_HOVER, tooltips, with_hover
+from layerscope.plots._hover import tooltips, values_with_hover
 from layerscope.plots._names import shorten_layers, within
 from layerscope.plots._outlying import outlying
 from layerscope.plots._relative import Limits, shown
@@ -81,7 +81,7 @@ def curves(
     True
     """
     metric = results.metric_name(ds, metric)
-    table = with_hover(ds, stats.summary(ds, metric), VALUE_HOVER)
+    table = values_with_hover(ds, metric)
     table = table[table["column"] == table["epoch"].astype(str)]
     if table.empty:
         raise ResultError(f"no layer was reset to a checkpoint here; sweep with {results.RESET!r}.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from markupsafe import Markup
 
 from layerscope import plots, results, stats
 from layerscope.base import validate
+from layerscope.base.progress import Advance, bar
 from layerscope.base.templates import render, trusted
 from layerscope.base.writing import write_bytes
 from layerscope.errors import OptionError
@@ -30,6 +32,7 @@ from layerscope.report._again import again, argument, settings_table
 from layerscope.report._findings import (
     classify,
     finding,
+    name_some,
     refusal_rows,
     unperturbed,
     verdict_table,
@@ -42,6 +45,7 @@ from layerscope.report._texts import TextSection, positions, text_sections
 __all__ = ["argument", "finding", "page", "read", "write"]
 
 _MOST_TRIANGLES = 6
+_NAMED = ("critical", "undecided", results.NOT_FINITE)
 
 
 def write(
@@ -51,6 +55,7 @@ def write(
     metric: str | None = None,
     critical: float | None = None,
     title: str = "Which layers matter?",
+    show_progress: bool = True,
 ) -> Path:
     """Write a report of one or several results.
 
@@ -60,7 +65,7 @@ def write(
         From a name to what a sweep returned; `read` makes one from files.
     path : path
         Of the HTML file.
-    metric, critical, title
+    metric, critical, title, show_progress
         As for `page`.
 
     Returns
@@ -74,10 +79,9 @@ def write(
     ResultError
         As for `page`, or if the place is not writable.
     """
-    return write_bytes(
-        validate.path(path, "path", "report.html"),
-        page(runs, metric=metric, critical=critical, title=title).encode(errors="backslashreplace"),
-    )
+    path = validate.path(path, "path", "report.html")
+    text = page(runs, metric=metric, critical=critical, title=title, show_progress=show_progress)
+    return write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def page(
@@ -86,6 +90,7 @@ def page(
     metric: str | None = None,
     critical: float | None = None,
     title: str = "Which layers matter?",
+    show_progress: bool = True,
 ) -> str:
     """Make the report: for each result a finding, figures, verdicts, settings; then a comparison.
 
@@ -98,6 +103,8 @@ def page(
         Degradation from which a layer counts as critical, as `stats.classify` takes it; without
         it only error and accuracy can be judged.
     title : str
+    show_progress : bool
+        Show how far it is, with an estimate, once that takes more than two seconds.
 
     Returns
     -------
@@ -129,17 +136,40 @@ def page(
     each = dict(_parts(runs))
     metrics = _metrics(each, metric)
     shared = set(metrics.values()) if len(each) > 1 else set()
-    made = render(
-        "report/templates/report.html.jinja",
-        title=title,
-        library=trusted(plots.library()),
-        full=f"{plots.FULL_CHANGE:g}",
-        # Of tasks that are measured by different things there is nothing to set side by side.
-        comparison=_comparison(each, shared.pop(), critical) if len(shared) == 1 else None,
-        across=list(_across(runs, metrics, critical)),
-        runs=[_section(name, ds, metrics[name], critical) for name, ds in each.items()],
-    )
+    # Of tasks that are measured by different things there is nothing to set side by side.
+    comparison = _comparison(each, shared.pop(), critical) if len(shared) == 1 else None
+    side_by_side = list(_across(runs, metrics, critical))
+    with bar(len(each), "judge the layers", "result", show=show_progress) as judged:
+        sections = [
+            _section(name, ds, metrics[name], critical, judged) for name, ds in each.items()
+        ]
+    count = _count_figures(comparison, side_by_side, sections)
+    with bar(count, "draw the report", "figure", show=show_progress) as advance:
+        made = render(
+            "report/templates/report.html.jinja",
+            title=title,
+            library=trusted(plots.library()),
+            draw=partial(_draw, advance=advance),
+            full=f"{plots.FULL_CHANGE:g}",
+            comparison=comparison,
+            across=side_by_side,
+            runs=sections,
+        )
     return str(made)
+
+
+def _count_figures(
+    comparison: _Comparison | None, across: list[Across], sections: list[_Section]
+) -> int:
+    measured = [run.measures is not None and run.measures.figure is not None for run in sections]
+    drawn = [len(part.figures) for part in (*across, *sections)]
+    return (comparison is not None) + sum(drawn) + sum(measured)
+
+
+def _draw(plot: Any, advance: Advance) -> Markup:
+    html = trusted(plots.embed(plot))
+    advance()
+    return html
 
 
 def _parts(runs: Mapping[str, xr.Dataset]) -> Iterator[tuple[str, xr.Dataset]]:
@@ -175,7 +205,7 @@ class _Comparison(NamedTuple):
 
     columns: list[str]
     rows: list[list[str]]
-    figure: Markup
+    figure: Any
 
 
 def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | None) -> _Comparison:
@@ -190,16 +220,21 @@ def _comparison(runs: Mapping[str, xr.Dataset], metric: str, critical: float | N
         for (name, ds), table in zip(runs.items(), tables, strict=True)
     ]
     columns = ["run", f"{metric}, unperturbed", "critical", *kinds]
-    return _Comparison(columns, rows, trusted(plots.embed(plots.compare(runs, metric))))
+    return _Comparison(columns, rows, plots.compare(runs, metric))
 
 
 def _counts(table: pd.DataFrame | None, kinds: list[str]) -> list[str]:
-    """Count the layers of each kind, and name the critical ones."""
+    """Count the layers of each kind, and name those that matter, or may."""
     if table is None or table.empty:
         return ["–"] * (1 + len(kinds))
-    names = table.loc[table["verdict"] == "critical", "layer"]
-    critical = f"{len(names)}: {', '.join(names)}" if len(names) else "0"
-    return [critical, *(str((table["verdict"] == kind).sum()) for kind in kinds)]
+    return [_count(table, kind, named=kind in _NAMED) for kind in ("critical", *kinds)]
+
+
+def _count(table: pd.DataFrame, kind: str, *, named: bool) -> str:
+    names = list(table.loc[table["verdict"] == kind, "layer"])
+    if len(names) == len(table):
+        return f"all {len(names)}"
+    return f"{len(names)}: {name_some(names)}" if named and names else str(len(names))
 
 
 class _Section(NamedTuple):
@@ -208,7 +243,7 @@ class _Section(NamedTuple):
     name: str
     finding: str
     notices: list[str]
-    figures: list[Markup]
+    figures: list[Any]
     verdicts: Markup
     refused: list[list[str]]
     measures: MeasureSection | None
@@ -218,12 +253,14 @@ class _Section(NamedTuple):
     again: str
 
 
-def _section(name: str, ds: xr.Dataset, metric: str, critical: float | None) -> _Section:
-    return _Section(
+def _section(
+    name: str, ds: xr.Dataset, metric: str, critical: float | None, advance: Advance
+) -> _Section:
+    made = _Section(
         name,
         finding(ds, metric, critical),
         results.notices(ds),
-        [trusted(plots.embed(figure)) for figure in _figures(ds, metric)],
+        _figures(ds, metric),
         verdict_table(ds, metric, critical),
         refusal_rows(ds),
         measure_section(ds, metric),
@@ -232,6 +269,8 @@ def _section(name: str, ds: xr.Dataset, metric: str, critical: float | None) -> 
         settings_table(ds),
         again(ds),
     )
+    advance()
+    return made
 
 
 def _figures(ds: xr.Dataset, metric: str) -> list[Any]:

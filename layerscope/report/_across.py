@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from markupsafe import Markup
 
 from layerscope import plots, results, stats
-from layerscope.base.templates import trusted
 from layerscope.errors import ResultError
 
 __all__ = ["Across", "across", "differing"]
@@ -23,7 +21,7 @@ class Across(NamedTuple):
 
     name: str
     sentences: list[str]
-    figures: list[Markup]
+    figures: list[Any]
 
 
 def across(
@@ -61,9 +59,9 @@ def _tasks(name: str, ds: xr.Dataset, metrics: set[str]) -> Across:
         found = stats.ranking_difference(ds, metric=_with_mean(ds, shared))
     except ResultError as error:
         return Across(name, [f"How differently tasks rank the layers is not known: {error}"],
-                      [trusted(plots.embed(each)) for each in drawn])  # fmt: skip
+                      drawn)  # fmt: skip
     drawn.append(plots.rankings(found))
-    return Across(name, differing(found), [trusted(plots.embed(each)) for each in drawn])
+    return Across(name, differing(found), drawn)
 
 
 def _with_mean(ds: xr.Dataset, metric: str | None) -> str | None:
@@ -88,7 +86,7 @@ def _networks(name: str, ds: xr.Dataset, metric: str, critical: float | None) ->
         f"Critical to the last: {', '.join(each)}." if each else "No layer is critical to the last."
     )
     figure = plots.emergence(ds, metric, epoch=epoch, critical=critical)
-    yield Across(name, [said], [trusted(plots.embed(figure))])
+    yield Across(name, [said], [figure])
 
 
 def differing(found: xr.Dataset) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -12,7 +13,15 @@ from layerscope import results, stats
 from layerscope.base.templates import render
 from layerscope.errors import ResultError
 
-__all__ = ["classify", "finding", "refusal_rows", "unperturbed", "verdict_table", "verdicts"]
+__all__ = [
+    "classify",
+    "finding",
+    "name_some",
+    "refusal_rows",
+    "unperturbed",
+    "verdict_table",
+    "verdicts",
+]
 
 _TEMPLATE = "report/templates/verdicts.html.jinja"
 _NORM = "l2_fan_in"
@@ -61,7 +70,8 @@ def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = 
     '2 of 2 layers are critical when reset to checkpoint 0'
     """
     metric = results.metric_name(ds, metric)
-    rest = f"Of the unperturbed network the test {metric} is {unperturbed(ds, metric)}."
+    level = unperturbed(ds, metric, unit=True)
+    rest = f"Of the unperturbed network the test {metric} is {level}."
     table = classify(ds, metric, critical)
     if table is None:
         return f"No verdicts: what chance gives is not known for {metric}. {rest}"
@@ -72,15 +82,31 @@ def finding(ds: xr.Dataset, metric: str | None = None, critical: float | None = 
     if count:
         info = results.metric(ds, metric)
         named = [_measured(row, info, at == 0) for at, row in enumerate(_rows(worst))]
-        more = f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else ""
-        first += f": {', '.join(named[:_MOST_NAMED])}{more}"
-    others = [
-        f"{n} {'is' if n == 1 else 'are'} {name}"
-        for name in ("intermediate", "robust", results.NOT_FINITE, results.NOT_MOVED, "undecided")
-        if (n := int((table["verdict"] == name).sum()))
-    ]
-    second = f" {', '.join(others)}." if others else ""
-    return f"{first}.{second}{_left_out(table)} {rest}"
+        first += f": {name_some(named)}"
+    return f"{first}.{_others(table)}{_left_out(table)} {rest}"
+
+
+def _others(table: pd.DataFrame) -> str:
+    """Count the layers that are not critical, and name those that nothing is known of."""
+    said = []
+    for kind in ("intermediate", "robust", results.NOT_FINITE, results.NOT_MOVED, "undecided"):
+        if names := list(table.loc[table["verdict"] == kind, "layer"]):
+            named = kind in ("undecided", results.NOT_FINITE) and len(names) < len(table)
+            of = f" ({name_some(names)})" if named else ""
+            said.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {kind}{of}")
+    return f" {', '.join(said)}." if said else ""
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Name layers, the first ones where there are many.
+
+    Examples
+    --------
+    >>> name_some(["fc1", "fc2"]), name_some([f"fc{at}" for at in range(9)])
+    ('fc1, fc2', 'fc0, fc1, fc2, fc3, fc4, fc5 and 3 more')
+    """
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def _left_out(table: pd.DataFrame) -> str:
@@ -177,7 +203,8 @@ def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> _Table:
     epoch = int(cells["epoch"].min())
     cells = cells[cells["epoch"] == epoch]
     done = _done(ds, first, epoch)
-    columns = ["layer", *facts["names"], f"test {metric} when {done}", "95 % interval"]
+    what = f"test {results.metric(ds, metric).label} when {done}"
+    columns = ["layer", *facts["names"], what, "95 % interval"]
     rows = [
         [row.layer, *facts[row.layer], _write_value(row.value), _range(row)]
         for row in _rows(cells)
@@ -187,9 +214,10 @@ def _values(ds: xr.Dataset, cells: pd.DataFrame, metric: str) -> _Table:
 
 
 def _limits(table: pd.DataFrame, metric: results.MetricInfo) -> str:
-    unit, share = (" points", 100) if metric.fraction_of else ("", 1)
+    unit, share = (" points", 100) if metric.fraction_of else (_unit(metric), 1)
+    points = "A point is 0.01 of it. " if metric.fraction_of else ""
     return (
-        f"{metric.sentence} "
+        f"{metric.sentence} {points}"
         f"Robust: the whole interval is at or below {share * table.attrs['tolerance']:.3g}{unit}. "
         f"Critical: at or above {share * table.attrs['critical']:.3g}{unit}. Intermediate: between "
         "the two. Else undecided. Not moved: the layer has the same values at the first and at the "
@@ -238,13 +266,17 @@ def _done(ds: xr.Dataset, perturbation: str, epoch: int) -> str:
 def _number(value: float, metric: results.MetricInfo) -> str:
     if pd.isna(value):
         return "not computed"
-    return f"{100 * value:+.1f} points" if metric.fraction_of else f"{value:+.4g}"
+    return metric.write_change(value)
 
 
-def unperturbed(ds: xr.Dataset, metric: str) -> str:
-    """Write the mean of a metric over the unperturbed networks."""
+def unperturbed(ds: xr.Dataset, metric: str, *, unit: bool = False) -> str:
+    """Write the mean of a metric over the unperturbed networks, with its unit if it is wanted."""
     level = results.require(ds, "metric", variable="baseline").sel(metric=metric).mean()
-    return _write_value(float(level))
+    return _write_value(float(level)) + (_unit(results.metric(ds, metric)) if unit else "")
+
+
+def _unit(metric: results.MetricInfo) -> str:
+    return "" if metric.unit == "1" else f" {metric.unit}"
 
 
 def _write_value(value: float) -> str:

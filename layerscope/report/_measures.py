@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import xarray as xr
-from markupsafe import Markup
 
 from layerscope import plots, results, stats
-from layerscope.base.templates import trusted
 from layerscope.errors import OptionError, ResultError
 
 __all__ = ["MeasureSection", "measure_section"]
@@ -27,7 +25,7 @@ class MeasureSection(NamedTuple):
     sentence: str
     columns: list[str]
     rows: list[list[str]]
-    figure: Markup | None
+    figure: Any | None
     values: tuple[list[str], list[list[str]]]
 
 
@@ -41,7 +39,7 @@ def measure_section(ds: xr.Dataset, metric: str) -> MeasureSection | None:
         _sentence(ds, metric, table, best),
         ["measure", "Spearman", "95 % over layers", "Kendall", _OVERLAP, "layers"],
         [_row(ds, table, name) for name in map(str, ds["measure"].values)],
-        None if best is None else trusted(plots.embed(plots.agreement(ds, best, metric))),
+        None if best is None else plots.agreement(ds, best, metric),
         _values(ds),
     )
 

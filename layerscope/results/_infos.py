@@ -65,6 +65,20 @@ class MetricInfo:
         unit = "fraction" if self.fraction_of else self.unit
         return self.name if unit == "1" else f"{self.name} ({unit})"
 
+    def write_change(self, change: float) -> str:
+        """Write a difference of two of its values: of fractions in points, else in its unit.
+
+        Examples
+        --------
+        >>> MetricInfo("error", fraction_of="errors").write_change(0.388)
+        '+38.8 points'
+        >>> MetricInfo("loss", unit="nats").write_change(-0.02)
+        '-0.02 nats'
+        """
+        if self.fraction_of:
+            return f"{100 * change:+.1f} points"
+        return f"{change:+.4g}" + ("" if self.unit == "1" else f" {self.unit}")
+
     @property
     def sentence(self) -> str:
         """Describe it and which way it is better, for a legend.

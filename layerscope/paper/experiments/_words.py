@@ -92,19 +92,22 @@ def matter(runs: Mapping[str, xr.Dataset], metric: str = "error", unit: str = "l
     >>> from layerscope import testing
     >>> matter({"net": testing.dataset(layers=4)})
     'The lowest two of 4 layers matter; whether the other 2 can go back is open'
+    >>> matter({"vgg11-w0.5": testing.dataset(layers=4), "lstm": testing.dataset(layers=2)})
+    'VGG11: the lowest two of 4 layers matter; lstm: every layer matters'
     """
     said = {name: _pattern(*_judged(ds, metric), unit) for name, ds in runs.items()}
-    if len(set(said.values())) == 1:
-        first, _, rest = next(iter(said.values())).partition("; ")
-        both = (
-            " in both networks" if len(said) == 2 else " in all networks" if len(said) > 1 else ""
-        )
-        return f"{first}{both}; {rest}" if rest else f"{first}{both}"
-    return _capitalised(
-        "; ".join(
-            f"{network_words(name)}: {each[0].lower()}{each[1:]}" for name, each in said.items()
-        )
-    )
+    if len(said) == 1:
+        return next(iter(said.values()))
+    # Of several networks what is critical has to do: the table below has the rest.
+    heads = {name: each.partition("; ")[0] for name, each in said.items()}
+    if len(set(heads.values())) == 1:
+        both = "both" if len(heads) == 2 else f"all {_number(len(heads))}"
+        return f"{next(iter(heads.values()))} in {both} networks"
+    short = [
+        f"{network_words(name).partition(',')[0]}: {each[0].lower()}{each[1:]}"
+        for name, each in heads.items()
+    ]
+    return _capitalised("; ".join(short))
 
 
 def _judged(ds: xr.Dataset, metric: str) -> tuple[list[str], dict[str, list[str]]]:
@@ -271,6 +274,8 @@ def _of_claims(claims: Sequence[Claim]) -> str:
     those = [[each for each in claims if (each.rule or each.paper) == rule] for rule in rules_]
     decided = [_of_rule(each) for each in those if any(c.agrees is not None for c in each)]
     still = [_of_rule(each) for each in those if all(c.agrees is None for c in each)]
+    if not decided and len(still) > 2:
+        return _capitalised(f"{still[0]}; {_number(len(still) - 1)} more statements stay open, too")
     parts = decided[:_MOST_SAID]
     left = len(decided) - len(parts) + len(still)
     if len(decided) <= _MOST_SAID and (len(still) == 1 or not decided):
@@ -289,7 +294,7 @@ def _of_rule(those: Sequence[Claim]) -> str:
     otherwise = known.otherwise if known else f"not so: {claim}"
     count = {answer: sum(c.agrees is answer for c in those) for answer in (True, False, None)}
     if len(those) > 1 and count[None] == len(those):
-        return f"whether {claim} stays open in all of {len(those)} cases"
+        return f"whether {claim} stays open in all {_number(len(those))} cases"
     if len(those) > 1:
         return f"{claim} in {count[True]} of {len(those)} cases, not so in {count[False]}"
     answer = those[0].agrees

@@ -54,22 +54,31 @@ def _file_name(run: Run) -> str:
 def _card(run: Run, at: int) -> tuple[str, str, str]:
     # Numbered anchors: those that hosts make of headings differ between them.
     picture = "" if run.figure is None else f"![]({THUMBNAILS}/{_file_name(run)})"
-    said = f"[{_plain(run.subject)}](#run{at})<br>{_plain(run.found)}."
-    beside = f"{_plain(run.beside)}.<br>" if run.beside else ""
-    return picture, said, f"{beside}*{_plain(_counts(run))}*"
+    said = f"[{_plain(run.heading)}](#run{at})<br>{_plain(run.found)}."
+    beside = [f"{_plain(run.beside)}."] if run.beside else []
+    counts = _counts(run) or ("" if beside else "nothing of the paper to compare with")
+    return picture, said, "<br>".join(beside + [f"*{_plain(counts)}*"] * bool(counts))
 
 
 def _counts(run: Run) -> str:
+    """Count as the head of the page does: the paper's statements, then its printed numbers."""
+    if run.is_single:
+        return run.agreement
+    words = {"yes": "agree", "no": "disagree", "open": "undecided"}
+    count = run.statements
+    parts = [f"{count[kind]} {word}" for kind, word in words.items() if count[kind]]
     met, compared = run.cells
-    cells = f"; {met} of {compared} printed numbers agree" if compared else ""
-    return f"{run.agreement}{cells}"
+    said = [f"statements: {', '.join(parts)}"] if parts else []
+    said += [f"printed numbers: {met} of {compared} agree"] if compared else []
+    return "; ".join(said)
 
 
 def _markdown_run(run: Run, anchor: str, base: Path) -> list[str]:
-    reduced = f" Reduced: {run.reduced}." if run.reduced else ""
+    below = [f"*{_plain(run.subheading)}*"] if run.subheading else []
+    below += [_plain(f"Reduced: {run.reduced}.")] if run.reduced else []
     blocks = [
-        f'<a id="{anchor}"></a>\n\n### {_plain(run.subject)}',
-        f"*{_plain(run.title)}*{_plain(reduced)}",
+        f'<a id="{anchor}"></a>\n\n### {_plain(run.heading)}',
+        " ".join(below),
         f"**{_plain(run.sentence)}**",
         _plain(run.finding) if run.finding.rstrip(".") != run.found else "",
     ]

@@ -69,6 +69,22 @@ class Run:
     comparisons: tuple[Comparison, ...] = field(default=())
 
     @property
+    def heading(self) -> str:
+        """What it is about: the question, where the paper has nothing to hold it against."""
+        return self.subject if any(claim.of_paper for claim in self.claims) else self.title
+
+    @property
+    def subheading(self) -> str:
+        """The other of the question and of network and data; empty where both are the same."""
+        other = self.title if self.heading == self.subject else self.subject
+        return "" if other == self.heading else other
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it has a single training run, which decides nothing."""
+        return bool(self.claims) and self.agreement.startswith("one run")
+
+    @property
     def agreement(self) -> str:
         """Count the claims that agree, in words."""
         return experiments.agreement(self.claims)
