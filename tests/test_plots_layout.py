@@ -69,11 +69,19 @@ def test_of_many_rows_the_critical_ones_keep_their_names():
     # Where two lie side by side, lines lead to their names.
     assert any(text.get_gid() and not text.get_text() for text in axes.texts)
     factors = hv.render(plots.heatmap(ds), backend="bokeh").y_range.factors
-    assert len(set(factors)) == len(factors) == 312
+    assert len(set(factors)) == len(factors) == 311
     kept = {name for name in factors if name.isprintable()}  # others take no room
     assert {"layer1", "fullmodel"} <= kept
     assert kept & {"layer155", "layer156"}
     assert len(kept) < 200
+
+
+def test_a_curve_that_lies_apart_is_named_where_it_does_among_few_as_well():
+    plot = plots.curves(testing.dataset(4))
+    (labels,) = (part for part in plot if isinstance(part, hv.Labels))
+    told = labels.dframe().set_index("name")
+    assert {"layer1"} <= set(told.index) < {"layer1", "layer2", "layer3", "layer4"}
+    assert told["value"].idxmax() == "layer1"
 
 
 @pytest.mark.parametrize("epochs", [range(100), (0, 1, 2, 3, 8, 40, 90, 100)])

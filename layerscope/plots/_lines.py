@@ -47,9 +47,9 @@ def curves(
     Checkpoints stand at their epochs; where these lie far apart, as the first ones mostly do, the
     axis is logarithmic, and broken between 0 and the next. A curve has a gap where a checkpoint was
     not computed, and a cross where the value is no finite number. Shading is the interval of
-    `layerscope.stats.summary`, which the line below the axis describes. Above twelve layers the
-    colour tells the depth, the shading is left out, and curves that lie apart from the others are
-    named where they do.
+    `layerscope.stats.summary`, which the line below the axis describes. Curves that lie apart from
+    the others are named where they do. Above twelve layers the colour tells the depth, and the
+    shading is left out.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def layer_lines(
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
     parts += _crosses(table, looks)
-    return parts + (outlying(table, single, names, scale) if len(single) > _MANY_LAYERS else [])
+    return parts + outlying(table, single, names, scale)
 
 
 class _Look(NamedTuple):
