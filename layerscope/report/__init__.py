@@ -109,7 +109,7 @@ def page(
     Returns
     -------
     str
-        HTML, some 1.5 MB, most of it BokehJS.
+        HTML, some 2 MB, most of it BokehJS.
 
     Raises
     ------
