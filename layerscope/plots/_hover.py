@@ -42,7 +42,8 @@ def values_with_hover(ds: xr.Dataset, metric: str) -> pd.DataFrame:
     table = stats.summary(ds, metric)
     write = results.metric(ds, metric).write_change
     changes = [None if pd.isna(each) else write(each) for each in table["degradation"]]
-    return with_hover(ds, table.assign(change=changes), _VALUE_HOVER).drop(columns="change")
+    told = table.assign(change=pd.Series(changes, table.index, dtype=object))
+    return with_hover(ds, told, _VALUE_HOVER).drop(columns="change")
 
 
 def with_hover(ds: xr.Dataset, table: pd.DataFrame, forms: dict[str, str]) -> pd.DataFrame:

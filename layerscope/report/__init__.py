@@ -162,7 +162,7 @@ def _count_figures(
     comparison: _Comparison | None, across: list[Across], sections: list[_Section]
 ) -> int:
     measured = [run.measures is not None and run.measures.figure is not None for run in sections]
-    drawn = [len(part.figures) for part in (*across, *sections)]
+    drawn = [len(part.figures) for part in across] + [len(run.figures) for run in sections]
     return (comparison is not None) + sum(drawn) + sum(measured)
 
 
