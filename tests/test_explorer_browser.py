@@ -338,7 +338,10 @@ def test_clicking_through_a_run(server, lab):
 
     # The state as a figure, beside the notebook.
     lab.press("Save figure")
-    lab.says("Saved layers.png")
+    sync_api.expect(lab.page.locator(".ls-saved")).to_contain_text("layers.png", timeout=PATIENCE)
+    lab.page.get_by_role("button", name="Copy path").click()
+    sync_api.expect(lab.page.locator(".ls-saved")).to_contain_text("path copied")
+    assert f"Saved {server[2] / 'layers.png'}" in lab.page.inner_text(".ls-saved")
     assert (server[2] / "layers.png").read_bytes().startswith(b"\x89PNG")
 
     # Python.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import nn
 
-from layerscope import results, testing
+from layerscope import plots, results, testing
 from layerscope.core.session import changes
 from layerscope.jupyter import (
     LayerExplorer,
@@ -119,11 +120,47 @@ def test_a_saved_state_is_the_same_every_time(explorer, tmp_path, suffix, magic)
     assert explorer.wait(120)
     explorer.controls.path.value = str(tmp_path / f"state{suffix}")
     explorer.controls.save.click()
-    assert f"Saved {tmp_path}" in explorer.controls.status.text
+    assert explorer.wait(60)
+    saved = explorer.controls.saved
+    assert (saved.kind, saved.path) == ("info", str(tmp_path / f"state{suffix}"))
+    assert saved.text == f"Saved {saved.path}"
     content = (tmp_path / f"state{suffix}").read_bytes()
     assert content.startswith(magic)
     explorer.save_figure(tmp_path / f"again{suffix}")
     assert (tmp_path / f"again{suffix}").read_bytes() == content
+
+
+def test_what_is_saved_in_the_background_is_what_was_shown_then(explorer, tmp_path, monkeypatch):
+    """And the Dataset and the page as well; where one can't be written, that is said."""
+    parts, held = explorer.controls, threading.Event()
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda *a, **k: (held.wait(60), save(*a, **k))[1])
+    explorer.state = {"layer1": ("reinitialize", 0)}
+    assert explorer.wait(120)
+    parts.path.value = str(tmp_path / "state.png")
+    parts.save.click()
+    explorer.state = {}  # is answered meanwhile
+    assert explorer._worker.wait(60)
+    assert (parts.saved.kind, parts.saved.path) == ("busy", "")
+    held.set()
+    assert explorer.wait(60)
+    explorer.state = {"layer1": ("reinitialize", 0)}
+    assert explorer.wait(60)
+    explorer.save_figure(tmp_path / "again.png")
+    assert (tmp_path / "state.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    parts.store.click()
+    assert "no Dataset yet" in parts.status.text
+    explorer.keep("one")
+    parts.store.click()
+    parts.export.click()
+    assert explorer.wait(60)
+    assert parts.saved.path == str(tmp_path / "state.html")
+    assert list(results.open_dataset(tmp_path / "state.nc")["scenario"].values) == ["one"]
+    parts.path.value = str(tmp_path / "none" / "\0")
+    parts.export.click()
+    assert explorer.wait(60)
+    assert (parts.saved.kind, parts.saved.path) == ("error", "")
+    assert "is not saved" in parts.saved.text
 
 
 def test_a_saved_state_is_as_wide_as_paper(explorer, tmp_path):

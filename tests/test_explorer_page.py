@@ -9,7 +9,7 @@ import pytest
 
 from layerscope import LayerExplorer, testing
 from layerscope.errors import OptionError
-from layerscope.jupyter import _strip
+from layerscope.jupyter import _saving, _strip
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -199,6 +199,32 @@ def test_an_exported_page_asks_for_nothing_and_tells_of_every_cell(window, tmp_p
     assert page.evaluate("window.evil") is None
     assert (errors, [url for url in asked if not url.startswith(("file:", "data:"))]) == ([], [])
     context.close()
+
+
+def test_python_and_paths_are_copied_by_a_button_that_says_so(window):
+    text = "state = {'<b>': 1}\nprint(1 < 2)"
+    mount(window, _saving.Code, text="")
+    assert window.locator("#here").is_hidden()
+    put(window, text=text)
+    window.focus(".ls-code")
+    window.keyboard.press("Tab")  # from the text to its button
+    window.evaluate(
+        "document.addEventListener('copy', () => { window.copied = `${getSelection()}`; })"
+    )
+    button = window.get_by_role("button", name="Copy Python")
+    sync_api.expect(button).to_be_focused()
+    window.keyboard.press("Enter")
+    sync_api.expect(window.get_by_role("status")).to_have_text("Python copied")
+    assert window.evaluate("window.copied") == text
+    sync_api.expect(button).to_be_focused()
+    mount(window, _saving.Saved, text="saving a.png …", path="", kind="busy")
+    assert window.locator("progress").is_visible()
+    assert window.get_by_role("button").count() == 0
+    put(window, text="Saved /x/<b>a</b>.png", path="/x/<b>a</b>.png", kind="info")
+    window.get_by_role("button", name="Copy path").click()
+    sync_api.expect(window.locator(".ls-saved")).to_contain_text("Saved /x/<b>a</b>.png")
+    sync_api.expect(window.get_by_text("path copied")).to_be_attached()
+    assert window.evaluate("window.copied") == "/x/<b>a</b>.png"
 
 
 def test_what_is_measured_is_shown_and_only_its_result_is_announced(window):

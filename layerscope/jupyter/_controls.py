@@ -10,6 +10,7 @@ import ipywidgets as widgets
 from layerscope.base import devices
 from layerscope.core.layers import VIEWS
 from layerscope.jupyter._colouring import COLOURINGS
+from layerscope.jupyter._saving import Code, Saved
 from layerscope.jupyter._strip import Grid, Kept, Status, Strip
 from layerscope.results import NO_EPOCH
 
@@ -96,14 +97,16 @@ class Controls:
         self.save = _button("Save figure", "image", "120px")
         tip = "Write all of this as one HTML page that needs no kernel"
         self.export = _button("Export page", "file-export", "130px", tip)
-        self.code = widgets.HTML()
+        tip = "Write what was swept, and the states that were kept, as netCDF"
+        self.store = _button("Save Dataset", "database", "130px", tip)
+        self.saved, self.code = Saved(), Code()
 
     def parts(self) -> list[Any]:
         """List every widget."""
         return [part for part in vars(self).values() if isinstance(part, widgets.Widget)]
 
-    def rows(self) -> list[Any]:
-        """Lay the widgets out, in rows from top to bottom."""
+    def rows(self, texts: Any) -> list[Any]:
+        """Lay the widgets out, in rows from top to bottom; below the answer what is of texts."""
         row = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 8px")
         spread = widgets.Layout(
             flex_flow="row wrap", align_items="center", justify_content="space-between"
@@ -127,11 +130,13 @@ class Controls:
             widgets.HBox([widgets.Label("a clicked layer is"), self.kind, self.epoch], layout=row),
             widgets.HBox([self.preset, self.undo, self.redo, self.colour], layout=row),
             answer,
+            texts,
             widgets.HBox([left, right], layout=columns),
             widgets.HBox(
-                [self.name, self.keep, self.copy, self.path, self.save, self.export],
+                [self.name, self.keep, self.copy, self.path, self.save, self.export, self.store],
                 layout=row,
             ),
+            self.saved,
             self.code,
         ]
 

@@ -97,7 +97,7 @@ class Display:
         parts.undo.disabled, parts.redo.disabled = not history.can_undo, not history.can_redo
         parts.view.value = history.now.view
         parts.preset.options = ["–", *drawing.presets(layers)]
-        parts.code.value = ""
+        parts.code.text = ""
         self._framed = name, f"{len(layers)} rows, {about}"
         self.doubt(self._doubt)
 

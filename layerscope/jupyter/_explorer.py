@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -15,19 +14,17 @@ import torch
 import xarray as xr
 from torch import nn
 
-from layerscope import plots
 from layerscope.core import perturb
 from layerscope.core.layers import Layer, Norms
 from layerscope.core.metrics import Metric
 from layerscope.core.running import OutputSpec
 from layerscope.core.session import Change, Estimate
 from layerscope.errors import LayerscopeError, OptionError, choose
-from layerscope.jupyter import _drawing as drawing, _rows as rows, _tools as tools, _words as words
+from layerscope.jupyter import _drawing as drawing, _rows as rows, _tools as tools
 from layerscope.jupyter._backend import Backend, sweep_only
 from layerscope.jupyter._closing import close_parts, supersede
 from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._display import Display
-from layerscope.jupyter._figure import of_state
 from layerscope.jupyter._guarding import guard
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._keeping import Keeper
@@ -35,6 +32,7 @@ from layerscope.jupyter._known import Known
 from layerscope.jupyter._measuring import Measurement, Question
 from layerscope.jupyter._origin import differing
 from layerscope.jupyter._progress import progress
+from layerscope.jupyter._saving import Saver
 from layerscope.jupyter._showing import Showing
 from layerscope.jupyter._source import resolve, script
 from layerscope.jupyter._texts import Texts, is_text
@@ -151,10 +149,8 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         self._display = Display(self.controls, source_.tokenizer, texts)
         self.texts = Texts(source_.tokenizer, texts)
         self._measurement = Measurement(self._display, self.texts)
-        self._worker = Worker(self._display.fail)
-        *above, columns, tools_, code = self.controls.rows()
-        rows_ = [*above, self.texts.box, columns, tools_, code]
-        super().__init__(rows_, _dom_classes=("ls-explorer",))
+        self._worker, self._saver = Worker(self._display.fail), Saver(self.controls.saved)
+        super().__init__(self.controls.rows(self.texts.box), _dom_classes=("ls-explorer",))
         self._wire()
         self._display.say("Click a layer; arrow keys and Enter do the same.")
         self._refresh()
@@ -219,7 +215,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything that was asked is answered; whether it was in time (seconds)."""
-        return self._worker.wait(timeout)
+        return self._worker.wait(timeout) and self._saver.wait(timeout)
 
     def close(self) -> None:
         """End the thread, free network and memory, and take the explorer off the page.
@@ -228,6 +224,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         """
         if self._worker is not None:
             self._worker.close()
+            self._saver.wait()
             self._free()
             close_parts(self, *self.controls.parts(), *self.texts.parts())
         elif self._backend is not None:
@@ -257,8 +254,9 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
             (parts.keep, lambda: self.keep(self.controls.name.value)),
             (parts.copy, self._show_code),
             (self.texts.go, self._continue),
-            (parts.save, lambda: self.save_figure(self.controls.path.value)),
-            (parts.export, self._export),
+            (parts.save, self._save_figure),
+            (parts.export, self._save_page),
+            (parts.store, self._save_dataset),
         ]:
             button.on_click(lambda _, pressed=pressed: self._do(pressed))
         self._watch()
@@ -350,23 +348,8 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         """Keep the present state under a name, as a scenario in `dataset`."""
         self._display.say(self._keeper.keep(name, self._history.now, self.estimate))
 
-    def save_figure(self, path: str | os.PathLike[str], width: float | str | None = None) -> None:
-        """Write the present state as one figure: the strip, the numbers, the heat map if swept.
-
-        `path` and `width` are as for `layerscope.plots.save`.
-        """
-        estimate, drawn = self.estimate, (self._history.now, self.controls.strip)
-        if self._backend is not None and estimate is None:
-            raise OptionError("this state is not measured yet; wait until examples were seen.")
-        picture = of_state(self._title(), *drawn, estimate, self._swept(), self._known.metric)
-        self._display.say(f"Saved {plots.save(picture, path, width=width)}.")
-
-    def _export(self) -> None:
-        page = self.export_page(Path(self.controls.path.value).with_suffix(".html"))
-        self._display.say(f"Exported {page.resolve()}.")
-
     def _show_code(self) -> None:
-        self.controls.code.value = words.code(self.code)
+        self.controls.code.text = self.code
 
     # What is shown.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import holoviews as hv
 import numpy as np
@@ -23,7 +23,7 @@ from layerscope.jupyter._strip import Strip
 from layerscope.jupyter._words import Reading
 from layerscope.plots import escape_dollars, shorten_layers
 
-__all__ = ["draw", "of_state"]
+__all__ = ["Look", "draw", "of_state"]
 
 _ACCENT, _QUIET, _LINE = "#b83c0c", "#59636e", "#8c959f"
 # Inches: of the narrowest and the widest strip, of its widest block, between stages and blocks.
@@ -37,10 +37,17 @@ _COLUMNS = (0.0, 1.3, 2.1, 3.35, 4.3)
 _TYPE = 7.5
 
 
+class Look(NamedTuple):
+    """Strip as it stood at some moment."""
+
+    blocks: Sequence[Mapping[str, Any]]
+    legend: Sequence[Mapping[str, Any]]
+
+
 def of_state(
     name: str,
     scene: Scene,
-    strip: Strip,
+    strip: Strip | Look,
     estimate: Estimate | None,
     ds: xr.Dataset | None,
     metric: str,

@@ -62,7 +62,7 @@ def page(
             kept=_kept(ds),
             content=content,
             still=trusted(still),
-            style=trusted(static("explorer.css", "page.css")),
+            style=trusted(static("explorer.css", "kept.css", "page.css")),
             script=trusted(_script()),
         )
     )
@@ -70,7 +70,7 @@ def page(
 
 def _script() -> str:
     """Put the parts of the explorer into one script: without modules, which need addresses."""
-    shared = static("keys.js", "legend.js")
+    shared = static("keys.js", "legend.js", "copy.js")
     parts = {"Strip": static("strip.js"), "Grid": static("grid.js")}
     made = [
         f"const {name} = (() => {{\n{text.replace('export default', 'return')}\n}})();"

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import xarray as xr
 
+from layerscope import plots, results
 from layerscope.base import writing
 from layerscope.core.session import Estimate
 from layerscope.errors import OptionError
 from layerscope.jupyter import _rows as rows, _words as words
 from layerscope.jupyter._controls import Controls
+from layerscope.jupyter._figure import Look, of_state
 from layerscope.jupyter._history import History
+from layerscope.jupyter._known import Known
 from layerscope.jupyter._page import page
+from layerscope.jupyter._saving import Saver
 from layerscope.jupyter._still import bundle, still
 
 __all__ = ["Showing"]
@@ -26,6 +31,9 @@ class Showing:
 
     controls: Controls
     _history: History
+    _known: Known
+    _saver: Saver
+    _backend: Any
     _shown_as: str | None = None
 
     if TYPE_CHECKING:
@@ -37,6 +45,41 @@ class Showing:
         @property
         def dataset(self) -> xr.Dataset | None: ...
         def _title(self) -> str: ...
+        def _swept(self) -> xr.Dataset | None: ...
+
+    def save_figure(self, path: str | os.PathLike[str], width: float | str | None = None) -> None:
+        """Write the present state as one figure: the strip, the numbers, the heat map if swept.
+
+        `path` and `width` are as for `layerscope.plots.save`.
+        """
+        self._figure(width)(Path(path))
+
+    def _figure(self, width: float | str | None = None) -> Callable[[Path], object]:
+        """Take down what is shown; return what draws that into a file, later as well."""
+        if self._backend is not None and self.estimate is None:
+            raise OptionError("this state is not measured yet; wait until examples were seen.")
+        strip = self.controls.strip
+        shown = self._title(), self._history.now, Look(strip.blocks, strip.legend), self.estimate
+        given = *shown, self._swept(), self._known.metric
+        return lambda path: plots.save(of_state(*given), path, width=width)
+
+    def _save_figure(self) -> None:
+        self._saver.save(self._path(), self._figure())
+
+    def _save_page(self) -> None:
+        content = self._page()
+        self._saver.save(
+            self._path().with_suffix(".html"),
+            lambda path: writing.write_bytes(path, content.encode()),
+        )
+
+    def _save_dataset(self) -> None:
+        if (ds := self.dataset) is None:
+            raise OptionError("there is no Dataset yet; press Sweep, or keep a state.")
+        self._saver.save(self._path().with_suffix(".nc"), lambda path: results.save(ds, path))
+
+    def _path(self) -> Path:
+        return Path(str(self.controls.path.value))
 
     def export_page(self, path: str | os.PathLike[str]) -> Path:
         """Write the present state as one HTML page that needs neither a kernel nor a network.
@@ -69,12 +112,14 @@ class Showing:
             raise OptionError(
                 f"a page is HTML; got {target.name!r}, give a name such as page.html."
             )
+        return writing.write_bytes(target, self._page().encode())
+
+    def _page(self) -> str:
         parts = self.controls
-        content = page(
+        return page(
             *self._heading(), parts.strip, parts.grid, self._readings(), self.code, self.dataset,
             self._still(),
         )  # fmt: skip
-        return writing.write_bytes(target, content.encode())
 
     def _heading(self) -> tuple[str, str, str]:
         estimate = self.estimate

@@ -22,7 +22,6 @@ __all__ = [
     "cards",
     "changes",
     "classes",
-    "code",
     "confusion",
     "coverage",
     "no_numbers",
@@ -49,11 +48,6 @@ _SHOWN = {number: 0x2400 + number for number in range(32)} | {127: 0x2421}
 def title(name: str, about: str, doubt: str = "") -> str:
     """The network's name, what is shown of it, and what speaks against it."""
     return _html("title", name=name, about=about, doubt=doubt)
-
-
-def code(text: str) -> str:
-    """The code that gets what is shown without the explorer."""
-    return _html("code", text=text)
 
 
 def cards(estimate: Estimate, seq: int, trained: bool = False) -> str:

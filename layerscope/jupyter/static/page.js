@@ -48,6 +48,8 @@ function open() {
     strip.set("selected", [message.row]);
     show(cell.tip || `${message.row}, ${message.column}: not computed`);
   });
+  const code = document.querySelector(".ls-copied");
+  code.append(copyButton(() => code.querySelector("pre").textContent, "Python"));
   Strip.render({ model: strip, el: document.getElementById("strip") });
   Grid.render({ model: grid, el: document.getElementById("grid") });
   // What is changed is in view, in its box.
