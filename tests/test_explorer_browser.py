@@ -365,6 +365,25 @@ def test_clicking_through_a_run(server, lab):
     assert lab.asking(lambda: lab.layer("layer3").click()) == trained
 
 
+def test_a_notebook_without_its_kernel_shows_what_was_found_and_no_error(server, lab):
+    lab.open(server, "saved", OPEN.format(run=str(server[3])))
+    one = lab.asking(lambda: lab.layer("layer1").click())
+    lab.page.locator(".ls-still").wait_for(state="attached")
+    sync_api.expect(lab.page.locator(".ls-still")).to_contain_text("layer1 initial")
+    lab.page.evaluate(
+        """async () => {
+            await window.jupyterapp.commands.execute("docmanager:save");
+            await window.jupyterapp.shell.currentWidget.sessionContext.shutdown();
+        }"""
+    )
+    lab.page.reload()
+    sync_api.expect(lab.page.get_by_text("model not found")).to_be_attached(timeout=PATIENCE)
+    sync_api.expect(lab.page.get_by_text("model not found")).to_be_hidden()
+    still = lab.page.locator(".ls-still")
+    sync_api.expect(still).to_be_visible()
+    assert f"{100 * one:.2f} %" in still.inner_text()
+
+
 SLOW = """
 import torch
 from layerscope import models
@@ -375,6 +394,47 @@ pair = torch.randn(20_000, 16), torch.arange(20_000) % 4
 explorer = LayerExplorer(net, pair, states, device="cpu", batch_size=50)
 explorer
 """
+
+
+DEEP = """
+import torch
+from torch import nn
+from layerscope import LayerExplorer
+torch.manual_seed(0)
+net = nn.Sequential(*[nn.Sequential(*[nn.Linear(4, 4) for _ in range(10)]) for _ in range(30)])
+pair = torch.randn(20, 4), torch.arange(20) % 4
+explorer = LayerExplorer(net, pair, {0: net.state_dict()}, device="cpu", perturbations=["zero"])
+explorer
+"""
+
+
+def test_the_answer_stays_in_view_whatever_is_scrolled_to(server, lab):
+    lab.page.set_viewport_size({"width": 1280, "height": 800})
+    lab.open(server, "deep", DEEP)
+    inside = """() => {
+        const [answer, room] = [".ls-answer", ".jp-WindowedPanel-outer"].map(
+            name => document.querySelector(name).getBoundingClientRect());
+        return answer.top >= room.top - 2 && answer.bottom <= room.bottom + 2;
+    }"""
+    for place in (0, 300, 700):
+        lab.page.locator(".jp-WindowedPanel-outer").evaluate("(e, at) => e.scrollTo(0, at)", place)
+        lab.page.wait_for_function(inside)
+    # And by keyboard nothing is gone to that it covers.
+    lab.page.locator(".jp-WindowedPanel-outer").evaluate("e => e.scrollTo(0, 0)")
+    lab.layer("0.0").focus()
+    for key, name in (("End", "29.9"), ("ArrowLeft", "29.8"), ("PageUp", None)):
+        lab.page.keyboard.press(key)
+        at = lab.page.evaluate(
+            """() => {
+                const part = document.activeElement, box = part.getBoundingClientRect();
+                const top = document.elementFromPoint(box.x + box.width / 2, box.bottom - 4);
+                return [part.contains(top), part.dataset.name ?? null];
+            }"""
+        )
+        assert at == [True, name]
+    lab.asking(lambda: lab.layer("15.5").click())
+    lab.has_state("15.5", "set to zero")
+    assert lab.page.evaluate(inside)
 
 
 def test_a_sweep_is_cancelled_and_clicks_come_first(server, lab):
