@@ -384,6 +384,104 @@ def test_a_notebook_without_its_kernel_shows_what_was_found_and_no_error(server,
     assert f"{100 * one:.2f} %" in still.inner_text()
 
 
+def test_a_truncated_checkpoint_is_marked_and_everything_else_works(server, lab):
+    root, run = server[2], Path(server[3])
+    torn = shutil.copytree(run, root / "torn" / run.name) / "epoch-0001.safetensors"
+    os.truncate(torn, torn.stat().st_size // 2)
+    lab.open(server, "torn", OPEN.format(run=str(torn.parent)))
+    trained = lab.settled()[1]
+    note = lab.page.locator('.ls-status[role="note"]')
+    sync_api.expect(note).to_contain_text("1 of 3 checkpoints can't be read, and is left out")
+    sync_api.expect(note).to_contain_text(str(torn))
+    lab.press("Sweep")
+    broken = lab.page.locator('.ls-grid button[data-row="layer1"][data-column="1"]')
+    sync_api.expect(broken).to_have_class("ls-refused", timeout=PATIENCE)
+    head = lab.page.locator(".ls-grid th.ls-torn")
+    sync_api.expect(head).to_have_text("⊘ 1")
+    assert str(torn) in head.get_attribute("aria-label")
+    broken.click()
+    lab.says("the checkpoint of epoch 1 can't be read: ", "error")
+    sync_api.expect(lab.page.locator(".ls-cards")).to_contain_text("could not be measured")
+    aloud = lab.page.locator('.ls-explorer [role="status"]')
+    sync_api.expect(aloud).to_contain_text(str(torn))
+    picture(lab, "torn")
+    sound = lab.page.locator('.ls-grid button[data-row="layer1"][data-column="0"]')
+    assert lab.asking(sound.click) > trained
+    # The selector says it, too.
+    lab.page.locator(".ls-explorer .noUi-handle").first.focus()
+    lab.page.keyboard.press("ArrowRight")
+    lab.says("the checkpoint of epoch 1 can't be read: ", "error")
+    readout = lab.page.locator(".ls-explorer .widget-readout").first
+    sync_api.expect(readout).to_have_text("1 (can't be read)")
+    assert lab.asking(lambda: lab.press("Undo")) > trained
+
+
+TROUBLE = """
+import torch
+from layerscope import LayerExplorer
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = (torch.nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        x = self.one(x)
+        x = self.two(x / x.abs().sum(1, keepdim=True))
+        if not self.two.weight.any():
+            raise RuntimeError("the device is <lost>")
+        return self.three(x)
+
+torch.manual_seed(0)
+pair = torch.randn(40, 4), torch.arange(40) % 4
+explorer = LayerExplorer(Net(), pair, device="cpu", batch_size=20, perturbations=["rerandomize"])
+explorer
+"""
+
+
+def test_what_is_refused_fails_or_is_not_finite_shows_as_that(server, lab):
+    lab.open(server, "trouble", TROUBLE)
+    trained = lab.settled()[1]
+    lab.press("Sweep")
+    cell = lab.page.locator('.ls-grid button[data-row="one"][data-column="rand"]')
+    sync_api.expect(cell).to_have_attribute("data-known", "true", timeout=PATIENCE)
+    aloud = lab.page.locator('.ls-explorer [role="status"]')
+    lab.tool("set to zero")
+    # Not finite.
+    lab.asking(lambda: lab.layer("one").click())
+    lab.says("one set to zero: error 100.00 %", "warning")
+    lab.says("not finite: outputs are NaN for 40 of 40 examples", "warning")
+    sync_api.expect(aloud).to_contain_text("outputs are NaN for 40 of 40 examples")
+    sync_api.expect(lab.layer("one").locator(".ls-body")).to_have_text("✕")
+    assert "outputs are NaN" in lab.layer("one").get_attribute("aria-label")
+    picture(lab, "not-finite")
+    lab.asking(lambda: lab.press("Undo"))
+    sync_api.expect(lab.layer("one").locator(".ls-body")).to_have_text("")
+    # Failed.
+    lab.layer("two").click()
+    lab.says("RuntimeError: the device is <lost>", "error")
+    sync_api.expect(aloud).to_contain_text("the device is <lost>")
+    sync_api.expect(lab.layer("two").locator(".ls-body")).to_have_text("!")
+    sync_api.expect(lab.page.locator(".ls-cards")).to_contain_text("could not be measured")
+    picture(lab, "failed")
+    assert lab.asking(lambda: lab.press("Undo")) == trained
+    # Refused.
+    lab.tool("reversed")
+    lab.layer("three").click()
+    lab.page.locator('.ls-status[data-kind="error"]').wait_for()
+    sync_api.expect(lab.layer("three").locator(".ls-body")).to_have_text("⊘")
+    why = lab.page.inner_text('.ls-status[data-kind="error"]')
+    assert why in lab.layer("three").get_attribute("title")
+    picture(lab, "refused")
+    # Another view has no heat map yet, and says so.
+    lab.asking(lambda: lab.press("Undo"))
+    before = lab.seq
+    lab.page.locator(".widget-dropdown", has_text="view").locator("select").select_option("block")
+    lab.settled(before)
+    lab.says("The heat map is of the view leaf, and is hidden")
+    sync_api.expect(lab.page.locator(".ls-grid button")).to_have_count(0)
+
+
 SLOW = """
 import torch
 from layerscope import models

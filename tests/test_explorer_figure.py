@@ -205,3 +205,43 @@ def test_any_number_of_layers_fits_a_page(layers):
     assert ends.max() <= 6.75
     assert ("layer1" in written(picture)) == (layers < 300)
     explorer.close()
+
+
+def test_the_heat_map_is_coloured_by_what_the_page_is(explorer):
+    explorer.sweep()
+    assert explorer.wait(120)
+    for by in ("damage", "value"):
+        explorer.controls.colour.value = by
+        picture = figure.of_state(
+            "net", explorer._history.now, explorer.controls.strip, explorer.estimate,
+            explorer._swept(), "error", by=by,
+        )  # fmt: skip
+        bar = picture.axes[1].get_ylabel() + picture.axes[1].get_xlabel()
+        assert ("damage" in bar) == (by == "damage")
+        cells = explorer.controls.grid.cells
+        drawn_ = [text.get_text().replace("0.", ".") for text in picture.axes[0].texts]
+        shown = [cell["text"].replace("0.", ".") for row in cells for cell in row]
+        assert sorted(drawn_) == sorted(shown)
+
+
+def test_kept_states_stand_in_the_figure(explorer, tmp_path):
+    for name, state in {"none": {}, "two $reset$": {"layer1": "zero", "layer2": "zero"}}.items():
+        explorer.state = state
+        assert explorer.wait(60)
+        explorer.keep(name)
+    rows_ = explorer.controls.kept.rows
+    picture = figure.of_state(
+        "net", explorer._history.now, explorer.controls.strip, explorer.estimate, None, "error",
+        kept=rows_,
+    )  # fmt: skip
+    said = written(picture)
+    for row in rows_:
+        assert {row["value"], row["change"]} <= set(said)
+    assert {"kept states", "none", r"two \$reset\$"} <= set(said)
+    bars = [each for each in picture.artists if hasattr(each, "get_hatch")
+            and to_hex(each.get_facecolor()) == "#2b8a9b"]  # fmt: skip
+    wide = sorted(bar.get_width() for bar in bars)
+    none, two = (row["share"] for row in rows_)
+    assert wide[0] / wide[1] == pytest.approx(min(none, two) / max(none, two))
+    explorer.save_figure(tmp_path / "kept.png")
+    assert (tmp_path / "kept.png").stat().st_size > 10_000

@@ -32,7 +32,14 @@ class Controls:
         Whether there is a network to ask.
     tasks : sequence of str
         Names of the data sets, where there are several.
+
+    Attributes
+    ----------
+    offering : bool
+        True while other checkpoints or sweeps are offered, which chooses none.
     """
+
+    offering = False
 
     def __init__(
         self,
@@ -81,6 +88,10 @@ class Controls:
         self.colour = widgets.Dropdown(
             options=COLOURINGS, description="colour by", layout=widgets.Layout(width="190px")
         )
+        self.swept = widgets.Dropdown(
+            options=[], description="sweep", layout=widgets.Layout(width="100%")
+        )
+        self.swept.layout.display = "none"
         self.start = _button("Sweep", "play", "90px", "Compute the whole heat map")
         self.cancel = _button("Cancel", "stop", "90px")
         self.cancel.disabled = True
@@ -101,6 +112,23 @@ class Controls:
         self.store = _button("Save Dataset", "database", "130px", tip)
         self.saved, self.code = Saved(), Code()
 
+    def offer_sweeps(self, labels: Sequence[str], chosen: str) -> None:
+        """Offer these sweeps, of which one is shown; a single one is no choice."""
+        self.offering = True
+        try:
+            self.swept.options, self.swept.value = list(labels), chosen
+        finally:
+            self.offering = False
+        self.swept.layout.display = None if len(labels) > 1 else "none"
+
+    def offer(self, epochs: Sequence[tuple[str, int]]) -> None:
+        """Offer these checkpoints, in words and by number; the one that is chosen stays so."""
+        chosen, self.offering = self.epoch.value, True  # of new options the first is chosen
+        try:
+            self.epoch.options, self.epoch.value = epochs, chosen
+        finally:
+            self.offering = False
+
     def parts(self) -> list[Any]:
         """List every widget."""
         return [part for part in vars(self).values() if isinstance(part, widgets.Widget)]
@@ -117,7 +145,8 @@ class Controls:
             [self.changed, self.classes, self.confusion], layout=widgets.Layout(flex="1 1 380px")
         )
         sweep = widgets.HBox([self.start, self.cancel, self.progress, self.left], layout=row)
-        right = widgets.VBox([sweep, self.grid], layout=widgets.Layout(flex="1 1 380px"))
+        swept = [sweep, self.swept, self.grid]
+        right = widgets.VBox(swept, layout=widgets.Layout(flex="1 1 380px"))
         columns = widgets.Layout(
             flex_flow="row wrap", align_items="flex-start", grid_gap="8px 20px"
         )

@@ -18,6 +18,7 @@ from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._heat import heat
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._reader import TokenReader
+from layerscope.jupyter._trouble import Trouble
 
 __all__ = ["Display"]
 
@@ -38,6 +39,8 @@ class Display:
 
     Attributes
     ----------
+    damaged : dict of int to str
+        Checkpoints that can't be read, and why; can be set.
     drawing : lock
         Held by whoever draws, while what is to be drawn is looked up, too: a sweep draws in a
         thread of its own, and what it began must not come to stand over what was chosen since.
@@ -48,9 +51,13 @@ class Display:
     ) -> None:
         self._parts, self._tokenizer, self._texts = controls, tokenizer, texts
         self.drawing = threading.RLock()
-        self._framed, self._doubt = ("", ""), ""
+        self._framed, self._doubts = ("", ""), dict[str, str]()
+        self.damaged: dict[int, str] = {}
         self._held: _Known | None = None
-        self._heat: tuple[xr.Dataset | None, str, list[str], str] | None = None
+        self._blocks: list[dict[str, Any]] = []
+        self._legend: list[dict[str, Any]] = []
+        self._trouble: Trouble | None = None
+        self._heat: tuple[Any, ...] | None = None
 
     def say(self, text: str, kind: str = "info") -> None:
         """Write into the status line."""
@@ -85,11 +92,32 @@ class Display:
 
     def fail(self, error: BaseException) -> None:
         """Say what went wrong."""
-        known = isinstance(error, LayerscopeError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
+        text = _said(error)
         if isinstance(error, CheckpointError):
             text += " Put it right, or choose another checkpoint; Undo goes back."
         self.say(text, "error")
+
+    def stopped(self, error: BaseException | None) -> None:
+        """Say, for as long as no other begins, why a sweep came to no end."""
+        why = f"The sweep stopped: {_said(error)}" if error else ""
+        self.doubt("failed", why)
+
+    def trouble(self, trouble: Trouble | None) -> None:
+        """Mark the present state as one without numbers, or without such that say anything."""
+        with self.drawing:
+            self._trouble = trouble
+            self._mark()
+
+    @property
+    def wrong(self) -> str:
+        """Reason why the present state has no number that says anything; empty where it has."""
+        return f"{self._trouble.named}: {self._trouble.why}" if self._trouble else ""
+
+    def _mark(self) -> None:
+        parts, trouble = self._parts, self._trouble
+        parts.strip.blocks = trouble.blocks(self._blocks) if trouble else self._blocks
+        parts.strip.legend = [*self._legend, *([trouble.sign] if trouble else [])]
+        parts.grid.trouble = trouble.cell if trouble else {}
 
     def frame(self, history: History, layers: Sequence[Layer], name: str, about: str) -> None:
         """Show what stands around the layers: the title, and what can be pressed."""
@@ -99,12 +127,24 @@ class Display:
         parts.preset.options = ["–", *drawing.presets(layers)]
         parts.code.text = ""
         self._framed = name, f"{len(layers)} rows, {about}"
-        self.doubt(self._doubt)
+        self.doubt("warning", self.note)
 
-    def doubt(self, text: str) -> None:
-        """Show, below the title, why the numbers of the Dataset may be another network's."""
-        self._doubt = text
-        self._parts.title.value = words.title(*self._framed, text)
+    @property
+    def note(self) -> str:
+        """The warning that stands below the title."""
+        return self._doubts.get("warning", "")
+
+    def doubt(self, kind: str, text: str) -> None:
+        """Show, below the title, what speaks against what is shown.
+
+        Parameters
+        ----------
+        kind : {"warning", "error", "failed", "note"}
+            One text of each stays until it is replaced.
+        text : str
+        """
+        self._doubts[kind] = text
+        self._parts.title.value = words.title(*self._framed, self._doubts)
 
     def draw(
         self, scene: Scene, layers: Sequence[Layer], ds: xr.Dataset | None, metric: str
@@ -113,7 +153,7 @@ class Display:
         parts, by = self._parts, str(self._parts.colour.value)
         known = self._known(ds, metric)
         info = results.metric(ds, metric)
-        parts.strip.blocks = found = drawing.blocks(
+        self._blocks = drawing.blocks(
             layers,
             scene.state,
             known.table,
@@ -123,7 +163,10 @@ class Display:
             known.measures,
             by,
         )
-        parts.strip.legend = drawing.legend(found, known.table, info, by)
+        self._legend = drawing.legend(self._blocks, known.table, info, by)
+        if self._trouble is not None and self._trouble.scene != scene:
+            self._trouble = None
+        self._mark()
         self._draw_heat(ds, known.table, metric, [layer.name for layer in layers], by)
         parts.grid.marked = [[r, drawing.column_of(c)] for r, c in scene.state.items()]
 
@@ -139,11 +182,11 @@ class Display:
 
         Without a Dataset there is none, since that of another task or view must not stay.
         """
-        wanted = (ds, metric, names, by)
+        wanted = (ds, metric, names, by, self.damaged)
         if self._heat is not None and _same(self._heat, wanted):
             return
         with self._parts.grid.hold_sync():
-            for name, value in heat(ds, table, metric, names, by).items():
+            for name, value in heat(ds, table, metric, names, by, self.damaged).items():
                 setattr(self._parts.grid, name, value)
         self._heat = wanted
 
@@ -185,6 +228,11 @@ class Display:
         for part, said in zip(self._numbers()[1:], details, strict=True):
             part.value = said
         self.fresh()
+
+
+def _said(error: BaseException) -> str:
+    known = isinstance(error, LayerscopeError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 class _Known(NamedTuple):

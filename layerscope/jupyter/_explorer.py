@@ -20,8 +20,14 @@ from layerscope.core.metrics import Metric
 from layerscope.core.running import OutputSpec
 from layerscope.core.session import Change, Estimate
 from layerscope.errors import LayerscopeError, OptionError, choose
-from layerscope.jupyter import _drawing as drawing, _rows as rows, _tools as tools
+from layerscope.jupyter import (
+    _damage as damage,
+    _drawing as drawing,
+    _rows as rows,
+    _tools as tools,
+)
 from layerscope.jupyter._backend import Backend, sweep_only
+from layerscope.jupyter._choosing import Choosing
 from layerscope.jupyter._closing import close_parts, supersede
 from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._display import Display
@@ -34,7 +40,7 @@ from layerscope.jupyter._origin import differing
 from layerscope.jupyter._progress import progress
 from layerscope.jupyter._saving import Saver
 from layerscope.jupyter._showing import Showing
-from layerscope.jupyter._source import resolve, script
+from layerscope.jupyter._source import Source, resolve, script
 from layerscope.jupyter._texts import Texts, is_text
 from layerscope.jupyter._worker import Worker
 from layerscope.results import FULL_MODEL
@@ -42,7 +48,7 @@ from layerscope.results import FULL_MODEL
 __all__ = ["LayerExplorer"]
 
 
-class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
+class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
     """A trained network as a strip of layers: click one, and see what is lost without it.
 
     Parameters
@@ -133,7 +139,8 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         options = dict[str, Any](norms=norms, metrics=metrics, batch_size=batch_size, device=device)
         options |= {"dtype": dtype, "seed": seed, "fresh": fresh, "output": output}
         more = {"perturbations": perturbations, **sweep_only(sweep)}
-        self._source = source_ = resolve(source, data, checkpoints, dataset, data_root, tokenizer)
+        given = source, data, checkpoints, dataset, data_root, tokenizer, view
+        self._source = source_ = resolve(*given)
         tasks, kept = source_.tasks(metrics), source_.kept_states()
         self._known = Known(source_.dataset, tasks, metric, metrics, kept)
         view = view if source_.model is not None else self._known.first_view or view
@@ -153,9 +160,18 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
         super().__init__(self.controls.rows(self.texts.box), _dom_classes=("ls-explorer",))
         self._wire()
         self._display.say("Click a layer; arrow keys and Enter do the same.")
+        damage.show(source_.series, self._display, self.controls)
+        self._offer_sweeps()
         self._refresh()
-        self._worker.start(lambda _: self._display.doubt(differing(source_)))
+        self._worker.start(lambda _: self._look_over(source_))
         supersede(self)
+
+    def _look_over(self, source: Source) -> None:
+        """Show which files are not those that were recorded, or swept."""
+        self._display.doubt("error", differing(source))
+        if source.series is not None and source.series.damaged != self._display.damaged:
+            damage.show(source.series, self._display, self.controls)
+            self._draw()
 
     def _make_controls(self) -> Controls:
         source, backend = self._source, self._backend
@@ -268,6 +284,7 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
             (parts.task, self._on_task),
             (parts.device, self._on_device),
             (parts.colour, self._draw),
+            (parts.swept, self._on_sweep),
         ]:
             part.observe(lambda _, changed=changed: self._do(changed), "value")
 
@@ -292,8 +309,9 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
 
     @guard
     def _on_cell(self, picked: dict[str, Any]) -> None:
-        row, ds = str(picked["row"]), rows.require(self._swept())
-        change = drawing.change_of(ds, self._known.metric, str(picked["column"]))
+        row, column, ds = str(picked["row"]), str(picked["column"]), rows.require(self._swept())
+        change = damage.change_at(ds, column, self._display.damaged)
+        change = change or drawing.change_of(ds, self._known.metric, column)
         known = self._tools.get(change.perturbation, change)
         change = replace(change, kind=known.kind)
         chosen = self._names() if row == FULL_MODEL else [row]
@@ -306,39 +324,11 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
             self._display.say(said)
 
     def _on_tool(self) -> None:
-        chosen = self.controls.strip.selected
+        chosen = [] if self.controls.offering else self.controls.strip.selected
         # Those that are changed already; if none is, the slider still does something.
         changed = [row for row in chosen if row in self._history.now.state] or list(chosen)
         if changed:
             self._set(self._history.now.having(dict.fromkeys(changed, self._tool())))
-
-    def _on_preset(self) -> None:
-        preset = str(self.controls.preset.value)
-        if preset == "–":
-            return
-        self.controls.preset.value = "–"
-        found = drawing.verdicts(self._swept(), self._known.metric)
-        chosen = drawing.preset_rows(preset, self._layers(), found)
-        first = tools.at(tools.resetting(self._tools), self.controls.epoch.options[0][1])
-        self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
-
-    def _on_view(self) -> None:
-        if (view := self.controls.view.value) != self._history.now.view:
-            self.controls.strip.selected = []
-            if self._backend is None:
-                raise OptionError("a Dataset alone has one view; give the network to see others.")
-            scene, lost = rows.carry(self._backend.session, self._history.now, view)
-            self._set(scene, rows.uncarried(lost, view))
-
-    def _on_task(self) -> None:
-        self._known.task = self.controls.task.value
-        self._refresh()
-
-    def _on_device(self) -> None:
-        backend, device = self._backend, self.controls.device.value
-        if backend is not None and device != backend.options["device"]:
-            backend.options["device"] = device
-            self._ask()
 
     def _back(self, move: Callable[[], Scene]) -> None:
         move()
@@ -397,12 +387,17 @@ class LayerExplorer(Showing, widgets.VBox):  # type: ignore[misc]
     def _sweep_in_background(
         self, backend: Backend, task: str | None, view: str, between: Callable[[], None]
     ) -> None:
+        shown: list[xr.Dataset] = []
+
         def show(ds: xr.Dataset) -> None:
-            self._known.put(task, view, ds)
+            if self._take_sweep(ds, first=not shown):
+                self._known.put(task, view, ds)
+            shown[:] = [ds]
             with suppress(LayerscopeError):  # nothing is known yet
                 self._draw()
 
-        with progress(self.controls, functools.partial(backend.steps, view), between) as count:
+        steps = functools.partial(backend.steps, view)
+        with progress(self.controls, steps, between, self._display.stopped) as count:
             if notices := backend.sweep(task, view, show, count):
                 self._display.say(notices)
 

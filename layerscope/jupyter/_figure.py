@@ -8,20 +8,19 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import holoviews as hv
-import numpy as np
 import xarray as xr
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from layerscope import plots
+from layerscope import plots, results, stats
 from layerscope.core.session import Estimate
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _words as words
+from layerscope.jupyter._colouring import colouring
 from layerscope.jupyter._history import Scene
+from layerscope.jupyter._sheet import LEADING as _LEADING, TYPE as _TYPE, Listed, Sheet
 from layerscope.jupyter._strip import Strip
 from layerscope.jupyter._words import Reading
-from layerscope.plots import escape_dollars, shorten_layers
+from layerscope.plots import shorten_layers
 
 __all__ = ["Look", "draw", "of_state"]
 
@@ -31,10 +30,9 @@ _NARROWEST, _WIDEST, _BLOCK, _STAGES, _MODULES = 5.4, 6.75, 0.85, 0.12, 0.05
 _LOWEST, _HIGHEST = 0.22, 0.5
 # And of a cell of a heat map, names included.
 _CELL = 0.55
-# Inches of a line of type, and of one of its signs on average.
-_LEADING, _SIGN = 0.155, 0.058
+# Inches of a sign on average.
+_SIGN = 0.058
 _COLUMNS = (0.0, 1.3, 2.1, 3.35, 4.3)
-_TYPE = 7.5
 
 
 class Look(NamedTuple):
@@ -51,18 +49,29 @@ def of_state(
     estimate: Estimate | None,
     ds: xr.Dataset | None,
     metric: str,
+    by: str = "damage",
+    kept: Sequence[Mapping[str, Any]] = (),
+    note: str = "",
 ) -> Figure:
-    """Draw what the explorer shows of a scene; without numbers, or heat map, if there are none."""
+    """Draw what the explorer shows of a scene; without numbers, or heat map, if there are none.
+
+    Strip and heat map are coloured by the same, as on the page.
+    """
     return draw(
         name,
         rows.name(scene),
         strip.blocks,
         words.readings(estimate, not scene.state) if estimate else [],
         words.coverage(estimate) if estimate else "",
-        [str(entry["text"]) for entry in strip.legend],
-        None if ds is None else plots.heatmap(ds, metric),
+        [*(str(entry["text"]) for entry in strip.legend), *([note.rstrip(".")] if note else [])],
+        None if ds is None else plots.heatmap(ds, metric, relative=_relative(ds, metric, by)),
         [(row, drawing.column_of(change)) for row, change in scene.state.items()],
+        Listed(metric, kept),
     )
+
+
+def _relative(ds: xr.Dataset, metric: str, by: str) -> str | None:
+    return colouring(stats.summary(ds, metric), results.metric(ds, metric), by).relative
 
 
 def draw(
@@ -74,6 +83,7 @@ def draw(
     legend: Sequence[str],
     heat: hv.HeatMap | None = None,
     marked: Collection[tuple[str, str]] = (),
+    kept: Listed | None = None,
 ) -> Figure:
     """Draw a state with matplotlib.
 
@@ -93,6 +103,8 @@ def draw(
         As `plots.heatmap` gives.
     marked : collection of (str, str)
         Layer and column of the cells that are the state's.
+    kept : Listed, optional
+        States that were given a name.
 
     Returns
     -------
@@ -104,9 +116,11 @@ def draw(
     if heat is not None:
         there = figure.get_tightbbox()
         left, right, top = there.x0, there.x1, there.y1 + 0.22
-    sheet = _Sheet(figure, left)
+    sheet = Sheet(figure, left)
     width = max(right - left, _NARROWEST, min(_WIDEST, 0.1 * len(blocks)))
     # Upwards, since the heat map is there already.
+    if kept and kept.rows:
+        top = kept.write(sheet, top, _NARROWEST) + 0.2
     if readings:
         top = _numbers(sheet, top, readings, seen) + 0.2
     for line in _wrap("; ".join(legend), width / 0.056):
@@ -142,37 +156,7 @@ def _heatmap(heat: hv.HeatMap, marked: Collection[tuple[str, str]]) -> Figure:
     return figure
 
 
-class _Sheet:
-    """A figure that is written on in inches from its left edge, and from the heat map's bottom."""
-
-    def __init__(self, figure: Figure, left: float) -> None:
-        self._figure, self._left = figure, left
-        self._size = figure.get_size_inches()
-
-    def text(self, x: float, y: float, said: str, **look: Any) -> None:
-        """Write words that start here, on this line."""
-        at = self._at(x, y)
-        self._figure.text(*at, escape_dollars(said), **({"size": _TYPE} | look))
-
-    def box(self, x: float, y: float, wide: float, high: float, **look: Any) -> None:
-        """Draw a box whose lower left corner is here."""
-        size = np.array([wide, high]) / self._size
-        self._add(Rectangle(self._at(x, y), *size, **look))
-
-    def rule(self, x: float, y: float, wide: float, thick: float) -> None:
-        """Draw a line to the right from here."""
-        ends = np.array([self._at(x, y), self._at(x + wide, y)])
-        self._add(Line2D(*ends.T, linewidth=thick, color=_LINE))
-
-    def _at(self, x: float, y: float) -> tuple[float, float]:
-        return (self._left + x) / self._size[0], y / self._size[1]
-
-    def _add(self, artist: Artist) -> None:
-        artist.set_transform(self._figure.transFigure)
-        self._figure.add_artist(artist)
-
-
-def _numbers(sheet: _Sheet, bottom: float, readings: Sequence[Reading], seen: str) -> float:
+def _numbers(sheet: Sheet, bottom: float, readings: Sequence[Reading], seen: str) -> float:
     """Write a table of what was measured, upwards; return where it ends."""
     wide = _NARROWEST
     sheet.text(0, bottom, seen, color=_QUIET)
@@ -192,9 +176,7 @@ def _numbers(sheet: _Sheet, bottom: float, readings: Sequence[Reading], seen: st
     return bottom
 
 
-def _strip(
-    sheet: _Sheet, bottom: float, width: float, blocks: Sequence[Mapping[str, Any]]
-) -> float:
+def _strip(sheet: Sheet, bottom: float, width: float, blocks: Sequence[Mapping[str, Any]]) -> float:
     """Draw the layers side by side, upwards; return where that ends."""
     gaps = _gaps(blocks)
     slot = min(_BLOCK, (width - sum(gaps)) / max(len(blocks), 1))
@@ -235,7 +217,7 @@ def _gaps(blocks: Sequence[Mapping[str, Any]]) -> list[float]:
     return [gap * min(1.0, 20 / len(blocks)) for gap in gaps[: len(blocks)]]
 
 
-def _body(sheet: _Sheet, x: float, y: float, slot: float, block: Mapping[str, Any]) -> None:
+def _body(sheet: Sheet, x: float, y: float, slot: float, block: Mapping[str, Any]) -> None:
     """Draw one layer: its colour, how large it is, what is done to it."""
     changed = block["state"] != "trained"
     high = _LOWEST + (_HIGHEST - _LOWEST) * float(block["share"])
@@ -253,9 +235,7 @@ def _body(sheet: _Sheet, x: float, y: float, slot: float, block: Mapping[str, An
     sheet.text(x + slot / 2, y + high / 2, str(block["badge"]), **look, size=min(8, 40 * slot))
 
 
-def _captions(
-    sheet: _Sheet, bottom: float, slot: float, stages: Mapping[str, list[float]]
-) -> float:
+def _captions(sheet: Sheet, bottom: float, slot: float, stages: Mapping[str, list[float]]) -> float:
     """Name the stages that have more than one layer, where there is room for it."""
     shown = {name: places for name, places in stages.items() if name and len(places) > 1}
     for name, places in shown.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ import xarray as xr
 
 from layerscope import results, stats
 from layerscope.errors import LayerscopeError
+from layerscope.jupyter import _damage as damage
 from layerscope.jupyter._colouring import axis_of, colouring, title_of
 from layerscope.jupyter._drawing import measured_rows, words_of
 from layerscope.plots import ink, shorten_layers
@@ -34,6 +35,7 @@ def heat(
     metric: str,
     layers: Sequence[str],
     by: str = "damage",
+    damaged: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """Give the heat map as the traits of a `Grid`; nothing in it without a Dataset.
 
@@ -46,11 +48,15 @@ def heat(
     layers : sequence of str
     by : {"damage", "value"}
         What the colours and the numbers in the cells stand for.
+    damaged : mapping of int to str, optional
+        Checkpoints that can't be read, and why.
     """
     if ds is None or table is None:
         return {"rows": [], "heads": [], "columns": [], "cells": [], "legend": [],
-                "title": "", "axis": ""}  # fmt: skip
-    rows, columns, known = cells(ds, table, metric, layers, by)
+                "title": "", "axis": "", "notes": {}}  # fmt: skip
+    damaged = damaged or {}
+    rows, columns, known = cells(ds, table, metric, layers, by, damaged)
+    torn = damage.columns_of(ds, damaged)
     colours = colouring(table, results.metric(ds, metric), by)
     short = shorten_layers([row for row in rows if row != FULL_MODEL], _LONGEST)
     return {
@@ -61,6 +67,7 @@ def heat(
         "legend": _legend(known),
         "title": title_of(ds, metric, colours.label),
         "axis": axis_of(columns),
+        "notes": {column: f"can't be read: {damaged[at]}" for column, (at, _) in torn.items()},
     }
 
 
@@ -77,11 +84,16 @@ def _legend(known: Sequence[Sequence[dict[str, str]]]) -> list[dict[str, str]]:
 
 
 def cells(
-    ds: xr.Dataset, table: pd.DataFrame, metric: str, layers: Sequence[str], by: str = "damage"
+    ds: xr.Dataset,
+    table: pd.DataFrame,
+    metric: str,
+    layers: Sequence[str],
+    by: str = "damage",
+    damaged: Mapping[int, str] | None = None,
 ) -> tuple[list[str], list[str], list[list[dict[str, str]]]]:
     """Draw the heat map: rows, columns, and cells; empty where nothing is known."""
     colours = colouring(table, results.metric(ds, metric), by)
-    columns = stats.column_order(table)
+    columns = damage.extended(table, ds, damaged or {})
     rows = [*layers, *([FULL_MODEL] if FULL_MODEL in set(table["layer"]) else [])]
     known: dict[tuple[str, str], dict[str, str]] = {}
     distance, measures = _distances(ds), measured_rows(ds)
@@ -109,9 +121,10 @@ def cells(
         }  # fmt: skip
     done = dict(zip(table["column"], table["perturbation"], strict=True))
     for (row, name), why in results.refusals(ds).items():
-        for column in (each for each in columns if done[each] == name):
+        for column in (each for each in columns if done.get(each) == name):
             tip = f"{row}, {column}: can't be computed: {why}"
             known.setdefault((row, column), {"refused": "refused", "tip": tip})
+    damage.mark(known, rows, ds, damaged or {})
     return rows, columns, [[known.get((row, column), {}) for column in columns] for row in rows]
 
 

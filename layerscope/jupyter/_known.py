@@ -12,7 +12,7 @@ from layerscope.core import metrics as metrics_
 from layerscope.core.metrics import Metric
 from layerscope.core.sweep import metrics_by_task
 from layerscope.errors import OptionError, choose
-from layerscope.jupyter._kept import KeptStates, joined, scenarios_of
+from layerscope.jupyter._kept import KeptStates
 
 __all__ = ["Known"]
 
@@ -85,13 +85,29 @@ class Known:
         """Look up what was swept of the present task in a view."""
         return self._datasets.get((self.task, view))
 
+    def show(self, ds: xr.Dataset) -> str:
+        """Show another sweep in place of that of its view; return the view.
+
+        Raises
+        ------
+        OptionError
+            If it is not of these tasks.
+        """
+        view = str(ds.attrs.get("view", "leaf"))
+        for task, part in _by_task(ds, self.tasks).items():
+            there = _measured_in(part)
+            wanted = self._metrics[task] if self._metrics[task] in there else None
+            self._metrics[task] = results.metric_name(part, wanted)
+            self._datasets[task, view] = part
+        return view
+
     def put(self, task: str | None, view: str, ds: xr.Dataset) -> None:
         """Put what was swept of a task in a view where it belongs."""
         self._datasets[task, view] = ds
 
     def dataset(self, view: str) -> xr.Dataset | None:
         """Give what was swept of the present task, with the scenarios that were kept of it."""
-        return joined(self.swept(view), self.kept.dataset)
+        return results.with_kept(self.swept(view), self.kept.dataset)
 
     @property
     def kept(self) -> KeptStates:
@@ -100,7 +116,7 @@ class Known:
 
 
 def _with_kept(ds: xr.Dataset | None, kept: xr.Dataset | None) -> xr.Dataset | None:
-    return ds if scenarios_of(ds) is not None else kept
+    return ds if results.scenarios_of(ds) is not None else kept
 
 
 def _by_task(ds: xr.Dataset | None, tasks: Sequence[str]) -> dict[str | None, xr.Dataset]:

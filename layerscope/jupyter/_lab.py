@@ -99,7 +99,7 @@ def prepare(
 def _require_run(place: Path, given: str | os.PathLike[str]) -> None:
     if not place.is_dir():
         raise ResultError(f"there is no run at {given}; give the folder that train printed.")
-    if open_series(place).data_name is None:
+    if open_series(place, damaged="leave out").data_name is None:
         raise ResultError(
             f"{given} is no run of layerscope: there is nothing in it that says which network was "
             "trained on which data. Give the folder that train printed; for other checkpoints, "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from layerscope.core.session import Estimate
-from layerscope.jupyter import _rows as rows, _words as words
+from layerscope.jupyter import _rows as rows, _trouble as trouble_, _words as words
 from layerscope.jupyter._backend import Backend
 from layerscope.jupyter._display import Display
 from layerscope.jupyter._history import Scene
@@ -64,6 +64,7 @@ class Measurement:
         with self._display.drawing:
             self._seq += 1
             self._display.stale(self._texts.box)
+            self._display.trouble(None)
             self._display.measuring(question.scene, 0.0)
             return functools.partial(self._answers, backend, question, self._seq)
 
@@ -83,11 +84,12 @@ class Measurement:
                 if trouble:
                     self._display.fail(trouble)
                 yield
-        except Exception:
+        except Exception as error:
             with self._display.drawing:
                 if seq == self._seq:
                     self._latest = None
                     self._display.no_numbers(seq)
+                    self._display.trouble(trouble_.of_error(scene, error))
             raise
         if self.estimate is not None and self.estimate.final:
             yield from self._texts.answers(backend.session, scene, self.estimate)
@@ -109,6 +111,10 @@ class Measurement:
                 return True
             self._display.detail(details)
             said = words.result(estimate, question.metric, trained)
+            found = trouble_.of_estimate(scene, estimate)
+            self._display.trouble(found)
+            said += f"; {found.named}: {found.why}" if found else ""
             took = f"{estimate.total:,} examples in {time.monotonic() - began:.2f} s"
-            self._display.say(f"{rows.name(scene)}: {said} ({took}). {question.note}".rstrip())
+            text = f"{rows.name(scene)}: {said} ({took}). {question.note}".rstrip()
+            self._display.say(text, "warning" if found else "info")
             return True

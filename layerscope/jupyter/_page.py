@@ -7,6 +7,7 @@ from typing import Any
 
 import xarray as xr
 
+from layerscope import results
 from layerscope.base.templates import render, trusted
 from layerscope.jupyter._strip import Grid, Strip, static
 from layerscope.jupyter._words import Reading
@@ -14,7 +15,19 @@ from layerscope.jupyter._words import Reading
 __all__ = ["page"]
 
 _STRIP = ("blocks", "selected", "label", "legend", "acknowledged")
-_GRID = ("rows", "heads", "columns", "title", "axis", "cells", "marked", "label", "legend")
+_GRID = (
+    "rows",
+    "heads",
+    "columns",
+    "title",
+    "axis",
+    "notes",
+    "trouble",
+    "cells",
+    "marked",
+    "label",
+    "legend",
+)
 
 
 def page(
@@ -81,13 +94,12 @@ def _script() -> str:
 
 def _kept(ds: xr.Dataset | None) -> dict[str, Any] | None:
     """List the states that were kept, with their values; None where none was."""
-    if ds is None or "scenario" not in ds.dims:
+    states = results.kept_states(ds)
+    if not states:
         return None
-    metrics = [str(metric) for metric in ds["metric"].values]
-    values = ds["scenario_value"].transpose("scenario", "metric").values
-    states = ds["scenario_state"].values if "scenario_state" in ds else [""] * len(values)
+    metrics = list(states[0].values)
     rows = [
-        [str(name), str(state), *(f"{value:.4g}" for value in row)]
-        for name, state, row in zip(ds["scenario"].values, states, values, strict=True)
+        [state.name, state.words, *(f"{value:.4g}" for value in state.values.values())]
+        for state in states
     ]
     return {"metrics": metrics, "rows": rows}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from layerscope.jupyter._controls import Controls
+from layerscope.jupyter._worker import Stopped
 
 __all__ = ["progress"]
 
@@ -15,7 +16,10 @@ _DRAWN_EVERY_S = 0.25
 
 @contextmanager
 def progress(
-    parts: Controls, total: Callable[[], int], between: Callable[[], None]
+    parts: Controls,
+    total: Callable[[], int],
+    between: Callable[[], None],
+    failed: Callable[[BaseException | None], object],
 ) -> Iterator[Callable[[], None]]:
     """Show how far a sweep is and how long it will take; count its steps with what is yielded.
 
@@ -26,6 +30,8 @@ def progress(
         Says how many steps there are; asked when the first is done, and so of a call that is valid.
     between : callable
         Called before every step.
+    failed : callable
+        Called with None at the beginning, and with what ends the sweep but the user.
     """
     done, drawn, began = 0, 0.0, time.monotonic()
 
@@ -38,11 +44,14 @@ def progress(
             parts.progress.value = share
             parts.left.value = f"{share:.0%}, {(now - began) * (1 / share - 1):.0f} s left"
 
+    failed(None)
     try:
         yield count
         parts.progress.value, parts.left.value = 1.0, f"{time.monotonic() - began:.1f} s"
-    except BaseException:
+    except BaseException as error:
         parts.left.value = "stopped"
+        if not isinstance(error, Stopped):
+            failed(error)
         raise
     finally:
         parts.start.disabled, parts.cancel.disabled = False, True

@@ -12,7 +12,7 @@ from layerscope.core.session import Change, Session
 from layerscope.jupyter._history import Scene
 from layerscope.results import FULL_MODEL
 
-__all__ = ["carry", "epochs_of", "layers_of", "name", "require", "uncarried"]
+__all__ = ["carry", "epochs_of", "layers_of", "name", "require", "uncarried", "unswept"]
 
 _NAMED = 4
 
@@ -51,6 +51,14 @@ def uncarried(lost: list[str], view: str) -> str:
     return (
         f"Not carried over: {', '.join(lost[:_NAMED])}{more}; rows of the view {view} hold other "
         "layers, too."
+    )
+
+
+def unswept(before: str, view: str) -> str:
+    """Say why there is no heat map any more."""
+    return (
+        f"The heat map is of the view {before}, and is hidden: the view {view} is not swept; Sweep "
+        "fills it."
     )
 
 

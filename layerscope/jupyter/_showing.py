@@ -15,7 +15,9 @@ from layerscope.base import writing
 from layerscope.core.session import Estimate
 from layerscope.errors import OptionError
 from layerscope.jupyter import _rows as rows, _words as words
+from layerscope.jupyter._backend import Backend
 from layerscope.jupyter._controls import Controls
+from layerscope.jupyter._display import Display
 from layerscope.jupyter._figure import Look, of_state
 from layerscope.jupyter._history import History
 from layerscope.jupyter._known import Known
@@ -33,7 +35,8 @@ class Showing:
     _history: History
     _known: Known
     _saver: Saver
-    _backend: Any
+    _display: Display
+    _backend: Backend | None
     _shown_as: str | None = None
 
     if TYPE_CHECKING:
@@ -61,7 +64,12 @@ class Showing:
         strip = self.controls.strip
         shown = self._title(), self._history.now, Look(strip.blocks, strip.legend), self.estimate
         given = *shown, self._swept(), self._known.metric
-        return lambda path: plots.save(of_state(*given), path, width=width)
+        more: dict[str, Any] = {
+            "by": str(self.controls.colour.value),
+            "kept": self.controls.kept.rows,
+            "note": self._display.note,
+        }
+        return lambda path: plots.save(of_state(*given, **more), path, width=width)
 
     def _save_figure(self) -> None:
         self._saver.save(self._path(), self._figure())
@@ -123,7 +131,7 @@ class Showing:
 
     def _heading(self) -> tuple[str, str, str]:
         estimate = self.estimate
-        seen = words.coverage(estimate) if estimate else ""
+        seen = words.coverage(estimate) if estimate else self._display.wrong
         return self._title(), rows.name(self._history.now), seen
 
     def _readings(self) -> list[words.Reading]:

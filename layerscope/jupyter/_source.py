@@ -7,7 +7,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,15 @@ from layerscope.core import checkpoints as checkpoints_
 from layerscope.core.checkpoints import Series
 from layerscope.core.metrics import Metric
 from layerscope.core.networks import is_network, open_network, open_tokenizer
-from layerscope.core.sweep import DATASET, tasks_of
+from layerscope.core.sweep import tasks_of
 from layerscope.errors import CheckpointError, ExtraError, OptionError
 from layerscope.jupyter._reader import TokenReader, find_reader, reader_of
+from layerscope.jupyter._sweeps import find_sweeps, first_of
 from layerscope.report import argument
 from layerscope.zoo import data as data_, models, training
 from layerscope.zoo.data import TextData, Tokenizer
 
 __all__ = ["Source", "resolve", "script"]
-
-
-_KEPT = "kept.nc"
 
 
 @dataclass
@@ -51,6 +49,10 @@ class Source:
         Of a text: what its tokens say.
     kept : Path or None
         File with the kept states of a run.
+    sweeps : dict of str to Dataset
+        What lies in the run besides, by what tells one from the other; empty where there is one.
+    unshown : str
+        Which sweeps of the run can't be shown, and why.
     """
 
     model: nn.Module | None
@@ -61,6 +63,8 @@ class Source:
     code: str = ""
     tokenizer: TokenReader | None = None
     kept: Path | None = None
+    sweeps: dict[str, xr.Dataset] = field(default_factory=dict)
+    unshown: str = ""
 
     def kept_states(self) -> xr.Dataset | None:
         """Open the states of a run that were kept before; None where there are none."""
@@ -120,8 +124,11 @@ def resolve(
     dataset: xr.Dataset | str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     tokenizer: Any = None,
+    view: str = "leaf",
 ) -> Source:
     """Find network, data, checkpoints and results of what the user gave.
+
+    Of several sweeps of a run the first of `view` is the one to begin with.
 
     Raises
     ------
@@ -153,15 +160,20 @@ def resolve(
                 "a network came alone; pass LayerExplorer(network, data), and checkpoints if any."
             )
         model, name = _own(source), type(source).__name__
-        series = Series.of(model) if checkpoints is None else checkpoints_.open_series(checkpoints)
+        series = Series.of(model) if checkpoints is None else _series(checkpoints)
         found = tokenizer or find_reader(source)
         return Source(model, data, series, known, name, tokenizer=found)
     if isinstance(source, (str, os.PathLike, Series)):
-        return _of_run(checkpoints_.open_series(source), data, known, data_root, tokenizer)
+        return _of_run(_series(source), data, known, data_root, tokenizer, view)
     raise OptionError(
         f"a {type(source).__name__} can't be explored; give the folder of a run, a Dataset, or "
         "network, data and checkpoints."
     )
+
+
+def _series(checkpoints: Any) -> Series:
+    """Open checkpoints; of damaged ones those that are sound can be asked about all the same."""
+    return checkpoints_.open_series(checkpoints, damaged="leave out")
 
 
 def _tested(data: Any) -> Any:
@@ -180,11 +192,17 @@ def _tokenizer_of(source: Any) -> TokenReader | None:
 
 
 def _of_run(
-    series: Series, data: Any, dataset: xr.Dataset | None, root: Any, tokenizer: TokenReader | None
+    series: Series,
+    data: Any,
+    dataset: xr.Dataset | None,
+    root: Any,
+    tokenizer: TokenReader | None,
+    view: str,
 ) -> Source:
     model = models.rebuild(series)
     name = _short(series.folder.name if series.folder else type(model).__name__)
-    code = f"checkpoints = layerscope.open_series({str(series.folder)!r})\n"
+    torn = ', damaged="leave out"' if series.damaged else ""
+    code = f"checkpoints = layerscope.open_series({str(series.folder)!r}{torn})\n"
     code += "model = layerscope.models.rebuild(checkpoints)\n"
     kept = Path(series.folder) / training.TOKENIZER if series.folder else None
     # The network knows the tokens that it was trained on, whatever the text would give today.
@@ -199,12 +217,17 @@ def _of_run(
         place = {} if root is None else {"root": str(root)}
         more = "".join(f", {option}={value!r}" for option, value in (place | same).items())
         code += f"data = layerscope.load_data({kind!r}{more}).test\n"
-    swept = series.folder and Path(series.folder) / "sweep" / DATASET
-    if dataset is None and swept and swept.is_file():
-        dataset = results.open_dataset(swept)
-    code = code if series.folder else ""
-    states = Path(series.folder) / _KEPT if series.folder else None
-    return Source(model, data, series, dataset, name, code, tokenizer, states)
+    made = Source(model, data, series, dataset, name, code, tokenizer)
+    if series.folder is None:
+        return replace(made, code="")
+    folder = Path(series.folder)
+    swept, broken = find_sweeps(folder, isinstance(data, Mapping))
+    if dataset is None:
+        dataset = swept.get(first_of(swept, view) or "")
+    elif swept:
+        swept = {"as it was given": dataset, **swept}
+    unshown = f"Sweeps that can't be shown: {'; '.join(broken)}." if broken else ""
+    return replace(made, dataset=dataset, kept=folder / results.KEPT, sweeps=swept, unshown=unshown)
 
 
 def _own(model: nn.Module) -> nn.Module:

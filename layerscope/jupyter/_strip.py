@@ -70,6 +70,11 @@ class Grid(Clickable):
         How the rows are written.
     title, axis : str
         What the cells show, and what the columns are.
+    notes : dict of str to str
+        What is wrong with a column.
+    trouble : dict
+        Empty, or ``row`` and ``column`` of the present state, ``kind`` (as a cell looks), ``why``
+        it has no number, and what the legend calls this.
     cells : list of list of dict
         ``colour``, ``ink``, ``text``, ``tip``; empty for a cell that is not known.
     marked : list of [row, column]
@@ -83,6 +88,8 @@ class Grid(Clickable):
     columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
     axis = traitlets.Unicode("").tag(sync=True)
+    notes = traitlets.Dict().tag(sync=True)
+    trouble = traitlets.Dict().tag(sync=True)
     cells = traitlets.List(traitlets.List(traitlets.Dict())).tag(sync=True)
     marked = traitlets.List(traitlets.List(traitlets.Unicode())).tag(sync=True)
 
@@ -93,7 +100,7 @@ class Status(anywidget.AnyWidget):
     Attributes
     ----------
     text : str
-    kind : {"info", "busy", "error"}
+    kind : {"info", "busy", "warning", "error"}
     share : float
         How much is done, in [0, 1]; negative where nothing is going on.
     """

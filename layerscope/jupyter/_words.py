@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -45,9 +45,9 @@ _MOST_TOKENS = 40
 _SHOWN = {number: 0x2400 + number for number in range(32)} | {127: 0x2421}
 
 
-def title(name: str, about: str, doubt: str = "") -> str:
-    """The network's name, what is shown of it, and what speaks against it."""
-    return _html("title", name=name, about=about, doubt=doubt)
+def title(name: str, about: str, doubts: Mapping[str, str] | None = None) -> str:
+    """The network's name, what is shown of it, and by kind what speaks against it."""
+    return _html("title", name=name, about=about, doubts=doubts or {})
 
 
 def cards(estimate: Estimate, seq: int, trained: bool = False) -> str:
@@ -114,7 +114,8 @@ def readings(estimate: Estimate, trained: bool = False) -> list[Reading]:
                 ""
                 if math.isnan(lower)
                 else f"{number(lower, fraction)} to {number(upper, fraction)}",
-                ("0" if trained else signed(change, fraction)) + (" points" if fraction else ""),
+                ("0" if trained else signed(change, fraction))
+                + (" points" if fraction and not math.isnan(change) else ""),
                 ""
                 if trained or math.isnan(below)
                 else f"{signed(below, fraction)} to {signed(above, fraction)}",
@@ -127,7 +128,8 @@ def result(estimate: Estimate, metric: str, trained: bool) -> str:
     """Say in a few words what a metric came to, and what that is against trained."""
     known = {reading.metric: reading for reading in readings(estimate, trained)}
     reading = known.get(metric) or next(iter(known.values()))
-    change = "" if trained else f", {reading.change}"
+    moves = not trained and math.isfinite(estimate.change(reading.metric))
+    change = f", {reading.change}" if moves else ""
     return f"{reading.metric} {reading.value}{change}"
 
 

@@ -38,6 +38,7 @@ from layerscope.report._findings import (
     verdict_table,
     verdicts as verdicts,
 )
+from layerscope.report._kept import KeptSection, kept_section
 from layerscope.report._measures import MeasureSection, measure_section
 from layerscope.report._reading import read
 from layerscope.report._texts import TextSection, positions, text_sections
@@ -246,6 +247,7 @@ class _Section(NamedTuple):
     figures: list[Any]
     verdicts: Markup
     refused: list[list[str]]
+    kept: KeptSection | None
     measures: MeasureSection | None
     texts: list[TextSection]
     positions: tuple[list[str], list[list[str]]]
@@ -263,6 +265,7 @@ def _section(
         _figures(ds, metric),
         verdict_table(ds, metric, critical),
         refusal_rows(ds),
+        kept_section(ds, metric),
         measure_section(ds, metric),
         text_sections(ds),
         positions(ds),

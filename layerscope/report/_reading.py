@@ -22,7 +22,8 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
     ----------
     paths : sequence of path
         Datasets (``.nc``), or folders with one. Where ``manifest.json`` lies beside it, the
-        command that made it is kept in ``attrs["command"]``.
+        command that made it is kept in ``attrs["command"]``; where ``kept.nc`` does, or in the run
+        above it, the states in there are in the Dataset.
 
     Returns
     -------
@@ -56,12 +57,22 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
 
 def _open(place: Path) -> xr.Dataset:
     ds = results.open_dataset(place)
+    if results.scenarios_of(ds) is None and (kept := _kept(place)):
+        ds = results.with_kept(ds, results.open_dataset(kept)) or ds
     manifest = (place if place.is_dir() else place.parent) / "manifest.json"
     if not files.is_file(manifest):
         return ds
     what = "the manifest of a run"
     about = files.read_manifest(manifest, _Manifest, error=ResultError, what=what)
     return ds if about.command is None else ds.assign_attrs(command=about.command)
+
+
+def _kept(place: Path) -> Path | None:
+    """Find the states that were kept of a run: beside its sweep, or its checkpoints above that."""
+    folder = place if place.is_dir() else place.parent
+    runs = [folder, *([folder.parent] if files.is_file(folder.parent / "manifest.json") else [])]
+    found = (run / results.KEPT for run in runs)
+    return next((file for file in found if files.is_file(file)), None)
 
 
 class _Manifest(files.Schema):

@@ -114,6 +114,13 @@ from layerscope.results._infos import (
     PerturbationInfo,
 )
 from layerscope.results._joining import concat
+from layerscope.results._kept import (
+    KEPT as KEPT,
+    KeptState as KeptState,
+    kept_states as kept_states,
+    scenarios_of as scenarios_of,
+    with_kept as with_kept,
+)
 from layerscope.results._meaning import (
     act as act,
     coordinates as coordinates,

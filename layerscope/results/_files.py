@@ -17,6 +17,7 @@ from layerscope.errors import ResultError
 from layerscope.results import _schema as schema
 from layerscope.results._dataset import settings
 from layerscope.results._digests import compare, write_digests
+from layerscope.results._kept import KEPT
 from layerscope.results._meaning import fill_in
 
 OUTCOMES = "outcomes.nc"
@@ -98,7 +99,7 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     path = validate.path(path, "path", "sweep.nc")
     if files.is_folder(path):
         # What every example gave lies beside the Dataset of a sweep.
-        found = sorted(each for each in path.glob("*.nc") if each.name != OUTCOMES)
+        found = sorted(each for each in path.glob("*.nc") if each.name not in (OUTCOMES, KEPT))
         if not found:
             raise ResultError(
                 f"{path} holds no Dataset (*.nc); a sweep writes it once it is finished, and the "

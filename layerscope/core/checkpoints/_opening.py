@@ -10,6 +10,7 @@ from typing import Any
 
 from layerscope.base.files import file_beside, is_file, is_folder
 from layerscope.core.checkpoints import _source as files
+from layerscope.core.checkpoints._damage import DAMAGED
 from layerscope.core.checkpoints._series import Series
 from layerscope.core.checkpoints._writer import MANIFEST, read_manifest
 from layerscope.errors import CheckpointError
@@ -25,6 +26,7 @@ def open_series(
     | os.PathLike[str],
     *,
     ignore: Iterable[str] = (),
+    damaged: str = DAMAGED[0],
 ) -> Series:
     """Open a series from any of the forms in which a user may hold it.
 
@@ -44,19 +46,32 @@ def open_series(
         Names or patterns (``"*.mask"``) of tensors that may be in a checkpoint though the network
         does not have them. Those that networks once saved and no longer do, such as ``inv_freq``
         and ``position_ids``, are left aside without it.
+    damaged : {"refuse", "leave out"}
+        What becomes of checkpoints before the last that can't be read, or turn out to be of another
+        network: an error, as everywhere by default, or they are left out, and the series says in
+        ``damaged`` which and why. A series that was opened before stays as it is.
 
     Raises
     ------
     CheckpointError
-        If there is nothing there, a file is damaged, or two files claim one epoch.
+        If there is nothing there, a file is damaged, or two files claim one epoch; of the last
+        checkpoint, which is the trained network, whatever `damaged` says.
+
+    Examples
+    --------
+    >>> import torch
+    >>> states = {epoch: {"weight": torch.full((2,), epoch)} for epoch in (1, 2)}
+    >>> series = open_series({0: "gone.pt", **states}, damaged="leave out")
+    >>> series.epochs, series.damaged
+    ((1, 2), {0: "can't read gone.pt: No such file or directory."})
     """
     ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     if isinstance(checkpoints, Series):
         return checkpoints.ignoring(ignored) if ignored else checkpoints
     if isinstance(checkpoints, Mapping):
-        return Series(checkpoints).ignoring(ignored)
+        return Series(checkpoints, damaged=damaged).ignoring(ignored)
     if isinstance(checkpoints, (list, tuple)) and checkpoints and all(map(_is_named, checkpoints)):
-        return _listed(checkpoints).ignoring(ignored)
+        return _listed(checkpoints, damaged).ignoring(ignored)
     if not isinstance(checkpoints, (str, os.PathLike)):
         raise CheckpointError(
             f"checkpoints is a {type(checkpoints).__name__}; give a series, a folder, or a mapping "
@@ -74,7 +89,10 @@ def open_series(
             "to state dict or path."
         )
     path = folder / MANIFEST
-    series = _recorded(folder, read_manifest(path)) if os.path.lexists(path) else _collected(folder)
+    recorded = os.path.lexists(path)
+    series = (
+        _recorded(folder, read_manifest(path), damaged) if recorded else _collected(folder, damaged)
+    )
     return series.ignoring(ignored)
 
 
@@ -82,7 +100,7 @@ def _is_named(item: object) -> bool:
     return isinstance(item, (str, os.PathLike))
 
 
-def _listed(items: Sequence[str | os.PathLike[str]]) -> Series:
+def _listed(items: Sequence[str | os.PathLike[str]], damaged: str) -> Series:
     """Open paths and revisions, each of which says its epoch or step."""
     sources: dict[int, Any] = {}
     by_step = []
@@ -100,10 +118,11 @@ def _listed(items: Sequence[str | os.PathLike[str]]) -> Series:
             raise CheckpointError(f"{sources[epoch]} and {item} both say epoch {epoch}.")
         sources[epoch] = item
         by_step.append((match["word"] or "").lower() in _BY_STEP or is_folder(last))
-    return Series(sources, unit="step" if all(by_step) else "epoch")
+    unit = "step" if all(by_step) else "epoch"
+    return Series(sources, unit=unit, damaged=damaged)
 
 
-def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
+def _recorded(folder: Path, manifest: Mapping[str, Any], damaged: str) -> Series:
     sources = {
         int(epoch): file_beside(folder / MANIFEST, entry["file"], error=CheckpointError)
         for epoch, entry in manifest["epochs"].items()
@@ -120,7 +139,7 @@ def _recorded(folder: Path, manifest: Mapping[str, Any]) -> Series:
                 f"{folder / MANIFEST} names {source.name} as checkpoint {epoch}: one of the two is "
                 "damaged. Put the number of the file there."
             )
-    return Series(sources, folder, manifest)
+    return Series(sources, folder, manifest, damaged=damaged)
 
 
 _RECORDED = re.compile(r"(?:epoch|step)-(\d{4,})\.safetensors", re.ASCII)
@@ -137,7 +156,7 @@ _TOKENS = re.compile(r"-tokens\d+[a-z]?", re.I)
 """What suites say beside the step: ``step1000-tokens4B``."""
 
 
-def _collected(folder: Path) -> Series:
+def _collected(folder: Path, damaged: str) -> Series:
     found = sorted(filter(_is_checkpoint, folder.iterdir()))
     if not found:
         raise CheckpointError(
@@ -165,7 +184,8 @@ def _collected(folder: Path) -> Series:
                 "give a mapping from epoch to path."
             )
         sources[epoch] = path
-    return Series(sources, folder, unit="step" if all(by_step) else "epoch")
+    unit = "step" if all(by_step) else "epoch"
+    return Series(sources, folder, unit=unit, damaged=damaged)
 
 
 def _step_of(path: Path) -> int:

@@ -17,6 +17,7 @@ from layerscope.base.tensors import named_tensors
 from layerscope.core import layers
 from layerscope.core.checkpoints import _source as files
 from layerscope.core.checkpoints._converting import convert
+from layerscope.core.checkpoints._damage import DAMAGED, Damage
 from layerscope.core.checkpoints._matching import match_names, spare_names
 from layerscope.core.checkpoints._sharing import require_apart, require_copies
 from layerscope.core.checkpoints._tying import require_one_value
@@ -52,15 +53,20 @@ class Series:
         What is known of how it was made.
     unit : str, optional
         What checkpoints are counted in, ``"epoch"`` or ``"step"``; by default as the manifest says.
+    damaged : {"refuse", "leave out"}
+        What becomes of checkpoints before the last that can't be read, or are of another network.
 
     Attributes
     ----------
     unit : str
+    damaged : dict of int to str
+        The epochs that were left out, and why they can't be read.
 
     Raises
     ------
     CheckpointError
-        If there are none, an epoch is not a whole number from 0 up, or a file is damaged.
+        If there are none, an epoch is not a whole number from 0 up, or a file is damaged; with
+        ``damaged="leave out"`` only if that is the last, which is the trained network.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class Series:
         folder: Path | None = None,
         manifest: Mapping[str, Any] | None = None,
         unit: str | None = None,
+        *,
+        damaged: str = DAMAGED[0],
     ) -> None:
         if not sources:
             raise CheckpointError("the series holds no checkpoints; give at least the trained one.")
@@ -79,7 +87,8 @@ class Series:
                     f"epoch {epoch!r}, of type {type(epoch).__name__}, is not a whole number (int) "
                     "from 0 up; name checkpoints by epoch."
                 )
-        self._sources = _opened({epoch: sources[epoch] for epoch in sorted(sources)})
+        self._damage = Damage(damaged)
+        self._sources = self._opened({epoch: sources[epoch] for epoch in sorted(sources)})
         self._names: dict[int, dict[str, str]] = {}
         self._converted: dict[int, files.Checkpoint] = {}
         self._ignored: tuple[str, ...] = ()
@@ -126,8 +135,14 @@ class Series:
         return tuple(epoch for epoch in self._sources if epoch != NO_EPOCH)
 
     @property
+    def damaged(self) -> dict[int, str]:
+        """The epochs that were left out, and why they can't be read; none where all are sound."""
+        last = self.last
+        return {epoch: why for epoch, why in self._damage.reasons.items() if epoch < last}
+
+    @property
     def first(self) -> int:
-        """The first epoch recorded."""
+        """The first epoch that can be read."""
         return min(self._sources)
 
     @property
@@ -162,9 +177,11 @@ class Series:
         Raises
         ------
         CheckpointError
-            Names those that were not, and those that were.
+            Names those that were not, and those that were; of a damaged one, what is wrong with it.
         """
-        wanted = epochs if isinstance(epochs, Iterable) else [epochs]
+        wanted = list(epochs) if isinstance(epochs, Iterable) else [epochs]
+        for epoch in set(wanted) & set(self.damaged):
+            raise CheckpointError(f"{self.where(epoch)} can't be read: {self.damaged[epoch]}")
         absent = [epoch for epoch in wanted if epoch not in self.epochs]
         if absent and not self.epochs:
             raise CheckpointError(
@@ -214,9 +231,11 @@ class Series:
         layers.require_network(model)
         wanted = named_tensors(model)
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
-        for epoch in self._sources:
-            self._names[epoch] = self._matched(epoch, model, wanted)
-            require_one_value(wanted, self._source(epoch), self._names[epoch])
+        for epoch, _ in self._readable():
+            with self._damage.leaving_out(epoch, unless=self.last):
+                self._names[epoch] = self._matched(epoch, model, wanted)
+                require_one_value(wanted, self._source(epoch), self._names[epoch])
+        self._drop_damaged()
         require_copies(model, {e: self._source(e) for e in self._sources}, self._names)
         return self
 
@@ -234,7 +253,11 @@ class Series:
             If a pattern matches no tensor of any checkpoint.
         """
         self._ignored += tuple(patterns)
-        held = {name for each in self._sources.values() for name in each.signature()}
+        held: set[str] = set()
+        for epoch, source in self._readable():
+            with self._damage.leaving_out(epoch, unless=self.last):
+                held.update(source.signature())
+        self._drop_damaged()
         for pattern in self._ignored:
             if not fnmatch.filter(held, pattern):
                 raise CheckpointError(
@@ -332,34 +355,50 @@ class Series:
         Raises
         ------
         CheckpointError
-            If a file is not the one that was recorded.
+            If a file is not the one that was recorded; one that may be left out is from now on.
         """
-        found = {epoch: checkpoint.digest() for epoch, checkpoint in self._sources.items()}
-        for epoch, digest in found.items():
-            recorded = self.manifest.get("epochs", {}).get(str(epoch), {}).get("sha256", digest)
-            if recorded != digest:
-                raise CheckpointError(
-                    f"{self._sources[epoch].where} is not the file that was recorded: SHA-256 "
-                    f"{digest[:12]}…, the manifest says {recorded[:12]}…. Train or copy it again."
-                )
+        found: dict[int, str] = {}
+        for epoch, source in self._readable():
+            with self._damage.leaving_out(epoch, unless=self.last):
+                found[epoch] = digest = source.digest()
+                self._compare(epoch, source, digest)
+        self._drop_damaged()
         return found
+
+    def _compare(self, epoch: int, source: files.Checkpoint, digest: str) -> None:
+        recorded = self.manifest.get("epochs", {}).get(str(epoch), {}).get("sha256", digest)
+        if recorded != digest:
+            raise CheckpointError(
+                f"{source.where} is not the file that was recorded: SHA-256 {digest[:12]}…, the "
+                f"manifest says {recorded[:12]}…. Train or copy it again."
+            )
+
+    def _opened(self, sources: Mapping[int, Any]) -> dict[int, files.Checkpoint]:
+        """Open each checkpoint; an adapter on the one network beside it, or on what it names."""
+        alone = [epoch for epoch, item in sources.items() if files.is_adapter_alone(item)]
+        found: dict[int, files.Checkpoint] = {}
+        base = None
+        for epoch in sorted(sources, key=lambda epoch: epoch in alone):
+            with self._damage.leaving_out(epoch, unless=max(sources)):
+                where = f"the checkpoint of epoch {epoch}"
+                found[epoch] = files.open_checkpoint(sources[epoch], where, base)
+            if len(sources) - len(alone) == 1 and epoch not in alone:
+                base = found.get(epoch)
+        return {epoch: found[epoch] for epoch in sources if epoch in found}
+
+    def _readable(self) -> list[tuple[int, files.Checkpoint]]:
+        return list(self._sources.items())
+
+    def _drop_damaged(self) -> None:
+        """Take out what turned out to be damaged; others may be reading what there was."""
+        for name in ("_sources", "_names", "_converted"):
+            held = getattr(self, name)
+            setattr(self, name, {e: held[e] for e in held if e not in self.damaged})
 
     def __repr__(self) -> str:
         if not self.epochs:
             return "<Series of the weights that a network holds, without checkpoints>"
         place = f" in {self.folder}" if self.folder else ""
+        torn = ", ".join(map(str, self.damaged))
+        place += f"; damaged: {torn}" if torn else ""
         return f"<Series of {len(self.epochs)} checkpoints, {self.unit}s {self.epochs}{place}>"
-
-
-def _opened(sources: Mapping[int, Any]) -> dict[int, files.Checkpoint]:
-    """Open every checkpoint; an adapter on the one network beside it, or else on what it names."""
-    alone = {epoch for epoch, item in sources.items() if files.is_adapter_alone(item)}
-    found = {
-        epoch: files.open_checkpoint(item, f"the checkpoint of epoch {epoch}")
-        for epoch, item in sources.items()
-        if epoch not in alone
-    }
-    base = next(iter(found.values())) if len(found) == 1 else None
-    for epoch in alone:
-        found[epoch] = files.open_checkpoint(sources[epoch], f"epoch {epoch}", base)
-    return {epoch: found[epoch] for epoch in sources}

@@ -40,7 +40,7 @@ def with_scenario(
     -------
     Dataset
         With ``scenario_value``, ``scenario_standard_error`` and ``scenario_difference`` (scenario,
-        metric), and ``scenario_state`` (scenario): view and state, as JSON.
+        metric), and ``scenario_state`` (scenario): view, and state plainly and in words, as JSON.
 
     Raises
     ------
@@ -51,6 +51,8 @@ def with_scenario(
         raise OptionError("the scenario has no name; give it one, such as 'all robust layers'.")
     metrics = [m for m in estimate.tallies if ds is None or m in ds["metric"].values]
     plain = {row: change.plain for row, change in changes(state).items()}
+    said = {row: change.words for row, change in changes(state).items()}
+    about = {"view": view, "state": plain, "words": said}
     rows = (("scenario", "metric"), [[estimate.mean(m) for m in metrics]])
     errors = [[estimate.tallies[m].standard_error for m in metrics]]
     fresh = results.build(
@@ -58,7 +60,7 @@ def with_scenario(
             "scenario_value": rows,
             "scenario_standard_error": (("scenario", "metric"), errors),
             "scenario_difference": (rows[0], [[estimate.change(m) for m in metrics]]),
-            "scenario_state": (("scenario",), [json.dumps({"view": view, "state": plain})]),
+            "scenario_state": (("scenario",), [json.dumps(about)]),
         },
         {"scenario": [name.strip()], "metric": metrics},
         {},

@@ -41,7 +41,8 @@ function render({ model, el }) {
   // Anew where there are other rows or columns; else cells are kept, and with them the focus.
   const lay = () => {
     const [rows, columns] = [model.get("rows"), model.get("columns")];
-    const wanted = JSON.stringify([rows, columns, model.get("heads"), model.get("axis")]);
+    const notes = model.get("notes") || {};
+    const wanted = JSON.stringify([rows, columns, model.get("heads"), model.get("axis"), notes]);
     if (wanted === laid) return;
     laid = wanted;
     const head = document.createElement("thead");
@@ -52,7 +53,15 @@ function render({ model, el }) {
     axis.append(document.createElement("td"), named);
     const top = document.createElement("tr");
     const corner = heading("layer", "col");
-    top.append(corner, ...columns.map((column) => heading(column, "col")));
+    top.append(corner, ...columns.map((column) => {
+      const made = heading(column in notes ? `⊘ ${column}` : column, "col");
+      if (column in notes) {
+        made.className = "ls-torn";
+        made.title = notes[column];
+        made.setAttribute("aria-label", `${column}, ${notes[column]}`);
+      }
+      return made;
+    }));
     if (columns.length) head.append(axis, top);
     const body = document.createElement("tbody");
     lines = rows.map((name, row) => {
@@ -86,8 +95,7 @@ function render({ model, el }) {
     made.setAttribute("aria-label", tip.split("\n").slice(0, 2).join("; "));
     made.style.background = known.colour || "";
     made.style.color = known.ink || "";
-    made.classList.toggle("ls-refused", Boolean(known.refused));
-    made.classList.toggle("ls-crossed", Boolean(known.crossed));
+    for (const kind of ["refused", "crossed", "failed"]) made.classList.toggle(`ls-${kind}`, Boolean(known[kind]));
   };
 
   const mark = () => {
@@ -103,11 +111,21 @@ function render({ model, el }) {
   const draw = () => {
     lay();
     const known = model.get("cells");
-    cells.forEach((row, n) => row.forEach((made, m) => fill(made, known[n]?.[m] || {})));
+    const trouble = model.get("trouble") || {};
+    // What came of the present state; what was swept before stays, with what is said of both.
+    const told = (made, cell) => {
+      if (made.dataset.row !== trouble.row || made.dataset.column !== trouble.column) return cell;
+      const tip = `${cell.tip || `${trouble.row}, ${trouble.column}`}\nnow ${trouble.why}`;
+      return { ...cell, tip, [trouble.kind]: trouble.kind };
+    };
+    cells.forEach((row, n) => row.forEach((made, m) => fill(made, told(made, known[n]?.[m] || {}))));
     mark();
     title.textContent = model.get("title") || "";
     table.setAttribute("aria-label", model.get("title") || model.get("label"));
-    drawLegend(list, cells.length ? model.get("legend") || [] : []);
+    const legend = model.get("legend") || [];
+    const more = trouble.kind && !legend.some((each) => each.kind === trouble.kind)
+      ? [{ kind: trouble.kind, text: trouble.legend }] : [];
+    drawLegend(list, cells.length ? [...legend, ...more] : []);
     el.toggleAttribute("hidden", !cells.length);
   };
 
@@ -162,7 +180,7 @@ function render({ model, el }) {
   });
 
   model.on("change:cells change:rows change:columns change:heads change:label change:title", draw);
-  model.on("change:legend change:axis", draw);
+  model.on("change:legend change:axis change:notes change:trouble", draw);
   model.on("change:marked", mark);
   draw();
   return () => { model.off(null, draw); model.off(null, mark); };

@@ -29,7 +29,9 @@ function patch(button, layer, selected) {
   button.dataset.state = layer.state;
   button.setAttribute("aria-pressed", String(layer.state !== "trained"));
   const verdict = layer.verdict ? `, ${layer.verdict}` : "";
-  button.setAttribute("aria-label", `${layer.name}: ${layer.state}${verdict}`);
+  const trouble = layer.trouble ? `, ${layer.trouble}` : "";
+  button.dataset.trouble = String(Boolean(layer.trouble));
+  button.setAttribute("aria-label", `${layer.name}: ${layer.state}${verdict}${trouble}`);
   button.style.setProperty("--ls-fill", layer.colour);
   button.style.setProperty("--ls-ink", layer.ink);
   button.style.setProperty("--ls-share", layer.share);
