@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -135,34 +136,34 @@ def _opened(path: Path, *, values: bool = True) -> Iterator[xr.Dataset]:
 
     from layerscope.results import _layout as layout
 
+    # Opened once: by its name it may be another file the next time, which a process put there.
     with files.open_file(path, error=ResultError, what="a Dataset (.nc)") as opened:
         held = os.fstat(opened.fileno()).st_size
-    try:
-        # First without xarray, which leaves complaints behind where a file is cut short.
-        with h5py.File(path, "r") as file:
-            layout.check(file, held)
-            compare(file, path, values=values)
-        with _dataset(path) if values else _attributes(path) as ds:
-            yield ds
-    except FileNotFoundError:
-        raise ResultError(f"{path} was removed just now.") from None
-    # Of a damaged file HDF5, h5netcdf and xarray raise whatever comes of it.
-    except Exception as error:
-        if isinstance(error, ResultError) and str(path) in str(error):
-            raise
-        raise ResultError(f"{path} ({held:,} bytes) is no Dataset: {error}") from None
+        try:
+            # First without xarray, which leaves complaints behind where a file is cut short.
+            with h5py.File(opened, "r") as file:
+                layout.check(file, opened, held)
+                compare(file, path, values=values)
+            with _dataset(opened) if values else _attributes(opened) as ds:
+                yield ds
+        # Of a damaged file HDF5, h5netcdf and xarray raise whatever comes of it.
+        except Exception as error:
+            if isinstance(error, ResultError) and str(path) in str(error):
+                raise
+            raise ResultError(f"{path} ({held:,} bytes) is no Dataset: {error}") from None
 
 
-def _dataset(path: Path) -> AbstractContextManager[xr.Dataset]:
-    return xr.open_dataset(path, engine="h5netcdf")
+def _dataset(opened: BufferedReader) -> AbstractContextManager[xr.Dataset]:
+    opened.seek(0)
+    return xr.open_dataset(opened, engine="h5netcdf")
 
 
 @contextmanager
-def _attributes(path: Path) -> Iterator[xr.Dataset]:
+def _attributes(opened: BufferedReader) -> Iterator[xr.Dataset]:
     """Open a Dataset without variables: looking at each takes most of the time of opening one."""
     import h5netcdf
     from xarray.backends import H5NetCDFStore
 
-    with h5netcdf.File(path, "r") as file:
+    with h5netcdf.File(opened, "r") as file:
         store = H5NetCDFStore(file)
         yield xr.Dataset(attrs=store.get_attrs())  # type: ignore[no-untyped-call]

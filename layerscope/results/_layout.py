@@ -11,12 +11,11 @@ import itertools
 import math
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from layerscope.base import files
 from layerscope.errors import ResultError
 
 __all__ = ["check"]
@@ -46,12 +45,14 @@ _SCALES = ("DIMENSION_LIST", "REFERENCE_LIST")
 _DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 
 
-def check(file: Any, held: int) -> None:
+def check(file: Any, opened: BinaryIO, held: int) -> None:
     """Check an open HDF5 file against its length.
 
     Parameters
     ----------
     file : h5py.File
+    opened : file
+        The same, open to be read.
     held : int
         Bytes of the file.
 
@@ -70,7 +71,7 @@ def check(file: Any, held: int) -> None:
         if _is_dimension(found):
             total += 8 * found.size  # numbered where it is asked for
         else:
-            total += _check_variable(name, found, held, budget)
+            total += _check_variable(name, found, opened, held, budget)
         if total > budget:
             raise ResultError(
                 f"it has {held:,} bytes and declares {total:,} up to the variable {name}, more "
@@ -105,7 +106,9 @@ def _is_dimension(variable: Any) -> bool:
     return isinstance(said, bytes) and said.startswith(_DIMENSION)
 
 
-def _check_variable(name: str, variable: Any, held: int, budget: int) -> int:
+def _check_variable(
+    name: str, variable: Any, opened: BinaryIO, held: int, budget: int
+) -> int:
     """Check one variable; return the bytes that it takes in memory."""
     if variable.is_virtual or variable.external:
         raise ResultError(f"{name} lies in other files, which are not read")
@@ -118,6 +121,7 @@ def _check_variable(name: str, variable: Any, held: int, budget: int) -> int:
     if size <= budget and variable.chunks:
         _check_chunks(name, variable, held)
     if size <= budget and strings is not None and strings.length is None:
+        _require_lengths(name, variable, opened, held)
         size += _measure_strings(name, variable, held, budget)
     return size
 
@@ -165,7 +169,6 @@ def _is_deflated(name: str, variable: Any) -> bool:
 
 def _measure_strings(name: str, variable: Any, held: int, budget: int) -> int:
     """Read strings so few at once that they can't be many times the file; return their bytes."""
-    _require_lengths(name, variable, held)
     longest = total = 0
     for part in _in_parts(variable, held):
         lengths = [len(each) for each in part]
@@ -179,28 +182,27 @@ def _measure_strings(name: str, variable: Any, held: int, budget: int) -> int:
     return total
 
 
-def _require_lengths(name: str, variable: Any, held: int) -> None:
+def _require_lengths(name: str, variable: Any, opened: BinaryIO, held: int) -> None:
     """Refuse a string that says it is longer than the file: HDF5 makes room before it looks.
 
     Each stands as its length, in four bytes, and where it lies (HDF5 file format 3.0, VIII.B).
     """
     address = variable.file.id.get_create_plist().get_sizes()[0]
     entry = np.dtype([("length", "<u4"), ("place", f"V{address + 4}")])
-    for content in _stored(variable, entry.itemsize):
+    for content in _stored(variable, opened, entry.itemsize):
         whole = len(content) - len(content) % entry.itemsize
         longest = int(np.frombuffer(content[:whole], entry)["length"].max(initial=0))
         if longest > held:
             raise ResultError(f"{name} holds a string of {longest:,} bytes, more than the file")
 
 
-def _stored(variable: Any, width: int) -> Iterator[bytes]:
+def _stored(variable: Any, opened: BinaryIO, width: int) -> Iterator[bytes]:
     """Yield what a variable has in the file itself, where that is not packed."""
     if variable.chunks is None:
         place = variable.id.get_offset()
         if place is not None:
-            with files.open_file(variable.file.filename, error=ResultError) as file:
-                file.seek(place)
-                yield file.read(width * variable.size)
+            opened.seek(place)
+            yield opened.read(width * variable.size)
     elif not variable.id.get_create_plist().get_nfilters():
         offsets: list[tuple[int, ...]] = []
         variable.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))

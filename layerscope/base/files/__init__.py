@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from layerscope.base.files._expanding import zip_entries
 from layerscope.base.files._json import parse_json, read_json, require_json_limits
+from layerscope.base.files._listing import list_folder
 from layerscope.base.files._opening import (
     file_beside,
     is_file,
@@ -45,6 +46,7 @@ __all__ = [
     "is_file",
     "is_folder",
     "kind_of",
+    "list_folder",
     "open_file",
     "parse_json",
     "read_bytes",

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from layerscope.base import files
 from layerscope.base.owners import Owner, keep_touching, stop_touching
+from layerscope.errors import ResultError
 
 __all__ = ["SUFFIX", "Claims"]
 
@@ -42,7 +44,7 @@ class Claims:
         self._folder = folder
         self._mine: set[Path] = set()
         self._seen: dict[Path, tuple[float, float]] = {}
-        for path in folder.glob(f"*{SUFFIX}"):
+        for path in self._all():
             self._is_held(path)  # so that their silence counts from now
 
     def free(self, name: str) -> bool:
@@ -51,7 +53,7 @@ class Claims:
 
     def taken(self) -> list[str]:
         """List the pieces that other processes are at."""
-        claims = (path for path in self._folder.glob(f"*{SUFFIX}") if path not in self._mine)
+        claims = (path for path in self._all() if path not in self._mine)
         return [path.stem for path in claims if self._is_held(path)]
 
     @contextmanager
@@ -65,6 +67,9 @@ class Claims:
             if mine:
                 self._mine.discard(path)
                 _release(path)
+
+    def _all(self) -> list[Path]:
+        return files.list_folder(self._folder, f"*{SUFFIX}", error=ResultError)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{SUFFIX}"

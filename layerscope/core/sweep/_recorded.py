@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from layerscope.base import files
 from layerscope.core.sweep._fragments import Fragment
 from layerscope.core.sweep._store import PARTS, Store
+from layerscope.errors import ResultError
 
 __all__ = ["Left", "Recorded"]
 
@@ -31,8 +33,9 @@ class Recorded:
         """Look at what is recorded at one batch size, and touch nothing."""
         if store.is_finished():
             return cls(finished=True)
-        names = (path.stem for path in (store.folder / f"{PARTS}{batch_size}").glob("[!.]*.npz"))
-        found = map(Fragment.of, names)
+        folder = store.folder / f"{PARTS}{batch_size}"
+        recorded = files.list_folder(folder, "[!.]*.npz", error=ResultError)
+        found = (Fragment.of(path.stem) for path in recorded)
         return cls(fragments=frozenset(fragment for fragment in found if fragment is not None))
 
     def missing(self, batches: int, groups: int) -> list[list[int]]:

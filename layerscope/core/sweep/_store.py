@@ -31,7 +31,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from layerscope import results
-from layerscope.base import owners, writing
+from layerscope.base import files, owners, writing
 from layerscope.core.sweep._claims import SUFFIX, Claims
 from layerscope.core.sweep._differences import differences, going_on
 from layerscope.errors import ResultError
@@ -204,11 +204,11 @@ class Store:
 
     def _part_folders(self) -> list[Path]:
         """Folders of the names that parts are in; others may be in them as well."""
-        folders = self.folder.glob(f"{PARTS}*")
+        folders = _paths_in(self.folder, f"{PARTS}*")
         return [f for f in folders if f.name.removeprefix(PARTS).isdecimal() and f.is_dir()]
 
     def _parts(self) -> list[Path]:
-        return [path for folder in self._part_folders() for path in folder.glob("*.npz")]
+        return [path for folder in self._part_folders() for path in _paths_in(folder, "*.npz")]
 
     def _compare(self, theirs: Mapping[str, Any]) -> None:
         if differing := differences(self._identity, theirs):
@@ -267,11 +267,11 @@ class Parts:
         self._claims = Claims(folder)
 
     def __len__(self) -> int:
-        return len(list(self._folder.glob("*.npz")))
+        return len(_paths_in(self._folder, "*.npz"))
 
     def names(self) -> list[str]:
         """List the parts that are recorded."""
-        return [path.stem for path in self._folder.glob("[!.]*.npz")]
+        return [path.stem for path in _paths_in(self._folder, "[!.]*.npz")]
 
     def has(self, name: str) -> bool:
         """Tell whether a part is recorded."""
@@ -314,10 +314,9 @@ class Parts:
         ResultError
             If it can't be written, for example on a full disk.
         """
-        content = io.BytesIO()
-        np.savez(content, **{IDENTITY: np.array(self.store.digest)}, **arrays)  # type: ignore[arg-type]
+        content = _packed({IDENTITY: np.array(self.store.digest), **arrays})
         try:
-            writing.write_bytes(self._path(name), content.getvalue(), once=True)
+            writing.write_bytes(self._path(name), content, once=True)
         except ResultError as error:
             error.add_note(f"{len(self)} finished parts are safe in {self.store.folder}.")
             raise
@@ -338,10 +337,31 @@ class Parts:
         return self._folder / f"{name}.npz"
 
 
+def _paths_in(folder: Path, pattern: str = "*") -> list[Path]:
+    """List what is in a folder, which another process that is done may remove at any moment."""
+    return files.list_folder(folder, pattern, error=ResultError)
+
+
+def _packed(arrays: Arrays) -> bytes:
+    """Return arrays as the content of an ``.npz`` file."""
+    content = io.BytesIO()
+    try:
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+    except ValueError as error:
+        # Interrupted at the wrong instant, the archive refuses to be closed, and that is told.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+    return content.getvalue()
+
+
 def _remove_parts(folder: Path, owner: str) -> None:
     """Remove what a sweep recorded in a folder, and the folder if nothing else is in it."""
     owners.sweep_drafts(folder)
-    for path in list(folder.glob("*")):
+    paths: list[Path] = []
+    with suppress(ResultError):  # of a folder that can't be read now
+        paths = _paths_in(folder)
+    for path in paths:
         # Another process may be removing them as well, or they can't be removed now.
         with suppress(OSError):
             if _is_recorded(path, owner):
