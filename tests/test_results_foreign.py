@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import zlib
 
 import h5py
@@ -228,3 +229,155 @@ def test_a_string_that_says_it_is_longer_than_the_file_is_refused(path, refused_
     said = refused_cheaply(lambda: results.open_dataset(path))
     assert "names holds a string of 2,147,483,668 bytes" in said
     assert str(path) in said
+
+
+GIGABYTES = 2**31
+TEXT = h5py.string_dtype()
+
+
+def forged(count=4):
+    """Strings that say they are long, as they stand in a file."""
+    return struct.pack("<IQI", GIGABYTES, 0, 1) * count
+
+
+def shuffled(content):
+    return np.frombuffer(content, np.uint8).reshape(-1, 16).T.tobytes()
+
+
+def in_chunk(content, mask=0, **how):
+    def change(file):
+        made = file.create_dataset("more", (4,), TEXT, chunks=(4,), **how)
+        made.id.write_direct_chunk((0,), content, mask)
+
+    return change
+
+
+def beside_its_description(file):
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_layout(h5py.h5d.COMPACT)
+    space, kind = h5py.h5s.create_simple((2,)), h5py.h5t.py_create(TEXT, logical=True)
+    h5py.h5d.create(file.id, b"more", kind, space, made)
+
+
+def with_members(file):
+    kind = np.dtype([("a", "i4"), ("b", TEXT)])
+    file.attrs.create("more", np.array([(1, "x")], kind), dtype=kind)
+
+
+LONG = {
+    "packed": in_chunk(zlib.compress(forged()), compression="gzip"),
+    "shuffled and packed": in_chunk(
+        zlib.compress(shuffled(forged())), compression="gzip", shuffle=True
+    ),
+    "packed by what was passed over": in_chunk(forged(), 1, compression="gzip"),
+    "beside its description": beside_its_description,
+    "where nothing is written": create(shape=(10,), dtype=TEXT, chunks=(5,), fillvalue=b"x" * 999),
+    "members of an attribute": with_members,
+}
+
+
+@pytest.mark.parametrize("change", LONG.values(), ids=LONG)
+def test_strings_say_how_long_they_are_before_they_are_read(path, refused_cheaply, change):
+    said = refused_cheaply(lambda: results.open_dataset(changed(path, change)))
+    assert re.search(f"more .*string|string of {GIGABYTES:,} bytes", said), said
+
+
+def claim(path, said, what):
+    """Let all texts of a length say that they are of another, and lie elsewhere or not."""
+    content = path.read_bytes()
+    heaps = [found.start() for found in re.finditer(b"GCOL", content)]
+    for heap in heaps:
+        old, new = struct.pack("<IQ", said, heap), struct.pack("<IQ", what[0], what[1] or heap)
+        if (count := content.count(old)) == 1:
+            path.write_bytes(content.replace(old, new))
+            return
+        assert not count
+    pytest.fail("the text was not found")
+
+
+@pytest.mark.parametrize("place", [None, 7, 2**40], ids=["there", "anywhere", "beyond the end"])
+@pytest.mark.parametrize("others", [0, 30])
+@pytest.mark.parametrize("of", ["/", "more", "group"])
+def test_an_attribute_that_says_it_is_longer_than_the_file_is_refused(
+    tmp_path, refused_cheaply, of, others, place
+):
+    path = tmp_path / "sweep.nc"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("more", data=1.0)
+        file.create_group("group")
+        for number in range(others):
+            file[of].attrs[f"other{number}"] = "x" * number
+        file[of].attrs["units"] = "d" * 1009
+    assert results.read_settings(path).get("units") == (None if of != "/" else "d" * 1009)
+    claim(path, 1009, (GIGABYTES, place))
+    for read in (results.read_settings, results.open_dataset):
+        said = refused_cheaply(lambda read=read: read(path))
+        assert f"the attribute units holds a string of {GIGABYTES:,} bytes" in said
+        assert str(path) in said
+
+
+def test_attributes_that_all_lead_to_one_long_text_are_refused(tmp_path, refused_cheaply):
+    path = tmp_path / "sweep.nc"
+    with h5py.File(path, "w") as file:
+        for number in range(60):
+            file.attrs[f"other{number:02}"] = "d" * (10_000 + number)
+        file.attrs["units"] = "x" * 2**23
+    content = path.read_bytes()
+    entry = re.escape(struct.pack("<I", 2**23)) + b".{8}\x01\0\0\0"
+    (long,) = re.findall(entry, content, re.DOTALL)
+    for number in range(60):
+        content = re.sub(
+            re.escape(struct.pack("<I", 10_000 + number)) + b".{8}.\0\0\0",
+            lambda _: long, content, flags=re.DOTALL,
+        )  # fmt: skip
+    path.write_bytes(content)
+    said = refused_cheaply(lambda: results.read_settings(path))
+    assert "its attributes hold over" in said
+
+
+def test_texts_of_every_layout_are_read(tmp_path):
+    """Many, packed, in chunks, of no length; attributes with names and values of any length."""
+    path = tmp_path / "sweep.nc"
+    texts = np.array(["ä" * (each % 7) for each in range(3000)], object)
+    testing.dataset(layers=3).to_netcdf(path, engine="h5netcdf")
+    packed = {"chunks": (1000,), "compression": "gzip", "shuffle": True}
+    with h5py.File(path, "r+") as file:
+        for at, how in enumerate(({}, {"chunks": (3000,)}, packed)):
+            file.create_dataset(f"group/{at}", data=texts, dtype=TEXT, **how)
+        for at in (1, 7, 8, 9, 200):
+            file["group"].attrs["n" * at] = "v" * at
+        file["group"].attrs["several"] = np.array(["a", "", "ccc"], object)
+        lists = np.empty(1, object)
+        lists[0] = np.arange(3, dtype="i4")
+        file["group"].attrs.create("lists", lists, dtype=h5py.vlen_dtype("i4"), shape=(1,))
+        file["group"].attrs["empty"] = h5py.Empty(TEXT)
+    assert results.open_dataset(path).sizes["layer"] == 4
+
+
+def test_what_was_removed_from_a_file_does_not_spoil_it(tmp_path):
+    """HDF5 leaves descriptions of what was there, also where the file has become short."""
+    path = tmp_path / "sweep.nc"
+    testing.dataset(layers=3).to_netcdf(path, engine="h5netcdf")
+    with h5py.File(path, "r+") as file:
+        file.attrs["mine"] = "x" * 10**6
+    with h5py.File(path, "r+") as file:
+        del file.attrs["mine"]
+        file.attrs["mine"] = "y"
+    assert results.settings(results.open_dataset(path))["mine"] == "y"
+
+
+def test_a_dataset_is_one_file_also_where_another_takes_its_name_meanwhile(tmp_path, monkeypatch):
+    """As `partial.nc` is replaced by a process that is stopped while another one begins."""
+    from layerscope.results import _layout as layout
+
+    path, check, marks = tmp_path / "partial.nc", layout.check, ["a", "a much longer mark" * 9]
+    held = [testing.dataset(layers=3).assign_attrs(mark=mark) for mark in marks]
+    results.save(held[0], path)
+
+    def meanwhile(*given):
+        results.save(held[1], path)
+        return check(*given)
+
+    monkeypatch.setattr(layout, "check", meanwhile)
+    assert results.open_dataset(path).attrs["mark"] == marks[0]
+    assert results.read_settings(path)["mark"] == marks[1]

@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import shutil
 import stat
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from memo import remembered_netcdf
 
 import layerscope
 from layerscope import models, plots, report, results, testing
@@ -20,6 +22,7 @@ from layerscope.core.sweep._store import Store
 from layerscope.errors import ResultError
 from layerscope.paper import gallery
 
+SLOW = pytest.mark.slow
 NET, *NETS = [models.build("fcn-1x4", seed=seed, inputs=(4,), classes=3) for seed in (2, 0, 1)]
 STATES = {epoch: net.state_dict() for epoch, net in enumerate(NETS)}
 PAIR = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
@@ -256,12 +259,20 @@ def run_together(folder, processes):
     return [each.exitcode for each in started]
 
 
-@pytest.mark.parametrize("trials", [2, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "trials", [range(2), *(pytest.param(range(n, n + 25), marks=SLOW) for n in range(0, 200, 25))]
+)
 def test_processes_that_share_a_folder_lose_no_outcome(tmp_path, trials):
-    whole = sweep(tmp_path / "alone", outcomes=True)
-    outcomes = results.open_dataset(tmp_path / "alone" / "outcomes.nc")
-    for trial in range(trials):
-        folder = tmp_path / str(trial)
+    with nullcontext() if len(trials) == 2 else remembered_netcdf():
+        share_a_folder(tmp_path, trials)
+
+
+def share_a_folder(place, trials):
+    """Sweep into a folder from three processes at once, again and again."""
+    whole = sweep(place / "alone", outcomes=True)
+    outcomes = results.open_dataset(place / "alone" / "outcomes.nc")
+    for trial in trials:
+        folder = place / str(trial)
         assert run_together(folder, 3) == [0, 0, 0]
         assert names(folder) == ["outcomes.nc", "sweep.json", "sweep.nc"]
         assert results.open_dataset(folder / "outcomes.nc").identical(outcomes)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,8 @@ def _dataset_cases(folder: Path, chance: random.Random, each: int) -> Iterator[C
         yield flipped(_FILE, chance.randrange(size), chance.randrange(8))
     for how, change in _HDF5.items():
         yield Case(how, lambda copy, change=change: _changed(copy, change))  # type: ignore[misc]
+    yield Case("an attribute that says it is of 2 GB", _claiming(0))
+    yield Case("an attribute of many that says it is of 2 GB", _claiming(30))
     yield Case("no HDF5, but netCDF 3", replaced(_FILE, b"CDF\x01" + bytes(100)))
 
 
@@ -77,6 +82,47 @@ def _attribute(name: str, value: Any, at: str = "/") -> Callable[[Any], object]:
         file[at].attrs[name] = value
 
     return change
+
+
+_TEXT = h5py.string_dtype()
+_FORGED = struct.pack("<IQI", 2**31, 0, 1) * 4
+"""Strings that say they are of 2 GB, as they stand in a file."""
+
+
+def _strings(content: bytes, **how: Any) -> Callable[[Any], object]:
+    def change(file: Any) -> None:
+        made = file.create_dataset("more", (4,), _TEXT, chunks=(4,), **how)
+        made.id.write_direct_chunk((0,), content)
+
+    return change
+
+
+def _compact(file: Any) -> None:
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_layout(h5py.h5d.COMPACT)
+    kind = h5py.h5t.py_create(_TEXT, logical=True)
+    h5py.h5d.create(file.id, b"more", kind, h5py.h5s.create_simple((2,)), made)
+
+
+def _claiming(others: int) -> Callable[[Path], object]:
+    """An attribute that says it is of 2 GB, beside others."""
+
+    def spoil(folder: Path) -> None:
+        def change(file: Any) -> None:
+            more = file.create_dataset("more", data=1.0)
+            more.attrs.update({f"other{number}": "x" * number for number in range(others)})
+            more.attrs["units"] = "d" * 10_009
+
+        _changed(folder, change)
+        path = folder / _FILE
+        said, claimed = (each.to_bytes(4, "little") for each in (10_009, 2**31))
+        content = path.read_bytes()
+        heaps = [found.start() for found in re.finditer(b"GCOL", content)]
+        for heap in (each.to_bytes(8, "little") for each in heaps):
+            content = content.replace(said + heap, claimed + heap)
+        path.write_bytes(content)
+
+    return spoil
 
 
 def _passwd_outside(file: Any) -> None:
@@ -123,6 +169,14 @@ _HDF5: dict[str, Callable[[Any], object]] = {
     "a variable under another name": _renamed,
     "no values": lambda file: file.__delitem__("value"),
     "no layers": lambda file: file.__delitem__("layer"),
+    "strings that say they are of 2 GB, in a chunk": _strings(_FORGED),
+    "strings that say they are of 2 GB, packed": _strings(
+        zlib.compress(_FORGED), compression="gzip"
+    ),
+    "strings beside their description": _compact,
+    "strings that are not written, of a megabyte each": _new(
+        "more", shape=(500,), dtype=_TEXT, chunks=(5,), fillvalue=b"x" * 2**20
+    ),
     "nothing but digests": lambda file: [
         file.__delitem__(name) for name in list(file) if "digests" not in name
     ],

@@ -10,13 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from layerscope.errors import ResultError
+from layerscope.results import _lengths as lengths
+from layerscope.results._lengths import DEFLATE, FLETCHER, SHUFFLE
 
 __all__ = ["check"]
 
@@ -34,8 +36,7 @@ _ATTRIBUTE = 2**24
 _STRINGS = 2**26
 """Bytes of strings that are read at once to find out how long they are."""
 
-_DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
-_FILTERS = (_DEFLATE, _SHUFFLE, _FLETCHER)
+_FILTERS = (DEFLATE, SHUFFLE, FLETCHER)
 _DEFLATED = 1032
 """Times its length to which deflate unfolds at most (RFC 1951: 258 bytes in two bits)."""
 
@@ -64,7 +65,8 @@ def check(file: Any, opened: BinaryIO, held: int) -> None:
     """
     budget = max(_FREE, _SWELL * held)
     total = 0
-    for name, found in _objects(file):
+    objects = list(_objects(file))
+    for name, found in objects:
         _check_attributes(name, found, held)
         if not isinstance(found, h5py.Dataset):
             continue
@@ -78,6 +80,7 @@ def check(file: Any, opened: BinaryIO, held: int) -> None:
                 "than such a file is taken to unfold to. Where you trust its origin, open it with "
                 "xarray.open_dataset and give the Dataset"
             )
+    _check_texts([found for _, found in objects], file, opened, held)
 
 
 def _objects(file: Any) -> Iterator[tuple[str, Any]]:
@@ -102,13 +105,13 @@ def _objects(file: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_dimension(variable: Any) -> bool:
     """Tell a dimension without values, which stands there as a variable that is never read."""
-    said = variable.attrs.get("NAME", b"")
+    if "NAME" not in variable.attrs or variable.attrs.get_id("NAME").dtype.kind != "S":
+        return False
+    said = variable.attrs["NAME"]
     return isinstance(said, bytes) and said.startswith(_DIMENSION)
 
 
-def _check_variable(
-    name: str, variable: Any, opened: BinaryIO, held: int, budget: int
-) -> int:
+def _check_variable(name: str, variable: Any, opened: BinaryIO, held: int, budget: int) -> int:
     """Check one variable; return the bytes that it takes in memory."""
     if variable.is_virtual or variable.external:
         raise ResultError(f"{name} lies in other files, which are not read")
@@ -121,13 +124,13 @@ def _check_variable(
     if size <= budget and variable.chunks:
         _check_chunks(name, variable, held)
     if size <= budget and strings is not None and strings.length is None:
-        _require_lengths(name, variable, opened, held)
+        lengths.require_values(name, variable, opened, held)
         size += _measure_strings(name, variable, held, budget)
     return size
 
 
 def _check_chunks(name: str, variable: Any, held: int) -> None:
-    length = math.prod(variable.chunks) * variable.dtype.itemsize
+    length = math.prod(variable.chunks) * lengths.width_of(variable)
     pairs = zip(variable.shape, variable.chunks, strict=True)
     count = math.prod(-(-size // chunk) for size, chunk in pairs)
     if length > _LONGEST_CHUNK or count > max(_CHUNKS, held // 64):
@@ -157,14 +160,14 @@ def _is_deflated(name: str, variable: Any) -> bool:
     """Tell whether chunks are packed by gzip; refuse all else that they may be packed by."""
     made = variable.id.get_create_plist()
     filters = [made.get_filter(at)[0] for at in range(made.get_nfilters())]
-    after = filters[filters.index(_DEFLATE) :] if _DEFLATE in filters else []
+    after = filters[filters.index(DEFLATE) :] if DEFLATE in filters else []
     # Each once, and shuffled first: then what lies in the file is what deflate made.
-    if not set(filters) <= set(_FILTERS) or len(set(filters)) < len(filters) or _SHUFFLE in after:
+    if not set(filters) <= set(_FILTERS) or len(set(filters)) < len(filters) or SHUFFLE in after:
         raise ResultError(
             f"{name} is packed by filters that are not read (HDF5's numbers "
             f"{', '.join(map(str, filters))}); save it with gzip, shuffle and fletcher32 alone"
         )
-    return _DEFLATE in filters
+    return DEFLATE in filters
 
 
 def _measure_strings(name: str, variable: Any, held: int, budget: int) -> int:
@@ -180,34 +183,6 @@ def _measure_strings(name: str, variable: Any, held: int, budget: int) -> int:
                 f"file of {held:,} bytes is taken to unfold to"
             )
     return total
-
-
-def _require_lengths(name: str, variable: Any, opened: BinaryIO, held: int) -> None:
-    """Refuse a string that says it is longer than the file: HDF5 makes room before it looks.
-
-    Each stands as its length, in four bytes, and where it lies (HDF5 file format 3.0, VIII.B).
-    """
-    address = variable.file.id.get_create_plist().get_sizes()[0]
-    entry = np.dtype([("length", "<u4"), ("place", f"V{address + 4}")])
-    for content in _stored(variable, opened, entry.itemsize):
-        whole = len(content) - len(content) % entry.itemsize
-        longest = int(np.frombuffer(content[:whole], entry)["length"].max(initial=0))
-        if longest > held:
-            raise ResultError(f"{name} holds a string of {longest:,} bytes, more than the file")
-
-
-def _stored(variable: Any, opened: BinaryIO, width: int) -> Iterator[bytes]:
-    """Yield what a variable has in the file itself, where that is not packed."""
-    if variable.chunks is None:
-        place = variable.id.get_offset()
-        if place is not None:
-            opened.seek(place)
-            yield opened.read(width * variable.size)
-    elif not variable.id.get_create_plist().get_nfilters():
-        offsets: list[tuple[int, ...]] = []
-        variable.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
-        for offset in offsets:
-            yield variable.id.read_direct_chunk(offset)[1]
 
 
 def _in_parts(variable: Any, held: int) -> Iterator[list[bytes]]:
@@ -234,3 +209,23 @@ def _check_attributes(where: str, holder: Any, held: int) -> None:
         shared = kind.hasobject and points > 1 and name not in _SCALES
         if points * (held if shared else kind.itemsize) > (_STRINGS if shared else _ATTRIBUTE):
             raise ResultError(f"the attribute {name} of {where} is too long: {points:,} values")
+
+
+def _check_texts(holders: Sequence[Any], file: Any, opened: BinaryIO, held: int) -> None:
+    """Check attributes of no fixed length, first what they say, then what they hold together."""
+    found = [
+        (holder, name)
+        for holder in holders
+        for name in holder.attrs
+        if lengths.is_of_no_fixed_length(holder.attrs.get_id(name).get_type(), name)
+    ]
+    variables = [holder for holder in holders if isinstance(holder, h5py.Dataset)]
+    lengths.require_attributes({name for _, name in found}, variables, file, opened, held)
+    total = 0
+    for holder, name in found:
+        if name not in _SCALES:
+            values = np.asarray(holder.attrs[name], object).ravel()
+            total += sum(0 if isinstance(each, h5py.Empty) else len(each) for each in values)
+        if total > held:
+            # Each has its own: only a forger lets many share one.
+            raise ResultError(f"its attributes hold over {total:,} bytes, more than the file")
