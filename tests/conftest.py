@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +134,50 @@ def same_global_generator() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
+
+
+@contextmanager
+def _nobody() -> Iterator[None]:
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], AbstractContextManager[None]]:
+    """Become for a while a user whom permissions hold back, as they do not root.
+
+    What is imported only then may be out of reach, so that it has to be loaded before.
+    """
+    if not hasattr(os, "geteuid"):
+        pytest.skip("permissions are others here")
+    if os.geteuid():
+        return nullcontext
+    try:
+        with _nobody():
+            pass
+    except OSError as error:
+        pytest.skip(f"root can't become another user here: {error}")
+    return _nobody
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that every user reaches, as those of pytest are not."""
+    place = Path(tempfile.mkdtemp(prefix="open-"))
+    place.chmod(0o777)
+    yield place
+    for path in [place, *place.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o777)
+    shutil.rmtree(place)
 
 
 @pytest.fixture

@@ -90,13 +90,31 @@ def test_names_that_no_file_can_have(read, name, tmp_path):
     assert not files.is_folder(tmp_path / name)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path):
-    path = tmp_path / "secret"
+def test_a_file_that_may_not_be_read(open_place, unprivileged):
+    path = open_place / "secret"
     path.write_text("x")
     path.chmod(0)
-    with pytest.raises(DataError, match=r"can't read .*secret: Permission denied\."):
+    with (
+        unprivileged(),
+        pytest.raises(DataError, match=r"can't read .*secret: Permission denied\."),
+    ):
         files.read_text(path, error=DataError)
+
+
+def test_a_folder_that_other_processes_remove_is_empty_and_one_that_is_barred_is_told(
+    open_place, unprivileged
+):
+    folder = open_place / "parts"
+    assert files.list_folder(folder, error=DataError) == []
+    folder.mkdir()
+    for name in ("a.npz", ".b.npz", "c.claim"):
+        (folder / name).touch()
+    assert files.list_folder(folder, "[!.]*.npz", error=DataError) == [folder / "a.npz"]
+    assert len(files.list_folder(folder, error=DataError)) == 3
+    assert files.list_folder(folder / "a.npz", error=DataError) == []
+    folder.chmod(0o300)
+    with unprivileged(), pytest.raises(DataError, match=r"can't read the folder .*parts: Perm"):
+        files.list_folder(folder, error=DataError)
 
 
 def test_a_file_is_left_closed_where_it_is_refused(tmp_path):

@@ -67,14 +67,14 @@ class Points:
 
     NAMES = ("replace", "rename", "link", "symlink", "unlink", "remove", "mkdir", "rmdir", "fsync")
 
-    def __init__(self, fatal: int) -> None:
-        self.fatal, self.count = fatal, 0
+    def __init__(self, fatal: int, how: int = signal.SIGKILL) -> None:
+        self.fatal, self.how, self.count = fatal, how, 0
 
     def at(self) -> None:
         if threading.current_thread() is threading.main_thread():
             self.count += 1
             if self.count == self.fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.how)
 
     def install(self) -> None:
         for name in self.NAMES:

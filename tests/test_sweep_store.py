@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from layerscope import testing
 from layerscope.base import owners
+from layerscope.core.sweep._recorded import Recorded
 from layerscope.core.sweep._store import Store
 from layerscope.errors import ResultError
 from layerscope.results._meaning import fill_in
@@ -384,3 +387,56 @@ class TwoHandles(RuleBasedStateMachine):
 
 TestTwoHandles = TwoHandles.TestCase
 TestTwoHandles.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+
+
+# What happens at the same moment
+
+
+def test_nobody_stumbles_over_parts_that_another_process_has_just_removed(tmp_path, monkeypatch):
+    """Whoever is done removes the folder; another looks into it just then."""
+    store = Store(tmp_path, IDENTITY)
+    parts = store.parts(10)
+    parts.write("p", arrays())
+    isdir, listdir, scandir = Path.is_dir, os.listdir, os.scandir
+
+    def gone(read):
+        def call(folder="."):
+            named = isinstance(folder, str | os.PathLike)  # else it is being removed
+            if named and Path(folder).name == "parts-10" and isdir(Path(folder)):
+                shutil.rmtree(folder)
+            return read(folder)
+
+        return call
+
+    def looks():
+        yield parts.names
+        yield parts.taken
+        yield lambda: len(parts)
+        yield lambda: store.parts(10).names()
+        yield lambda: Store(tmp_path, IDENTITY).parts(10).names()
+        yield lambda: sorted(Recorded.of(store, 10).fragments)
+
+    for look in looks():
+        parts.write("p", arrays())
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", gone(listdir))
+            patch.setattr(os, "scandir", gone(scandir))
+            # As a glob looks for the folder first.
+            assert not look()
+        assert not (tmp_path / "parts-10").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_while_a_part_is_packed_stays_one(tmp_path, monkeypatch):
+    parts = Store(tmp_path, IDENTITY).parts(10)
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile._ZipWriteFile, "__init__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            parts.write("p", arrays())
+    assert not parts.has("p")
+    parts.write("p", arrays())
+    assert same(parts.read("p"), arrays())
