@@ -179,12 +179,14 @@ def _messages(
     names: Collection[bytes], variables: Sequence[Any], opened: BinaryIO, held: int, width: int
 ) -> Iterator[tuple[bytes, int, int]]:
     """Yield names of attributes, where their values lie, and how many each has."""
-    names, size = frozenset(names), width.to_bytes(4, "little")
-    for start, piece in _beside_values(variables, opened, held) if names else ():
+    if not names:
+        return
+    sought, size = frozenset(names), width.to_bytes(4, "little")
+    for start, piece in _beside_values(variables, opened, held):
         at = piece.find(size)
         while at >= 0:
             if at >= 4 and piece[at - 4] & 0x0F == _VARIABLE_LENGTH:
-                for name, place, count in _messages_at(piece, at - 4, names):
+                for name, place, count in _messages_at(piece, at - 4, sought):
                     yield name, start + place, count
             at = piece.find(size, at + 1)
 
@@ -236,7 +238,7 @@ def _short(piece: bytes, at: int) -> int:
 
 def _count(space: bytes) -> int:
     """Return how many values a dataspace has (file format 3.0, IV.A.2.b)."""
-    version, rank, _, kind = (*space[:4], 0, 0, 0, 0)[:4]
+    version, rank, _, kind = space[:4].ljust(4, b"\0")
     if version == 2 and kind == 2:
         return 0
     first = 8 if version == 1 else 4
