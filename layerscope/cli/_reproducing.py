@@ -158,6 +158,7 @@ def _run_judge(options: argparse.Namespace) -> None:
             print(f"{folder}: not judged", flush=True)
         else:
             print(f"{folder}: judged in {manifest['judged']['seconds']:.0f} s", flush=True)
+            _tell(manifest["summary"])
     if failed:
         told = "\n".join(failed)
         raise ResultError(f"{len(failed)} of {len(found)} runs were not judged again:\n{told}")

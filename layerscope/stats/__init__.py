@@ -36,7 +36,7 @@ from layerscope.stats._emergence import emergence
 from layerscope.stats._equivalence import detectable_difference, equivalence, runs_needed
 from layerscope.stats._groups import by_group
 from layerscope.stats._labelled import degradation, interval, layer_order
-from layerscope.stats._orders import order_test
+from layerscope.stats._orders import OrderTest as OrderTest, order_test
 from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
 from layerscope.stats._rankings import ranking_difference
 from layerscope.stats._tables import column_order, distances, summary

@@ -123,7 +123,12 @@ def equivalence(
 
 
 def detectable_difference(
-    spread: npt.ArrayLike, n: npt.ArrayLike, *, power: float = 0.8, confidence: float = 0.95
+    spread: npt.ArrayLike,
+    n: npt.ArrayLike,
+    *,
+    power: float = 0.8,
+    confidence: float = 0.95,
+    further: bool = False,
 ) -> Array:
     """Difference from 0 or another known number that `n` runs would find.
 
@@ -137,6 +142,8 @@ def detectable_difference(
         In (0, 1): in what share of repetitions of all runs it would be found.
     confidence : float
         In (0, 1), of the two-sided test.
+    further : bool
+        By the interval of one more run in place of the mean's.
 
     Returns
     -------
@@ -162,11 +169,18 @@ def detectable_difference(
     if np.any(deviation < 0) or np.any(runs < 0):
         raise OptionError("spread or n is negative; give a standard deviation and a number.")
     error, freedom = _welch(deviation, runs, np.zeros_like(runs), np.full_like(runs, np.inf))
-    return _noncentrality(freedom, power, confidence) * error
+    # The interval of one more run is √(n + 1) times as wide as the mean's.
+    width = np.sqrt(np.where(np.isnan(freedom), np.nan, freedom + 2)) if further else 1.0
+    return _noncentrality(freedom, power, confidence, width) * error
 
 
 def runs_needed(
-    difference: float, spread: float, *, power: float = 0.8, confidence: float = 0.95
+    difference: float,
+    spread: float,
+    *,
+    power: float = 0.8,
+    confidence: float = 0.95,
+    further: bool = False,
 ) -> int:
     """Smallest number of runs that would find a difference.
 
@@ -176,7 +190,7 @@ def runs_needed(
         True distance from 0 or from the limit in question, in the unit of `spread`; not 0.
     spread : float
         Standard deviation over runs.
-    power, confidence : float
+    power, confidence, further
         As for `detectable_difference`.
 
     Returns
@@ -196,8 +210,14 @@ def runs_needed(
     """
     wanted = abs(validate.number(difference, "difference", "(-inf, inf)", 0.05))
     deviation = validate.number(spread, "spread", "[0, inf)", 0.04)
-    options = {"power": power, "confidence": confidence}
-    if wanted == 0 or detectable_difference(deviation, _MOST_RUNS, **options) > wanted:
+
+    def found(runs: int) -> bool:
+        least = detectable_difference(
+            deviation, runs, power=power, confidence=confidence, further=further
+        )
+        return bool(least <= wanted)
+
+    if wanted == 0 or not found(_MOST_RUNS):
         raise OptionError(
             f"a difference of {difference} with a spread of {spread} needs more than "
             f"{_MOST_RUNS:,} runs; ask for a larger difference."
@@ -205,8 +225,7 @@ def runs_needed(
     few, enough = 1, _MOST_RUNS
     while enough - few > 1:
         middle = (few + enough) // 2
-        found = detectable_difference(deviation, middle, **options) <= wanted
-        few, enough = (few, middle) if found else (middle, enough)
+        few, enough = (few, middle) if found(middle) else (middle, enough)
     return enough
 
 
@@ -238,22 +257,25 @@ def _student_quantile(freedom: Array, confidence: float) -> Array:
     return np.asarray(t.ppf((1 + confidence) / 2, freedom))
 
 
-def _noncentrality(freedom: Array, power: float, confidence: float) -> Array:
-    """Differences in standard errors that a two-sided t test finds with this power."""
+def _noncentrality(
+    freedom: Array, power: float, confidence: float, width: npt.ArrayLike = 1.0
+) -> Array:
+    """Differences in standard errors found with this power by intervals so much wider."""
     validate.number(power, "power", "(0, 1)", 0.8)
     check_confidence(confidence)
-    levels, back = np.unique(freedom, return_inverse=True)
-    found = [_noncentrality_at(float(each), power, confidence) for each in levels]
+    pairs = np.stack([np.ravel(freedom), np.ravel(np.broadcast_to(width, np.shape(freedom)))])
+    levels, back = np.unique(pairs, axis=1, return_inverse=True)
+    found = [_noncentrality_at(at, each, power, confidence) for at, each in levels.T.tolist()]
     return np.asarray(found, float)[back].reshape(np.shape(freedom))
 
 
-def _noncentrality_at(freedom: float, power: float, confidence: float) -> float:
+def _noncentrality_at(freedom: float, width: float, power: float, confidence: float) -> float:
     from scipy.optimize import brentq
     from scipy.stats import nct, t
 
     if np.isnan(freedom):
         return float("nan")
-    limit = float(t.ppf((1 + confidence) / 2, freedom))
+    limit = width * float(t.ppf((1 + confidence) / 2, freedom))
 
     def missing(shift: float) -> float:
         # Found on the wrong side, a difference is not found.

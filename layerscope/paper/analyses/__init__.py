@@ -15,7 +15,6 @@ from layerscope.paper.analyses._claims import (
     distance_tells_little,
     extremes_differ,
     first_epoch_worse,
-    goes_with_more,
     no_upper_critical,
     norms_matter,
     not_jointly_robust,
@@ -30,6 +29,8 @@ from layerscope.paper.analyses._criticality import (
     criticality_grid,
 )
 from layerscope.paper.analyses._findings import (
+    AGREES as AGREES,
+    UNDECIDED as UNDECIDED,
     Finding,
     about,
     by_rule,
@@ -44,7 +45,7 @@ from layerscope.paper.analyses._groups import (
     stages,
 )
 from layerscope.paper.analyses._largest import largest_set
-from layerscope.paper.analyses._measures import gap, rank_with, weight_measures
+from layerscope.paper.analyses._measures import gap, goes_with_more, rank_with, weight_measures
 from layerscope.paper.analyses._per_run import (
     damage,
     limits,

@@ -8,6 +8,7 @@ network is as good as untrained, see `damage`.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,9 +17,10 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
-from layerscope.errors import ResultError
-from layerscope.paper.analyses._findings import Finding, by_rule, rank_step
-from layerscope.paper.analyses._per_run import computed, damage, lower_half, upper_half
+from layerscope.errors import ResultError, choose
+from layerscope.paper import rules
+from layerscope.paper.analyses._findings import Finding, by_rule
+from layerscope.paper.analyses._per_run import damage, lower_half, upper_half
 
 __all__ = [
     "bottom_critical",
@@ -26,7 +28,6 @@ __all__ = [
     "distance_tells_little",
     "extremes_differ",
     "first_epoch_worse",
-    "goes_with_more",
     "no_upper_critical",
     "norms_matter",
     "not_jointly_robust",
@@ -126,7 +127,8 @@ def distance_tells_little(
 ) -> Finding:
     """Judge whether how far a layer moved does not tell how much it matters.
 
-    It would tell where those that moved furthest mattered least, too: the sign does not count.
+    It would tell where those that moved furthest mattered least, too: the sign does not count. Only
+    pairs of layers count whose damages differ by more than what a robust layer may cost.
 
     Parameters
     ----------
@@ -135,21 +137,46 @@ def distance_tells_little(
         Of the distances along ``norm``.
     metric : str, optional
 
+    References
+    ----------
+    Goodman, L. A. and Kruskal, W. H. (1954). Measures of association for cross classifications.
+    Journal of the American Statistical Association 49, 732–764.
+
     Examples
     --------
     >>> from layerscope import testing
     >>> distance_tells_little(testing.dataset(layers=8)).condition
     'below 0.8'
     """
-    computed(ds, metric=metric)  # refuses a layer that is missing
-    found = stats.rank_correlation(ds, norm, metric)
+    shares = damage(ds, metric=metric).dropna("seed", how="all")
+    kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
+    choose(norm, map(str, ds["norm"].values), "norm")
+    far = kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=shares["layer"].values)
+    far = far if "seed" in far.dims else far.expand_dims("seed")
+    far = far.sel(seed=shares["seed"].values) if "seed" in far.coords else far
+    rows = zip(shares.values, far.transpose("seed", "layer").values, strict=True)
+    told = [_gamma(*each) for each in rows]
+    pairs = [count for _, count in told if count]
     return by_rule(
         "distance-tells-little",
-        abs(np.atleast_1d(found["correlation"].values)),
+        [abs(gamma) for gamma, _ in told],
         of=norm,
-        step=rank_step(int(found["n_layers"])),
+        step=2 / min(pairs) if pairs else 0.0,
         span=(0, 1),
     )
+
+
+def _gamma(
+    damages: npt.NDArray[np.float64], distances: npt.NDArray[np.float64]
+) -> tuple[float, int]:
+    """Goodman and Kruskal's γ over pairs that differ in damage, NaN without any; how many."""
+    first, second = np.triu_indices(len(damages), 1)
+    with np.errstate(invalid="ignore"):  # of two that are infinite neither is worse
+        worse = damages[first] - damages[second]
+    clear = abs(worse) > rules.ROBUST
+    signs = np.sign(worse[clear]) * np.sign((distances[first] - distances[second])[clear])
+    signs = signs[signs != 0]
+    return (float(signs.mean()), len(signs)) if len(signs) else (math.nan, 0)
 
 
 def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
@@ -365,26 +392,6 @@ def extremes_differ(table: pd.DataFrame, setting: str, column: str, rule: str) -
     span = (-1.0, 1.0) if share else (-np.inf, np.inf)
     more = np.asarray(high, float) - np.asarray(low, float)
     return by_rule(rule, more, step=step, span=span)
-
-
-def goes_with_more(ranks: pd.DataFrame, better: str, worse: str) -> Finding:
-    """Judge whether one measure goes with the generalisation gap more than another does.
-
-    Parameters
-    ----------
-    ranks : DataFrame
-        As `rank_with` returns it, one row per run.
-    better, worse : str
-        Two of its columns, of `rules.MEASURES`.
-
-    Examples
-    --------
-    >>> ranks = pd.DataFrame({"critical": [0.9, 0.8], "parameters": [0.1, 0.1]})
-    >>> round(goes_with_more(ranks, "critical", "parameters").value, 2)
-    0.75
-    """
-    more = np.asarray(ranks[better] - ranks[worse], float)
-    return by_rule(f"{better}-over-{worse}", more, span=(-2, 2))
 
 
 def _only(ds: xr.Dataset, rows: str) -> xr.Dataset:

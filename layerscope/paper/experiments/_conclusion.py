@@ -20,6 +20,7 @@ __all__ = ["Conclusion", "claim_of", "claim_of_table", "comparison_of"]
 
 _ANSWERS = {True: "yes", False: "no", None: "undecided"}
 _MOST_NAMED = 4
+_LEVEL = 0.05
 _TEMPLATE = "paper/experiments/templates/conclusion.html.jinja"
 
 
@@ -71,15 +72,14 @@ def claim_of(found: Finding, of_paper: bool = True) -> Claim:
     """Put a finding in words: the number, its interval, the limit, what would decide it."""
     from layerscope.paper import rules
 
-    runs = f"{found.runs} run{'' if found.runs == 1 else 's'}"
+    runs = f"{found.runs} {found.unit}{'' if found.runs == 1 else 's'}"
     number = f"{found.value:.3g}" if found.runs else "unknown"
     between = f", 95 % interval {found.lower:.3g} to {found.upper:.3g}" if found.runs > 1 else ""
     said = f"{found.measured}: {number} ({runs}{between}); agrees if {found.condition}"
-    if found.verdict == "undecided" and found.runs > 1:
-        sides = [_holds(value, found.condition) for value in (found.lower, found.upper)]
-        if sides[0] == sides[1] and found.statements > 1:
-            said += f". Alone it would be decided, among {found.statements} statements it is not"
-        said += f"; about {found.needed} runs would decide it" if found.needed else ""
+    if math.isfinite(found.detectable):
+        said += f", and {runs} can see a distance of {found.detectable:.2g} from that"
+    said += f". {found.note}" if found.note else ""
+    said += _open(found) if found.verdict == "undecided" and found.runs > 1 else ""
     rule = rules.RULES.get(found.rule)
     return Claim(
         paper=found.claim,
@@ -92,8 +92,26 @@ def claim_of(found: Finding, of_paper: bool = True) -> Claim:
     )
 
 
+def _open(found: Finding) -> str:
+    """Say of what is undecided what would decide it."""
+    sides = {_holds(value, found.condition) for value in (found.lower, found.upper)}
+    if found.least * found.statements >= _LEVEL:
+        return (
+            f". So few layers have too few orders to decide one of {found.statements} statements: "
+            "a network with more would"
+        )
+    if found.least:
+        return ". Networks with more layers would decide it rather than further runs"
+    said = ""
+    if len(sides) == 1 and found.statements > 1:
+        said = f". Alone it would be decided, among {found.statements} statements it is not"
+    needed = f"; about {found.needed} {found.unit}s would decide it" if found.needed else ""
+    return said + needed
+
+
 def _holds(value: float, condition: str) -> bool:
-    side, limit = condition.split()
+    side, limit, *_ = condition.split()
+    value = abs(value) if side == "within" else value
     return value > float(limit) if side == "above" else value < float(limit)
 
 
@@ -112,13 +130,14 @@ def claim_of_table(what: str, table: pd.DataFrame) -> Claim:
     Claim
         ``measured`` names every cell outside its interval; ``agrees`` is True if 95 % intervals
         leave as many cells outside by chance in at least one case of twenty (binomial, cells taken
-        as independent), and None with one run, which has no intervals.
+        as independent), and None with one run, which has no intervals, or where those of half the
+        cells are too wide to tell.
 
     Examples
     --------
     >>> import pandas as pd
     >>> table = pd.DataFrame({"agrees": [True] * 9, "difference": 0.0})
-    >>> table = table.assign(column="0", lower=0.1, upper=0.2)
+    >>> table = table.assign(column="0", lower=0.1, upper=0.2, told=True)
     >>> claim_of_table("test errors", table).measured
     '9 of 9 cells agree; root mean square difference 0.000.'
     """
@@ -135,11 +154,12 @@ def claim_of_table(what: str, table: pd.DataFrame) -> Claim:
     # Fresh random values have several draws in a single run.
     over_runs = table[table["column"] != "rand"]
     known = bool((over_runs["lower"] < over_runs["upper"]).any())
+    told = not by_chance or 2 * int(table["told"].sum()) > len(table)
     said += "" if known else " One run has no interval."
     return Claim(
         paper=f"{len(table)} {what}",
         measured=said,
-        agrees=by_chance if known else None,
+        agrees=by_chance if known and told else None,
         rule="printed-distances" if what.startswith("distances") else "printed-errors",
         runs=2 if known else 1,
         holds=by_chance,
@@ -169,6 +189,7 @@ def comparison_of(what: str, table: pd.DataFrame) -> Comparison:
             paper=str(row["paper"]),
             measured=float(row["measured"]),
             agrees=bool(row["agrees"]),
+            told=bool(row["told"]),
             lower=_known(row["lower"]),
             upper=_known(row["upper"]),
         )

@@ -39,7 +39,13 @@ class Claim(files.Schema):
 
 
 class Cell(files.Schema):
-    """A number that the paper prints, and ours."""
+    """A number that the paper prints, and ours.
+
+    Attributes
+    ----------
+    told : bool
+        False where the interval is so wide that lying in it tells nothing.
+    """
 
     layer: str
     column: str
@@ -48,6 +54,7 @@ class Cell(files.Schema):
     agrees: bool
     lower: float | None = None
     upper: float | None = None
+    told: bool = True
 
 
 class Comparison(files.Schema):

@@ -39,7 +39,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "printed numbers",
         "Read off the paper's figures. One agrees if it lies where 95 % of further runs of ours "
-        "would. They count at reduced scale as well, where they need not agree.",
+        "would, and that is no further away than 0.1 (of distances, a tenth): runs that scatter "
+        "more would agree with anything. They count at reduced scale, where they need not agree.",
     ),
     (
         "check of ours",

@@ -117,13 +117,15 @@ def _numbers(comparison: Comparison) -> str:
                 if cell is None
                 else f"{_plain(cell.paper)} / "
                 + (number(cell.measured) if cell.agrees else f"**{number(cell.measured)}**")
+                + ("" if cell.told else "?")
                 for cell in cells
             ),
         )
         for layer, cells in rows
     ]
     reduced = f" (reduced: {comparison.reduced})" if comparison.reduced else ""
-    head = f"{_plain(comparison.what + reduced)}, the paper / ours, bold where they disagree:"
+    head = f"{_plain(comparison.what + reduced)}, the paper / ours, bold where they disagree"
+    head += ", ? where ours scatter too much to tell:"
     return f"{head}\n\n{_grid(('', *map(_plain, columns)), lines)}"
 
 

@@ -109,8 +109,8 @@ class Run:
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Count the printed numbers that agree, and all that are compared."""
-        cells = [cell for each in self.comparisons for cell in each.cells]
+        """Count the printed numbers that agree, and all whose intervals tell."""
+        cells = [cell for each in self.comparisons for cell in each.cells if cell.told]
         return sum(cell.agrees for cell in cells), len(cells)
 
 

@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+MARGIN = 0.1
+"""Reach of an interval up to which a cell in it is more than a lack of runs; rules say why."""
+
+
 @dataclass(frozen=True)
 class _Prediction:
     """Prediction of new runs of ours: the mean, and a 95 % prediction interval."""
@@ -62,7 +66,7 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
         One row per printed cell that `ds` has: ``layer``, ``column``, ``paper``, ``measured`` (mean
         over seeds), ``lower`` and ``upper`` (where 95 % of new runs would lie: Student's t with
         the spread of the runs times √(1 + 1/n); over seeds, for ``rand`` over seeds and draws),
-        ``difference`` and ``agrees``.
+        ``difference``, ``agrees``, and ``told``, whether so wide an interval tells anything.
 
     Raises
     ------
@@ -74,7 +78,9 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     A cell agrees if the paper's number, give or take `READING_ERROR` (or `COLOUR_ERROR`), lies in
     the interval: the paper's is one more run. ``≥`` agrees if the interval reaches that far up;
     ``base`` if the difference from the trained network of the same run can be as small as the
-    reading error.
+    reading error. Few or scattered runs agree with any number: a cell is ``told`` only where the
+    interval reaches no further than `MARGIN` to either side, or the number lies outside all the
+    same; of distances, no further than that share of our mean.
     """
     values = results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
     values = values.sel(metric="error", drop=True)
@@ -87,7 +93,7 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
                 continue
             seen = _predict(cell.values.ravel())
             over = _predict((cell - base).values.ravel())
-            rows.append(_row(layer, column, paper, seen, over, 1.0, slack))
+            rows.append(_row(layer, column, paper, seen, over, 1.0, slack, MARGIN))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -114,7 +120,8 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
             if found is None:
                 continue
             seen = _predict(found * factor)
-            rows.append(_row(layer, column, paper, seen, seen, top=math.inf, slack=READING_ERROR))
+            margin = MARGIN * seen.mean
+            rows.append(_row(layer, column, paper, seen, seen, math.inf, READING_ERROR, margin))
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table.attrs["factor"] = factor
     return table
@@ -185,13 +192,17 @@ def verdict(table: pd.DataFrame) -> str:
 
     Examples
     --------
-    >>> verdict(pd.DataFrame({"agrees": [True, False], "difference": [0.0, 0.2]}))
+    >>> table = pd.DataFrame({"agrees": [True, False], "told": True, "difference": [0.0, 0.2]})
+    >>> verdict(table)
     '1 of 2 cells agree; root mean square difference 0.141'
     """
     if table.empty:
         return "the paper prints no such numbers for this network"
+    met = table["agrees"].astype(bool)
+    untold = int((~table["told"].astype(bool)).sum())
+    wide = f", {untold} have intervals too wide to tell" if untold else ""
     return (
-        f"{int(table['agrees'].sum())} of {len(table)} cells agree; "
+        f"{int((met & table['told']).sum())} of {len(table)} cells agree{wide}; "
         f"root mean square difference {_rms(table):.3f}"
     )
 
@@ -250,7 +261,8 @@ def _rms(table: pd.DataFrame) -> float:
     return float(np.sqrt(np.mean(np.square(table["difference"])))) if len(table) else math.nan
 
 
-_COLUMNS = ["layer", "column", "paper", "measured", "lower", "upper", "difference", "agrees"]
+_COLUMNS = ["layer", "column", "paper", "measured", "lower", "upper", "difference"]
+_COLUMNS += ["agrees", "told"]
 
 
 def _row(
@@ -261,8 +273,11 @@ def _row(
     over: _Prediction,
     top: float,
     slack: float,
+    margin: float,
 ) -> tuple[Any, ...]:
     """Compare one cell: `seen` with the paper's number, `over` (over the baseline) with base."""
+    agrees = _agrees(paper, seen, over, slack)
+    compared = over if paper == BASE else seen
     return (
         layer,
         column,
@@ -271,7 +286,8 @@ def _row(
         max(seen.lower, 0.0),
         min(seen.upper, top),
         _difference(paper, seen.mean, over.mean),
-        _agrees(paper, seen, over, slack),
+        agrees,
+        not agrees or compared.upper - compared.mean <= margin,
     )
 
 
