@@ -23,7 +23,16 @@ from dataclasses import astuple, dataclass
 
 from layerscope.errors import OptionError
 
-__all__ = ["CHANCE_MARGIN", "CRITICAL", "DISTANCE_TELLS", "ROBUST", "RULES", "Rule", "digest"]
+__all__ = [
+    "CHANCE_MARGIN",
+    "CRITICAL",
+    "DISTANCE_TELLS",
+    "PRINTED_MARGIN",
+    "ROBUST",
+    "RULES",
+    "Rule",
+    "digest",
+]
 
 ROBUST = 0.05
 """Damage up to which a row is robust; as `stats.classify` has it in points of error."""
@@ -36,6 +45,9 @@ CHANCE_MARGIN = 0.1
 
 DISTANCE_TELLS = 0.8
 """γ from which on distance would tell robust layers from critical ones."""
+
+PRINTED_MARGIN = 0.1
+"""How far to a side the interval of a cell may reach, so that lying in it tells anything."""
 
 _GAP = (
     "The paper's own layers leave a gap there: back at the initial values the damage of those it "
@@ -315,9 +327,9 @@ _NUMBERS: Mapping[str, Rule] = {
         quantity="cells whose printed number lies outside of where 95 % of further runs would lie",
         reason="As many cells outside as intervals of 95 % leave there by chance in one case of "
         "twenty or more (binomial, cells taken as independent). Cells in intervals that reach "
-        "further than 0.1 to a side (of distances, a tenth of ours) tell nothing, since numbers of "
-        "quite other layers lie there as well; where they are half of all it is undecided. It "
-        "counts at reduced scale, too",
+        f"further than {PRINTED_MARGIN:g} to a side (of distances, a tenth of ours) tell nothing, "
+        "since numbers of quite other layers lie there as well; where they are half of all it is "
+        "undecided. It counts at reduced scale, too",
         source=source,
     )
     for name, what, source in (

@@ -14,6 +14,7 @@ import xarray as xr
 
 from layerscope import results
 from layerscope.errors import ResultError, choose
+from layerscope.paper import rules
 from layerscope.paper.reference._printed import (
     BASE,
     COLOUR_ERROR,
@@ -35,10 +36,6 @@ __all__ = [
     "tables",
     "verdict",
 ]
-
-
-MARGIN = 0.1
-"""Reach of an interval up to which a cell in it is more than a lack of runs; rules say why."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,8 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     the interval: the paper's is one more run. ``≥`` agrees if the interval reaches that far up;
     ``base`` if the difference from the trained network of the same run can be as small as the
     reading error. Few or scattered runs agree with any number: a cell is ``told`` only where the
-    interval reaches no further than `MARGIN` to either side, or the number lies outside all the
-    same; of distances, no further than that share of our mean.
+    interval reaches no further than `rules.PRINTED_MARGIN` to either side, or the number lies
+    outside all the same; of distances, no further than that share of our mean.
     """
     values = results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
     values = values.sel(metric="error", drop=True)
@@ -93,7 +90,7 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
                 continue
             seen = _predict(cell.values.ravel())
             over = _predict((cell - base).values.ravel())
-            rows.append(_row(layer, column, paper, seen, over, 1.0, slack, MARGIN))
+            rows.append(_row(layer, column, paper, seen, over, 1.0, slack, rules.PRINTED_MARGIN))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -120,7 +117,7 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
             if found is None:
                 continue
             seen = _predict(found * factor)
-            margin = MARGIN * seen.mean
+            margin = rules.PRINTED_MARGIN * seen.mean
             rows.append(_row(layer, column, paper, seen, seen, math.inf, READING_ERROR, margin))
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table.attrs["factor"] = factor
