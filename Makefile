@@ -53,6 +53,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/power.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python benchmarks/smoke.py

@@ -1,6 +1,7 @@
 """How often the rules of `layerscope.paper.rules` are wrong, and what differences they can see.
 
-    python benchmarks/power.py [RUNS] [--repeats 1000] [--json FILE] [--out FILE]
+    python benchmarks/power.py [RUNS] [--repeats 1000] [--parts limit see without once]
+                               [--json FILE] [--out FILE]
 
 Nothing is trained: chance is taken from the committed runs. Four tables:
 
@@ -45,6 +46,7 @@ Rows = list[dict[str, Any]]
 
 FCN, VGG = "fcn-mnist/paper/fcn_mnist.nc", "vgg-cifar10/small/vgg_cifar10_vgg11-w0.25.nc"
 RESNET = "resnet-cifar10/small+seeds=3/resnet_cifar10_resnet18-nonorm-w0.25.nc"
+PARTS = ["limit", "see", "without", "once"]
 RECIPE = "training-recipe/small/vgg11-w0.25_BatchNorm_weight_decay.nc"
 
 
@@ -143,7 +145,7 @@ class Runs:
     """A committed Dataset whose damages are replaced, with its noise."""
 
     def __init__(self, path: Path, epoch: int = 0, redrawn: bool = False) -> None:
-        self.ds = results.open_dataset(path).load()
+        self.ds = results.open_dataset(path).sel(metric=["error"]).load()
         self.act = results.redraws(self.ds)[0] if redrawn else results.resets(self.ds)[0]
         self.known = analyses.damage(self.ds, self.act, epoch).values
         self.layers = [str(each) for each in analyses.damage(self.ds)["layer"].values]
@@ -157,11 +159,16 @@ class Runs:
         signs = draw.choice([-1.0, 1.0], size=(count, 1))
         return np.asarray(self.left[draw.integers(count, size=count)] * signs)
 
+    def anywhere(self, draw: np.random.Generator) -> Floats:
+        """Damages as measured, of layers in another order."""
+        return (self.means + self.noise(draw))[:, draw.permutation(len(self.layers))]
+
     def changed(self, damages: Floats, epoch: int = 0) -> xr.Dataset:
         """The Dataset with damages of (run, layer) in place of its own."""
         ds = self.plain.copy(deep=True)
         base = ds["baseline"].sel(metric="error").values
-        values = base[:, None] + damages * (float(ds["chance"]) - base)[:, None]
+        way = np.broadcast_to(ds["chance"].values, base.shape) - base
+        values = base[:, None] + damages * way[:, None]
         redrawn = self.act in results.redraws(ds)
         at = {"layer": self.layers, "perturbation": self.act, "metric": "error"}
         at |= {"epoch": results.NO_EPOCH if redrawn else epoch}
@@ -191,32 +198,26 @@ def order_cases(network: str, of: Runs) -> Iterator[Case]:
     theirs = np.array([float(each) for each in printed])
     own = (theirs - theirs.min()) / (0.9 - theirs.min())
     far = of.ds["distance"].sel(norm="l2_fan_in", layer=of.layers).isel(epoch=-1).mean("seed")
-    sorted_ = np.sort(of.means)[np.argsort(np.argsort(far.values))]
+    by_distance = np.argsort(of.means)[np.argsort(np.argsort(far.values))]
     count = len(of.layers)
 
-    def same(means: Floats, draw: np.random.Generator) -> tuple[str, str]:
-        damages = means + of.noise(draw)
+    def same(damages: Floats) -> tuple[str, str]:
         rho = [spearmanr(theirs, each).statistic for each in damages]
         old = analyses.finding("", "", rho, above=0, step=analyses.rank_step(count)).verdict
         return reference.same_layers_matter(of.changed(damages), network).verdict, old
 
-    def tells(means: Floats, draw: np.random.Generator) -> tuple[str, str]:
-        damages = means + of.noise(draw)
+    def tells(damages: Floats) -> tuple[str, str]:
         rho = [abs(spearmanr(far, each).statistic) for each in damages]
         old = analyses.finding("", "", rho, below=0.8, step=analyses.rank_step(count)).verdict
         return analyses.distance_tells_little(of.changed(damages)).verdict, old
 
-    name = f"{network}, {len(of.known)} runs"
-    yield (
-        "same-layers",
-        f"{name}: unrelated order",
-        "no",
-        lambda d: same(d.permutation(of.means), d),
-    )
-    yield "same-layers", f"{name}: the paper's damages", "yes", lambda d: same(own, d)
+    name, rule = f"{network}, {len(of.known)} runs", "same-layers"
+    yield rule, f"{name}: unrelated order", "no", lambda d: same(of.anywhere(d))
+    yield rule, f"{name}: the paper's damages", "yes", lambda d: same(own + of.noise(d))
     rule = "distance-tells-little"
-    yield rule, f"{name}: damage in the order of distance", "no", lambda d: tells(sorted_, d)
-    yield rule, f"{name}: unrelated order", "yes", lambda d: tells(d.permutation(of.means), d)
+    case = f"{name}: damage in the order of distance"
+    yield rule, case, "no", lambda d: tells((of.means + of.noise(d))[:, by_distance])
+    yield rule, f"{name}: unrelated order", "yes", lambda d: tells(of.anywhere(d))
 
 
 def half_cases(of: Runs) -> Iterator[Case]:
@@ -257,8 +258,7 @@ def pick_cases(runs: Path) -> Iterator[Case]:
         return analyses.first_epoch_worse(ds).verdict, old
 
     def starts(draw: np.random.Generator) -> tuple[str, str]:
-        damages = draw.permutation(blocks.means) + blocks.noise(draw)
-        return analyses.stage_starts_matter(blocks.changed(damages)).verdict, ""
+        return analyses.stage_starts_matter(blocks.changed(blocks.anywhere(draw))).verdict, ""
 
     def fails(draw: np.random.Generator) -> tuple[str, str]:
         return analyses.random_fails(redrawn.changed(least + redrawn.noise(draw))).verdict, ""
@@ -283,12 +283,13 @@ def unrelated_measures(draw: np.random.Generator) -> tuple[str, str]:
 
 def printed_cases(of: Runs) -> Iterator[Case]:
     """Printed numbers: ours, and others."""
-    layers = reference.ERROR["fcn-3x256"]
+    trained = of.ds["baseline"].sel(metric="error").mean().item()
+    own = trained + of.means[0] * (0.9 - trained)
 
     def compared(cells: dict[str, Any], draw: np.random.Generator) -> tuple[str, str]:
         ds = of.changed(of.means + of.noise(draw))
         table = reference.errors(ds, "fcn-3x256")
-        value = (ds["baseline"].sel(metric="error").mean() + of.means * 0.875).values
+        value = trained + of.means * (0.9 - trained)
         printed = dict(zip(of.layers, value, strict=True)) | cells
         inside, told = [], []
         for row in table[table["column"] == "0"].itertuples():
@@ -299,8 +300,6 @@ def printed_cases(of: Runs) -> Iterator[Case]:
         half = sum(told) * 2 > len(told)
         return (verdict if half or verdict == "disagrees" else "undecided"), verdict
 
-    del layers
-    own = of.ds["baseline"].sel(metric="error").mean().item() + of.means[0] * 0.875
     rule = "printed-errors"
     yield rule, "column 0, 5 runs: our own means", "yes", lambda d: compared({}, d)
     for off in (0.1, 0.2):
@@ -339,6 +338,30 @@ def at_once(repeats: int) -> Rows:
     return rows
 
 
+def judged_again(before: Path, after: Path) -> Rows:
+    """Statements that were judged otherwise in the same runs by earlier rules."""
+    rows = []
+    for path in sorted(after.glob("*/*/manifest.json")):
+        place = path.relative_to(after)
+        if not (before / place).is_file():
+            continue
+        claims = [
+            {
+                (each["rule"], each["paper"]): each["agrees"]
+                for each in (json.loads(file.read_text("utf-8")).get("summary") or {}).get(
+                    "claims", ()
+                )
+            }
+            for file in (before / place, path)
+        ]
+        for key in {**claims[0], **claims[1]}:
+            said = [each.get(key, "not asked") for each in claims]
+            if said[0] != said[1]:
+                row = {"run": str(place.parent), "rule": key[0], "statement": key[1]}
+                rows.append(row | {"before": WORDS[said[0]], "after": WORDS[said[1]]})
+    return rows
+
+
 def percent(value: float | None) -> str:
     """A rate in the table."""
     return "" if value is None or np.isnan(value) else f"{100 * value:.1f}"
@@ -346,7 +369,7 @@ def percent(value: float | None) -> str:
 
 def page(found: dict[str, Rows]) -> str:
     """Lay the tables out in Markdown."""
-    limit, see, cases_, once = (found[each] for each in ("limit", "see", "without", "at once"))
+    limit, see, cases_, once = (found[each] for each in PARTS)
     shapes = ("normal", "as measured", "strongly skewed")
     head = ["rule", "runs", "skewness", *shapes, "disagrees, normal"]
     lines = [ABOUT, "", "## At the limit", "", LIMIT, "", *header(head)]
@@ -371,6 +394,12 @@ def page(found: dict[str, Rows]) -> str:
         f"{percent(row['corrected'])} % corrected for each other"
         for row in once
     ]
+    if "again" in found:
+        lines += ["", "## What was judged otherwise before", "", AGAIN, ""]
+        lines += header(["run", "statement", "before", "after", "why"])
+        for row in found["again"]:
+            cells = [row["run"], row["statement"], row["before"], row["after"]]
+            lines.append(f"| {' | '.join([*cells, WHY.get(row['rule'], BESIDE)])} |")
     lines += ["", "## Several statements at once", "", f"{ONCE}{'; '.join(told)}."]
     return "\n".join(lines) + "\n"
 
@@ -389,15 +418,32 @@ numbers are per cent of cases."""
 LIMIT = """How often it agrees right at the limit, by the shape of runs: normal; as skewed as the
 committed runs of that rule; and strongly skewed (log-normal, σ = 1). What is asked of one more run
 ("within") agrees less often than 2.5 %, and holds up where runs are skewed. The others do not hold
-where runs are strongly skewed, which none of the committed ones is."""
+where runs are strongly skewed."""
 WITHOUT = """Damages of a committed run, changed so that a statement is wrong or right, with the
-noise of its runs. "Before" is an earlier form of the rule on the same runs: a rank correlation above 0
-(`same-layers`), below 0 (`upper-more-robust`) or below 0.8 (`distance-tells-little`), the worst layer
-picked by the same runs (`first-epoch-worse`), runs of the same networks (`criticality-over-parameters`),
-any cell in its interval however wide (`printed-errors`). No statement is corrected for others here."""
+noise of its runs. "Before" is an earlier form of the rule on the same runs: a rank correlation
+above 0 (`same-layers`), below 0 (`upper-more-robust`) or below 0.8 (`distance-tells-little`), the
+worst layer picked by the same runs (`first-epoch-worse`), runs of the same networks
+(`criticality-over-parameters`), any cell in its interval however wide (`printed-errors`). No
+statement is corrected for others here."""
 SEE = """Distance from the limit, in the rule's unit, that runs as many as there are can see in 80 %
-of cases, among the statements of their experiment: the least, the median and the most of the committed
-statements, and how often it is seen where runs are as skewed as measured."""
+of cases, among the statements of their experiment: the least, the median and the most of the
+committed statements, and how often it is seen where runs are as skewed as measured."""
+AGAIN = """Statements of the same runs, from the same Datasets, by the rules that stood before (all
+dated 2026-11-28, after the runs were seen) and by those of today."""
+WORDS = {True: "agrees", False: "disagrees", None: "undecided", "not asked": "not asked"}
+BESIDE = "corrected for another number of statements, or others of their experiment count"
+WHY = {
+    "same-layers": "orders of layers are permuted, in place of a limit that few layers can't reach",
+    "distance-tells-little": "only pairs of layers count that differ in damage by more than 0.05",
+    "frozen-costs-little": "asked of one more run, and to either side",
+    "removed-costs-little": "asked of one more run, and to either side",
+    "printed-errors": "cells in intervals that are too wide tell nothing",
+    "printed-distances": "cells in intervals that are too wide tell nothing",
+} | {
+    f"{better}-over-{worse}": "within a task, and over networks in place of runs of the same ones"
+    for better in ("critical", "criticality")
+    for worse in ("parameters", "frobenius", "distance", "random labels")
+}
 ONCE = "Six statements, all of them at their limits: one or more is decided, which is wrong, "
 
 
@@ -406,22 +452,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="?", default=Path("papermill_runs"))
     parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    parser.add_argument(
+        "--before", type=Path, metavar="RUNS", help="the same runs as they were judged before"
+    )
+    parser.add_argument("--json", type=Path, help="parts that are not asked for stay as in it")
     parser.add_argument("--out", type=Path, metavar="FILE")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    found = committed(options.runs)
-    rows = {
-        "limit": at_the_limit(found, options.repeats),
-        "see": can_see(found, options.repeats),
-        "at once": at_once(options.repeats),
-        "without": without(options.runs, max(options.repeats // 4, 1)),
+    found, repeats = committed(options.runs), options.repeats
+    there = options.json and options.json.is_file()
+    rows = json.loads(options.json.read_text("utf-8")) if there else {}
+    rows |= {
+        part: {
+            "limit": lambda: at_the_limit(found, repeats),
+            "see": lambda: can_see(found, repeats),
+            "once": lambda: at_once(repeats),
+            # Each takes a tenth of a second.
+            "without": lambda: without(options.runs, max(repeats // 5, 1)),
+        }[part]()
+        for part in options.parts
     }
-    print(page(rows))
+    if options.before:
+        rows["again"] = judged_again(options.before, options.runs)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    if options.out:
-        options.out.write_text(page(rows))
+    if rows.keys() >= set(PARTS):
+        print(page(rows))
+        if options.out:
+            options.out.write_text(page(rows))
 
 
 if __name__ == "__main__":

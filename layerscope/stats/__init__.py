@@ -39,6 +39,7 @@ from layerscope.stats._labelled import degradation, interval, layer_order
 from layerscope.stats._orders import OrderTest as OrderTest, order_test
 from layerscope.stats._paired import bootstrap, discordant, mcnemar, paired_proportions
 from layerscope.stats._rankings import ranking_difference
+from layerscope.stats._sensitivity import sensitivity
 from layerscope.stats._tables import column_order, distances, summary
 from layerscope.stats._verdicts import classify, rank_correlation
 
@@ -66,6 +67,7 @@ __all__ = [
     "rank_correlation",
     "ranking_difference",
     "runs_needed",
+    "sensitivity",
     "student",
     "summary",
     "wilson",

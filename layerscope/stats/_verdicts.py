@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -152,34 +152,22 @@ def classify(
     {'layer1': 'critical', 'layer2': 'intermediate'}
     """
     metric = results.metric_name(ds, metric)
-    samples = samples_of(ds, metric)
-    computed = samples.notnull() | marked_of(ds, metric, samples)
-    cell = one_cell(samples, computed, epoch, results.perturbation_name(ds, perturbation))
+    judged = cell_at(ds, metric, epoch, perturbation, resample_dim, outcomes)
     choose(correction, CORRECTIONS, "correction")
     validate.number(tolerance, "tolerance", "(-inf, inf)", 0.05)
     way = way_to_chance(ds, metric)
     limit = (
-        _critical_limit(ds, metric, way, critical_share)
+        critical_limit(ds, metric, way, critical_share)
         if critical is None
         else (validate.number(critical, "critical", "(-inf, inf)", 0.25))
     )
-    moved = same_cell(difference_of(ds, metric, samples, required=True), cell)
-    each = outcomes_of(outcomes, cell, metric)
-    dims = check_dims(resample_dim)
-    judged = _Cell(ds, metric, cell, moved, same_cell(computed, cell), dims, each)
-    found, known = judged.estimate(confidence), judged.words()
-    network = is_network(samples)
+    cell, found = judged.cell, judged.estimate(confidence)
+    network = is_network(cell)
     scale = way if way > 0 else np.nan
-    low, high = step_down(
-        judged.bounds,
-        lambda lower, upper: _verdicts(lower, upper, tolerance, limit) != UNDECIDED,
-        ~network & (known == "") & ~np.isnan(found.lower),
-        confidence,
-        correction,
-    )
+    low, high, verdict = judged.judge(judged.words(), tolerance, limit, confidence, correction)
     frame = pd.DataFrame(
         {
-            "layer": [str(name) for name in samples["layer"].values],
+            "layer": [str(name) for name in cell["layer"].values],
             "degradation": found.value,
             "lower": found.lower,
             "upper": found.upper,
@@ -189,7 +177,7 @@ def classify(
             "share": found.value / scale,
             "share_lower": found.lower / scale,
             "share_upper": found.upper / scale,
-            "verdict": np.where(known != "", known, _verdicts(low, high, tolerance, limit)),
+            "verdict": verdict,
         }
     )
     kept = frame[np.ones(len(frame), bool) if include_network else ~network]
@@ -300,6 +288,24 @@ def same_cell(array: xr.DataArray, cell: xr.DataArray) -> xr.DataArray:
     return array.sel({name: cell[name].item() for name in ("epoch", "perturbation")})
 
 
+def cell_at(
+    ds: xr.Dataset,
+    metric: str,
+    epoch: int,
+    perturbation: str | None,
+    resample_dim: str | Sequence[str] | None = None,
+    outcomes: xr.Dataset | Mapping[int, xr.Dataset] | None = None,
+) -> _Cell:
+    """One cell per layer, as `classify` judges it."""
+    samples = samples_of(ds, metric)
+    computed = samples.notnull() | marked_of(ds, metric, samples)
+    cell = one_cell(samples, computed, epoch, results.perturbation_name(ds, perturbation))
+    moved = same_cell(difference_of(ds, metric, samples, required=True), cell)
+    each = outcomes_of(outcomes, cell, metric)
+    dims = check_dims(resample_dim)
+    return _Cell(ds, metric, cell, moved, same_cell(computed, cell), dims, each)
+
+
 @dataclass(frozen=True)
 class _Cell:
     """One cell per layer, and how much worse it is, (layer, seed, draw) each."""
@@ -311,6 +317,7 @@ class _Cell:
     computed: xr.DataArray
     dims: tuple[str, ...] = ()
     outcomes: Array | None = None
+    kept: dict[float, tuple[Array, Array]] = field(default_factory=dict)
 
     def estimate(self, confidence: float) -> Estimate:
         """Mean degradation of each layer, above 0 for worse, with bounds."""
@@ -331,8 +338,28 @@ class _Cell:
         return found._replace(lower=found.value - half, upper=found.value + half, kind=kind)
 
     def bounds(self, confidence: float) -> tuple[Array, Array]:
-        found = self.estimate(confidence)
-        return found.lower, found.upper
+        if confidence not in self.kept:
+            found = self.estimate(confidence)
+            self.kept[confidence] = found.lower, found.upper
+        return self.kept[confidence]
+
+    def judge(
+        self,
+        known: npt.NDArray[np.str_],
+        tolerance: float,
+        limit: float,
+        confidence: float,
+        correction: str,
+    ) -> tuple[Array, Array, npt.NDArray[np.str_]]:
+        """Bounds of all layers at once, and the verdicts that they give beside `words`."""
+        low, high = step_down(
+            self.bounds,
+            lambda lower, upper: _verdicts(lower, upper, tolerance, limit) != UNDECIDED,
+            ~is_network(self.cell) & (known == "") & ~np.isnan(self.bounds(confidence)[0]),
+            confidence,
+            correction,
+        )
+        return low, high, np.where(known != "", known, _verdicts(low, high, tolerance, limit))
 
     @property
     def broken(self) -> npt.NDArray[np.bool_]:
@@ -358,7 +385,8 @@ class _Cell:
         )
 
 
-def _critical_limit(ds: xr.Dataset, metric: str, way: float, share: float) -> float:
+def critical_limit(ds: xr.Dataset, metric: str, way: float, share: float) -> float:
+    """From which degradation on a layer is critical, by the share of the way to chance."""
     if results.metric(ds, metric).by_chance(0.0) is None:
         raise OptionError(
             f"what chance gives is not known for {metric!r}; say from which degradation on a "

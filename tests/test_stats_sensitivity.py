@@ -1,0 +1,64 @@
+"""Verdicts over a grid of thresholds are those of `classify` at each of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from layerscope import plots, stats, testing
+from layerscope.errors import OptionError
+
+
+@pytest.mark.parametrize("correction", ["holm", "none"])
+@pytest.mark.parametrize("pair", [(0.05, 0.25), (0.15, 0.1), (0.01, 0.6)])
+def test_each_pair_gives_what_classify_gives(pair, correction):
+    ds = testing.dataset(layers=6)
+    found = stats.sensitivity(ds, correction=correction)
+    there = found["verdict"].sel(tolerance=pair[0], critical=pair[1])
+    table = stats.classify(
+        ds, tolerance=pair[0], critical_share=pair[1], correction=correction
+    ).set_index("layer")["verdict"]
+    assert there.to_series().to_dict() == table.to_dict()
+    usual = stats.classify(ds, correction=correction)["verdict"].to_numpy()
+    changed = (table.to_numpy() != usual).sum()
+    assert found["n_changed"].sel(tolerance=pair[0], critical=pair[1]) == changed
+
+
+def test_a_layer_far_from_all_thresholds_never_changes():
+    found = stats.sensitivity(testing.dataset(layers=6))
+    assert not found["changed"].sel(layer="layer1").any()
+    assert found["changed"].any("layer").any()
+
+
+def test_thresholds_in_the_metrics_unit_need_no_chance():
+    ds = testing.dataset()
+    with pytest.raises(OptionError, match="what chance gives is not known for 'loss'"):
+        stats.sensitivity(ds, "loss")
+    found = stats.sensitivity(ds, "loss", tolerances=[0.1, 0.2, 0.3], criticals=[1.0])
+    assert (found.attrs["tolerance"], found.attrs["critical_unit"]) == (0.2, "metric")
+    expected = stats.classify(ds, "loss", tolerance=0.3, critical=1.0)["verdict"]
+    assert list(found["verdict"].sel(tolerance=0.3, critical=1.0).values) == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"criticals": [0.1], "critical_shares": [0.2]}, "give one of them"),
+        ({"tolerances": []}, "tolerances is"),
+        ({"tolerances": [0.1, 0.1]}, "each once"),
+        ({"critical_shares": [2.0]}, "critical_share"),
+        ({"correction": "hol"}, "correction"),
+    ],
+)
+def test_what_is_no_grid_is_refused(options, match):
+    with pytest.raises(OptionError, match=match):
+        stats.sensitivity(testing.dataset(), **options)
+
+
+def test_the_figure_shows_each_layer_as_often_as_it_is_what():
+    ds = testing.dataset(layers=3)
+    grid, layers = plots.sensitivity(ds)
+    table = layers.get(0).dframe()
+    assert (table.groupby("layer")["share"].sum().round(6) == 100).all()
+    first = table[table["layer"] == "layer1"].set_index("verdict")["share"]
+    assert first["critical"] == 100
+    assert grid.get(0).dframe()["n_changed"].max() == stats.sensitivity(ds)["n_changed"].max()
