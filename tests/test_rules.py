@@ -33,16 +33,20 @@ def test_every_finding_of_the_committed_runs_was_judged_by_its_rule(repository):
     found = 0
     for path in sorted((repository / "papermill_runs").glob("*/*/manifest.json")):
         about = json.loads(path.read_text("utf-8"))
+        for claim in about["summary"]["claims"]:
+            assert claim["rule"].endswith("over-random labels") or claim["rule"] in rules.RULES, (
+                path
+            )
+        if about.get("judged", {}).get("rules") != rules.digest():
+            continue  # by earlier rules, and the gallery says so; `make runs` judges it again
         for each in about["summary"]["findings"]:
             rule = rules.RULES[each["rule"]]
             assert each["claim"].endswith(rule.claim), path
             assert each["measured"].startswith(rule.quantity), path
-            if each["rule"] not in WITHOUT_A_LIMIT:
-                assert each["condition"] == rule.condition, path
+            assert each["condition"] == rule.condition, path
+            assert len(each["samples"]) == each["runs"], path
             found += 1
-        for claim in about["summary"]["claims"]:
-            assert claim["rule"] in rules.RULES, path
-    assert found > 50
+    assert found > 10
 
 
 def test_the_hash_of_the_rules_changes_with_any_of_them(monkeypatch):
