@@ -13,14 +13,14 @@ from layerscope.errors import OptionError
 def test_each_pair_gives_what_classify_gives(pair, correction):
     ds = testing.dataset(layers=6)
     found = stats.sensitivity(ds, correction=correction)
-    there = found["verdict"].sel(tolerance=pair[0], critical=pair[1])
+    there = found["verdict"].sel(robust=pair[0], critical=pair[1])
     table = stats.classify(
         ds, tolerance=pair[0], critical_share=pair[1], correction=correction
     ).set_index("layer")["verdict"]
     assert there.to_series().to_dict() == table.to_dict()
     usual = stats.classify(ds, correction=correction)["verdict"].to_numpy()
     changed = (table.to_numpy() != usual).sum()
-    assert found["n_changed"].sel(tolerance=pair[0], critical=pair[1]) == changed
+    assert found["n_changed"].sel(robust=pair[0], critical=pair[1]) == changed
 
 
 def test_a_layer_far_from_all_thresholds_never_changes():
@@ -34,9 +34,9 @@ def test_thresholds_in_the_metrics_unit_need_no_chance():
     with pytest.raises(OptionError, match="what chance gives is not known for 'loss'"):
         stats.sensitivity(ds, "loss")
     found = stats.sensitivity(ds, "loss", tolerances=[0.1, 0.2, 0.3], criticals=[1.0])
-    assert (found.attrs["tolerance"], found.attrs["critical_unit"]) == (0.2, "metric")
+    assert (found.attrs["robust"], found.attrs["critical_unit"]) == (0.2, "metric")
     expected = stats.classify(ds, "loss", tolerance=0.3, critical=1.0)["verdict"]
-    assert list(found["verdict"].sel(tolerance=0.3, critical=1.0).values) == list(expected)
+    assert list(found["verdict"].sel(robust=0.3, critical=1.0).values) == list(expected)
 
 
 @pytest.mark.parametrize(

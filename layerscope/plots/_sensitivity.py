@@ -76,18 +76,18 @@ def _grid(found: xr.Dataset, metric: str, title: str) -> hv.Overlay:
     """Draw how many layers change at each pair."""
     names = found["layer"].values
     table = found["n_changed"].to_series().reset_index()
-    changed = found["changed"].transpose("tolerance", "critical", "layer").values
+    changed = found["changed"].transpose("robust", "critical", "layer").values
     which = [", ".join(names[row]) or "none" for row in changed.reshape(-1, len(names))]
-    table = table.sort_values(["tolerance", "critical"]).assign(**{"hover layers": which})
+    table = table.sort_values(["robust", "critical"]).assign(**{"hover layers": which})
     cells = both(
-        hv.HeatMap(table, ["tolerance", "critical"], ["n_changed", "hover layers"]),
+        hv.HeatMap(table, ["robust", "critical"], ["n_changed", "hover layers"]),
         {"cmap": shades(), "clim": (0, max(len(names), 1)), "colorbar": True},
         {"tools": ["hover"], "hover_tooltips": tooltips(["hover layers"])},
         {},
     )
-    at = (found.attrs["tolerance"], found.attrs["critical"])
+    at = (found.attrs["robust"], found.attrs["critical"])
     cross = both(
-        hv.Points([at], ["tolerance", "critical"]),
+        hv.Points([at], ["robust", "critical"]),
         {"color": ink(shades()[0]), "marker": "x"},
         {"size": 9, "line_width": 2},
         {"s": 36},

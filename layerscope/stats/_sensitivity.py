@@ -56,11 +56,11 @@ def sensitivity(
     Returns
     -------
     Dataset
-        ``verdict`` (layer, tolerance, critical), the whole network left out; ``changed``, where it
+        ``verdict`` (layer, robust, critical), the whole network left out; ``changed``, where it
         is another than at the pair nearest to the defaults of `classify`, of the middle one where
-        thresholds were given; ``n_changed`` (tolerance, critical), how many layers are. The
-        coordinate ``critical`` is a share unless `criticals` are given. Attributes "tolerance" and
-        "critical" hold that pair.
+        thresholds were given; ``n_changed`` (robust, critical), how many layers are. The coordinate
+        ``robust`` holds the tolerances; ``critical`` shares, unless `criticals` are given.
+        Attributes "robust" and "critical" hold that pair.
 
     Raises
     ------
@@ -73,9 +73,9 @@ def sensitivity(
     --------
     >>> from layerscope import testing
     >>> found = sensitivity(testing.dataset())
-    >>> found.verdict.sel(layer="layer3", tolerance=0.05, critical=0.25).item()
+    >>> found.verdict.sel(layer="layer3", robust=0.05, critical=0.25).item()
     'intermediate'
-    >>> found.n_changed.sel(tolerance=0.05, critical=0.25).item(), int(found.n_changed.max())
+    >>> found.n_changed.sel(robust=0.05, critical=0.25).item(), int(found.n_changed.max())
     (0, 3)
     """
     metric = results.metric_name(ds, metric)
@@ -102,11 +102,11 @@ def sensitivity(
     verdicts = np.reshape(pairs, (len(robust), len(limits), -1))
     names = [str(layer) for layer in judged.cell["layer"].values[rows]]
     found = xr.Dataset(
-        {"verdict": (("tolerance", "critical", "layer"), verdicts)},
-        {"layer": names, "tolerance": robust, "critical": worst},
-    ).transpose("layer", "tolerance", "critical")
+        {"verdict": (("robust", "critical", "layer"), verdicts)},
+        {"layer": names, "robust": robust, "critical": worst},
+    ).transpose("layer", "robust", "critical")
     at: dict[str, Any] = {
-        "tolerance": _usual(robust, 0.05 if tolerances is None else None),
+        "robust": _usual(robust, 0.05 if tolerances is None else None),
         "critical": _usual(worst, 0.25 if given is None else None),
     }
     found["changed"] = found["verdict"] != found["verdict"].sel(at)
