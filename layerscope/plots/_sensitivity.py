@@ -78,7 +78,11 @@ def _grid(found: xr.Dataset, metric: str, title: str) -> hv.Overlay:
     table = found["n_changed"].to_series().reset_index()
     changed = found["changed"].transpose("robust", "critical", "layer").values
     which = [", ".join(names[row]) or "none" for row in changed.reshape(-1, len(names))]
-    table = table.sort_values(["robust", "critical"]).assign(**{"hover layers": which})
+    table = table.sort_values(["robust", "critical"]).assign(
+        # HoloViews lays cells out anew, which strings of Arrow's can't be.
+        **{"hover layers": np.array(which, dtype=object)}
+    )
+    table = table.astype({"hover layers": object})
     cells = both(
         hv.HeatMap(table, ["robust", "critical"], ["n_changed", "hover layers"]),
         {"cmap": shades(), "clim": (0, max(len(names), 1)), "colorbar": True},
