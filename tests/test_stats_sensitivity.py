@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerscope import plots, stats, testing
+from layerscope import stats, testing
 from layerscope.errors import OptionError
 
 
@@ -52,13 +52,3 @@ def test_thresholds_in_the_metrics_unit_need_no_chance():
 def test_what_is_no_grid_is_refused(options, match):
     with pytest.raises(OptionError, match=match):
         stats.sensitivity(testing.dataset(), **options)
-
-
-def test_the_figure_shows_each_layer_as_often_as_it_is_what():
-    ds = testing.dataset(layers=3)
-    grid, layers = plots.sensitivity(ds)
-    table = layers.get(0).dframe()
-    assert (table.groupby("layer")["share"].sum().round(6) == 100).all()
-    first = table[table["layer"] == "layer1"].set_index("verdict")["share"]
-    assert first["critical"] == 100
-    assert grid.get(0).dframe()["n_changed"].max() == stats.sensitivity(ds)["n_changed"].max()
