@@ -21,6 +21,7 @@ without what is said
 
 from __future__ import annotations
 
+# mypy: ignore-errors
 import argparse
 import json
 import warnings
