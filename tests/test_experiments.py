@@ -364,6 +364,28 @@ def test_frozen_layers_stay_and_removed_ones_are_gone(few_digits, tmp_path, monk
     assert set(left.variant) == {"full", "removed"}
 
 
+def test_norm_and_initialiser_are_varied_apart():
+    wanted = {
+        "plain": ("none", "auto"),
+        "BatchNorm": ("batch", "auto"),
+        "BatchNorm, the paper's initialiser": ("batch", "lecun-truncated"),
+        "torchvision's initialiser": ("none", "torchvision"),
+        "He's initialiser": ("none", "he-normal"),
+        "BatchNorm, He's initialiser": ("batch", "he-normal"),
+    }
+    found = experiments.variants("vgg11-w0.125", training.Recipe(), list(wanted))
+    configs = {name: config for name, (config, _, _) in found.items()}
+    assert {name: (c.norm, c.initializer) for name, c in configs.items()} == wanted
+    spread = {
+        name: [*models.build(config, seed=0).parameters()][-2].std().item()
+        for name, config in configs.items()
+    }
+    # Standard deviation of the last layer's weights: 1/√64 cut at 2σ, 0.01, √(2/64).
+    paper, small, large = 0.88 / 8, 0.01, 2**0.5 / 8
+    expected = dict(zip(wanted, [paper, small, paper, small, large, large], strict=True))
+    assert spread == pytest.approx(expected, rel=0.1)
+
+
 def test_recipes_that_a_network_cant_have_are_left_out():
     found = experiments.variants("resnet18-nonorm-w0.125", training.Recipe())
     assert set(RECIPES) - set(found) == {"dropout"}

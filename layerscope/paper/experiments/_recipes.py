@@ -38,11 +38,21 @@ RECIPES: Mapping[str, Variant] = {
     "BatchNorm": Variant(network={"norm": "batch"}),
     "weight decay": Variant(recipe={"weight_decay": 5e-4}),
     "BatchNorm, weight decay": Variant({"norm": "batch"}, {"weight_decay": 5e-4}),
+    "BatchNorm, the paper's initialiser": Variant(
+        {"norm": "batch", "initializer": "lecun-truncated"}
+    ),
+    "torchvision's initialiser": Variant({"initializer": "torchvision"}),
+    "He's initialiser": Variant({"initializer": "he-normal"}),
+    "BatchNorm, He's initialiser": Variant({"norm": "batch", "initializer": "he-normal"}),
     "dropout": Variant(network={"dropout": 0.5}),
     "augmentation": Variant(augment=True),
     "Adam": Variant(recipe={"optimizer": "adam", "lr": 1e-3}),
 }
-"""Changes by name; the learning rate of Adam is its authors' default."""
+"""Changes by name; the learning rate of Adam is its authors' default.
+
+"BatchNorm" alone has torchvision's initialiser, as its networks have, where "plain" has the
+paper's. Those that name an initialiser tell the two apart.
+"""
 
 
 def variants(

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def heading(self) -> str:
-        """What it is about: the question, where the paper has nothing to hold it against."""
+        """Network and data; the question where the paper has nothing to hold the run against."""
         return self.subject if any(claim.of_paper for claim in self.claims) else self.title
 
     @property
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def is_single(self) -> bool:
-        """Whether it has a single training run, which decides nothing."""
+        """True for a single training run, which decides nothing."""
         return bool(self.claims) and self.agreement.startswith("one run")
 
     @property
