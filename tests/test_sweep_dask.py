@@ -816,14 +816,21 @@ def pids(client):
     return list(client.run(os.getpid, on_error="ignore").values())
 
 
+def left(dask_scheduler):
+    """Say of each task that a scheduler has who wants it, and how it came to be as it is."""
+    return [
+        f"{t.key}: {t.state}, wanted by {t.who_wants}, needed by {t.dependents}, at "
+        f"{t.processing_on}, in {t.who_has}, only on {t.worker_restrictions}; "
+        f"{dask_scheduler.story(t.key)}"
+        for t in dask_scheduler.tasks.values()
+    ]
+
+
 def wait_until_free(client):
     """Wait until the cluster has nothing of ours any more."""
     until = time.monotonic() + 60
-    while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
-        left = client.run_on_scheduler(
-            lambda dask_scheduler: [f"{t.key}: {t.state}" for t in dask_scheduler.tasks.values()]
-        )
-        assert time.monotonic() < until, left
+    while found := client.run_on_scheduler(left):
+        assert time.monotonic() < until, (found, client.futures, client.refcount)
         time.sleep(0.05)
 
 
