@@ -210,7 +210,7 @@ def test_the_layers_of_each_verdict_are_told_by_network_the_worst_first():
 
 def test_printed_numbers_are_kept_as_statements_and_named_where_they_lie_outside(tmp_path):
     cell = {"layer": "layer1", "column": "0", "paper": "0.3", "measured": 0.5}
-    cell |= {"lower": 0.4, "upper": 0.6, "difference": 0.2}
+    cell |= {"lower": 0.4, "upper": 0.6, "difference": 0.2, "told": True}
     single = cell | {"lower": 0.5, "upper": 0.5}
     rand = cell | {"column": "rand", "agrees": False}  # several draws, of one run
     tables = {

@@ -37,8 +37,9 @@ def test_every_finding_of_the_committed_runs_was_judged_by_its_rule(repository):
             assert claim["rule"].endswith("over-random labels") or claim["rule"] in rules.RULES, (
                 path
             )
-        if about.get("judged", {}).get("rules") != rules.digest():
-            continue  # by earlier rules, and the gallery says so; `make runs` judges it again
+        if (judged := about.get("judged")) is None:
+            continue  # can't be judged from its Datasets alone
+        assert judged["rules"] == rules.digest(), f"{path}: make runs judges it again"
         for each in about["summary"]["findings"]:
             rule = rules.RULES[each["rule"]]
             assert each["claim"].endswith(rule.claim), path
@@ -46,7 +47,7 @@ def test_every_finding_of_the_committed_runs_was_judged_by_its_rule(repository):
             assert each["condition"] == rule.condition, path
             assert len(each["samples"]) == each["runs"], path
             found += 1
-    assert found > 10
+    assert found > 50
 
 
 def test_the_hash_of_the_rules_changes_with_any_of_them(monkeypatch):
