@@ -473,6 +473,7 @@ DEFINED = {
     "report/_again.py",  # what sweeps of earlier versions recorded
     "jupyter/_display.py",  # "error" is a kind of message
     "jupyter/_explorer.py",  # what it computes unless told otherwise, as a sweep does
+    "jupyter/_saving.py",  # "error" is a kind of message
 }
 """Files that may name a metric or perturbation."""
 

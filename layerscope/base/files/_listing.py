@@ -1,4 +1,4 @@
-"""What is in a folder that other processes fill, empty and remove."""
+"""List a folder that other processes fill, empty and remove."""
 
 from __future__ import annotations
 
