@@ -12,7 +12,7 @@ import xarray as xr
 from layerscope import results, stats
 from layerscope.core.layers import Layer
 from layerscope.core.session import Estimate, Session
-from layerscope.errors import CheckpointError, LayerscopeError
+from layerscope.errors import CheckpointError
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _words as words
 from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._heat import heat
@@ -92,14 +92,14 @@ class Display:
 
     def fail(self, error: BaseException) -> None:
         """Say what went wrong."""
-        text = _said(error)
+        text = words.said(error)
         if isinstance(error, CheckpointError):
             text += " Put it right, or choose another checkpoint; Undo goes back."
         self.say(text, "error")
 
     def stopped(self, error: BaseException | None) -> None:
         """Say, for as long as no other begins, why a sweep came to no end."""
-        why = f"The sweep stopped: {_said(error)}" if error else ""
+        why = f"The sweep stopped: {words.said(error)}" if error else ""
         self.doubt("failed", why)
 
     def trouble(self, trouble: Trouble | None) -> None:
@@ -228,11 +228,6 @@ class Display:
         for part, said in zip(self._numbers()[1:], details, strict=True):
             part.value = said
         self.fresh()
-
-
-def _said(error: BaseException) -> str:
-    known = isinstance(error, LayerscopeError)
-    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 class _Known(NamedTuple):

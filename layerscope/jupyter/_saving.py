@@ -10,7 +10,7 @@ from pathlib import Path
 import anywidget
 import traitlets
 
-from layerscope.errors import LayerscopeError
+from layerscope.jupyter import _words as words
 from layerscope.jupyter._strip import static
 
 __all__ = ["Code", "Saved", "Saver"]
@@ -77,9 +77,7 @@ class Saver:
             try:
                 write(path)
             except Exception as error:  # noqa: BLE001 - told to the user
-                known = isinstance(error, LayerscopeError)
-                said = str(error) if known else f"{type(error).__name__}: {error}"
-                self._say(f"{path.name} is not saved: {said}", "error")
+                self._say(f"{path.name} is not saved: {words.said(error)}", "error")
             else:
                 self._say(f"Saved {path}", "info", str(path))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from layerscope import results
 from layerscope.core.session import Estimate
 from layerscope.errors import LayerscopeError
-from layerscope.jupyter import _drawing as drawing
+from layerscope.jupyter import _drawing as drawing, _words as words
 from layerscope.jupyter._history import Scene
 
 __all__ = ["Trouble", "of_error", "of_estimate"]
@@ -77,9 +77,8 @@ class Trouble(NamedTuple):
 
 def of_error(scene: Scene, error: BaseException) -> Trouble:
     """Tell what can't be computed from what went wrong."""
-    if isinstance(error, LayerscopeError):
-        return Trouble(scene, "refused", str(error))
-    return Trouble(scene, "failed", f"{type(error).__name__}: {error}")
+    kind = "refused" if isinstance(error, LayerscopeError) else "failed"
+    return Trouble(scene, kind, words.said(error))
 
 
 def of_estimate(scene: Scene, estimate: Estimate) -> Trouble | None:

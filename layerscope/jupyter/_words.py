@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerscope.base.templates import call
 from layerscope.core.session import Estimate
+from layerscope.errors import LayerscopeError
 from layerscope.jupyter._reader import TokenReader, reader_of
 from layerscope.zoo.data import Tokenizer
 
@@ -43,6 +44,12 @@ _CONTEXT = 16
 _MOST_TOKENS = 40
 # Of control characters, which byte-level tokens may be, what Unicode has to show them.
 _SHOWN = {number: 0x2400 + number for number in range(32)} | {127: 0x2421}
+
+
+def said(error: BaseException) -> str:
+    """Say what went wrong; what is not of this package, with its kind."""
+    known = isinstance(error, LayerscopeError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def title(name: str, about: str, doubts: Mapping[str, str] | None = None) -> str:

@@ -56,10 +56,10 @@ def _number(value: float) -> str:
 
 
 def _moved(state: KeptState, metric: MetricInfo) -> str:
-    """Write the change against trained, of a fraction in points."""
+    """Write the change against trained."""
     if not state.changes:
         return "0"
     change = state.differences.get(metric.name, math.nan)
     if not math.isfinite(change):
         return results.NOT_FINITE
-    return f"{100 * change:+.1f} points" if metric.fraction_of else f"{change:+.4g}"
+    return metric.write_change(change)

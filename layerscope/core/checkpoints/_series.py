@@ -231,7 +231,7 @@ class Series:
         layers.require_network(model)
         wanted = named_tensors(model)
         self._sizes = {name: tensor.numel() for name, tensor in wanted.items()}
-        for epoch, _ in self._readable():
+        for epoch in self._sources:
             with self._damage.leaving_out(epoch, unless=self.last):
                 self._names[epoch] = self._matched(epoch, model, wanted)
                 require_one_value(wanted, self._source(epoch), self._names[epoch])
@@ -254,7 +254,7 @@ class Series:
         """
         self._ignored += tuple(patterns)
         held: set[str] = set()
-        for epoch, source in self._readable():
+        for epoch, source in self._sources.items():
             with self._damage.leaving_out(epoch, unless=self.last):
                 held.update(source.signature())
         self._drop_damaged()
@@ -358,7 +358,7 @@ class Series:
             If a file is not the one that was recorded; one that may be left out is from now on.
         """
         found: dict[int, str] = {}
-        for epoch, source in self._readable():
+        for epoch, source in self._sources.items():
             with self._damage.leaving_out(epoch, unless=self.last):
                 found[epoch] = digest = source.digest()
                 self._compare(epoch, source, digest)
@@ -385,9 +385,6 @@ class Series:
             if len(sources) - len(alone) == 1 and epoch not in alone:
                 base = found.get(epoch)
         return {epoch: found[epoch] for epoch in sources if epoch in found}
-
-    def _readable(self) -> list[tuple[int, files.Checkpoint]]:
-        return list(self._sources.items())
 
     def _drop_damaged(self) -> None:
         """Take out what turned out to be damaged; others may be reading what there was."""
