@@ -123,9 +123,15 @@ def train_few(few_digits: ImageData) -> Callable[..., Series]:
 
 
 @pytest.fixture(scope="session")
-def trained(train_few: Callable[..., Series], tmp_path_factory: pytest.TempPathFactory) -> Series:
+def trained(
+    train_few: Callable[..., Series], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Series]:
     """A series of fcn-2x16 with epochs 0, 1 and 2; not to be changed on disk."""
-    return train_few(tmp_path_factory.mktemp("trained"))
+    series = train_few(tmp_path_factory.mktemp("trained"))
+    before = {path.name: path.stat().st_mtime_ns for path in Path(series.folder).iterdir()}
+    yield series
+    after = {path.name: path.stat().st_mtime_ns for path in Path(series.folder).iterdir()}
+    assert after == before, "a test changed the run that all share, or left something in it"
 
 
 @pytest.fixture

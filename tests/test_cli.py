@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -84,12 +85,15 @@ def test_train_sweep_show(tmp_path, capsys):
     assert "epoch 7 was not recorded; there is 0, 1." in capsys.readouterr().err
 
 
-def test_a_sweep_over_what_the_network_was_trained_on(trained, few_digits, monkeypatch, capsys):
+def test_a_sweep_over_what_the_network_was_trained_on(
+    trained, few_digits, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(sweeping, "data_of", lambda *_: few_digits)
-    sweep = ["sweep", str(trained.folder), "--draws", "1", "--layers", "layer2", "--epochs", "0"]
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    sweep = ["sweep", str(run), "--draws", "1", "--layers", "layer2", "--epochs", "0"]
     sweep += ["--no-whole", "--device", "cpu"]
     assert main([*sweep, "--part", "train"]) == 0
-    ds = open_dataset(trained.folder / "sweep-train")
+    ds = open_dataset(run / "sweep-train")
     assert few_digits.train.fingerprint in ds.attrs["data"]
     assert main([*sweep, "--part", "both"]) == 1
     assert "no part of the data 'both'" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 import layerscope
 from layerscope import LayerExplorer, checkpoints, models, results
+from layerscope.errors import OptionError
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,23 @@ def test_it_begins_with_a_sweep_of_the_view_that_is_asked_for(swept, few_digits)
     assert given.controls.swept.options[0] == "as it was given"
     assert given.dataset is one
     given.close()
+
+
+def test_it_begins_with_a_sweep_that_has_the_metric_or_with_none(swept, few_digits):
+    asked = {"device": "cpu", "metrics": ["loss", "accuracy"]}
+    with_loss = LayerExplorer(swept, few_digits.test, view="block", metric="loss", **asked)
+    assert with_loss.controls.swept.value.startswith("block: zero")
+    with_loss.close()
+    live = LayerExplorer(swept, few_digits.test, metric="accuracy", **asked)
+    try:
+        assert (live.dataset, live.controls.swept.value) == (None, None)
+        assert len(live.controls.swept.options) == 2
+        chosen(live, live.controls.swept.options[0])
+        assert live.controls.grid.columns == ["rand", "0", "2"]
+    finally:
+        live.close()
+    with pytest.raises(OptionError, match=r"no metric 'acuracy'.*accuracy"):
+        LayerExplorer(swept, few_digits.test, metric="acuracy", **asked)
 
 
 def test_of_a_single_sweep_there_is_no_choice(swept, few_digits, tmp_path):

@@ -99,8 +99,7 @@ class Choosing:
         """Offer the sweeps of the run, and say which can't be shown."""
         source = self._source
         shown = (label for label, ds in source.sweeps.items() if ds is source.dataset)
-        if (label := next(shown, None)) is not None:
-            self.controls.offer_sweeps(list(source.sweeps), label)
+        self.controls.offer_sweeps(list(source.sweeps), next(shown, None))
         if source.unshown:
             self._display.doubt("note", source.unshown)
 

@@ -112,14 +112,14 @@ class Controls:
         self.store = _button("Save Dataset", "database", "130px", tip)
         self.saved, self.code = Saved(), Code()
 
-    def offer_sweeps(self, labels: Sequence[str], chosen: str) -> None:
-        """Offer these sweeps, of which one is shown; a single one is no choice."""
+    def offer_sweeps(self, labels: Sequence[str], chosen: str | None) -> None:
+        """Offer these sweeps, of which one or none is shown; a single shown one is no choice."""
         self.offering = True
         try:
             self.swept.options, self.swept.value = list(labels), chosen
         finally:
             self.offering = False
-        self.swept.layout.display = None if len(labels) > 1 else "none"
+        self.swept.layout.display = "none" if list(labels) in ([], [chosen]) else None
 
     def offer(self, epochs: Sequence[tuple[str, int]]) -> None:
         """Offer these checkpoints, in words and by number; the one that is chosen stays so."""

@@ -139,7 +139,7 @@ class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
         options = dict[str, Any](norms=norms, metrics=metrics, batch_size=batch_size, device=device)
         options |= {"dtype": dtype, "seed": seed, "fresh": fresh, "output": output}
         more = {"perturbations": perturbations, **sweep_only(sweep)}
-        given = source, data, checkpoints, dataset, data_root, tokenizer, view
+        given = source, data, checkpoints, dataset, data_root, tokenizer, view, metric
         self._source = source_ = resolve(*given)
         tasks, kept = source_.tasks(metrics), source_.kept_states()
         self._known = Known(source_.dataset, tasks, metric, metrics, kept)

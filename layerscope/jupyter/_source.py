@@ -125,10 +125,11 @@ def resolve(
     data_root: str | os.PathLike[str] | None = None,
     tokenizer: Any = None,
     view: str = "leaf",
+    metric: str | Metric | None = None,
 ) -> Source:
     """Find network, data, checkpoints and results of what the user gave.
 
-    Of several sweeps of a run the first of `view` is the one to begin with.
+    Of several sweeps of a run the first of `view` that has `metric` is the one to begin with.
 
     Raises
     ------
@@ -164,7 +165,7 @@ def resolve(
         found = tokenizer or find_reader(source)
         return Source(model, data, series, known, name, tokenizer=found)
     if isinstance(source, (str, os.PathLike, Series)):
-        return _of_run(_series(source), data, known, data_root, tokenizer, view)
+        return _of_run(_series(source), data, known, data_root, tokenizer, (view, metric))
     raise OptionError(
         f"a {type(source).__name__} can't be explored; give the folder of a run, a Dataset, or "
         "network, data and checkpoints."
@@ -197,7 +198,7 @@ def _of_run(
     dataset: xr.Dataset | None,
     root: Any,
     tokenizer: TokenReader | None,
-    view: str,
+    first: tuple[str, str | Metric | None],
 ) -> Source:
     model = models.rebuild(series)
     name = _short(series.folder.name if series.folder else type(model).__name__)
@@ -223,7 +224,7 @@ def _of_run(
     folder = Path(series.folder)
     swept, broken = find_sweeps(folder, isinstance(data, Mapping))
     if dataset is None:
-        dataset = swept.get(first_of(swept, view) or "")
+        dataset = swept.get(first_of(swept, *first) or "")
     elif swept:
         swept = {"as it was given": dataset, **swept}
     unshown = f"Sweeps that can't be shown: {'; '.join(broken)}." if broken else ""

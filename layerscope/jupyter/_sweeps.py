@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -55,10 +56,15 @@ def find_sweeps(folder: Path, tasks: bool = False) -> tuple[dict[str, xr.Dataset
     return found, unshown
 
 
-def first_of(sweeps: Mapping[str, xr.Dataset], view: str) -> str | None:
-    """Choose the sweep to begin with: the first of a view, else the first; None without any."""
-    of_view = (label for label, ds in sweeps.items() if _view(ds) == view)
-    return next(of_view, next(iter(sweeps), None))
+def first_of(sweeps: Mapping[str, xr.Dataset], view: str, metric: Any = None) -> str | None:
+    """Choose the sweep to begin with: the first of a view, else the first; None without any.
+
+    Only among those that have the metric, where one is wanted: nobody chose the others.
+    """
+    wanted = getattr(metric, "name", metric)
+    having = [k for k, ds in sweeps.items() if wanted is None or wanted in ds["metric"].values]
+    of_view = (label for label in having if _view(sweeps[label]) == view)
+    return next(of_view, next(iter(having), None))
 
 
 def _places(folder: Path) -> Iterator[Path]:
