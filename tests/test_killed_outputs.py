@@ -18,15 +18,24 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from test_killed import Points, names
 
 from layerscope import report, results, testing
-from layerscope.cli import main
+from layerscope.cli import _exporting, main
+from layerscope.core.export import _measuring as measuring
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 130}
 """What a command ends with: by the signal itself, or as Ctrl-C is answered."""
+
+TINY = {
+    "vocab_size": 97, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "max_position_embeddings": 32,
+}  # fmt: skip
+SPEED = {"unit": "tokens a second", "before": 1.0, "after": 1.0, "ratio": 1.0}
+SPEED |= {"ratio_range": [1.0, 1.0], "rounds": 7, "batch": [4, 7], "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +92,26 @@ class Gallery(Output):
         return main(["gallery", "runs", "-o", self.written])
 
 
+class Export(Output):
+    """A new folder for transformers; whoever finds it there does not ask again."""
+
+    written = "smaller"
+
+    def before(self, place):
+        transformers = pytest.importorskip("transformers")
+        self.network = transformers.LlamaForCausalLM(transformers.LlamaConfig(**TINY)).eval()
+        self.texts = torch.randint(97, (4, 9), generator=torch.Generator().manual_seed(0))
+
+    def do(self):
+        if Path(self.written).is_dir():
+            return 0
+        tokens = self.texts[:, :-1], self.texts[:, 1:]
+        subject = _exporting._Subject(self.network, tokens, None, None, 4)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_exporting, "_subject", lambda _: subject)
+            return main(["export", "tiny", self.written, "--without", "1", "--device", "cpu"])
+
+
 def run(place: Path, output: Output, fatal: int = 0, how: int = signal.SIGKILL) -> int:
     """Write an output in a process of its own, which is told to end at one of its points."""
     child = os.fork()
@@ -101,8 +130,10 @@ def run(place: Path, output: Output, fatal: int = 0, how: int = signal.SIGKILL) 
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def content(path: Path) -> bytes | None:
-    """What is under a name; None where nothing is."""
+def content(path: Path) -> object:
+    """What is under a name, in a folder by its names; None where nothing is."""
+    if path.is_dir():
+        return {each.name: content(each) for each in path.iterdir()}
     return path.read_bytes() if path.is_file() else None
 
 
@@ -137,13 +168,15 @@ def wrong(output: Output, place: Path, cases) -> list[str]:
     return found
 
 
-OUTPUTS = [Report(), Gallery()]
+OUTPUTS = [Report(), Gallery(), Export()]
 
 
 @pytest.fixture
 def output(request, monkeypatch):
     # What takes long to draw.
     monkeypatch.setattr(report, "page", lambda *_, **__: "the page that is new")
+    # What no two runs measure alike.
+    monkeypatch.setattr(measuring, "speeds", lambda *_: SPEED)
     return request.param
 
 
