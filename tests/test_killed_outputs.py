@@ -97,7 +97,7 @@ class Export(Output):
 
     written = "smaller"
 
-    def before(self, place):
+    def before(self, _):
         transformers = pytest.importorskip("transformers")
         self.network = transformers.LlamaForCausalLM(transformers.LlamaConfig(**TINY)).eval()
         self.texts = torch.randint(97, (4, 9), generator=torch.Generator().manual_seed(0))
