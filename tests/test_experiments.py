@@ -23,7 +23,7 @@ from layerscope.cli._options import assignments
 from layerscope.core.sweep import sweep
 from layerscope.errors import OptionError
 from layerscope.paper import rules
-from layerscope.paper.experiments import EXPERIMENTS
+from layerscope.paper.experiments import EXPERIMENTS, _words
 from layerscope.paper.experiments._recipes import RECIPES
 from layerscope.paper.reproduce._naming import command, folder_name
 from layerscope.zoo import training
@@ -393,3 +393,50 @@ def test_recipes_that_a_network_cant_have_are_left_out():
     assert (config.norm, recipe.weight_decay, augment) == ("batch", 5e-4, None)
     with pytest.raises(OptionError, match=r"no change of a recipe 'Adm'.*'Adam'"):
         experiments.variants("vgg11", training.Recipe(), ["Adm"])
+
+
+@pytest.mark.parametrize(
+    ("critical", "robust", "probable", "said"),
+    [
+        ("a", "bcd", "", "Only the first layer matters"),
+        ("a", "b", "", "Only the first layer matters for certain; one of the other 3 can surely "
+         "go back to where training began"),
+        ("ab", "d", "c", "The lowest two of 4 layers matter; c probably matters, too; all others "
+         "can go back to where training began"),
+        ("a", "", "bcd", "Only the first layer matters for certain; b, c, d probably matter, too"),
+        ("", "b", "", "No layer surely matters; one of the 4 can surely go back to where training "
+         "began"),
+        ("", "", "a", "A probably matters, none surely; whether the other 3 can go back is open"),
+        ("ac", "", "", "Two of 4 layers matter, all of them among the lowest three (a, c); whether "
+         "the other 2 can go back is open"),
+        ("abcd", "", "", "Every layer matters"),
+    ],
+)  # fmt: skip
+def test_what_matters_is_said_of_the_rows_that_are_left(critical, robust, probable, said):
+    undecided = [name for name in "abcd" if name not in critical + robust]
+    known = {"critical": list(critical), "robust": list(robust), "undecided": undecided}
+    assert _words._pattern("abcd", {**known, "probable": list(probable)}, "layer") == said
+
+
+def test_where_nothing_is_decided_it_says_to_which_side_it_leans():
+    claims = [
+        experiments.Claim("a", "m", None, rule=rule, runs=3, holds=holds)
+        for rule, holds in [("lowest-critical", True), ("random-fails", True)]
+        + [("no-upper-critical", holds) for holds in (False, True, False)]
+    ]
+    said, beside = _words.compose("", claims)
+    assert said == (
+        "Nothing is certain: 3 of 5 tests lean to the paper's side; against it leans “no layer of "
+        "the upper half is critical” in two of three cases"
+    )
+    assert beside == "the runs are too few to say whether the paper is right"
+    agreed = [experiments.Claim("a", "m", None, rule="lowest-critical", runs=3, holds=True)] * 3
+    assert _words.compose("", agreed)[0] == (
+        "Nothing is certain: 3 of 3 tests lean to the paper's side"
+    )
+
+
+def test_a_single_run_is_told_as_one():
+    one = [experiments.Claim("a", "m", None, rule="lowest-critical", runs=1, holds=True)]
+    assert _words.compose("Only layer1 matters", one)[0] == "In a single run: Only layer1 matters"
+    assert _words.compose("Only layer1 matters", [])[0] == "Only layer1 matters"

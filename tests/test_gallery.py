@@ -17,7 +17,7 @@ import pytest
 from layerscope import experiments
 from layerscope.cli import main
 from layerscope.errors import OptionError, ResultError
-from layerscope.paper import gallery
+from layerscope.paper import gallery, rules
 from layerscope.paper.gallery._markdown import as_markdown
 from layerscope.paper.gallery._pages import totals
 from layerscope.paper.gallery._runs import Claim
@@ -97,8 +97,8 @@ def test_html_answers_plainly_and_escapes_everything(told, tmp_path):
     path = gallery.write(told, tmp_path / "out" / "gallery.html")
     page = Page(path.read_text("utf-8"))
     assert [tag for tag, _ in page.found if tag == "script"] == []
-    # Card, sentence, finding, both sides of a claim, and a layer of the printed numbers.
-    assert page.text.count(EVIL) == 6
+    # Card, sentence, both sides of a claim, and a layer of the printed numbers.
+    assert page.text.count(EVIL) == 5
     kinds = [each.get("class") for tag, each in page.found if tag == "span"]
     assert [kind for kind in kinds if kind in ("yes", "no", "open")] == ["yes", "no", "open"]
     assert "(reduced: half)" in page.text
@@ -210,11 +210,23 @@ def test_counts_on_the_cards_add_up_to_those_at_the_head(repository):
     text = as_markdown(runs, repository / "papermill_runs").partition("## Run by run")[0]
     head, counted = totals(runs), re.findall(r"\*(statements: [^*]+)\*", text)
     for word in ("agree", "disagree", "undecided"):
-        found = [re.findall(rf"(\d+) {word}", each.partition(";")[0]) for each in counted]
+        found = [re.findall(rf"(\d+) {word}", each) for each in counted]
         assert f"{sum(int(count) for (count,) in filter(None, found))} " in head, word
-    (met, compared) = re.search(r"of (\d+) printed numbers (\d+) lie", head).groups()
-    cells = re.findall(r"printed numbers: (\d+) of (\d+) agree", text)
-    assert [sum(map(int, each)) for each in zip(*cells, strict=True)] == [int(compared), int(met)]
+    printed = re.search(r"(\d+) of (\d+) printed numbers agree, beside (\d+) with", head).groups()
+    cells = re.findall(r"printed numbers: (\d+) of (\d+) agree(?:, (\d+) more)?", text)
+    added = [sum(int(count or 0) for count in each) for each in zip(*cells, strict=True)]
+    assert added == list(map(int, printed))
+
+
+def test_rules_that_are_younger_than_a_run_are_told(tmp_path):
+    claims = [{"paper": "a", "measured": "m", "agrees": True, "runs": 3, "rule": rule}
+              for rule in ("lowest-critical", "printed-errors", "")]  # fmt: skip
+    fixed = rules.RULES["lowest-critical"].fixed
+    for scale, day in (("small", "2020-01-01"), ("paper", fixed)):
+        summary = {"finding": "x", "claims": claims}
+        run(tmp_path, scale=scale, summary=summary, started=f"{day}T10:00:00")
+    assert {each.scale: each.later for each in gallery.read(tmp_path)} == {"small": 1, "paper": 0}
+    assert "Of the 4 tests 1 are by rules that were fixed when" in totals(gallery.read(tmp_path))
 
 
 def test_headings_are_words_and_runs_are_grouped_by_question(repository, tmp_path):

@@ -118,6 +118,8 @@ def run(place: Path, output: Output, fatal: int = 0, how: int = signal.SIGKILL) 
     if child == 0:
         status = 99
         try:
+            # What a shell puts into the background has it ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.chdir(place)
             tempfile.tempdir = str(place / "tmp")
             points = Points(fatal, how)

@@ -180,6 +180,9 @@ DRAWN = {
     "compare": lambda ds: plots.compare({"a": ds, "b": ds}, "certainty", "uniform"),
     "points": lambda ds: plots.points(per_run(ds), "seed", "certainty"),
     "agreement": lambda ds: plots.agreement(with_measure(ds), "depth", "certainty"),
+    "sensitivity": lambda ds: plots.sensitivity(
+        ds, "certainty", tolerances=(0.001, 0.01), criticals=(0.005, 0.05)
+    ),
 }
 NO_FIGURES = {"FORMULAS", "embed", "library", "save", "show"}
 # Of ranges of blocks, several trained networks or tasks, the way to another or with fewer blocks:

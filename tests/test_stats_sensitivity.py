@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerscope import stats, testing
+from layerscope import plots, stats, testing
 from layerscope.errors import OptionError
 
 
@@ -52,3 +52,21 @@ def test_thresholds_in_the_metrics_unit_need_no_chance():
 def test_what_is_no_grid_is_refused(options, match):
     with pytest.raises(OptionError, match=match):
         stats.sensitivity(testing.dataset(), **options)
+
+
+def test_the_figure_shows_each_layer_as_often_as_it_is_what():
+    ds = testing.dataset(layers=3)
+    grid, layers = plots.sensitivity(ds)
+    table = layers.dframe()
+    assert table.groupby("layer")["value"].sum().round(6).eq(1).all()
+    found = table.pivot(index="layer", columns="column", values="value")
+    assert found.loc["layer1", "critical"] == 1
+    verdicts = stats.sensitivity(ds)["verdict"]
+    for name in found.index:
+        for said in found.columns:
+            assert found.loc[name, said] == (verdicts.sel(layer=name) == said).mean(), name
+    # The first layer is drawn at the top, and named there.
+    picture = plots.drawn(layers, 6.75)
+    axes = picture.axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()][::-1] == list(verdicts.layer.values)
+    assert grid.get(0).dframe()["n_changed"].max() == stats.sensitivity(ds)["n_changed"].max()

@@ -29,6 +29,7 @@ from layerscope.plots._points import points
 from layerscope.plots._pruning import pruning
 from layerscope.plots._rankings import rankings
 from layerscope.plots._scales import scale_of as scale_of
+from layerscope.plots._sensitivity import sensitivity
 from layerscope.plots._stills import drawn as drawn
 from layerscope.plots._tasks import tasks
 from layerscope.plots._triangle import triangle
@@ -49,6 +50,7 @@ __all__ = [
     "pruning",
     "rankings",
     "save",
+    "sensitivity",
     "show",
     "tasks",
     "triangle",

@@ -101,7 +101,7 @@ def upper_robust(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> 
     """
     shares = damage(_only(ds, rows), metric=metric)
     halves = [half(shares).mean("layer") for half in (upper_half, lower_half)]
-    return by_rule("upper-more-robust", (halves[0] - halves[1]).values)
+    return by_rule("upper-more-robust", (halves[0] - halves[1]).values, of=_among(rows))
 
 
 def no_upper_critical(ds: xr.Dataset, rows: str = "*", metric: str | None = None) -> Finding:
@@ -119,7 +119,7 @@ def no_upper_critical(ds: xr.Dataset, rows: str = "*", metric: str | None = None
     0.18
     """
     shares = upper_half(damage(_only(ds, rows), metric=metric))
-    return by_rule("no-upper-critical", shares.max("layer").values)
+    return by_rule("no-upper-critical", shares.max("layer").values, of=_among(rows))
 
 
 def distance_tells_little(
@@ -339,7 +339,7 @@ def norms_matter(
             f"the sweeps are of {names[0]} and of {names[1]}, or of other runs; sweep the same "
             "networks and rows twice."
         ) from None
-    return by_rule("norms-matter", (first - second).mean("layer").values)
+    return by_rule("norms-matter", (first - second).mean("layer").values, of=_among(rows))
 
 
 def first_epoch_worse(ds: xr.Dataset) -> Finding:
@@ -392,6 +392,10 @@ def extremes_differ(table: pd.DataFrame, setting: str, column: str, rule: str) -
     span = (-1.0, 1.0) if share else (-np.inf, np.inf)
     more = np.asarray(high, float) - np.asarray(low, float)
     return by_rule(rule, more, step=step, span=span)
+
+
+def _among(rows: str) -> str:
+    return "" if rows == "*" else f"{rows} alone"
 
 
 def _only(ds: xr.Dataset, rows: str) -> xr.Dataset:

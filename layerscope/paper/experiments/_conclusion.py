@@ -73,11 +73,11 @@ def claim_of(found: Finding, of_paper: bool = True) -> Claim:
     from layerscope.paper import rules
 
     runs = f"{found.runs} {found.unit}{'' if found.runs == 1 else 's'}"
-    number = f"{found.value:.3g}" if found.runs else "unknown"
     between = f", 95 % interval {found.lower:.3g} to {found.upper:.3g}" if found.runs > 1 else ""
-    said = f"{found.measured}: {number} ({runs}{between}); agrees if {found.condition}"
+    number = f"{found.value:.3g} ({runs}{between})" if found.runs else "nothing to measure here"
+    said = f"{found.measured}: {number}; agrees if {found.condition}"
     if math.isfinite(found.detectable):
-        said += f", and {runs} can see a distance of {found.detectable:.2g} from that"
+        said += f" ({runs} tell what is {found.detectable:.2g} away from that)"
     said += f". {found.note}" if found.note else ""
     said += _open(found) if found.verdict == "undecided" and found.runs > 1 else ""
     rule = rules.RULES.get(found.rule)

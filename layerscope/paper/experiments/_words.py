@@ -19,7 +19,7 @@ _DATA = {
     "mnist": "all of MNIST",
     "mnist-5k": "5,000 images of MNIST",
     "cifar10": "CIFAR-10",
-    "cifar10-jpeg": "CIFAR-10, saved as JPEG",
+    "cifar10-jpeg": "CIFAR-10 (JPEG)",
     "imagenet": "ImageNet",
     "lm1b": "LM1B",
     "news": "news articles",
@@ -38,7 +38,7 @@ _FORMS = (
     (r"smollm2", "SmolLM2, 135 million parameters"),
 )
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_MOST_NAMED = 4
+_MOST_NAMED = 6
 _MOST_SAID = 3  # statements that one sentence has room for
 
 
@@ -119,44 +119,59 @@ def _judged(ds: xr.Dataset, metric: str) -> tuple[list[str], dict[str, list[str]
         verdict: list(table.loc[table["verdict"] == verdict, "layer"])
         for verdict in ("critical", "robust", "undecided")
     }
-    return list(table["layer"]), known
+    # Judged alone, not among so many.
+    alone = (table["verdict"] == "undecided") & (table["share_lower"] >= rules.CRITICAL)
+    return list(table["layer"]), {**known, "probable": list(table.loc[alone, "layer"])}
 
 
 def _pattern(rows: Sequence[str], known: Mapping[str, Sequence[str]], unit: str) -> str:
     """Say which rows are critical, and how many of the others are robust, by where they stand."""
-    critical, robust = known["critical"], known["robust"]
-    count, left = len(critical), len(rows) - len(critical)
-    if not left:
+    critical, robust, probable = (known[kind] for kind in ("critical", "robust", "probable"))
+    count, left = len(critical), len(rows) - len(critical) - len(probable)
+    rest = f"; {_rest(robust, left, 'other ' if critical or probable else '')}" if left else ""
+    if not critical and probable:
+        return f"{_capitalised(_probable(probable))}, none surely{rest}"
+    rest = f"; {_probable(probable)}, too{rest}" if probable else rest
+    if count == len(rows):
         return f"Every {unit} matters"
     if not critical:
-        said = f"No {unit} is clearly critical"
+        said = f"No {unit} surely matters"
     elif list(critical) != list(rows[:count]):
         where = _where(critical, known["undecided"], rows)
         said = f"{_number(count).capitalize()} of {len(rows)} {unit}s matter, {where}"
     elif count == 1:
         said = f"Only the first {unit} matters"
-        return said if len(robust) == left else f"{said} for certain; {_rest(robust, left)}"
+        if len(robust) == len(rows) - 1:
+            return said
+        said = f"{said} for certain"
     else:
         said = f"The lowest {_number(count)} of {len(rows)} {unit}s matter"
-    return f"{said}; {_rest(robust, left)}"
+    return f"{said}{rest}"
 
 
-def _rest(robust: Sequence[str], left: int) -> str:
+def _probable(rows: Sequence[str]) -> str:
+    """Say which rows would be critical if each were judged alone."""
+    if len(rows) > _MOST_NAMED:
+        return f"{_number(len(rows))} probably matter"
+    return f"{', '.join(rows)} probably {_do(len(rows), 'matters', 'matter')}"
+
+
+def _rest(robust: Sequence[str], left: int, other: str) -> str:
     """Say how many of the rows that are not critical can go back at no cost."""
     if not robust:
-        return f"whether the other {left} can go back is open"
+        return f"whether the {other}{left} can go back is open"
     if len(robust) == left:
         return "all others can go back to where training began"
-    return f"{_number(len(robust))} of the other {left} can surely go back to where training began"
+    return f"{_number(len(robust))} of the {other}{left} can surely go back to where training began"
 
 
 def _where(critical: Sequence[str], undecided: Sequence[str], rows: Sequence[str]) -> str:
     """Say where rows stand that are not the lowest; those between them may be undecided."""
     at = [list(rows).index(name) for name in critical]
     between = set(rows[: at[-1]]) - set(critical)
-    if between <= set(undecided) and at[-1] + 1 < len(rows):
-        return f"all of them among the lowest {_number(at[-1] + 1)}"
     named = f" ({', '.join(critical)})" if len(critical) <= _MOST_NAMED else ""
+    if between <= set(undecided) and at[-1] + 1 < len(rows):
+        return f"all of them among the lowest {_number(at[-1] + 1)}{named}"
     ends = at[0] == 0 and at[-1] == len(rows) - 1
     return ("at both ends" if ends and _gaps(at) == 1 else "spread over depth") + named
 
@@ -207,7 +222,8 @@ def compose(lead: str, claims: Sequence[Claim]) -> tuple[str, str]:
     counted = [each for each in claims if each.of_paper]
     checks = _checks([each for each in claims if not each.of_paper])
     beside = "; ".join(part for part in (_beside(counted) if counted else "", checks) if part)
-    return (lead or _of_claims(counted)).rstrip("."), beside
+    said = (lead or _of_claims(counted)).rstrip(".")
+    return f"In a single run: {said}" if claims and _single(claims) else said, beside
 
 
 def _checks(checks: Sequence[Claim]) -> str:
@@ -257,7 +273,7 @@ def _printed(numbers: Sequence[Claim]) -> str:
     whose = "the printed" if not smaller else "the full experiment's printed"
     if missed:
         return f"{whose} {' and '.join(missed)} are not met"
-    return f"{whose} {' and '.join(met)} are met" if met else ""
+    return f"{whose} {' and '.join(met)} are met as often as chance allows" if met else ""
 
 
 def _do(count: int, one: str, several: str) -> str:
@@ -274,14 +290,28 @@ def _of_claims(claims: Sequence[Claim]) -> str:
     those = [[each for each in claims if (each.rule or each.paper) == rule] for rule in rules_]
     decided = [_of_rule(each) for each in those if any(c.agrees is not None for c in each)]
     still = [_of_rule(each) for each in those if all(c.agrees is None for c in each)]
-    if not decided and len(still) > 2:
-        return _capitalised(f"{still[0]}; {_number(len(still) - 1)} more statements stay open, too")
+    if not decided and len(claims) > 2:
+        return _leaning(those)
     parts = decided[:_MOST_SAID]
     left = len(decided) - len(parts) + len(still)
     if len(decided) <= _MOST_SAID and (len(still) == 1 or not decided):
         parts, left = [*parts, *still], 0
     whole = "; ".join(parts)
     return _capitalised(f"{whole}; {_number(left)} more below" if left else whole)
+
+
+def _leaning(those: Sequence[Sequence[Claim]]) -> str:
+    """Say of statements none of which is decided to which side they lean, and which least."""
+    tests = [each for claims in those for each in claims]
+    for_it = sum(each.holds is True for each in tests)
+    said = f"Nothing is certain: {for_it} of {len(tests)} tests lean to the paper's side"
+    against = [sum(each.holds is False for each in claims) for claims in those]
+    if not max(against):
+        return said
+    worst = those[against.index(max(against))]
+    known = rules.RULES.get(worst[0].rule)
+    often = f" in {_number(max(against))} of {_number(len(worst))} cases" if len(worst) > 1 else ""
+    return f"{said}; against it leans “{known.claim if known else worst[0].paper}”{often}"
 
 
 def _capitalised(text: str) -> str:

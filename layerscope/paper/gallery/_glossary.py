@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layerscope.paper import rules
 
-__all__ = ["ABOUT", "GLOSSARY", "HEADERS", "TITLE", "rule_rows"]
+__all__ = ["ABOUT", "GLOSSARY", "HEADERS", "LEGEND", "TITLE", "rule_rows"]
 
 TITLE = "Are all layers created equal? The paper's experiments, run again"
 ABOUT = (
@@ -13,6 +13,14 @@ ABOUT = (
     "the network got. Often only the lowest layers mattered. Here their experiments are run again; "
     "every statement of the paper that can be tested stands beside what was measured, and where "
     "the two disagree it says so."
+)
+
+LEGEND = (
+    "A layer “matters” (is critical) if putting it back costs at least a quarter of what separates "
+    "the network from chance; it “can go back” (is robust) if that costs at most 5 points of "
+    "error. “Probably” it matters if its own interval says so and the one that is corrected for "
+    "the number of layers does not. A statement agrees or disagrees where the whole 95 % interval "
+    "of the training runs lies on one side of its threshold, and is else undecided."
 )
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
@@ -30,7 +38,16 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "The whole 95 % interval lies on the statement's side of a threshold that was fixed "
         "beforehand or, for runs older than the rule, after they were seen.",
     ),
-    ("undecided", "The interval reaches over the threshold; more runs would decide it."),
+    (
+        "undecided",
+        "The interval reaches over the threshold. Its row says, where that can be told, about how "
+        "many runs would decide it, or that further runs of networks with so few layers would not.",
+    ),
+    (
+        "tell what is … away",
+        "So far from the threshold a true value must lie for so many runs to agree or disagree in "
+        "80 % of cases, by the scatter of these runs.",
+    ),
     (
         "corrected",
         "Of many statements some agree by luck. Those of one experiment are corrected for each "
@@ -47,6 +64,14 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "A statement that the paper makes of other networks, or a rival that it does not name; "
         "it is shown and not counted.",
     ),
+    ("base", "The paper's figure marks a cell as no worse than the trained network."),
+    ("≥", "A colour bar of the paper's ends there."),
+    (
+        "l2_fan_in, linf",
+        "How far a layer's weights are from their values before training: the Euclidean norm of "
+        "the difference with each tensor divided by √fan-in, and its largest entry.",
+    ),
+    ("JPEG", "Pictures that were saved as JPEG once, which costs some accuracy."),
     ("reduced", "Less data, a smaller network or fewer epochs than in the paper; it says which."),
 )
 
@@ -54,12 +79,15 @@ HEADERS = ("statement of the paper", "holds if", "reason for the threshold", "fi
 
 
 def rule_rows() -> list[tuple[str, str, str, str]]:
-    """Every rule in words, those that differ in one word as they are."""
+    """Every rule in words, a reason that several have once."""
+    first: dict[str, str] = {}
     return [
         (
             rule.claim if rule.of_paper else f"{rule.claim} (a check of ours)",
             f"{rule.quantity}: {rule.condition}",
-            f"{rule.reason}.",
+            f"{rule.reason}."
+            if first.setdefault(rule.reason, rule.claim) == rule.claim
+            else f"As for “{first[rule.reason]}”.",
             rule.fixed,
         )
         for rule in rules.RULES.values()

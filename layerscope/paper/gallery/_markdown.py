@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from layerscope.paper.experiments import Comparison
-from layerscope.paper.gallery._glossary import ABOUT, GLOSSARY, HEADERS, TITLE, rule_rows
+from layerscope.paper.gallery._glossary import ABOUT, GLOSSARY, HEADERS, LEGEND, TITLE, rule_rows
 from layerscope.paper.gallery._pages import ANSWERS, grid, link, number, read_figure, shrink, totals
-from layerscope.paper.gallery._runs import Run
+from layerscope.paper.gallery._runs import AGAIN, Run
 
 __all__ = ["THUMBNAILS", "as_markdown", "draw_thumbnails"]
 
-_CLAIMS = ("the paper says", "we measured", "agrees?")
 THUMBNAILS = "thumbnails"
 """Folder beside the page with a small picture of every run."""
 
@@ -23,7 +22,7 @@ _WIDTH = 260  # pixels of it
 
 def as_markdown(runs: Sequence[Run], base: Path) -> str:
     """Make a page for the repository, with figures and links relative to the folder `base`."""
-    blocks = [f"# {TITLE}", _plain(ABOUT), _plain(totals(runs))]
+    blocks = [f"# {TITLE}", _plain(ABOUT), _plain(totals(runs)), _plain(LEGEND)]
     numbered = list(enumerate(runs))
     questions = dict.fromkeys(run.question for run in runs)
     for question in questions:
@@ -54,23 +53,29 @@ def _file_name(run: Run) -> str:
 def _card(run: Run, at: int) -> tuple[str, str, str]:
     # Numbered anchors: those that hosts make of headings differ between them.
     picture = "" if run.figure is None else f"![]({THUMBNAILS}/{_file_name(run)})"
-    said = f"[{_plain(run.heading)}](#run{at})<br>{_plain(run.found)}."
-    beside = [f"{_plain(run.beside)}."] if run.beside else []
-    counts = _counts(run) or ("" if beside else "nothing of the paper to compare with")
-    return picture, said, "<br>".join(beside + [f"*{_plain(counts)}*"] * bool(counts))
-
-
-def _counts(run: Run) -> str:
-    """Count as the head of the page does: the paper's statements, then its printed numbers."""
+    below = f"*{_plain(run.subheading)}*<br>" if run.subheading else ""
+    said = f"[{_plain(run.heading)}](#run{at})<br>{below}{_plain(run.found)}."
     if run.is_single:
-        return run.agreement
+        return picture, said, _plain(f"{run.agreement[0].upper()}{run.agreement[1:]}.")
+    counts = _counts(run)
+    # Where nothing is refuted the counts say it all.
+    beside = (
+        [f"{_plain(run.beside)}."] if run.beside and (run.statements["no"] or not counts) else []
+    )
+    return picture, said, "<br>".join(beside + counts) or "*nothing of the paper to compare with*"
+
+
+def _counts(run: Run) -> list[str]:
+    """Count as the head of the page does: the paper's statements, then its printed numbers."""
     words = {"yes": "agree", "no": "disagree", "open": "undecided"}
     count = run.statements
     parts = [f"{count[kind]} {word}" for kind, word in words.items() if count[kind]]
-    met, compared = run.cells
-    said = [f"statements: {', '.join(parts)}"] if parts else []
-    said += [f"printed numbers: {met} of {compared} agree"] if compared else []
-    return "; ".join(said)
+    met, compared, others = run.cells
+    said = [f"*statements: {', '.join(parts)}*"] if parts else []
+    if compared:
+        more = f", {others} more can't be compared" if others else ""
+        said.append(f"*printed numbers: {met} of {compared} agree{more}*")
+    return said
 
 
 def _markdown_run(run: Run, anchor: str, base: Path) -> list[str]:
@@ -80,7 +85,7 @@ def _markdown_run(run: Run, anchor: str, base: Path) -> list[str]:
         f'<a id="{anchor}"></a>\n\n### {_plain(run.heading)}',
         " ".join(below),
         f"**{_plain(run.sentence)}**",
-        _plain(run.finding) if run.finding.rstrip(".") != run.found else "",
+        _plain(run.detail),
     ]
     if run.figure is not None:
         blocks.append(f"![{_plain(run.title)}]({link(run.figure, base)})")
@@ -93,13 +98,16 @@ def _markdown_run(run: Run, anchor: str, base: Path) -> list[str]:
             )
             for claim in run.claims
         ]
-        blocks.append(_grid(_CLAIMS, rows))
+        blocks.append(_grid((run.stated, "we measured", "agrees?"), rows))
     blocks += [_numbers(each) for each in run.comparisons]
     if run.rows:
         header, *cells = [tuple(map(_plain, row)) for row in run.rows]
         blocks.append(_grid(header, cells))
     blocks.append(
-        "\n".join(f"- {_plain(name)}: {_plain(fact)}" for name, fact in run.facts.items())
+        "\n".join(
+            f"- {_plain(name)}: {_code(fact) if name == AGAIN else _plain(fact)}"
+            for name, fact in run.facts.items()
+        )
     )
     if run.notebook is not None:
         blocks.append(f"[The executed notebook]({link(run.notebook, base)})")
@@ -132,6 +140,13 @@ def _numbers(comparison: Comparison) -> str:
 def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Set a command in Markdown so that it can be copied as it is."""
+    one_line = " ".join(text.split())
+    marks = "`" * (1 + max(map(len, re.findall("`+", one_line)), default=0))
+    return f"{marks} {one_line} {marks}"
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,7 @@ from layerscope.base.templates import render
 from layerscope.errors import ResultError
 from layerscope.paper import rules
 from layerscope.paper.experiments import Cell, Claim, Comparison
-from layerscope.paper.gallery._glossary import ABOUT, GLOSSARY, HEADERS, TITLE, rule_rows
+from layerscope.paper.gallery._glossary import ABOUT, GLOSSARY, HEADERS, LEGEND, TITLE, rule_rows
 from layerscope.paper.gallery._runs import Run
 
 __all__ = [
@@ -46,6 +46,7 @@ def as_html(runs: Sequence[Run], base: Path) -> str:
             title=TITLE,
             about=ABOUT,
             totals=totals(runs),
+            legend=LEGEND,
             groups=_by_question(entries),
             answers=ANSWERS,
             kinds=_KINDS,
@@ -138,15 +139,24 @@ def totals(runs: Sequence[Run]) -> str:
     """Count everything on the page in words, what is of a single run apart."""
     several = [run for run in runs if any(claim.runs > 1 for claim in run.claims)]
     count = {kind: sum(run.statements[kind] for run in several) for kind in ("yes", "no", "open")}
-    met, compared = (sum(run.cells[at] for run in several) for at in (0, 1))
+    met, compared, others = (sum(run.cells[at] for run in several) for at in range(3))
     said = (
-        f"{len(runs)} runs of {len({run.name for run in runs})} experiments. Of "
-        f"{sum(count.values())} tests of the paper's statements {count['yes']} agree, "
-        f"{count['no']} disagree and {count['open']} are undecided"
+        f"{len(runs)} executed notebooks of {len({run.name for run in runs})} experiments, each "
+        f"over one or more training runs. Of {sum(count.values())} tests of the paper's statements "
+        f"{count['yes']} agree, {count['no']} disagree and {count['open']} are undecided"
     )
     if compared:
-        said += f"; of {compared} printed numbers {met} lie where a further run of ours would"
-    return f"{said}. Runs of a single seed decide nothing and are not counted."
+        said += f"; {met} of {compared} printed numbers agree"
+        said += f", beside {others} with which ours scatter too much to be compared" * bool(others)
+    said += ". Single training runs decide nothing and are not counted."
+    later, judged = sum(run.later for run in several), sum(count.values())
+    if later:
+        which = "All tests are" if later == judged else f"Of the {judged} tests {later} are"
+        said += (
+            f" {which} by rules that were fixed when the run had been seen: they describe it, and "
+            "test only runs that begin later."
+        )
+    return said
 
 
 def _reason_of(claim: Claim) -> str:

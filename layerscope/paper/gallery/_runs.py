@@ -12,10 +12,13 @@ import pandas as pd
 
 from layerscope.base import files, validate
 from layerscope.errors import ResultError
-from layerscope.paper import experiments, reproduce
+from layerscope.paper import experiments, reproduce, rules
 from layerscope.paper.experiments import Claim, Comparison
 
-__all__ = ["Claim", "Comparison", "Run", "read"]
+__all__ = ["AGAIN", "Claim", "Comparison", "Run", "read"]
+
+AGAIN = "again"
+"""Name of the fact that is a command."""
 
 _MANIFEST = reproduce.MANIFEST
 _SILENT = "This run left no summary; its notebook says what came out."
@@ -93,8 +96,31 @@ class Run:
     def statements(self) -> dict[str, int]:
         """Count the paper's statements by answer, its printed numbers left out."""
         answers = {"yes": True, "no": False, "open": None}
-        counted = [c for c in self.claims if c.of_paper and not c.rule.startswith("printed")]
-        return {kind: sum(c.agrees is said for c in counted) for kind, said in answers.items()}
+        return {
+            kind: sum(c.agrees is said for c in self._counted) for kind, said in answers.items()
+        }
+
+    @property
+    def stated(self) -> str:
+        """Head of the column of statements: who makes them."""
+        return "the paper says" if any(c.of_paper for c in self.claims) else "checked here"
+
+    @property
+    def later(self) -> int:
+        """Count the paper's statements whose rule was fixed after the day of the run."""
+        fixed = [r.fixed for c in self._counted if (r := rules.RULES.get(c.rule))]
+        return sum(day > self.facts.get("run", "") for day in fixed)
+
+    @property
+    def _counted(self) -> list[Claim]:
+        return [c for c in self.claims if c.of_paper and not c.rule.startswith("printed")]
+
+    @property
+    def detail(self) -> str:
+        """What came out in detail; empty where `found` and the statements say it all."""
+        said = self.finding
+        known = said.rstrip(".") == self.found or any(c.paper in said for c in self.claims)
+        return "" if known else said
 
     @property
     def sentence(self) -> str:
@@ -108,10 +134,11 @@ class Run:
         return "no" if False in answers else "open" if None in answers else "yes"
 
     @property
-    def cells(self) -> tuple[int, int]:
-        """Count the printed numbers that agree, and all whose intervals tell."""
-        cells = [cell for each in self.comparisons for cell in each.cells if cell.told]
-        return sum(cell.agrees for cell in cells), len(cells)
+    def cells(self) -> tuple[int, int, int]:
+        """Count the printed numbers that agree, all whose intervals tell, and the others."""
+        cells = [cell for each in self.comparisons for cell in each.cells]
+        told = [cell for cell in cells if cell.told]
+        return sum(cell.agrees for cell in told), len(told), len(cells) - len(told)
 
 
 def read(folder: str | os.PathLike[str]) -> list[Run]:
@@ -247,7 +274,7 @@ def _facts(about: reproduce.Manifest) -> dict[str, str]:
         if judged
         else "when it was run, by the rules of then",
         "device": about.machine.device,
-        "again": about.command,
+        AGAIN: about.command,
     }
     return {name: fact for name, fact in facts.items() if fact}
 
