@@ -135,6 +135,12 @@ def trained(
 
 
 @pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures out of reports: each is drawn three times, which takes most of the time."""
+    monkeypatch.setattr("layerscope.plots.embed", lambda _: "<figure></figure>")
+
+
+@pytest.fixture
 def same_global_generator() -> Iterator[None]:
     """Fail if the test moved torch's global generator."""
     before = torch.get_rng_state()

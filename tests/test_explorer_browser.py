@@ -518,6 +518,8 @@ def test_the_same_explorer_without_a_notebook_around_it(server, lab):
     picture(lab, "voila")
 
 
+# Pages of one result are opened by the tests of reports.
+@pytest.mark.slow
 # As users run it: where a hook fails, here for a warning, HoloViews leaves out what it draws.
 @pytest.mark.filterwarnings("ignore")
 def test_every_figure_of_a_report_is_drawn(browser, tmp_path):

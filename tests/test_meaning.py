@@ -23,6 +23,8 @@ from layerscope.errors import OptionError, ResultError
 from layerscope.jupyter import LayerExplorer
 from layerscope.report._findings import finding, verdict_table
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 SCALE = 3.0
 
 

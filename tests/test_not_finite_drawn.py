@@ -19,6 +19,8 @@ from layerscope.core.session import Session
 from layerscope.jupyter import _drawing as drawing, _heat as heat, _words as words
 from layerscope.plots._finishing import BLANK, CROSSED
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 @pytest.fixture
 def ds():

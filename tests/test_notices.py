@@ -18,6 +18,8 @@ from layerscope.cli import main
 from layerscope.errors import SweepWarning
 from layerscope.jupyter import LayerExplorer
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def fresh():
     return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))

@@ -12,6 +12,8 @@ from layerscope import plots, report, results, stats, testing
 from layerscope.errors import OptionError, ResultError
 from layerscope.report._across import differing
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 NAMES = ["model.layers.0", "model.layers.1", "model.layers.2"]
 NEWS, CODE = [0.5, 0.3, 0.1], [0.1, 0.32, 0.3]
 

@@ -115,6 +115,7 @@ def test_the_table_holds_what_classify_says(ds, one):
     assert "Critical: at or above 21.7 points" in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_finding_counts_and_names_the_worst_first():
     ds = testing.dataset(layers=12)
     said = report.finding(ds)
@@ -159,6 +160,7 @@ def test_undecided_layers_are_named_changes_have_one_unit_and_figures_are_counte
     assert " nats</td>" in verdict_table(ds, "loss", 1.0)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_metric_without_known_chance_has_values_and_no_verdicts_unless_told(ds):
     assert report.finding(ds, "loss").startswith("No verdicts: what chance gives is not known")
     table = verdict_table(ds, "loss", None)
@@ -170,6 +172,7 @@ def test_a_metric_without_known_chance_has_values_and_no_verdicts_unless_told(ds
     assert 'class="verdict critical"' in verdict_table(ds, "loss", 1.0)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_cells_that_are_not_there_are_told_apart(ds):
     partial = ds.copy(deep=True)
     for name in ("value", "difference"):
@@ -193,6 +196,7 @@ def test_several_results_come_with_a_comparison(evil):
     assert page.text.count("Side by side") == 1
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_results_are_judged_by_a_metric_that_they_share(ds):
     loss = testing.dataset(layers=2).sel(metric=["loss"])
     with pytest.raises(OptionError, match="no metric in all of these results 'error'"):
@@ -213,6 +217,7 @@ def test_what_is_no_mapping_of_results_is_refused(wrong):
 # How to compute it again
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_call_that_is_shown_gives_the_same_result(tmp_path):
     import torch
     from torch import nn
@@ -245,6 +250,7 @@ def test_the_call_that_is_shown_gives_the_same_result(tmp_path):
         assert scope["ds"][name].identical(found[name])
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_call_of_a_study_names_data_recipe_and_seeds(repository):
     run = repository / "papermill_runs" / "fcn-mnist" / "paper"
     call = again(results.open_dataset(run))
@@ -260,6 +266,7 @@ def test_the_call_of_a_study_names_data_recipe_and_seeds(repository):
 # Files
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_results_are_told_apart_by_their_folders(tmp_path, ds):
     for folder in ("x/a", "y/a"):
         results.save(ds, tmp_path / folder / "sweep.nc")
@@ -278,6 +285,7 @@ def test_results_are_told_apart_by_their_folders(tmp_path, ds):
         report.read(both)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_command_writes_a_page_and_says_where(tmp_path, capsys, ds):
     results.save(ds, tmp_path / "sweep.nc")
     out = tmp_path / "out" / "report.html"
@@ -415,6 +423,7 @@ def measured(layers: int = 6):
     return made.assign(measure_value=held).assign_coords(measure=["<i>odd</i>", "block_influence"])
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_measures_stand_beside_the_exact_effect_with_their_agreement():
     made = measured()
     text = report.page({"one": made})
@@ -427,5 +436,6 @@ def test_measures_stand_beside_the_exact_effect_with_their_agreement():
     assert "Cheap measures" not in report.page({"one": testing.dataset(layers=2)})
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_measures_of_too_few_layers_are_told_without_an_agreement():
     assert "can&#39;t be said" in report.page({"one": measured(2)})

@@ -22,6 +22,8 @@ from layerscope.core.sweep._call import called
 from layerscope.report._again import again
 from layerscope.zoo import training
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def fresh():
     return nn.Sequential(

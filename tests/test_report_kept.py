@@ -11,6 +11,8 @@ import pytest
 from layerscope import report, results, testing
 from layerscope.errors import ResultError
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def keeping(**states):
     """A Dataset that keeps states: for each name what is done, its error, and the change."""

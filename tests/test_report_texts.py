@@ -15,6 +15,8 @@ from layerscope import report, results, session as sessions, testing
 from layerscope.core.session import TextReader
 from layerscope.errors import ResultError
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 WORDS = ["<b>", " a", " cat", "\n", "é\ufffd", " &", " dog", " sat"]

@@ -151,7 +151,7 @@ def _changed(command):
 @pytest.mark.parametrize(
     ("declare", "count"),
     [
-        ('{"smoke": {"rate": 0.1}, "paper": {}}', 1),
+        pytest.param('{"smoke": {"rate": 0.1}, "paper": {}}', 1, marks=pytest.mark.slow),
         ('{"smoke": {"rate": 0.1}}\nsame_as = []\nminutes = {"smoke": 1}', 1),
         ('{"smoke": {"rate": 0.2}}', 2),
     ],

@@ -16,6 +16,8 @@ from layerscope.core.checkpoints import Series
 from layerscope.errors import SweepWarning
 from layerscope.results import AS_TRAINED, NO_EPOCH
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 PAIR = torch.randn(40, 32, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
 
 

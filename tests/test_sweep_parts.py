@@ -16,6 +16,8 @@ from layerscope.cli import main
 from layerscope.core.sweep._tasks import tasks_of
 from layerscope.errors import CheckpointError, DataError, OptionError, ResultError, SweepWarning
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 EPOCHS = (0, 3, 5)
 
 

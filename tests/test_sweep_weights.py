@@ -16,6 +16,8 @@ from layerscope.core.probe import Cell, CellTensors
 from layerscope.report._again import again
 from layerscope.results import NO_EPOCH
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 KINDS = ["zero", "rerandomize_matched", "noise(0.1)", "rerandomize"]
 
 
