@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -86,7 +87,7 @@ def resident():
 
 net = network(2_500_000)
 sizes = []
-for _ in range(10):
+for _ in range(20):
     opened(net, sweep=False).close()
     sizes.append(resident())
 print(sizes)
@@ -94,15 +95,23 @@ print(len(widget._instances), [t.name for t in threading.enumerate()])
 """
 
 
+# The C library gives back what was freed: what it would keep for later is nothing that is held.
+AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_ten_rounds_of_a_large_network_take_no_more_memory_than_two():
-    """Network of 70 MB; in a process of its own, whose memory is that of these alone."""
+def test_ten_more_rounds_of_a_large_network_take_no_more_memory_than_ten():
+    """Network of 70 MB; in a process of its own, whose memory is that of these alone.
+
+    From round to round it goes up and down by what threads of MKL and oneDNN keep between calls, 60
+    to 140 MB, whatever Python holds; of that nothing adds up.
+    """
     done = subprocess.run(
         [sys.executable, "-c", ROUNDS.format(root=str(ROOT))],
-        capture_output=True, text=True, check=True, cwd=ROOT,
+        capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | AT_ONCE,
     )  # fmt: skip
     sizes, left = done.stdout.splitlines()
     sizes = [float(size) for size in sizes.strip("[]").split(",")]
-    assert max(sizes[2:]) - min(sizes[1:]) < 10, sizes
+    assert max(sizes[10:]) < max(sizes[:10]) + 10, sizes
     assert left == "0 ['MainThread']"
