@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -226,6 +227,27 @@ def test_a_claim_keeps_others_away_until_it_is_given_back(tmp_path):
         assert theirs
 
 
+def test_a_claim_is_known_whatever_its_folder_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Store(tmp_path, IDENTITY).parts(1).claim("p"):
+        assert not Store(Path(), IDENTITY).parts(1).free("p")
+
+
+def test_a_claim_that_could_not_be_removed_keeps_its_own_process_from_nothing(
+    tmp_path, monkeypatch
+):
+    def fails(*_, **__):
+        raise OSError(errno.EROFS, "read-only")
+
+    parts = Store(tmp_path, IDENTITY).parts(1)
+    with monkeypatch.context() as patch, parts.claim("p"):
+        patch.setattr(Path, "unlink", fails)
+    assert (tmp_path / "parts-1" / "p.claim").is_symlink()
+    assert parts.free("p")
+    with parts.claim("p") as mine:
+        assert mine
+
+
 def _claim_and_die(folder) -> None:
     with Store(folder, IDENTITY).parts(1).claim("p"):
         os._exit(9)
@@ -243,6 +265,7 @@ def test_the_claim_of_a_process_that_died_is_nobodys(tmp_path):
 
 
 HERE = owners.Owner.here()
+PARENT = replace(HERE, pid=os.getppid(), start=owners._start_of(str(os.getppid())) or 0)
 LATER = replace(HERE, start=HERE.start + 1)
 ELSEWHERE = replace(HERE, boot="0" * 8, machine="1" * 8)
 CONTAINER = replace(HERE, space="0" * 8)
@@ -260,7 +283,8 @@ CONTAINER = replace(HERE, space="0" * 8)
         (replace(HERE, pid=10**9), 0),
         (replace(HERE, boot="0" * 8), 10**8),  # this machine, before it was started
         (CONTAINER, 31),
-        (HERE, 31),  # a process that is stopped
+        (PARENT, 31),  # a process that is stopped
+        (HERE, 0),  # given back by this process, and could not be removed
         (ELSEWHERE, 601),
     ],
 )
@@ -287,7 +311,7 @@ def test_who_was_not_waited_for_by_its_parent_is_gone_as_well(tmp_path):
     os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("mark", [HERE, CONTAINER, ELSEWHERE], ids=["here", "container", "far"])
+@pytest.mark.parametrize("mark", [PARENT, CONTAINER, ELSEWHERE], ids=["here", "container", "far"])
 def test_a_claim_lasts_while_it_is_renewed(tmp_path, mark):
     parts = Store(tmp_path, IDENTITY).parts(1)
     path = tmp_path / "parts-1" / "p.claim"

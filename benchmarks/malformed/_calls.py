@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from layerscope import results, testing
+from layerscope import plots, results, testing
 from layerscope.cli import main
 from layerscope.errors import LayerscopeError
 from layerscope.paper import reproduce
@@ -129,6 +129,12 @@ def _build_line(folder: Path) -> None:
     (folder / _ARGUMENTS).write_text(json.dumps(["show", "sweep.nc"]))
 
 
+def _without_figures(folder: Path) -> Any:
+    """Everything but the figures of a report, which take seconds whatever the arguments are."""
+    with mock.patch.object(plots, "embed", return_value=""):
+        return _call(folder)
+
+
 _COMMANDS: dict[str, list[list[str]]] = {
     "show": [["VALUE"], ["sweep.nc", "--metric", "VALUE"]],
     "report": [["VALUE"], ["sweep.nc", "--metric", "VALUE"], ["sweep.nc", "-o", "VALUE"]],
@@ -163,5 +169,5 @@ def _line_cases(folder: Path, chance: random.Random, each: int) -> Iterator[Case
 
 READERS = (
     Reader("parameters (-p)", _build_parameters, _reproduce, _parameter_cases),
-    Reader("command line", _build_line, _call, _line_cases),
+    Reader("command line", _build_line, _without_figures, _line_cases),
 )

@@ -30,6 +30,7 @@ from layerscope.errors import ResultError
 __all__ = [
     "Owner",
     "draft_of",
+    "is_touching",
     "keep_touching",
     "left_beside",
     "make_temporary",
@@ -244,6 +245,11 @@ def stop_touching(path: Path) -> None:
     _HEART.discard(path)
 
 
+def is_touching(path: Path) -> bool:
+    """Tell whether this process keeps touching a file, whatever it calls its folder."""
+    return _HEART.has(path)
+
+
 class _Heart:
     """A thread that touches files of this process, while there are any."""
 
@@ -262,6 +268,12 @@ class _Heart:
     def discard(self, path: Path) -> None:
         with self._lock:
             self._paths.discard(path)
+
+    def has(self, path: Path) -> bool:
+        folder = os.path.realpath(path.parent)
+        with self._lock:
+            named = [each for each in self._paths if each.name == path.name]
+        return any(os.path.realpath(each.parent) == folder for each in named)
 
     def touch(self) -> bool:
         """Touch all that are still there; False, and at rest, where none is."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from layerscope.base import files
-from layerscope.base.owners import Owner, keep_touching, stop_touching
+from layerscope.base.owners import Owner, is_touching, keep_touching, stop_touching
 from layerscope.errors import ResultError
 
 __all__ = ["SUFFIX", "Claims"]
@@ -100,6 +100,8 @@ class Claims:
         owner = Owner.of(mark)
         if owner is None or owner.is_gone(last):
             return False
+        if mark == str(Owner.here()) and not is_touching(path):
+            return False  # given back, and could not be removed
         return not self._is_silent(path, owner, last)
 
     def _is_silent(self, path: Path, owner: Owner, last: float) -> bool:
