@@ -34,7 +34,7 @@ def _call(folder: Path) -> Any:
             status = main(arguments)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
-    told = failed.getvalue()
+    told = failed.getvalue().rpartition("\r")[2]  # after what progress there was
     if status and told.lstrip().startswith("layerscope:"):
         raise LayerscopeError(told)
     if status:

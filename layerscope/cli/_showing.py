@@ -220,4 +220,5 @@ def _run_report(options: argparse.Namespace) -> None:
         critical=options.critical,
         title=options.title,
     )
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    # As it was written: a folder that ".." leads out of need not be there.
+    print(f"{path} ({path.resolve().stat().st_size / 1e6:.1f} MB)")
