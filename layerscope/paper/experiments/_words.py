@@ -309,9 +309,14 @@ def _leaning(those: Sequence[Sequence[Claim]]) -> str:
     if not max(against):
         return said
     worst = those[against.index(max(against))]
-    known = rules.RULES.get(worst[0].rule)
     often = f" in {_number(max(against))} of {_number(len(worst))} cases" if len(worst) > 1 else ""
-    return f"{said}; against it leans “{known.claim if known else worst[0].paper}”{often}"
+    return f"{said}; against it leans “{_claimed(worst[0])}”{often}"
+
+
+def _claimed(one: Claim) -> str:
+    """Say what is claimed, in the words of its rule where it has one."""
+    known = rules.RULES.get(one.rule)
+    return known.claim if known else one.paper
 
 
 def _capitalised(text: str) -> str:
@@ -319,8 +324,7 @@ def _capitalised(text: str) -> str:
 
 
 def _of_rule(those: Sequence[Claim]) -> str:
-    known = rules.RULES.get(those[0].rule)
-    claim = known.claim if known else those[0].paper
+    known, claim = rules.RULES.get(those[0].rule), _claimed(those[0])
     otherwise = known.otherwise if known else f"not so: {claim}"
     count = {answer: sum(c.agrees is answer for c in those) for answer in (True, False, None)}
     if len(those) > 1 and count[None] == len(those):
