@@ -117,7 +117,7 @@ class Run:
 
     @property
     def detail(self) -> str:
-        """What came out in detail; empty where `found` and the statements say it all."""
+        """Result in detail; empty where `found` and the statements say it all."""
         said = self.finding
         known = said.rstrip(".") == self.found or any(c.paper in said for c in self.claims)
         return "" if known else said
