@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from layerscope.paper.experiments._catalogue import EXPERIMENTS, SCALES, Experiment, Scale, find
 from layerscope.paper.experiments._generalising import generalisation
-from layerscope.paper.experiments._keeping import costliest, file_name, keep, ranked, told
+from layerscope.paper.experiments._keeping import file_name, keep, ranked, told
 from layerscope.paper.experiments._probing import (
     SERIES_VARIABLE,
     caption,
@@ -57,7 +57,6 @@ __all__ = [
     "Scale",
     "augmentation",
     "caption",
-    "costliest",
     "file_name",
     "find",
     "fitted",

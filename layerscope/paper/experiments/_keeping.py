@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from layerscope.paper.analyses import Finding
 
-__all__ = ["costliest", "file_name", "keep", "ranked", "told"]
+__all__ = ["file_name", "keep", "ranked", "told"]
 
 _WORST_FIRST = (
     *("critical", "not finite", "intermediate", "robust", "not moved", "undecided", "refused"),
@@ -212,7 +212,14 @@ def ranked(
     >>> ranked("A network", testing.dataset(layers=2), "error")
     'A network. Trained, its error is 0.02; it rises most by layer1 (+0.88), layer2 (+0.298).'
     """
-    order = _costs(ds, metric, perturbation)
+    from layerscope import results, stats
+
+    which = results.perturbation_name(ds, perturbation)
+    moved = stats.degradation(ds).sel(metric=metric, perturbation=which)
+    first = moved.dropna("epoch", how="all").isel(epoch=0)
+    costs = first.drop_sel(layer=results.FULL_MODEL, errors="ignore")
+    means = costs.mean([dim for dim in costs.dims if dim != "layer"]).to_series().dropna()
+    order = means.sort_values(ascending=False)
     level = float(ds["baseline"].sel(metric=metric).mean())
     said = (
         f"{title}. Trained, its {metric} is {level:.3g}; it rises most by {_listed(order[:_ENDS])}"
@@ -225,42 +232,6 @@ def ranked(
         known = ", ".join(f"{row.measure} {row.value:.2f}" for row in rows.itertuples())
         said += f". Rank correlation with it: {known}"
     return f"{said}."
-
-
-def costliest(what: str, ds: xr.Dataset, metric: str, perturbation: str | None = None) -> str:
-    """Say in a few words which layer costs most and which least, as the lead of an experiment.
-
-    Parameters
-    ----------
-    what : str
-        What was done to the layers.
-    ds, metric, perturbation
-        As for `ranked`.
-
-    Examples
-    --------
-    >>> from layerscope import testing
-    >>> costliest("Back at the start", testing.dataset(layers=2), "error")
-    'Back at the start, layer1 costs most (+0.88 of error) and layer2 least (+0.298)'
-    """
-    order = _costs(ds, metric, perturbation)
-    most, least = order.index[0], order.index[-1]
-    return (
-        f"{what}, {most} costs most ({order.iloc[0]:+.3g} of {metric}) and {least} least "
-        f"({order.iloc[-1]:+.3g})"
-    )
-
-
-def _costs(ds: xr.Dataset, metric: str, perturbation: str | None) -> pd.Series:
-    """Mean degradation of every layer at the first epoch that was swept, the largest first."""
-    from layerscope import results, stats
-
-    which = results.perturbation_name(ds, perturbation)
-    moved = stats.degradation(ds).sel(metric=metric, perturbation=which)
-    first = moved.dropna("epoch", how="all").isel(epoch=0)
-    costs = first.drop_sel(layer=results.FULL_MODEL, errors="ignore")
-    means = costs.mean([dim for dim in costs.dims if dim != "layer"]).to_series().dropna()
-    return means.sort_values(ascending=False)
 
 
 def _listed(costs: pd.Series) -> str:
