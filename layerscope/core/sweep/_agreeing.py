@@ -141,13 +141,17 @@ def following(workers: Agreement | None) -> Iterator[None]:
 def _first(client: Client, device: str | torch.device, show: bool) -> About:
     """Ask whichever worker has time first."""
     asked, patience = client.submit(worker.about, str(device), pure=False), Patience(client)
-    with progress.bar(1, "wait for workers", "worker", show=show) as advance:
-        while True:
-            try:
-                found = asked.result(timeout=_LOOK_EVERY_S)
-                break
-            except TimeoutError:
-                advance(0, cluster=patience.look(count_workers(client), met=False))
+    try:
+        with progress.bar(1, "wait for workers", "worker", show=show) as advance:
+            while True:
+                try:
+                    found = asked.result(timeout=_LOOK_EVERY_S)
+                    break
+                except TimeoutError:
+                    advance(0, cluster=patience.look(count_workers(client), met=False))
+    finally:
+        # A wait that ran out leaves a traceback that holds this frame, and with it the answer.
+        asked.release()
     if isinstance(found, LayerscopeError):
         raise found
     assert isinstance(found, About)
