@@ -62,6 +62,23 @@ def with_frame(
     )
 
 
+def side_by_side(left: Any, right: Any, inches: tuple[float, float], gap: float) -> hv.Layout:
+    """Put two figures beside each other, each with axes of its own.
+
+    `inches` of both together, and the gap between them as a share of one, are matplotlib's.
+    """
+    layout = hv.Layout([left, right]).cols(2)
+    return layout.opts(backend="bokeh", shared_axes=False).opts(
+        backend="matplotlib",
+        shared_axes=False,
+        fig_inches=inches,
+        fig_bounds=(0, 0, 1, 1),
+        sublabel_format="",
+        hspace=gap,
+        aspect_weight=0,
+    )
+
+
 def put_legend_below(axes: Any, columns: int, longest: int | None = None) -> None:
     """Put a legend of matplotlib's below its axes and their name, where it hides nothing.
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from layerscope import results, stats
 from layerscope.errors import choose
-from layerscope.plots._backends import both, with_frame
+from layerscope.plots._backends import both, side_by_side, with_frame
 from layerscope.plots._colours import LINES, shades
 from layerscope.plots._hover import tooltips
 from layerscope.plots._names import shorten_layers, within
@@ -79,17 +79,8 @@ def barriers(
         {"xlabel": "α", "ylabel": unit, "xlim": (-0.02, 1.02)},
         within(_single(way)),
     )
-    layout = hv.Layout([left, _heights(found, f"barrier ({metric})")]).cols(2)
-    # Inches for the legend of the left side, which stands between the two.
-    return layout.opts(backend="bokeh", shared_axes=False).opts(
-        backend="matplotlib",
-        shared_axes=False,
-        fig_inches=(9.2, 2.9),
-        fig_bounds=(0, 0, 1, 1),
-        sublabel_format="",
-        hspace=0.62,
-        aspect_weight=0,
-    )
+    # The legend of the left side stands between the two.
+    return side_by_side(left, _heights(found, f"barrier ({metric})"), (9.2, 2.9), 0.62)
 
 
 def _of(ds: xr.Dataset, table: pd.DataFrame, towards: str, epoch: int) -> pd.DataFrame:

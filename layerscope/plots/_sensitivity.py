@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
-from layerscope.plots._backends import FONT_SIZES, both, drop_sizing_mode, escape_braces
+from layerscope.plots._backends import both, side_by_side, with_frame
 from layerscope.plots._colours import shades
 from layerscope.plots._grids import draw_cells, with_looks
 from layerscope.plots._names import shorten_layers
@@ -59,22 +59,13 @@ def sensitivity(
     found = stats.sensitivity(ds, metric, **options)
     info = results.metric(ds, found.attrs["metric"])
     heading = "Layers with another verdict" if title is None else title
-    layout = hv.Layout([_grid(found, info.label, heading), _layers(found)]).cols(2)
-    return layout.opts(backend="bokeh", shared_axes=False).opts(
-        backend="matplotlib",
-        shared_axes=False,
-        fig_inches=(8.6, 3.2),
-        fig_bounds=(0, 0, 1, 1),
-        sublabel_format="",
-        hspace=0.5,
-        aspect_weight=0,
-    )
+    return side_by_side(_grid(found, info.label, heading), _layers(found), (8.6, 3.2), 0.5)
 
 
 def _grid(found: xr.Dataset, metric: str, title: str) -> hv.Overlay:
     """Draw how many layers change at each pair."""
     changed = found["n_changed"].transpose("critical", "robust")
-    # Thresholds are numbers: a heat map of HoloViews would put the cross by the place in a list.
+    # Thresholds are numbers: a heat map of HoloViews would put the mark by the place in a list.
     cells = both(
         hv.QuadMesh(
             (found["robust"].values, found["critical"].values, changed.values),
@@ -94,7 +85,8 @@ def _grid(found: xr.Dataset, metric: str, title: str) -> hv.Overlay:
     )
     unit = found.attrs["critical_unit"]
     below = f"critical from here on, in {metric if unit == 'metric' else unit}"
-    return _framed(hv.Overlay([cells, mark]), title, f"robust up to here, in {metric}", below)
+    axes = {"xlabel": f"robust up to here, in {metric}", "ylabel": below}
+    return with_frame(hv.Overlay([cells, mark]), title, axes)
 
 
 def _layers(found: xr.Dataset) -> hv.HeatMap:
@@ -123,17 +115,3 @@ def _layers(found: xr.Dataset) -> hv.HeatMap:
     scale = Scale(0.0, 1.0, False, 2, shades())
     title = "How often a layer is judged what"
     return draw_cells(with_looks(cells, scale), scale, title, "share of all pairs", "verdict")
-
-
-def _framed(drawn: Any, title: str, below: str, beside: str) -> Any:
-    return both(
-        drawn,
-        {"title": escape_braces(title), "xlabel": below, "ylabel": beside},
-        {
-            "frame_width": 360,
-            "frame_height": 280,
-            "toolbar": "above",
-            "hooks": [lambda plot, _: drop_sizing_mode(plot)],
-        },
-        {"aspect": "auto", "show_frame": False, "fontsize": FONT_SIZES},
-    )

@@ -71,7 +71,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "How far a layer's weights are from their values before training: the Euclidean norm of "
         "the difference with each tensor divided by √fan-in, and its largest entry.",
     ),
-    ("JPEG", "Pictures that were saved as JPEG once, which costs some accuracy."),
+    ("JPEG", "Pictures that were saved as JPEG once; the paper's were not."),
     ("reduced", "Less data, a smaller network or fewer epochs than in the paper; it says which."),
 )
 
