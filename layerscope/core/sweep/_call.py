@@ -48,11 +48,11 @@ def called(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
     {'draws': 5, 'scale': {'__yours__': 'max'}}
     """
     return {
-        name: _plain(arguments[name])
+        name: plain
         for name, parameter in inspect.signature(function).parameters.items()
         if (name not in _TOLD_ELSEWHERE + _WITHOUT_EFFECT or _is_name(name, arguments.get(name)))
         and arguments[name] is not parameter.default
-        and _plain(arguments[name]) != _plain(parameter.default)
+        and (plain := _plain(arguments[name])) != _plain(parameter.default)
     }
 
 

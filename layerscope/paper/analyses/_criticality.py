@@ -194,6 +194,7 @@ class _Points:
                 self._train,
                 layers=self._rows(layers),
                 whole=False,
+                # By name: to describe functions takes longer than a small network's cells.
                 perturbations=[_point(*point) for point in points],
                 metrics=["error"],
                 epochs=[self._start],
@@ -288,9 +289,9 @@ def criticality(grid: xr.Dataset, epsilon: float | None = None) -> xr.Dataset:
     )
 
 
-def _point(alpha: float, sigma: float) -> perturb.Perturbation:
+def _point(alpha: float, sigma: float) -> str:
     # The package's interpolation goes from the trained network to the checkpoint.
-    return perturb.interpolate(1 - alpha).then(perturb.noise(sigma))
+    return perturb.interpolate(1 - alpha).then(perturb.noise(sigma)).name
 
 
 def _error(values: Sequence[float]) -> float:
@@ -308,7 +309,7 @@ def _add(
         for point in points:
             known = found.setdefault((layer, *point), [])
             if len(known) < 2 or _error(known) > within:
-                cell = values.sel(layer=layer, perturbation=_point(*point).name)
+                cell = values.sel(layer=layer, perturbation=_point(*point))
                 known.extend(cell.values.ravel().tolist())
 
 
