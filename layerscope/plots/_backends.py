@@ -11,10 +11,11 @@ from bokeh.models import NoOverlap
 
 from layerscope.base.validate import describe
 from layerscope.errors import OptionError
+from layerscope.plots._clearing import keep_clear
 from layerscope.plots._epochs import Epochs
 from layerscope.plots._layout import Room, arrange
 
-_NARROW = 4.5  # inches; in narrower figures legends stand below
+NARROW = 4.5  # inches; in narrower figures legends stand below
 FONT_SIZES = {"title": 8, "labels": 8, "ticks": 7, "legend": 7, "cticks": 7}
 
 
@@ -86,9 +87,10 @@ def put_legend_below(axes: Any, columns: int, longest: int | None = None) -> Non
     """
     from matplotlib.transforms import ScaledTranslation
 
-    lines = 1 + axes.get_xlabel().count("\n")
+    below = axes.xaxis.get_tightbbox()
+    reach = 0.0 if below is None else axes.get_window_extent().y0 - below.y0
     # From the left end of the names of ticks.
-    down = ScaledTranslation(-0.3, -(0.24 + 0.14 * lines), axes.figure.dpi_scale_trans)
+    down = ScaledTranslation(-0.3, -reach / axes.figure.dpi - 0.06, axes.figure.dpi_scale_trans)
     _put_legend(axes, columns, longest, (0, 0), axes.transAxes + down)
 
 
@@ -173,18 +175,21 @@ def _break(axes: Any, place: float) -> None:
 
 
 def _fit(axes: Any, room: Room, *, epochs: Epochs | None) -> None:
-    """Put the legend beside wide axes, and below narrow ones; name the epochs there is room for."""
+    """Put the legend beside wide axes, and below narrow ones; name what there is room for."""
+    keep_clear(axes)
     if epochs is not None:
         places, names = zip(*epochs.ticks(72 * room.wide), strict=True)
         axes.set_xticks(places, names)
     legend = axes.get_legend()
     if legend is None:
         return
-    if room.figure >= _NARROW:
+    if room.figure >= NARROW:
         _put_legend(axes, 1, None, (1.02, 1), axes.transAxes)
         return
     longest = max((len(text.get_text()) for text in legend.get_texts()), default=1)
-    put_legend_below(axes, max(int(room.figure * 72 / (4.2 * longest + 34)), 1))
+    # As wide as the axes with the names of ticks to their left, and what margin there is.
+    wide = min(room.wide + 0.55, room.figure)
+    put_legend_below(axes, max(int(wide * 72 / (4.2 * longest + 34)), 1))
 
 
 def _finish_matplotlib(

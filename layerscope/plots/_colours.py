@@ -15,7 +15,16 @@ from layerscope.errors import OptionError
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
-__all__ = ["FULL_CHANGE", "LINES", "NO_NUMBER", "ColourMap", "ink", "loss_colour", "shades"]
+__all__ = [
+    "FULL_CHANGE",
+    "LINES",
+    "NO_NUMBER",
+    "ColourMap",
+    "ink",
+    "legible",
+    "loss_colour",
+    "shades",
+]
 
 ColourMap: TypeAlias = "str | Sequence[str] | Colormap"
 """A name known to matplotlib, Bokeh or colorcet; colours to go between; a map of matplotlib's."""
@@ -52,12 +61,34 @@ def shades(cmap: ColourMap | None = None, *, reverse: bool = False) -> list[str]
 
 def ink(colour: str) -> str:
     """Black or white, whichever has the higher contrast on `colour` (WCAG 2.2)."""
+    # Where both have the same; the lower of the two is nowhere below 4.58.
+    return "#000000" if _luminance(colour) > 0.179 else "#ffffff"
+
+
+def legible(colour: str) -> str:
+    """Darken a colour until its contrast on white is 4.5 (WCAG 2.2, for text).
+
+    Examples
+    --------
+    >>> legible("#0072b2"), legible("#56b4e9")
+    ('#0072b2', '#37739e')
+    """
+    from matplotlib.colors import to_hex, to_rgb
+
+    rgb = np.array(to_rgb(colour))
+    shares = (share for share in np.linspace(1, 0, 101) if _contrast(to_hex(share * rgb)) >= 4.5)
+    return str(to_hex(next(shares) * rgb))
+
+
+def _contrast(colour: str) -> float:
+    return 1.05 / (_luminance(colour) + 0.05)
+
+
+def _luminance(colour: str) -> float:
     from matplotlib.colors import to_rgb
 
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    luminance = float(np.dot([0.2126, 0.7152, 0.0722], linear))
-    # Where both have the same; the lower of the two is nowhere below 4.58.
-    return "#000000" if luminance > 0.179 else "#ffffff"
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
 def loss_colour(change: float) -> str:

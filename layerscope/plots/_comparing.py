@@ -249,7 +249,8 @@ def _profile(
         shared["xlim"] = (scale.low - margin * (not scale.log), scale.high + margin)
     return both(
         hv.Overlay(parts),
-        shared | {"legend_position": "bottom_right"},
+        # Beyond 25 parts HoloViews leaves the legend out, as of seven runs.
+        shared | {"legend_position": "bottom_right", "legend_limit": 1000},
         bokeh={
             "xlabel": wrap(shared["xlabel"], _WIDE),
             "frame_width": _WIDE,

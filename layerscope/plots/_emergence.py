@@ -89,10 +89,10 @@ def emergence(
     if act.uses_checkpoint and title is None:
         heading = f"When layers became critical: reset to {unit} {found.attrs['epoch']}"
     if lines:
-        axis = epochs_along(found["model_epoch"].values.tolist(), unit)
+        axis = epochs_along(found["model_epoch"].values.tolist(), f"{unit} of the trained network")
         parts = [_limit(found, axis), *layer_lines(found, _placed(cells, found, axis), scale)]
         axes = {
-            "xlabel": f"{axis.words} of the trained network",
+            "xlabel": axis.words,
             "ylabel": label,
             "xticks": axis.ticks(360.0),
             "xlim": axis.ends,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layerscope.plots._thinning import columns_named, evenly, length
+from layerscope.plots._thinning import columns_named, length, round_first
 
 __all__ = ["LONG", "Epochs", "epochs_along"]
 
@@ -36,9 +36,9 @@ class Epochs(NamedTuple):
         names = [str(epoch) for epoch in self.places]
         low, high = self.ends
         at = [points * (place - low) / (high - low) for place in self.places.values()]
-        round_ones = [i for i, name in enumerate(names) if name.rstrip("0") == "1"]
-        order = evenly(len(names), [0, len(names) - 1, *round_ones])
-        kept = columns_named(at, [length(name) for name in names], order, _GAP)
+        lengths = [length(name) for name in names]
+        order = round_first(names, at, lengths, [0, len(names) - 1], _GAP)
+        kept = columns_named(at, lengths, order, _GAP)
         return [(list(self.places.values())[i], names[i]) for i in kept]
 
 

@@ -14,7 +14,7 @@ from bokeh.transform import dodge
 from layerscope.plots._backends import drop_sizing_mode
 from layerscope.plots._colours import NO_NUMBER
 from layerscope.plots._names import shorten, shorten_layers
-from layerscope.plots._thinning import columns_named, evenly, standing_out
+from layerscope.plots._thinning import columns_named, evenly, round_first, standing_out
 
 _MOST_PRINTED = 400
 _LINE_PIXELS = 11.5
@@ -202,9 +202,13 @@ def _few_names(element: hv.HeatMap, name: str, size: _Size) -> dict[str, str]:
     along = size.pixels[0 if name == "column" else 1] / len(names)
     upright = name == "layer" or is_crowded(element)
     lengths = [_LINE_PIXELS if upright else 6.0 * len(each) for each in names.values()]
-    first = row_order_of(element) if name == "layer" else needed_columns(list(names))
-    order = evenly(len(names), first)
-    kept = columns_named([at * along for at in range(len(names))], lengths, order, 0.0)
+    places = [at * along for at in range(len(names))]
+    if name == "layer":
+        order = evenly(len(names), row_order_of(element))
+    else:
+        needed = needed_columns(list(names))
+        order = round_first(list(names.values()), places, lengths, needed, 0.0)
+    kept = columns_named(places, lengths, order, 0.0)
     return {
         each: told if at in kept else _blank(at) for at, (each, told) in enumerate(names.items())
     }

@@ -32,6 +32,7 @@ UNBOUND = 20.0
 
 _GAP, _ROW_GAP = 0.12, 0.14
 _BAR_GAP, _BAR, _HIGHEST_BAR = 0.08, 0.1, 2.4
+_OVER = 0.2  # inches by which the label of an axis may be longer than that
 _ROUNDS = 3  # names that fit depend on the room, and the room on the names
 _ARRANGEMENT, _RIDER = "_layerscope_arrangement", "_layerscope_rider"
 
@@ -95,7 +96,9 @@ def lay_out(figure: Any, width: float | None) -> None:
     """
     panels = _panels(figure)
     words = {
-        text: (text.get_text(), axes) for axes in panels for text in (axes.title, axes.xaxis.label)
+        text: (text.get_text(), axes)
+        for axes in panels
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label)
     }
     wide = {axes: axes.get_position().width * figure.get_figwidth() for axes in panels}
     rows = [panels]
@@ -251,12 +254,28 @@ def _place_bar(bar: Any, beside: tuple[float, float, float], size: tuple[float, 
 def _keep_within(text: Any, said: str, axes: Any, around: _Margins) -> None:
     """Break a title, or an axis' label, so that it stays within what its axes take across."""
     figure = axes.figure
+    if text is axes.yaxis.label:
+        # Titles stand above: what is higher than its axes would reach them.
+        high = axes.get_window_extent().height / figure.dpi
+        text.set_text(wrapped(figure, text, said, high + _OVER, upright=True))
+        return
     inner = axes.get_window_extent().width / figure.dpi
     block = around.left + inner + around.right
     text.set_text(wrapped(figure, text, said, block))
     half = text.get_window_extent().width / figure.dpi / 2
     low, high = half - around.left, inner + around.right - half
     text.set_x(min(max(inner / 2, low), max(high, low)) / inner)
+
+
+def _filled(line: str, signs: int) -> str:
+    """Break a line into as few as can be, of about the same length: no word stands alone."""
+    broken = textwrap.wrap(line, signs, break_long_words=True)
+    for fewer in range(signs - 1, 5, -1):
+        shorter = textwrap.wrap(line, fewer, break_long_words=False)
+        if len(shorter) > len(broken) or max(map(len, shorter)) > signs:
+            break
+        broken = shorter
+    return "\n".join(broken)
 
 
 def wrapped(figure: Any, text: Any, said: str, room: float, *, upright: bool = False) -> str:
@@ -267,7 +286,6 @@ def wrapped(figure: Any, text: Any, said: str, room: float, *, upright: bool = F
         box = text.get_window_extent()
         long = (box.height if upright else box.width) / figure.dpi
         if long > room > 0:
-            signs = max(int(len(line) * room / long), 6)
-            line = textwrap.fill(line, signs, break_long_words=True)
+            line = _filled(line, max(int(len(line) * room / long), 6))
         lines.append(line)
     return "\n".join(lines)

@@ -158,7 +158,8 @@ def layer_lines(
         look = looks.get(str(name), _NETWORK_LOOK)
         parts += _curve(of_layer, names[str(name)], look) if look.named else []
     parts += _crosses(table, looks)
-    return parts + outlying(table, single, names, scale)
+    inks = {name: look.colour for name, look in looks.items()}
+    return parts + outlying(table, inks, names, scale)
 
 
 class _Look(NamedTuple):

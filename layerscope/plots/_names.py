@@ -26,11 +26,13 @@ def shorten(names: Sequence[str], longest: int = 40) -> dict[str, str]:
     if all(len(name) <= longest for name in names):
         return {name: name for name in names}
     front = _shared(names)
-    cut = {name: _cut(name, front, longest) for name in names}
-    while len(set(cut.values())) < len(cut):
+    while True:
+        # What tells names apart may lie in the middle: of "0.blocks.7.attention.output", the 7.
+        for head in (longest - 1) // 3, (longest - 1) // 2, 2 * (longest - 1) // 3:
+            cut = {name: _cut(name, front, longest, head) for name in names}
+            if len(set(cut.values())) == len(cut):
+                return cut
         longest += 4
-        cut = {name: _cut(name, front, longest) for name in names}
-    return cut
 
 
 def shorten_layers(names: Sequence[str], longest: int = 40) -> dict[str, str]:
@@ -114,10 +116,9 @@ def _shared(names: Sequence[str]) -> str:
     return "".join(f"{part}." for part in parts[0][:same])
 
 
-def _cut(name: str, front: str, longest: int) -> str:
+def _cut(name: str, front: str, longest: int, head: int) -> str:
     if front and name.startswith(front):
         name = "…" + name.removeprefix(front)
     if len(name) <= longest:
         return name
-    head = (longest - 1) // 3
     return name[:head] + "…" + name[len(name) - (longest - 1 - head) :]

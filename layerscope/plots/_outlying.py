@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import holoviews as hv
 import numpy as np
 import pandas as pd
 
-from layerscope.plots._backends import both, escape_dollars
+from layerscope.plots._backends import both
+from layerscope.plots._clearing import CURVE_NAME
+from layerscope.plots._colours import legible
 from layerscope.plots._scales import Scale
 
 __all__ = ["outlying"]
@@ -17,25 +19,29 @@ __all__ = ["outlying"]
 _MOST = 6
 _APART = 0.12  # of the scale, from the median curve
 _NEAR = 0.07, 0.8  # of the scale, and along the axis: within it two names would lie on each other
-_INK = "#222222"
 
 
 def outlying(
-    table: pd.DataFrame, layers: Sequence[str], names: Mapping[str, str], scale: Scale
+    table: pd.DataFrame,
+    colours: Mapping[str, str],
+    names: Mapping[str, str],
+    scale: Scale,
 ) -> list[Any]:
     """Name the curves that lie far from most, at the checkpoint where they lie farthest.
+
+    Names have the colours of their curves, darkened where these are too pale for text.
 
     Parameters
     ----------
     table : DataFrame
         ``layer``, ``place`` and ``value``.
-    layers : sequence of str
-        Those that may be named.
+    colours : mapping of str to str
+        Of the layers that may be named.
     names : mapping of str to str
         How they are written.
     scale : Scale
     """
-    single = table[table["layer"].isin(list(layers)) & np.isfinite(table["value"])]
+    single = table[table["layer"].isin(list(colours)) & np.isfinite(table["value"])]
     if single.empty:
         return []
     share = single["value"].map(scale.share)
@@ -48,19 +54,26 @@ def outlying(
             kept.append(row)
     if not kept:
         return []
-    places = [(row.place, row.value, names[str(row.layer)]) for row in kept]
-    labels = hv.Labels(pd.DataFrame(places, columns=["place", "value", "name"]), ["place", "value"])
+    told = [
+        (row.place, row.value, names[str(row.layer)], legible(colours[str(row.layer)]))
+        for row in kept
+    ]
+    labels = hv.Labels(
+        pd.DataFrame(told, columns=["place", "value", "name", "ink"]),
+        ["place", "value"],
+        ["name", "ink"],
+    )
     return [
         both(
             labels,
             {},
             bokeh={
                 "text_font_size": "8pt",
-                "text_color": _INK,
+                "text_color": "ink",
                 "text_align": "left",
                 "hooks": [_move_bokeh],
             },
-            matplotlib={"size": 7, "color": _INK, "hooks": [_move_matplotlib]},
+            matplotlib={"size": 7, "hooks": [_move_matplotlib]},
         )
     ]
 
@@ -75,14 +88,11 @@ def _move_bokeh(plot: Any, element: hv.Labels) -> None:  # noqa: ARG001
     plot.handles["glyph"].update(x_offset=7, y_offset=-4)
 
 
-def _move_matplotlib(plot: Any, element: hv.Labels) -> None:  # noqa: ARG001
+def _move_matplotlib(plot: Any, element: hv.Labels) -> None:
+    """Put names beside their points, where they hide least; `keep_clear` finds where."""
     from matplotlib.patheffects import withStroke
-    from matplotlib.transforms import ScaledTranslation
 
-    axes = plot.handles["axis"]
-    beside = ScaledTranslation(4 / 72, 2 / 72, axes.figure.dpi_scale_trans)
-    for text in axes.texts:
-        text.set(text=escape_dollars(text.get_text()), ha="left", va="bottom")
-        text.set_transform(axes.transData + beside)
-        text.set_zorder(50)
+    inks = element.dimension_values("ink")
+    for text, ink in zip(plot.handles["artist"], inks, strict=True):
+        text.set(color=ink, zorder=50, gid=CURVE_NAME)
         text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])

@@ -9,7 +9,7 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 
-from layerscope.plots._backends import FONT_SIZES, escape_dollars
+from layerscope.plots._backends import FONT_SIZES, NARROW, escape_dollars
 from layerscope.plots._finishing import (
     MARKS,
     OUTSIDE,
@@ -20,7 +20,14 @@ from layerscope.plots._finishing import (
 )
 from layerscope.plots._layout import UNBOUND, Room, arrange, ride
 from layerscope.plots._names import shorten_layers
-from layerscope.plots._thinning import POINTS, Named, columns_named, evenly, length, rows_named
+from layerscope.plots._thinning import (
+    POINTS,
+    Named,
+    columns_named,
+    length,
+    round_first,
+    rows_named,
+)
 
 __all__ = [
     "add_colour_bar",
@@ -32,7 +39,7 @@ __all__ = [
 ]
 
 _GAP = 3.0  # points between two names
-_NAMES_SHARE = 0.36  # of a figure's width, at most for the names of rows
+_NAMES_SHARE = 0.36, 0.3  # of a figure's width, at most for the names of rows; of a narrow one
 _LEADER = 9.0  # points between rows and names that do not stand at them
 _MARK = 3.0
 _AT_ITS_ROW = 0.3  # rows that a name may stand off before a line leads to it
@@ -64,7 +71,7 @@ def finish_matplotlib(
         drawn.remove()
     plot.handles["cell_extras"] = _draw(axes, element, printed=printed)
     fit = partial(_fit, element=element, printed=printed, named=plot.yaxis is not None)
-    arrange(axes, lambda _: inches[1], fit, least=0.11 * min(_columns(element), 9) + 0.25)
+    arrange(axes, lambda _: inches[1], fit, least=0.1 * min(_columns(element), 9) + 0.25)
     fit(axes, Room(*inches, UNBOUND, first=False))
 
 
@@ -87,9 +94,9 @@ def _fit(axes: Any, room: Room, *, element: hv.HeatMap, printed: bool, named: bo
     for mark in axes.lines:
         _fit_mark(mark, cell, beside=fits)
     _name_columns(axes, element, room)
+    # Of panels side by side the first one may name the rows of all.
+    axes.yaxis.set_visible(named or room.first)
     _name_rows(axes, element, room)
-    if not named:
-        axes.yaxis.set_visible(room.first)
 
 
 def _fit_mark(mark: Any, cell: tuple[float, float], *, beside: bool) -> None:
@@ -111,13 +118,15 @@ def _name_columns(axes: Any, element: hv.HeatMap, room: Room) -> None:
 def name_columns(axes: Any, names: Sequence[str], room: Room, at: Callable[[float], float]) -> None:
     """Name columns below them: upright where they are long, or those needed most don't fit."""
     needed, wide = needed_columns(names), room.wide * 72 / len(names)
-    order = evenly(len(names), needed)
-    places = [column * wide for column in range(len(names))]
-    kept = columns_named(places, [length(name) for name in names], order, _GAP)
-    upright = max(map(len, names)) > _LONG or not set(needed) <= set(kept)
+    places, lengths = [column * wide for column in range(len(names))], list(map(length, names))
+    order = round_first(names, places, lengths, needed, _GAP)
+    kept = columns_named(places, lengths, order, _GAP)
+    long = max(map(len, names)) > _LONG and len(kept) < len(names)
+    upright = long or not set(needed) <= set(kept)
     named = [Named(column, float(column)) for column in kept]
     if upright:
-        named = rows_named(len(names), 72 * room.wide, needed)
+        order = round_first(names, places, [POINTS] * len(names), needed, _GAP)
+        named = rows_named(len(names), 72 * room.wide, needed, order)
     told = [escape_dollars(names[each.row]) for each in named]
     axes.set_xticks([at(each.place) for each in named], told)
     axes.tick_params("x", labelrotation=90 if upright else 0)
@@ -149,7 +158,8 @@ def name_rows(
     at : callable
         Place on the axis of a row, counted from the lowest.
     """
-    longest = int(_NAMES_SHARE * room.figure * 72 / (0.6 * POINTS))
+    share = _NAMES_SHARE[room.figure < NARROW]
+    longest = int(share * room.figure * 72 / (0.6 * POINTS))
     written = shorten_layers(rows, max(min(longest, 40), 8))
     named = rows_named(len(rows), 72 * room.high, order)
     texts = [escape_dollars(written[rows[each.row]]) for each in named]
@@ -162,7 +172,7 @@ def _lead_all(axes: Any, named: Sequence[Named], at: Callable[[float], float], a
     sign = f"{_LEADERS} {axis.axis_name}"
     for leader in [text for text in axes.texts if text.get_gid() == sign]:
         leader.remove()
-    moved = any(abs(each.place - each.row) > _AT_ITS_ROW for each in named)
+    moved = any(abs(each.place - each.row) > _AT_ITS_ROW for each in named) and axis.get_visible()
     axes.tick_params(axis.axis_name, pad=_LEADER + 1.5 if moved else 3)
     for each in named if moved else ():
         _lead(axes, at(each.row), at(each.place), axis.axis_name, sign)

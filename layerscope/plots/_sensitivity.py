@@ -14,6 +14,7 @@ from layerscope.plots._backends import both, side_by_side, with_frame
 from layerscope.plots._colours import shades
 from layerscope.plots._grids import draw_cells, with_looks
 from layerscope.plots._names import shorten_layers
+from layerscope.plots._printing import add_colour_bar
 from layerscope.plots._scales import Scale
 
 __all__ = ["sensitivity"]
@@ -72,9 +73,9 @@ def _grid(found: xr.Dataset, metric: str, title: str) -> hv.Overlay:
             ["robust", "critical"],
             hv.Dimension("n_changed", label="layers"),
         ),
-        {"cmap": shades(), "clim": (0, max(int(changed.max()), 1)), "colorbar": True},
-        {"tools": ["hover"]},
-        {},
+        {"cmap": shades(), "clim": (0, max(int(changed.max()), 1))},
+        {"tools": ["hover"], "colorbar": True},
+        {"hooks": [_count_layers]},
     )
     at = (found.attrs["robust"], found.attrs["critical"])
     mark = both(
@@ -87,6 +88,14 @@ def _grid(found: xr.Dataset, metric: str, title: str) -> hv.Overlay:
     below = f"critical from here on, in {metric if unit == 'metric' else unit}"
     axes = {"xlabel": f"robust up to here, in {metric}", "ylabel": below}
     return with_frame(hv.Overlay([cells, mark]), title, axes)
+
+
+def _count_layers(plot: Any, element: hv.QuadMesh) -> None:  # noqa: ARG001
+    """Give matplotlib's colour bar whole numbers: there is no half layer."""
+    from matplotlib.ticker import MaxNLocator
+
+    add_colour_bar(plot, "layers")
+    plot.handles["cbar"].ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _layers(found: xr.Dataset) -> hv.HeatMap:

@@ -10,7 +10,16 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["POINTS", "Named", "columns_named", "evenly", "length", "rows_named", "standing_out"]
+__all__ = [
+    "POINTS",
+    "Named",
+    "columns_named",
+    "evenly",
+    "length",
+    "round_first",
+    "rows_named",
+    "standing_out",
+]
 
 POINTS = 7.0
 """Size of the type along axes and in cells: none is smaller in print, and none larger than 8."""
@@ -29,8 +38,8 @@ class Named(NamedTuple):
 
 def length(text: str, points: float = POINTS) -> float:
     """Measure a text in points, as DejaVu Sans sets it; letters of wide scripts count double."""
-    narrow = sum(0.32 if sign in ".,:;'|il 1" else 0.0 for sign in text)
-    others = [sign for sign in text if sign not in ".,:;'|il 1"]
+    narrow = sum(0.32 if sign in ".,:;'|il " else 0.0 for sign in text)
+    others = [sign for sign in text if sign not in ".,:;'|il "]
     return points * (narrow + sum(1.0 if ord(sign) > 0x2E7F else 0.63 for sign in others))
 
 
@@ -49,6 +58,46 @@ def evenly(count: int, first: Iterable[int] = ()) -> list[int]:
         order += range(0, count, step)
         step //= 2
     return [at for at in dict.fromkeys(order) if 0 <= at < count]
+
+
+def round_first(
+    names: Sequence[str],
+    places: Sequence[float],
+    lengths: Sequence[float],
+    first: Iterable[int],
+    gap: float,
+) -> list[int]:
+    """Order names along an axis: of numbers at equal steps, round ones, as many as fit.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Numbers, and maybe others.
+    places, lengths, gap
+        As for `columns_named`.
+    first : iterable of int
+        What comes before all others.
+
+    Examples
+    --------
+    >>> names = [str(epoch) for epoch in range(32)]
+    >>> round_first(names, range(0, 160, 5), [9.0] * 32, [0, 31], 3.0)
+    [0, 31, 5, 10, 15, 20, 25, 30]
+    """
+    numbers = {at: int(name) for at, name in enumerate(names) if name.isdigit()}
+    steps = set(np.diff(list(numbers.values())).tolist())
+    gaps = np.diff([places[at] for at in numbers])
+    if len(steps) == 1 and np.allclose(gaps, gaps[0]) and (step := steps.pop()) > 0:
+        nice = [lead * 10**digits for digits in range(len(names[-1]) + 1) for lead in (1, 2, 5)]
+        for each in sorted({step, *(step * n for n in nice), *(n for n in nice if n % step == 0)}):
+            chosen = [at for at, number in numbers.items() if number % each == 0]
+            if columns_named(places, lengths, chosen, gap) == chosen:
+                return list(
+                    dict.fromkeys([*first, *set(range(len(names))) - set(numbers), *chosen])
+                )
+    # Along a logarithmic axis 1, 2 and 5 of each power of ten lie about evenly.
+    leads = [[at for at, n in numbers.items() if str(n).rstrip("0") == lead] for lead in "152"]
+    return evenly(len(names), [*first, *(at for those in leads for at in those)])
 
 
 def columns_named(
@@ -92,7 +141,9 @@ def standing_out(worth: Sequence[float] | npt.NDArray[np.float64]) -> list[int]:
     return [int(at) for at in order if far[at]]
 
 
-def rows_named(count: int, high: float, first: Sequence[int]) -> list[Named]:
+def rows_named(
+    count: int, high: float, first: Sequence[int], others: Sequence[int] | None = None
+) -> list[Named]:
     """Choose the rows to name, and where, such that names of 7 points stand free.
 
     Parameters
@@ -104,6 +155,8 @@ def rows_named(count: int, high: float, first: Sequence[int]) -> list[Named]:
     first : sequence of int
         Rows to name before all others. What of these lie close together are named beside their
         rows, as near as there is room; others are named where they lie.
+    others : sequence of int, optional
+        Rows that may be named after them, in this order; all, evenly, if not given.
 
     Returns
     -------
@@ -116,7 +169,7 @@ def rows_named(count: int, high: float, first: Sequence[int]) -> list[Named]:
     most = max(int(count / line), 1)
     named = sorted(dict.fromkeys([*first[: max(int(_MOST_MARKED * most), 2)]]))
     spread = _spread(named, line, count)
-    for row in evenly(count):
+    for row in evenly(count) if others is None else others:
         if all(abs(row - place) >= line for place in spread) and row not in named:
             named.append(row)
             spread = np.append(spread, float(row))
