@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def _paths(axes: Any) -> Iterator[npt.NDArray[np.float64]]:
 
 def _between(path: npt.NDArray[np.float64], step: float) -> Iterator[npt.NDArray[np.float64]]:
     """Sample what lies between the points of a path; nothing where it has a gap."""
-    for start, end in zip(path[:-1], path[1:], strict=True):
+    for start, end in itertools.pairwise(path):
         if np.isfinite(start).all() and np.isfinite(end).all():
             count = int(np.hypot(*(end - start)) / step) + 2
             yield np.linspace(start, end, count)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from layerscope.base.templates import render, trusted
 from layerscope.errors import OptionError
 from layerscope.plots._backends import load_backends, require_plot
-from layerscope.plots._stills import description, option, quantize, still
+from layerscope.plots._stills import description, option, quantize, reusable, still
 
 __all__ = ["embed", "frame", "library", "page"]
 
@@ -64,8 +64,9 @@ def embed(plot: Any) -> str:
     1
     """
     script, place = _live(require_plot(plot))
-    picture, form = _picture(plot, _PAGE if isinstance(plot, hv.Layout) else None)
-    small = _picture(plot, _PHONE)
+    still_of = reusable(plot)
+    picture, form = _picture(still_of, _PAGE if isinstance(plot, hv.Layout) else None)
+    small = _picture(still_of, _PHONE)
     figure = render(
         "plots/templates/figure.html.jinja",
         place=place,

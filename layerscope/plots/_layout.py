@@ -35,6 +35,7 @@ _BAR_GAP, _BAR, _HIGHEST_BAR = 0.08, 0.1, 2.4
 _OVER = 0.2  # inches by which the label of an axis may be longer than that
 _ROUNDS = 3  # names that fit depend on the room, and the room on the names
 _ARRANGEMENT, _RIDER = "_layerscope_arrangement", "_layerscope_rider"
+_AS_DRAWN = "_layerscope_as_drawn"
 
 
 class Room(NamedTuple):
@@ -89,12 +90,15 @@ def is_arranged(figure: Any) -> bool:
 def lay_out(figure: Any, width: float | None) -> None:
     """Lay a figure out for a width in inches; as wide as it comes if None.
 
+    It may be laid out again for another width, as often as is wanted.
+
     Raises
     ------
     OptionError
         If there is not room enough.
     """
     panels = _panels(figure)
+    _restore(figure)
     words = {
         text: (text.get_text(), axes)
         for axes in panels
@@ -121,12 +125,32 @@ def lay_out(figure: Any, width: float | None) -> None:
             _keep_within(text, said, axes, margins[axes])
 
 
+def _restore(figure: Any) -> None:
+    """Give a figure that was laid out before the places and words back that it was drawn with."""
+    words = [
+        text for axes in figure.axes for text in (axes.title, axes.xaxis.label, axes.yaxis.label)
+    ]
+    if not hasattr(figure, _AS_DRAWN):
+        places = {axes: axes.get_position().frozen() for axes in figure.axes}
+        said = {text: text.get_text() for text in words}
+        setattr(figure, _AS_DRAWN, (figure.get_size_inches().copy(), places, said))
+        return
+    inches, places, said = getattr(figure, _AS_DRAWN)
+    figure.set_size_inches(inches)
+    for axes, place in places.items():
+        axes.set_position(place)
+    for text, words_of in said.items():
+        text.set_text(words_of)
+
+
 def settle(figure: Any) -> None:
     """Leave axes where they are from now on."""
     for axes in figure.axes:
         for mark in (_ARRANGEMENT, _RIDER):
             if hasattr(axes, mark):
                 delattr(axes, mark)
+    if hasattr(figure, _AS_DRAWN):
+        delattr(figure, _AS_DRAWN)
 
 
 def _guess(panels: Sequence[Any], width: float) -> None:

@@ -12,7 +12,7 @@ from layerscope.plots._backends import load_backends
 from layerscope.plots._fonts import families, known_glyphs
 from layerscope.plots._layout import is_arranged, lay_out, settle
 
-__all__ = ["description", "drawn", "option", "quantize", "still"]
+__all__ = ["description", "drawn", "option", "quantize", "reusable", "still"]
 
 _PADDING = 0.05
 # In points; what is smaller can't be read in print.
@@ -58,6 +58,25 @@ def still(
                 metadata=metadata[form],
             )
     return content.getvalue()
+
+
+def reusable(plot: Any) -> Any:
+    """Draw with matplotlib once for any number of pictures, where its figures can be laid out.
+
+    Drawing takes longer than laying out; another plot is given back, to be drawn each time.
+    """
+    from matplotlib.figure import Figure
+
+    if isinstance(plot, Figure):
+        return plot
+    load_backends()
+    settings: dict[Any, Any] = {"font.family": families()}
+    import matplotlib as mpl
+
+    with mpl.rc_context(settings):
+        figure = hv.renderer("matplotlib").get_plot(plot).state
+    figure.set_label(description(plot))
+    return figure if is_arranged(figure) else plot
 
 
 def drawn(plot: Any, width: float) -> Any:
