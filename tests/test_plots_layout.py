@@ -8,13 +8,19 @@ import itertools
 import holoviews as hv
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from layerscope import plots, results, testing
 from layerscope.errors import OptionError
 from layerscope.plots import _layout as layout
+from layerscope.plots._clearing import CURVE_NAME, keep_clear
+from layerscope.plots._colours import LINES, legible
 from layerscope.plots._epochs import epochs_along
+from layerscope.plots._names import shorten
+from layerscope.plots._printing import name_columns, name_rows
 from layerscope.plots._thinning import rows_named
 
 
@@ -82,6 +88,89 @@ def test_a_curve_that_lies_apart_is_named_where_it_does_among_few_as_well():
     told = labels.dframe().set_index("name")
     assert {"layer1"} <= set(told.index) < {"layer1", "layer2", "layer3", "layer4"}
     assert told["value"].idxmax() == "layer1"
+    # In the colour of its curve, as text can have it.
+    axes = laid_out(plot, 3.25).axes[0]
+    inks = {text.get_text(): text.get_color() for text in axes.texts if text.get_text()}
+    curve = next(line for line in axes.lines if line.get_label() == "layer1")
+    assert inks["layer1"] == legible(curve.get_color())
+
+
+@pytest.mark.parametrize("colour", [*LINES, "#ffff00", "#000000"])
+def test_colours_of_names_can_be_read_on_white(colour):
+    dark = np.array(to_rgb(legible(colour)))
+    linear = np.where(dark <= 0.04045, dark / 12.92, ((dark + 0.055) / 1.055) ** 2.4)
+    assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 4.5
+    # No darker than is needed, of the same hue.
+    assert legible(legible(colour)) == legible(colour)
+
+
+def test_the_name_of_a_curve_stands_where_no_curve_runs():
+    axes = Figure().subplots()
+    axes.plot([0, 1, 2], [0, 1, 0.9])
+    axes.plot([1, 2], [1, 2])
+    text = axes.text(1, 1, "layer7", gid=CURVE_NAME)
+    other = axes.text(1, 1, "layer8", gid=CURVE_NAME)
+    axes.set(xlim=(0, 2), ylim=(0, 2))
+    keep_clear(axes)
+    box = text.get_window_extent()
+    for line in axes.lines:
+        (x, y), (then, beyond) = axes.transData.transform(line.get_xydata())[[0, 1]]
+        along = np.linspace(0, 1, 500)[:, None]
+        on = np.array([x, y]) + along * np.array([then - x, beyond - y])
+        assert not ((on > box.min) & (on < box.max)).all(axis=1).any()
+    assert not box.overlaps(other.get_window_extent())
+
+
+def test_legends_of_many_runs_are_there():
+    profile = plots.compare({f"run {at}": testing.dataset(2) for at in range(8)}).values()[0]
+    legend = hv.renderer("matplotlib").get_plot(profile).state.axes[0].get_legend()
+    assert len(legend.get_texts()) == 8
+
+
+def test_thresholds_have_type_of_seven_points_in_a_column():
+    plot = plots.sensitivity(testing.dataset(), tolerances=(0.01, 0.02), criticals=(0.1, 0.2))
+    figure = laid_out(plot, 3.25)
+    sizes = [each.get_fontsize() for each in figure.findobj(Text) if each.get_text()]
+    assert min(sizes) >= 7
+    assert figure.get_tightbbox().width <= 3.3
+
+
+def test_a_figure_can_be_laid_out_again():
+    plot = plots.curves(testing.dataset())
+    again, fresh = laid_out(plot, 6.75), laid_out(plot, 3.25)
+    layout.lay_out(again, 3.25)
+    assert again.get_size_inches().tolist() == fresh.get_size_inches().tolist()
+    for one, other in zip(again.findobj(Text), fresh.findobj(Text), strict=True):
+        assert one.get_text() == other.get_text()
+        assert one.get_window_extent().bounds == pytest.approx(other.get_window_extent().bounds)
+
+
+def test_no_line_leads_to_names_that_are_not_there():
+    axes = Figure().subplots()
+    order, room = [60, 61, 62], layout.Room(2, 2, 6.75, False)
+    for visible in (True, False):
+        axes.yaxis.set_visible(visible)
+        name_rows(axes, [f"layer{at}" for at in range(100)], order, room, lambda row: row)
+        assert bool(axes.texts) == visible
+
+
+def test_names_of_columns_stand_upright_only_where_they_have_to():
+    axes = Figure().subplots()
+    for wide, turned in ((3.0, 0), (1.0, 90)):
+        room = layout.Room(wide, 2, 6.75, True)
+        name_columns(axes, ["news", "dialogue", "code", "mathematics"], room, lambda at: at)
+        assert {tick.get_rotation() for tick in axes.get_xticklabels()} == {turned}
+
+
+def test_long_names_that_differ_in_the_middle_keep_to_their_length():
+    names = [f"{at}.blocks.{at}.attention.{end}" for at in range(10) for end in ("query", "value")]
+    assert all(len(short) <= 20 for short in shorten(names, 20).values())
+
+
+def test_words_break_into_lines_of_about_the_same_length():
+    assert layout._filled("Test error, one layer reset to 0", 31).split("\n") == [
+        "Test error, one", "layer reset to 0",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("epochs", [range(100), (0, 1, 2, 3, 8, 40, 90, 100)])
@@ -90,6 +179,8 @@ def test_random_values_and_the_first_checkpoint_always_have_their_name(epochs):
         figure = laid_out(plot(testing.dataset(2, epochs=epochs)), width)
         named = names_of(figure.axes[0], "x")
         assert {"rand", "0", str(max(epochs))} <= set(named)
+        if len(epochs) == 100:
+            assert all(int(name) % 10 == 0 for name in named if name not in ("rand", "99"))
 
 
 def test_names_that_lie_close_are_told_apart_by_a_line():

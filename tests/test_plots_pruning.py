@@ -9,6 +9,7 @@ import xarray as xr
 
 from layerscope import plots, testing
 from layerscope.errors import OptionError, ResultError
+from layerscope.plots._layout import lay_out
 
 BLOCKS = [f"model.layers.{index}" for index in range(4)]
 
@@ -38,6 +39,13 @@ def path():
             "higher_is_better": ("metric", [False, True]),
         },
     )
+
+
+def test_the_legend_stands_below_the_names_of_the_blocks(path):
+    figure = hv.renderer("matplotlib").get_plot(plots.pruning(path, "loss")).state
+    lay_out(figure, 3.25)
+    (axes,) = figure.axes
+    assert axes.get_legend().get_window_extent().y1 <= axes.xaxis.get_tightbbox().y0
 
 
 def test_it_is_the_path_with_what_might_have_been_removed_instead(path):
