@@ -16,6 +16,7 @@ from PIL import Image
 from layerscope import plots, results, testing
 from layerscope.errors import OptionError
 from layerscope.plots import _layout as layout
+from layerscope.plots._backends import put_legend_below
 from layerscope.plots._clearing import CURVE_NAME, keep_clear
 from layerscope.plots._colours import LINES, legible
 from layerscope.plots._epochs import epochs_along
@@ -125,6 +126,15 @@ def test_legends_of_many_runs_are_there():
     profile = plots.compare({f"run {at}": testing.dataset(2) for at in range(8)}).values()[0]
     legend = hv.renderer("matplotlib").get_plot(profile).state.axes[0].get_legend()
     assert len(legend.get_texts()) == 8
+
+
+def test_names_broken_for_one_width_are_whole_in_another():
+    axes = Figure().subplots()
+    axes.plot([0, 1], label="BatchNorm_and_weight_decay")
+    axes.legend()
+    for longest in (8, 11, None):
+        put_legend_below(axes, 1, longest)
+    assert axes.get_legend().get_texts()[0].get_text() == "BatchNorm_and_weight_decay"
 
 
 def test_thresholds_have_type_of_seven_points_in_a_column():

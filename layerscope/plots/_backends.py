@@ -16,6 +16,7 @@ from layerscope.plots._epochs import Epochs
 from layerscope.plots._layout import Room, arrange
 
 NARROW = 4.5  # inches; in narrower figures legends stand below
+_UNBROKEN = "_layerscope_names"
 FONT_SIZES = {"title": 8, "labels": 8, "ticks": 7, "legend": 7, "cticks": 7}
 
 
@@ -97,15 +98,16 @@ def put_legend_below(axes: Any, columns: int, longest: int | None = None) -> Non
 def _put_legend(axes: Any, columns: int, longest: int | None, *anchor: Any) -> None:
     """Make a legend anew: in matplotlib the number of its columns is settled once it is made."""
     legend = axes.get_legend()
-    names = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
-    if longest is not None:
-        names = [textwrap.fill(name, longest) for name in names]
+    # As they were before they were broken for another width.
+    names = getattr(legend, _UNBROKEN, None) or [text.get_text() for text in legend.get_texts()]
+    shown = names if longest is None else [textwrap.fill(name, longest) for name in names]
     size, title = FONT_SIZES["legend"], legend.get_title().get_text()
-    axes.legend(
-        legend.legend_handles, names, loc="upper left", bbox_to_anchor=anchor[0],
+    made = axes.legend(
+        legend.legend_handles, shown, loc="upper left", bbox_to_anchor=anchor[0],
         bbox_transform=anchor[1], ncols=columns, frameon=False, fontsize=size, borderaxespad=0,
         title=title or None, title_fontsize=size, alignment="left", columnspacing=1.0,
     )  # fmt: skip
+    setattr(made, _UNBROKEN, names)
 
 
 def load_backends() -> None:
