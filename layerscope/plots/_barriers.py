@@ -14,6 +14,7 @@ from layerscope.errors import choose
 from layerscope.plots._backends import both, side_by_side, with_frame
 from layerscope.plots._colours import LINES, shades
 from layerscope.plots._hover import tooltips
+from layerscope.plots._lines import DASHES
 from layerscope.plots._names import shorten_layers, within
 
 __all__ = ["barriers"]
@@ -108,9 +109,11 @@ def _ways(table: pd.DataFrame) -> list[Any]:
         place = at * (len(colours) - 1) // max(len(names) - 1, 1)
         colour = LINES[at % len(LINES)] if few else colours[place]
         named = few or at in (0, len(names) - 1)
-        parts += _way(each, names[str(name)], colour, named)
+        # Few are told apart without colour, too.
+        dash = DASHES[at % len(DASHES) if few else 0]
+        parts += _way(each, names[str(name)], colour, named, dash)
     for name, each in table[table["whole"]].groupby("layer", sort=False):
-        parts += _way(each, str(name), "#000000", named=True)
+        parts += _way(each, str(name), "#000000", named=True, dash=DASHES[0])
     return parts
 
 
@@ -119,13 +122,20 @@ def _single(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["layer"][(table["n_blocks"] == 1) & ~table["whole"]]))
 
 
-def _way(table: pd.DataFrame, name: str, colour: str, named: bool) -> list[Any]:
+def _way(
+    table: pd.DataFrame, name: str, colour: str, named: bool, dash: tuple[str, str]
+) -> list[Any]:
     shown = table.rename(columns={"degradation": "worse"}).assign(**{"hover layer": table["layer"]})
     line = hv.Curve(shown, "alpha", "worse", label=name if named else "")
     dots = hv.Scatter(shown, "alpha", ["worse", "hover layer"], label=name if named else "")
     look = {"color": colour, "show_legend": named}
     return [
-        both(line, look, {"line_width": 1.5}, {"linewidth": 1.5, "marker": ".", "ms": 5}),
+        both(
+            line,
+            look,
+            {"line_width": 1.5, "line_dash": dash[0]},
+            {"linewidth": 1.5, "linestyle": dash[1], "marker": ".", "ms": 5},
+        ),
         both(
             dots,
             {"color": colour, "show_legend": False},

@@ -24,6 +24,7 @@ from layerscope.plots._backends import (
 from layerscope.plots._colours import LINES, ColourMap
 from layerscope.plots._hover import tooltips, values_with_hover
 from layerscope.plots._layout import Room, arrange
+from layerscope.plots._lines import DASHES
 from layerscope.plots._names import shorten, within, wrap
 from layerscope.plots._panels import Size, panel, row_names
 from layerscope.plots._relative import Limits, shown_together
@@ -35,7 +36,6 @@ __all__ = ["compare"]
 _LONGEST, _SHORTEST = 24, 14
 _WIDE = 300  # pixels of the curves
 _KEY, _BEFORE_CURVES = 26, 24  # points of a line in the legend, and of what stands left of axes
-_DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
 
 
 def compare(
@@ -229,7 +229,7 @@ def _profile(
     broken, short = False, shorten(list(tables), _LONGEST)
     for index, ((name, table), ds) in enumerate(zip(tables.items(), runs.values(), strict=True)):
         cells = table[table["column"] == column].sort_values("depth", ascending=False)
-        colour, dash = LINES[index % len(LINES)], _DASHES[index % len(_DASHES)]
+        colour, dash = LINES[index % len(LINES)], DASHES[index % len(DASHES)]
         parts += _curve(cells, short[name], colour, dash, scale.beyond)
         broken |= not np.isfinite(cells["value"]).all()
         if across.label == label_of(metric):

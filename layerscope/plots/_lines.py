@@ -24,7 +24,7 @@ _MANY_LAYERS = 12
 _MOST_MARKED = 24  # checkpoints, which are marked on the line of a layer
 _POINTS_ON_SCREEN = 360.0
 # Curves differ without colour, too. Each pair holds Bokeh's name and matplotlib's.
-_DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
+DASHES = (("solid", "-"), ("dashed", "--"), ("dotdash", "-."), ("dotted", ":"))
 _MARKERS = (
     ("circle", "o"),
     ("square", "s"),
@@ -173,7 +173,7 @@ class _Look(NamedTuple):
     named: bool = True
 
 
-_NETWORK_LOOK = _Look("#000000", _DASHES[0], _MARKERS[0], width=2.0)
+_NETWORK_LOOK = _Look("#000000", DASHES[0], _MARKERS[0], width=2.0)
 
 
 def _looks(layers: list[str], cmap: ColourMap | None = None) -> dict[str, _Look]:
@@ -182,7 +182,7 @@ def _looks(layers: list[str], cmap: ColourMap | None = None) -> dict[str, _Look]
         return {
             name: _Look(
                 LINES[index % len(LINES)],
-                _DASHES[(index + index // len(LINES)) % len(_DASHES)],
+                DASHES[(index + index // len(LINES)) % len(DASHES)],
                 _MARKERS[index % len(_MARKERS)],
             )
             for index, name in enumerate(layers)
@@ -193,7 +193,7 @@ def _looks(layers: list[str], cmap: ColourMap | None = None) -> dict[str, _Look]
     return {
         name: _Look(
             colours[index * (len(colours) - 1) // (len(layers) - 1)],
-            _DASHES[0],
+            DASHES[0],
             _MARKERS[0],
             width=1.0,
             shaded=False,
