@@ -63,16 +63,15 @@ def still(
 def reusable(plot: Any) -> Any:
     """Draw with matplotlib once for any number of pictures, where its figures can be laid out.
 
-    Drawing takes longer than laying out; another plot is given back, to be drawn each time.
+    Drawing takes as long as laying out. Any other plot is given back, to be drawn each time.
     """
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     if isinstance(plot, Figure):
         return plot
     load_backends()
     settings: dict[Any, Any] = {"font.family": families()}
-    import matplotlib as mpl
-
     with mpl.rc_context(settings):
         figure = hv.renderer("matplotlib").get_plot(plot).state
     figure.set_label(description(plot))
