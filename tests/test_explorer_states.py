@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import pytest
 
-from layerscope import LayerExplorer, results
+from layerscope import LayerExplorer, data, results
 from layerscope.core.session import Session
 from layerscope.errors import OptionError
 
@@ -113,3 +114,61 @@ def test_a_state_that_is_not_measured_is_not_kept(explorer):
     explorer._measurement._latest = None
     with pytest.raises(OptionError, match="not measured yet"):
         explorer.keep("early")
+
+
+def test_states_of_several_tasks_are_kept_apart_beside_a_run(explorer, trained, few_digits):
+    explorer.keep("of the run's own data")
+    explorer.close()
+    test = few_digits.test
+    whole = data.Examples(test.inputs, test.targets % 2, test.mean, test.std)
+    tasks = {"even/odd": whole, "digits": test}
+
+    def opened():
+        made = LayerExplorer(trained, tasks, device="cpu")
+        assert made.wait(60)
+        return made, made.controls
+
+    first, parts = opened()
+    try:
+        assert parts.kept.rows == []
+        first.keep("halves")
+        where = trained.folder / "kept" / "even%2Fodd.nc"
+        assert f"Saved in {where}." in parts.status.text
+    finally:
+        first.close()
+    again, parts = opened()
+    try:
+        assert [row["name"] for row in parts.kept.rows] == ["halves"]
+        again.task = "digits"
+        assert again.wait(60)
+        assert parts.kept.rows == []
+        again.task = "even/odd"
+        again._on_kept({"kind": "delete", "name": "halves"})
+        assert not where.exists()
+    finally:
+        again.close()
+        shutil.rmtree(where.parent, ignore_errors=True)
+
+
+def test_buttons_slider_and_selection_follow_a_state_that_python_set(explorer):
+    parts = explorer.controls
+    explorer._on_strip({"kind": "toggle", "name": "layer3"})
+    explorer.state = {"layer2": ("reinitialize", 1)}
+    assert (parts.kind.value, parts.epoch.value) == ("reinitialize", 1)
+    assert parts.strip.selected == ["layer2"]
+    parts.epoch.value = 2  # as one drags it on
+    assert explorer.state == {"layer2": ("reinitialize", 2)}
+    explorer.state = {"layer1": "zero", "layer2": "zero"}
+    assert (parts.kind.value, parts.epoch.value) == ("zero", 2)
+    assert parts.strip.selected == ["layer1", "layer2"]
+    explorer.state = {"layer1": "zero", "layer3": ("reinitialize", 0)}
+    assert (parts.kind.value, parts.epoch.value) == ("zero", 2)  # of two things neither
+    for _ in range(3):
+        explorer._back(explorer._history.undo)
+    assert (parts.kind.value, parts.epoch.value) == ("zero", 2)
+    parts.strip.selected = ["layer2"]
+    explorer._back(explorer._history.undo)
+    assert explorer.state == {"layer3": ("reinitialize", 0)}
+    explorer._back(explorer._history.redo)
+    assert (parts.kind.value, parts.epoch.value) == ("reinitialize", 1)
+    assert explorer.wait(60)

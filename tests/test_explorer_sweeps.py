@@ -10,6 +10,7 @@ import pytest
 import layerscope
 from layerscope import LayerExplorer, checkpoints, models, results
 from layerscope.errors import OptionError
+from layerscope.jupyter import _explorer, _progress
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,12 @@ def test_it_begins_with_a_sweep_that_has_the_metric_or_with_none(swept, few_digi
     with_loss.close()
     live = LayerExplorer(swept, few_digits.test, metric="accuracy", **asked)
     try:
-        assert (live.dataset, live.controls.swept.value) == (None, None)
-        assert len(live.controls.swept.options) == 2
-        chosen(live, live.controls.swept.options[0])
+        none, leaf, block = live.controls.swept.options
+        assert (live.dataset, live.controls.swept.value) == (None, none)
+        assert none == "none is shown; choose one"
+        chosen(live, leaf)
         assert live.controls.grid.columns == ["rand", "0", "2"]
+        assert (live.controls.swept.value, live.controls.swept.options) == (leaf, (leaf, block))
     finally:
         live.close()
     with pytest.raises(OptionError, match=r"no metric 'acuracy'.*accuracy"):
@@ -113,3 +116,23 @@ def test_of_a_single_sweep_there_is_no_choice(swept, few_digits, tmp_path):
     assert alone.controls.swept.layout.display == "none"
     assert alone.controls.grid.columns == ["rand", "0", "2"]
     alone.close()
+
+
+def test_the_bar_counts_the_rows_that_are_swept(trained, few_digits, monkeypatch):
+    totals, given = [], {"layers": {"both": ["layer1", "layer2"]}, "whole": False, "epochs": [0]}
+    real = _progress.progress
+
+    def progress(parts, total, *more):
+        totals.append(total())
+        return real(parts, total, *more)
+
+    monkeypatch.setattr(_explorer, "progress", progress)
+    seen = []
+    made = LayerExplorer(
+        trained, few_digits.test, device="cpu", batch_size=50, perturbations=["reinitialize"],
+        between=lambda: seen.append(None), **given,
+    )  # fmt: skip
+    made.sweep(again=True)
+    assert made.wait(60)
+    made.close()
+    assert totals == [len(seen)]

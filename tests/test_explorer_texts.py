@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from layerscope import data
+from layerscope import data, stats
 from layerscope.core.metrics import Tally
 from layerscope.core.session import Continuation, Estimate, Text
 from layerscope.errors import DataError, OptionError
@@ -476,3 +478,22 @@ def test_a_continuation_of_blanks_alone_is_seen():
     page = texts.continuation(Continuation((1, 2), (0, 0)), reader, True)
     assert "<mark> cats</mark>" in page
     assert "<mark>␣␣</mark>" in page
+
+
+def test_the_few_layers_beside_the_blocks_are_told_by_their_end(explorer):
+    explorer.controls.view.value = "block"
+    assert explorer.wait(60)
+    short = [block["short"] for block in explorer.controls.strip.blocks]
+    assert short == ["embed_tokens", "0", "1", "2", "norm", "lm_head"]
+
+
+def test_no_bound_of_a_perplexity_is_below_what_it_can_be(explorer):
+    found = explorer.estimate
+    of_loss = [math.exp(bound) for bound in found.interval("loss")]
+    assert found.interval("perplexity") == pytest.approx(of_loss, rel=1e-9)
+    explorer.sweep()
+    assert explorer.wait(120)
+    bounds = stats.interval(explorer.dataset)
+    for bound in bounds.data_vars.values():
+        of_loss, shown = (bound.sel(metric=name) for name in ("loss", "perplexity"))
+        np.testing.assert_allclose(shown, np.exp(of_loss), rtol=1e-9)

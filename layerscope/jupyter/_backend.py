@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
 
 from layerscope import results
 from layerscope.base import validate
-from layerscope.core.layers import Layer
+from layerscope.core.layers import Layer, find
 from layerscope.core.session import Session
 from layerscope.core.sweep import called, metrics_by_task, perturbations_for, sweep, tasks_of
 from layerscope.errors import choose
@@ -109,8 +109,13 @@ class Backend:
             (epochs if kind.uses_checkpoint else 1) * (given["draws"] if kind.stochastic else 1)
             for kind in perturbations_for(self._series, given["perturbations"])
         )
-        rows = len(self.layers(view)) + bool(given["whole"])
-        return rows * cells * len(self.session.data.lengths)
+        return self._count(view, given) * cells * len(self.session.data.lengths)
+
+    def _count(self, view: str, given: Mapping[str, Any]) -> int:
+        rows: Sequence[Layer] = self.layers(view)
+        if given["layers"] is not None:  # which may be groups
+            rows = find(self._model, view, self.options["norms"], given["layers"])
+        return len(rows) + bool(given["whole"])
 
     def sweep(
         self,

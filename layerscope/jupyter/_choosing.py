@@ -13,7 +13,7 @@ from layerscope.core.session import Change
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.jupyter import _drawing as drawing, _rows as rows, _tools as tools
 from layerscope.jupyter._backend import Backend
-from layerscope.jupyter._controls import Controls
+from layerscope.jupyter._controls import UNCHOSEN, Controls
 from layerscope.jupyter._display import Display
 from layerscope.jupyter._history import History, Scene
 from layerscope.jupyter._known import Known
@@ -40,6 +40,7 @@ class Choosing:
 
         def _swept(self) -> xr.Dataset | None: ...
         def _layers(self) -> Sequence[Layer]: ...
+        def _go(self, scene: Scene) -> None: ...
         def _set(self, scene: Scene, note: str = "") -> None: ...
         def _refresh(self, note: str = "") -> None: ...
         def _ask(self, note: str = "") -> None: ...
@@ -55,7 +56,7 @@ class Choosing:
         epochs = (epoch for _, epoch in self.controls.epoch.options)
         sound = next(epoch for epoch in epochs if epoch not in self._display.damaged)
         first = tools.at(tools.resetting(self._tools), sound)
-        self._set(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
+        self._go(Scene(self._history.now.view, dict.fromkeys(chosen, first)))
 
     def _on_view(self) -> None:
         view, now = self.controls.view.value, self._history.now
@@ -84,9 +85,12 @@ class Choosing:
             self._ask()
 
     def _on_sweep(self) -> None:
-        if self.controls.offering:
+        label = str(self.controls.swept.value)
+        if self.controls.offering or label == UNCHOSEN:
             return
-        ds = self._source.sweeps[str(self.controls.swept.value)]
+        if UNCHOSEN in self.controls.swept.options:
+            self.controls.offer_sweeps(list(self._source.sweeps), label)
+        ds = self._source.sweeps[label]
         view, now = self._known.show(ds), self._history.now
         self._source = replace(self._source, dataset=ds)
         self._worker.start(lambda _: self._look_over(self._source))
@@ -94,6 +98,14 @@ class Choosing:
             self._refresh()
         else:
             self.controls.view.value = view  # which carries over what is changed
+
+    def _follow(self) -> None:
+        """Let buttons and slider show what is done to the selected rows, if that is one thing."""
+        state, selected = self._history.now.state, self.controls.strip.selected
+        done = {state[row] for row in selected if row in state}
+        if len(done) == 1:
+            (change,) = done
+            self.controls.follow(change.perturbation, change.epoch)
 
     def _offer_sweeps(self) -> None:
         """Offer the sweeps of the run, and say which can't be shown."""

@@ -14,7 +14,10 @@ from layerscope.jupyter._saving import Code, Saved
 from layerscope.jupyter._strip import Grid, Kept, Status, Strip
 from layerscope.results import NO_EPOCH
 
-__all__ = ["Controls"]
+__all__ = ["UNCHOSEN", "Controls"]
+
+UNCHOSEN = "none is shown; choose one"
+"""What the list of sweeps says where none is chosen."""
 
 
 class Controls:
@@ -36,7 +39,8 @@ class Controls:
     Attributes
     ----------
     offering : bool
-        True while other checkpoints or sweeps are offered, which chooses none.
+        True while other checkpoints or sweeps are offered, or a state is followed, which chooses
+        none.
     """
 
     offering = False
@@ -65,7 +69,7 @@ class Controls:
             description=unit,
             disabled=not epochs,  # nothing to go back to
             continuous_update=True,
-            layout=widgets.Layout(width="320px"),
+            layout=widgets.Layout(width="320px", display=None if epochs else "none"),
         )
         self.preset = widgets.Dropdown(
             options=["–"], description="preset", layout=widgets.Layout(width="310px")
@@ -115,8 +119,10 @@ class Controls:
     def offer_sweeps(self, labels: Sequence[str], chosen: str | None) -> None:
         """Offer these sweeps, of which one or none is shown; a single shown one is no choice."""
         self.offering = True
+        # A list without a choice is drawn as an empty box.
+        offered = [*([UNCHOSEN] if chosen is None and labels else []), *labels]
         try:
-            self.swept.options, self.swept.value = list(labels), chosen
+            self.swept.options, self.swept.value = offered, chosen or (offered or [None])[0]
         finally:
             self.offering = False
         self.swept.layout.display = "none" if list(labels) in ([], [chosen]) else None
@@ -126,6 +132,17 @@ class Controls:
         chosen, self.offering = self.epoch.value, True  # of new options the first is chosen
         try:
             self.epoch.options, self.epoch.value = epochs, chosen
+        finally:
+            self.offering = False
+
+    def follow(self, kind: str, epoch: int) -> None:
+        """Show what was done to layers where one did it by other means than these controls."""
+        self.offering = True
+        try:
+            if kind in [name for _, name in self.kind.options]:
+                self.kind.value = kind
+            if epoch in [number for _, number in self.epoch.options]:
+                self.epoch.value = epoch
         finally:
             self.offering = False
 

@@ -131,14 +131,28 @@ def short_names(layers: Sequence[Layer]) -> tuple[dict[str, str], dict[str, str]
     """
     counts = Counter(layer.block for layer in layers if layer.block)
     several = [block for block, count in counts.items() if count > 1]
-    alone = shorten_layers(
-        [layer.name for layer in layers if layer.block not in several], _LONGEST
-    )  # fmt: skip
+    alone = _alone([layer.name for layer in layers if layer.block not in several])
     short = {
         layer.name: alone.get(layer.name) or layer.name.removeprefix(f"{layer.block}.")
         for layer in layers
     }
     return short, shorten_layers(several, 2 * _LONGEST)
+
+
+def _alone(names: Sequence[str]) -> dict[str, str]:
+    """Write layers that are in no block, where they would be cut by what they end with, if one can.
+
+    Of "model.embed_tokens" beside "model.layers.0" little would be left between two "…".
+    """
+    ends = {name: name.rpartition(".")[2] for name in names}
+    count = Counter(ends.values())
+    own = {
+        name: end
+        for name, end in ends.items()
+        if count[end] == 1 and len(end) <= _LONGEST and not end.isdigit()
+    }
+    cut = shorten_layers(names, _LONGEST)
+    return {name: own.get(name, said) if "…" in said else said for name, said in cut.items()}
 
 
 def refused_rows(ds: xr.Dataset | None, table: pd.DataFrame | None) -> dict[str, str]:

@@ -33,7 +33,7 @@ from layerscope.jupyter._controls import Controls
 from layerscope.jupyter._display import Display
 from layerscope.jupyter._guarding import guard
 from layerscope.jupyter._history import History, Scene
-from layerscope.jupyter._keeping import Keeper
+from layerscope.jupyter._keeping import Keeper, open_kept
 from layerscope.jupyter._known import Known
 from layerscope.jupyter._measuring import Measurement, Question
 from layerscope.jupyter._origin import differing
@@ -141,8 +141,8 @@ class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
         more = {"perturbations": perturbations, **sweep_only(sweep)}
         given = source, data, checkpoints, dataset, data_root, tokenizer, view, metric
         self._source = source_ = resolve(*given)
-        tasks, kept = source_.tasks(metrics), source_.kept_states()
-        self._known = Known(source_.dataset, tasks, metric, metrics, kept)
+        kept = functools.partial(open_kept, source_.folder)
+        self._known = Known(source_.dataset, source_.tasks(metrics), metric, metrics, kept)
         view = view if source_.model is not None else self._known.first_view or view
         if source_.model is not None:
             self._backend = Backend(source_, options, more)
@@ -151,7 +151,7 @@ class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
             self._tools = tools.of_dataset(rows.require(source_.dataset))
         self._history = History(Scene(view))
         self.controls = self._make_controls()
-        self._keeper = Keeper(self.controls.kept, self._known, source_.kept, self._set)
+        self._keeper = Keeper(self.controls.kept, self._known, source_.folder, self._go)
         texts = self._backend is not None and is_text(self._backend.session)
         self._display = Display(self.controls, source_.tokenizer, texts)
         self.texts = Texts(source_.tokenizer, texts)
@@ -191,7 +191,7 @@ class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
         parsed = tools.parse(state, tools.objects(self._changes()))
-        self._set(Scene(self._history.now.view, parsed))
+        self._go(Scene(self._history.now.view, parsed))
 
     @property
     def task(self) -> str | None:
@@ -315,8 +315,7 @@ class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
         known = self._tools.get(change.perturbation, change)
         change = replace(change, kind=known.kind)
         chosen = self._names() if row == FULL_MODEL else [row]
-        self.controls.strip.selected = chosen
-        self._set(Scene(self._history.now.view, dict.fromkeys(chosen, change)))
+        self._go(Scene(self._history.now.view, dict.fromkeys(chosen, change)))
 
     @guard
     def _on_kept(self, picked: dict[str, Any]) -> None:
@@ -343,6 +342,12 @@ class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
 
     # What is shown.
 
+    def _go(self, scene: Scene) -> None:
+        """Show another state, with the rows that it changes selected."""
+        self._history.add(scene)
+        self.controls.strip.selected = [row for row in self._names() if row in scene.state]
+        self._refresh()
+
     def _set(self, scene: Scene, note: str = "") -> None:
         self._history.add(scene)
         self._refresh(note)
@@ -353,6 +358,7 @@ class LayerExplorer(Showing, Choosing, widgets.VBox):  # type: ignore[misc]
         about = f"{backend.session.data.count:,} examples" if backend else "from a Dataset"
         about = about if self.task is None else f"task {self.task}"  # which may not be open yet
         self._display.frame(self._history, self._layers(), self._source.name, about)
+        self._follow()
         self._draw()
         self._ask(note)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import xarray as xr
 
 from layerscope import results
+from layerscope.base import files
 from layerscope.core.session import Change, Estimate
 from layerscope.errors import LayerscopeError, OptionError
 from layerscope.jupyter._history import Scene
@@ -14,7 +18,21 @@ from layerscope.jupyter._kept import KeptStates
 from layerscope.jupyter._known import Known
 from layerscope.jupyter._strip import Kept
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "open_kept"]
+
+
+def kept_file(folder: Path | None, task: str | None) -> Path | None:
+    """Name the file with the states that were kept of a run, of one of its tasks if it has any."""
+    if folder is None or task is None:
+        return folder and folder / results.KEPT
+    # The name of a task may hold what that of a file can't.
+    return folder / Path(results.KEPT).stem / f"{quote(task, safe=' ')}.nc"
+
+
+def open_kept(folder: Path | None, task: str | None) -> xr.Dataset | None:
+    """Open the states that were kept of a run; None where there are none."""
+    file = kept_file(folder, task)
+    return results.open_dataset(file) if file is not None and files.is_file(file) else None
 
 
 class Keeper:
@@ -24,16 +42,20 @@ class Keeper:
     ----------
     table : Kept
     known : Known
-    file : Path or None
-        Where they are saved: beside the checkpoints of a run.
+    folder : Path or None
+        That of a run, where they are saved beside its checkpoints.
     go : callable
         Called with a scene to return to.
     """
 
     def __init__(
-        self, table: Kept, known: Known, file: Path | None, go: Callable[[Scene], object]
+        self,
+        table: Kept,
+        known: Known,
+        folder: Path | None,
+        go: Callable[[Scene], object],
     ) -> None:
-        self._table, self._known, self._file, self._go = table, known, file, go
+        self._table, self._known, self._folder, self._go = table, known, folder, go
 
     @property
     def _kept(self) -> KeptStates:
@@ -75,13 +97,13 @@ class Keeper:
 
     def _save(self) -> str:
         """Save the states of a run beside its checkpoints; say where, or why not."""
-        if self._file is None or self._known.tasks:
+        if (file := kept_file(self._folder, self._known.task)) is None:
             return ""
         try:
             if self._kept.dataset is None:
-                self._file.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
             else:
-                results.save(self._kept.dataset, self._file)
+                results.save(self._kept.dataset, file)
         except (LayerscopeError, OSError) as error:
             return f"Not saved: {error}"
-        return f"Saved in {self._file}."
+        return f"Saved in {file}."

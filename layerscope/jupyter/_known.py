@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
@@ -30,8 +30,8 @@ class Known:
         What is shown; by default the first of each task.
     measured : sequence of str or Metric, optional
         What is measured.
-    kept : Dataset, optional
-        States that were kept apart from the Dataset.
+    kept : callable, optional
+        Gives the states of a task that were kept apart from the Dataset, if any.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Known:
         data: Mapping[str, Any],
         metric: str | None,
         measured: Sequence[str | Metric] | None,
-        kept: xr.Dataset | None = None,
+        kept: Callable[[str | None], xr.Dataset | None] = lambda _: None,
     ) -> None:
         parts = _by_task(ds, list(data))
         self.tasks = list(data) or [task for task in parts if task is not None]
@@ -69,7 +69,7 @@ class Known:
         self._datasets = {
             (task, str(part.attrs.get("view", "leaf"))): part for task, part in parts.items()
         }
-        self._kept = {task: KeptStates(_with_kept(parts.get(task), kept)) for task in places}
+        self._kept = {task: KeptStates(_with_kept(parts.get(task), kept(task))) for task in places}
 
     @property
     def metric(self) -> str:

@@ -47,8 +47,8 @@ class Source:
         Python that gives those of ``model``, ``data`` and ``checkpoints`` that are not the user's.
     tokenizer : TokenReader or None
         Of a text: what its tokens say.
-    kept : Path or None
-        File with the kept states of a run.
+    folder : Path or None
+        That of a run, beside whose checkpoints states are kept.
     sweeps : dict of str to Dataset
         What lies in the run besides, by what tells one from the other; empty where there is one.
     unshown : str
@@ -62,13 +62,9 @@ class Source:
     name: str
     code: str = ""
     tokenizer: TokenReader | None = None
-    kept: Path | None = None
+    folder: Path | None = None
     sweeps: dict[str, xr.Dataset] = field(default_factory=dict)
     unshown: str = ""
-
-    def kept_states(self) -> xr.Dataset | None:
-        """Open the states of a run that were kept before; None where there are none."""
-        return results.open_dataset(self.kept) if self.kept and self.kept.is_file() else None
 
     def tasks(self, measured: Sequence[str | Metric] | None) -> dict[str, Any]:
         """Name the data sets where there are several; empty where there is one, or no network."""
@@ -228,7 +224,7 @@ def _of_run(
     elif swept:
         swept = {"as it was given": dataset, **swept}
     unshown = f"Sweeps that can't be shown: {'; '.join(broken)}." if broken else ""
-    return replace(made, dataset=dataset, kept=folder / results.KEPT, sweeps=swept, unshown=unshown)
+    return replace(made, dataset=dataset, folder=folder, sweeps=swept, unshown=unshown)
 
 
 def _own(model: nn.Module) -> nn.Module:

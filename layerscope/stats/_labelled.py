@@ -58,7 +58,8 @@ def interval(ds: xr.Dataset, confidence: float = 0.95) -> xr.Dataset:
     """Bounds of every value over examples: what another test set of this size might give.
 
     Wilson's interval for fractions of examples (``ds.fraction_of``), ``value ± z ·
-    standard_error`` for the others, fractions of the positions of sequences among them.
+    standard_error`` for the others, fractions of the positions of sequences among them; of a
+    perplexity the exponentials of the bounds of the loss, of which none is below 0.
 
     Parameters
     ----------
@@ -183,6 +184,10 @@ def _example_bounds(ds: xr.Dataset, value: xr.DataArray, confidence: float) -> x
     # Infinite perplexity has no standard error; inf − inf would warn on the way to NaN.
     with np.errstate(invalid="ignore"):
         bounds = xr.Dataset({"lower": value - half, "upper": value + half})
+    if results.metric(ds, metric).logarithmic:
+        with np.errstate(all="ignore"):  # what overflows is as good as infinite
+            factor = np.exp(half / value)
+        return xr.Dataset({"lower": value / factor, "upper": value * factor})
     if not results.metric(ds, metric).fraction_of:
         return bounds
     n = examples_of(ds, value)

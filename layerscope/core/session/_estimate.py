@@ -19,6 +19,8 @@ __all__ = ["Estimate"]
 
 Bounds = tuple[float, float]
 
+_MOST_EXPONENT = 700.0  # of which the exponential is finite
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -67,6 +69,8 @@ class Estimate:
     def interval(self, metric: str, confidence: float = 0.95) -> Bounds:
         """Bounds of the value over examples: Wilson's for fractions of examples, else normal.
 
+        Of a perplexity they are the exponentials of those of the loss: none is below 0.
+
         Where few examples were seen so far, these are bounds for all of them, too, if the
         examples come in no particular order.
         """
@@ -74,7 +78,11 @@ class Estimate:
         if self.is_fraction(metric) and tally.count and tally.weight == tally.count:
             lower, upper = stats.wilson(min(max(tally.mean, 0.0), 1.0), tally.count, confidence)
             return float(lower), float(upper)
-        return _normal(tally, confidence)
+        lower, upper = _normal(tally, confidence)
+        if tally.metric is not None and tally.metric.logarithmic and tally.mean > 0:
+            factor = math.exp(min((upper - tally.mean) / tally.mean, _MOST_EXPONENT))
+            return tally.mean / factor, tally.mean * factor
+        return lower, upper
 
     def change(self, metric: str) -> float:
         """Value minus that of the trained network over the same examples."""

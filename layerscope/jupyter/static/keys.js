@@ -7,13 +7,23 @@ const ready = (el, then) => {
 
 // In a notebook's command mode "d d" deletes the cell: what is pressed in here stays in here, but
 // for what has a modifier, such as to save or to run the cell, and for Escape.
+const stays = (event) =>
+  !(event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape" ||
+    (event.shiftKey && event.key === "Enter"));
+
 function shield(box) {
   if (box.dataset.shielded) return;
   box.dataset.shielded = "true";
-  box.addEventListener("keydown", (event) => {
-    const leaves = event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape";
-    if (!leaves && !(event.shiftKey && event.key === "Enter")) event.stopPropagation();
-  });
+  box.addEventListener("keydown", (event) => { if (stays(event)) event.stopPropagation(); });
+}
+
+// Jupyter Notebook hears of a key before the part that has the focus does. It heeds this attribute.
+if (!window.layerscopeShields) {
+  window.layerscopeShields = true;
+  window.addEventListener("keydown", (event) => {
+    if (!event.target.closest?.("[data-shielded]")) return;
+    event.target.toggleAttribute("data-lm-suppress-shortcuts", stays(event));
+  }, true);
 }
 
 // Controls of ipywidgets that a screen reader would say nothing of.

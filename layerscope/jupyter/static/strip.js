@@ -223,8 +223,10 @@ function render({ model, el }) {
   const filter = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const layers = model.get("blocks");
-    const fits = (layer) => words.every((word) =>
-      `${layer.name} ${layer.tip.split("\n")[1] || ""} ${layer.verdict || ""}`.toLowerCase().includes(word));
+    // "conv2" is a layer's name, and not every Conv2d.
+    const about = (layer, word) =>
+      /\d$/.test(word) ? layer.name : `${layer.name} ${layer.tip.split("\n")[1] || ""} ${layer.verdict || ""}`;
+    const fits = (layer) => words.every((word) => about(layer, word).toLowerCase().includes(word));
     const found = new Set(layers.filter(fits).map((layer) => layer.name));
     for (const [name, button] of blocks) button.hidden = !found.has(name);
     for (const box of groups) box.hidden = !(box.names || []).some((name) => found.has(name));
