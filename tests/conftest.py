@@ -6,10 +6,11 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from layerscope.zoo import training
 from layerscope.zoo.data import ImageData
 
 ROOT = Path(__file__).resolve().parents[1]
+
+AXE = "axe-core@4.10.3"
 
 # Read here: no test but those that ask for `data_root` shall find it.
 DATA = Path(os.environ.get(data.ROOT_VARIABLE) or ROOT.parent / "shared" / "data").expanduser()
@@ -224,6 +227,22 @@ def refused_cheaply() -> Callable[[Callable[[], object]], str]:
         return said.removeprefix("ours: ")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def axe(request: pytest.FixtureRequest) -> str:
+    """Source of axe-core: from npm the first time, then from pytest's cache."""
+    folder = Path(request.config.cache.mkdir("axe"))
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        if (npm := shutil.which("npm")) is None:
+            pytest.skip("there is no npm, from which axe-core comes")
+        call = [npm, "install", "--silent", "--no-audit", "--prefix", str(folder), AXE]
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(call, check=False, timeout=120)
+        if not script.exists():
+            pytest.skip(f"npm could not install {AXE}; is there a network?")
+    return script.read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from layerscope import LayerExplorer, report, testing
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-AXE = "axe-core@4.10.3"
+from browsing import CHROMIUM, serious  # noqa: E402
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
 ]
-
-
-@pytest.fixture(scope="module")
-def axe(request):
-    """Source of axe-core: from npm the first time, then from pytest's cache."""
-    folder = Path(request.config.cache.mkdir("axe"))
-    script = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists():
-        if (npm := shutil.which("npm")) is None:
-            pytest.skip("there is no npm, from which axe-core comes")
-        call = [npm, "install", "--silent", "--no-audit", "--prefix", str(folder), AXE]
-        if subprocess.run(call, check=False, timeout=120).returncode or not script.exists():
-            pytest.skip(f"npm could not install {AXE}; is there a network?")
-    return script.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +31,9 @@ def faults(browser, axe, path, scheme, ready):
     page = context.new_page()
     page.goto(path.as_uri())
     page.wait_for_selector(ready)
-    page.evaluate(axe)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    found = serious(page, axe)
     context.close()
-    return [
-        (each["id"], each["nodes"][0]["target"], each["nodes"][0].get("failureSummary"))
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
+    return found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

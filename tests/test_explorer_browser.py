@@ -2,84 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat import v4
 
 from layerscope import report, testing
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+from browsing import CHROMIUM, FLAGS, PATIENCE, WINDOW, Lab, Page, offline, serious, serve  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
-PATIENCE = 90_000  # milliseconds that a page may take where other processes share the machine
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, train_few):
     """JupyterLab in a home of its own, in a folder with a run."""
-    home = tmp_path_factory.mktemp("home")
     root = tmp_path_factory.mktemp("root")
     run = train_few(root / "series").folder
-    news = home / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
-    news.mkdir(parents=True)
-    quiet = {"fetchNews": "false", "checkForUpdates": False}
-    (news / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(8)
-    environment = os.environ | {
-        "HOME": str(home),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "lab" / "user-settings"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "default",
-    }
-    log = (home / "log").open("w")
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-            "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root",
-            f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True",
-        ],
-        env=environment, stdout=log, stderr=log,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{address}/api/status?token={token}").close()
-                break
-            except OSError:
-                assert process.poll() is None, (home / "log").read_text()
-                time.sleep(0.1)
-        yield address, token, root, run
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
+    yield from serve(tmp_path_factory.mktemp("home"), root, str(run))
 
 
 @pytest.fixture(scope="module")
@@ -90,110 +34,37 @@ def browser():
         chromium.close()
 
 
-def written(path, source):
-    """Write a notebook of one cell."""
-    book = v4.new_notebook(cells=[v4.new_code_cell(source)])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
-    nbformat.write(book, path)
-
-
-class Page:
-    """A notebook in JupyterLab, with what there is to see of the explorer in it."""
-
-    def __init__(self, page):
-        self.page = page
-        self.errors = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.set_default_timeout(PATIENCE)
-
-    def open(self, server, name, source):
-        address, token, root, _ = server
-        written(root / f"{name}.ipynb", source)
-        self.page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?reset&token={token}")
-        self.page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
-        ran = self.page.evaluate(
-            """async () => {
-                await window.jupyterapp.shell.currentWidget.sessionContext.ready;
-                return window.jupyterapp.commands.execute("notebook:run-all-cells");
-            }"""
-        )
-        assert ran is not False, self.page.inner_text(".jp-NotebookPanel")
-        self.settled()
-
-    def layer(self, name):
-        return self.page.locator(f'.ls-block[data-name="{name}"]')
-
-    def state(self, name):
-        return self.layer(name).get_attribute("data-state")
-
-    def has_state(self, name, state):
-        sync_api.expect(self.layer(name)).to_have_attribute("data-state", state, timeout=PATIENCE)
-
-    def settled(self, after=0, patience=PATIENCE):
-        """Wait for the whole answer to a question later than this; return its number and value."""
-        self.page.wait_for_function(
-            """after => { const cards = document.querySelector(".ls-cards");
-            return cards && +cards.dataset.seq > after && cards.dataset.final === "true"; }""",
-            arg=after,
-            timeout=patience,
-        )
-        return self.seq, float(self.page.get_attribute(".ls-cards", "data-value"))
-
-    def shows(self, value):
-        """Wait for the whole answer that is this."""
-        self.page.wait_for_function(
-            """value => { const cards = document.querySelector(".ls-cards");
-            return +cards.dataset.value === value && cards.dataset.final === "true"; }""",
-            arg=value,
-        )
-
-    @property
-    def seq(self):
-        return int(self.page.get_attribute(".ls-cards", "data-seq"))
-
-    def asking(self, act):
-        """Do something that asks the network; return the value that is shown then."""
-        before = self.seq
-        act()
-        return self.settled(before)[1]
-
-    def press(self, text):
-        self.page.locator(".ls-explorer button.jupyter-button", has_text=text).click()
-
-    def tool(self, text):
-        self.page.locator(".widget-toggle-button", has_text=text).click()
-
-    def says(self, text, kind="info"):
-        line = self.page.locator(f'.ls-status[data-kind="{kind}"]')
-        sync_api.expect(line).to_contain_text(text, timeout=PATIENCE)
+@pytest.fixture(scope="module")
+def context(browser):
+    """A window that asks for nothing outside, and keeps what it loaded from the server."""
+    made = browser.new_context(viewport=WINDOW)
+    offline(made)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def lab(browser):
-    context = browser.new_context(viewport={"width": 1400, "height": 1250})
-    context.route(
-        "**/*",
-        lambda route: (
-            route.continue_() if route.request.url.startswith("http://127.0.0.1") else route.abort()
-        ),
-    )
+def lab(context):
+    page = Lab(context.new_page())
+    yield page
+    page.close()
+    assert page.errors == []
+
+
+@pytest.fixture
+def tab(context):
+    """A page beside JupyterLab."""
     page = Page(context.new_page())
     yield page
-    context.close()
+    page.page.close()
     assert page.errors == []
 
 
 OPEN = """
 from layerscope import LayerExplorer
-explorer = LayerExplorer({run!r}, device="cpu", batch_size=20)
+explorer = LayerExplorer({run!r}, device="cpu", batch_size=50)
 explorer
 """
-
-
-def picture(lab, name):
-    """Keep a picture of the page where somebody wants to look at it."""
-    if folder := os.environ.get("LAYERSCOPE_PICTURES"):
-        lab.page.locator(".ls-explorer").first.screenshot(path=f"{folder}/{name}.png")
 
 
 LANGUAGE = """
@@ -237,7 +108,7 @@ def test_a_language_model_is_read_token_by_token(server, lab):
     cell = lab.page.locator('.ls-grid button[data-column="skip"].ls-refused')
     cell.first.wait_for()
     assert "can't be computed: " in cell.first.get_attribute("title")
-    picture(lab, "language")
+    lab.picture("language")
 
 
 TASKS = """
@@ -264,11 +135,11 @@ def test_another_task_is_measured_with_the_layers_as_they_are(server, lab):
     sync_api.expect(lab.page.locator(".ls-cards")).to_contain_text("17 of 17 examples")
     lab.has_state("layer1", "initial")
     sync_api.expect(cell).to_have_count(0)  # that of the other task
-    picture(lab, "tasks")
+    lab.picture("tasks")
 
 
 def test_clicking_through_a_run(server, lab):
-    run = Path(server[3])
+    run = Path(server.run)
     lab.open(server, "run", OPEN.format(run=str(run)))
     trained = lab.settled()[1]
 
@@ -327,7 +198,7 @@ def test_clicking_through_a_run(server, lab):
     lab.has_state("layer1", "initial")
     assert "parameters" in cell.get_attribute("title")
     sync_api.expect(cell).to_have_class("ls-marked")
-    picture(lab, "explorer")
+    lab.picture("explorer")
 
     # A scenario.
     name = lab.page.locator(".ls-explorer input[type=text]").first
@@ -341,8 +212,8 @@ def test_clicking_through_a_run(server, lab):
     sync_api.expect(lab.page.locator(".ls-saved")).to_contain_text("layers.png", timeout=PATIENCE)
     lab.page.get_by_role("button", name="Copy path").click()
     sync_api.expect(lab.page.locator(".ls-saved")).to_contain_text("path copied")
-    assert f"Saved {server[2] / 'layers.png'}" in lab.page.inner_text(".ls-saved")
-    assert (server[2] / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert f"Saved {server.root / 'layers.png'}" in lab.page.inner_text(".ls-saved")
+    assert (server.root / "layers.png").read_bytes().startswith(b"\x89PNG")
 
     # Python.
     lab.press("Python")
@@ -359,33 +230,71 @@ def test_clicking_through_a_run(server, lab):
         lab.page.locator(".ls-explorer .noUi-handle").first.focus()
         lab.page.keyboard.press("ArrowLeft")
         lab.says(lost.name, "error")
-        picture(lab, "error")
+        lab.picture("error")
     finally:
         lost.write_bytes(kept)
     assert lab.asking(lambda: lab.layer("layer3").click()) == trained
 
 
-def test_a_notebook_without_its_kernel_shows_what_was_found_and_no_error(server, lab):
-    lab.open(server, "saved", OPEN.format(run=str(server[3])))
+def test_no_theme_of_jupyterlab_has_a_serious_fault(server, lab, axe):
+    lab.open(server, "themes", OPEN.format(run=server.run))
+    lab.asking(lambda: lab.layer("layer1").click())
+    lab.page.locator(".ls-explorer input[type=text]").first.fill("kept")
+    lab.page.locator(".ls-explorer input[type=text]").first.blur()
+    lab.press("Keep")
+    lab.says("Kept as ")
+    lab.press("Python")
+    lab.press("Sweep")
+    cell = lab.page.locator('.ls-grid button[data-row="fullmodel"][data-column="2"]')
+    sync_api.expect(cell).to_have_attribute("data-known", "true", timeout=PATIENCE)
+    try:
+        for theme in ("dark", "light"):
+            lab.theme(theme)
+            assert serious(lab.page, axe, ".ls-explorer") == []
+            lab.picture(theme)
+        # What is said in red is read in both, too.
+        lab.tool("skipped")
+        lab.says("layer1 can't be skipped: layer1 turns", "error")
+        for theme in ("dark", "light"):
+            lab.theme(theme)
+            assert serious(lab.page, axe, ".ls-explorer") == []
+            lab.picture(f"error-{theme}")
+    finally:
+        lab.theme("light")
+
+
+def test_a_notebook_without_its_kernel_shows_what_was_found_and_no_error(
+    server, context, lab, tmp_path
+):
+    lab.open(server, "saved", OPEN.format(run=server.run))
     one = lab.asking(lambda: lab.layer("layer1").click())
     lab.page.locator(".ls-still").wait_for(state="attached")
     sync_api.expect(lab.page.locator(".ls-still")).to_contain_text("layer1 initial")
-    lab.page.evaluate(
-        """async () => {
-            await window.jupyterapp.commands.execute("docmanager:save");
-            await window.jupyterapp.shell.currentWidget.sessionContext.shutdown();
-        }"""
-    )
-    lab.page.reload()
+    lab.save()
+    lab.python("explorer.close()")
+    # Opened another day: with a kernel that knows nothing of it.
+    shutil.copy(server.root / "saved.ipynb", server.root / "next.ipynb")
+    lab.show(server, "next.ipynb")
     sync_api.expect(lab.page.get_by_text("model not found")).to_be_attached(timeout=PATIENCE)
     sync_api.expect(lab.page.get_by_text("model not found")).to_be_hidden()
     still = lab.page.locator(".ls-still")
     sync_api.expect(still).to_be_visible()
     assert f"{100 * one:.2f} %" in still.inner_text()
+    # And made into a page, with nothing to be had from the network.
+    exporter = pytest.importorskip("nbconvert", reason="nbconvert is not installed").HTMLExporter()
+    html, _ = exporter.from_filename(server.root / "saved.ipynb")
+    (tmp_path / "saved.html").write_text(html)
+    plain = Page(context.new_page())
+    plain.page.goto((tmp_path / "saved.html").as_uri())
+    assert "layer1 initial" in plain.page.inner_text(".ls-still")
+    assert f"{100 * one:.2f} %" in plain.page.inner_text(".ls-still")
+    assert "model not found" not in plain.page.inner_text("body")
+    plain.page.close()
+    assert plain.errors == []
 
 
 def test_a_truncated_checkpoint_is_marked_and_everything_else_works(server, lab):
-    root, run = server[2], Path(server[3])
+    root, run = server.root, Path(server.run)
     torn = shutil.copytree(run, root / "torn" / run.name) / "epoch-0001.safetensors"
     os.truncate(torn, torn.stat().st_size // 2)
     lab.open(server, "torn", OPEN.format(run=str(torn.parent)))
@@ -404,7 +313,7 @@ def test_a_truncated_checkpoint_is_marked_and_everything_else_works(server, lab)
     sync_api.expect(lab.page.locator(".ls-cards")).to_contain_text("could not be measured")
     aloud = lab.page.locator('.ls-explorer [role="status"][aria-live="polite"]')
     sync_api.expect(aloud).to_contain_text(str(torn))
-    picture(lab, "torn")
+    lab.picture("torn")
     sound = lab.page.locator('.ls-grid button[data-row="layer1"][data-column="0"]')
     assert lab.asking(sound.click) > trained
     # The selector says it, too.
@@ -422,7 +331,7 @@ from layerscope import models
 from layerscope import LayerExplorer
 net, start = (models.build("fcn-24x16", seed=n, inputs=(16,), classes=4) for n in (0, 1))
 states = {{0: start.state_dict(), 1: net.state_dict()}}
-pair = torch.randn(20_000, 16), torch.arange(20_000) % 4
+pair = torch.randn(8_000, 16), torch.arange(8_000) % 4
 explorer = LayerExplorer(net, pair, states, device="cpu", batch_size=50)
 explorer
 """
@@ -497,25 +406,48 @@ def test_a_sweep_is_cancelled_and_clicks_come_first(server, lab):
         lab.layer(f"layer{number}").click()
     lab.settled(before + 5)
     assert [lab.state(f"layer{number}") for number in range(5, 11)] == ["initial"] * 6
-    picture(lab, "slow")
+    lab.picture("slow")
 
 
-def test_the_same_explorer_without_a_notebook_around_it(server, lab):
+def test_the_same_explorer_without_a_notebook_around_it(server, tab):
     pytest.importorskip("voila", reason="Voilà is not installed")
-    address, token, root, run = server
-    written(root / "page.ipynb", OPEN.format(run=str(run)))
-    lab.page.goto(f"{address}/voila/render/page.ipynb?token={token}")
+    name = server.write("page", OPEN.format(run=server.run), own_kernel=True)
+    tab.page.goto(f"{server.address}/voila/render/{name}?token={server.token}")
     try:
-        lab.settled(patience=30_000)
+        tab.settled(patience=30_000)
     except sync_api.TimeoutError:
         # The first answer gets lost at times, where it comes while the page connects to the kernel.
-        lab.page.reload()
-    trained = lab.settled()[1]
-    one = lab.asking(lambda: lab.layer("layer1").click())
-    lab.has_state("layer1", "initial")
+        tab.page.reload()
+    trained = tab.settled()[1]
+    one = tab.asking(lambda: tab.layer("layer1").click())
+    tab.has_state("layer1", "initial")
     assert one > trained
-    assert lab.asking(lambda: lab.press("Undo")) == trained
-    picture(lab, "voila")
+    assert tab.asking(lambda: tab.press("Undo")) == trained
+    tab.picture("voila")
+
+
+def test_the_same_explorer_in_the_other_notebook_application(server, tab):
+    pytest.importorskip("notebook", reason="Jupyter Notebook is not installed")
+    name = server.write("seven", OPEN.format(run=server.run))
+    tab.page.goto(f"{server.address}/notebooks/{name}?token={server.token}")
+    tab.run_all()
+    tab.errors.clear()  # Jupyter Notebook's own, of settings that are not there yet as it begins
+    trained = tab.settled()[1]
+    one = tab.asking(lambda: tab.layer("layer1").click())
+    tab.has_state("layer1", "initial")
+    assert one > trained
+    tab.press("Sweep")
+    cell = tab.page.locator('.ls-grid button[data-row="layer1"][data-column="0"]')
+    sync_api.expect(cell).to_have_attribute("data-known", "true", timeout=PATIENCE)
+    assert tab.asking(lambda: tab.press("Undo")) == trained
+    # In the notebook `d d` deletes a cell, `a` adds one, and `m` makes it text.
+    cell.focus()
+    for key in "ddam":
+        tab.page.keyboard.press(key)
+    assert tab.asking(lambda: tab.page.keyboard.press("Enter")) == one
+    sync_api.expect(tab.page.locator(".jp-Cell")).to_have_count(1)
+    sync_api.expect(tab.page.locator(".jp-CodeCell")).to_have_count(1)
+    tab.picture("notebook")
 
 
 # Pages of one result are opened by the tests of reports.
