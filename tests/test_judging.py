@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from layerscope import Recipe, experiments, reproduce, results
+import layerscope
+from layerscope import Recipe, experiments, models, reproduce, results
 from layerscope.cli import main
 from layerscope.errors import ResultError
 from layerscope.paper import rules
@@ -83,6 +84,51 @@ def test_tables_come_back_to_the_bit(few_digits):
     assert found.to_dict("list") == {"gap": [1 / 3]}
     with pytest.raises(ResultError, match="has no rows"):
         experiments.generalisation("c", few_digits, RECIPE, [0], random_labels=0.5)
+
+
+def test_a_network_that_holds_its_weights_is_found_by_them_alone(tmp_path, few_digits, monkeypatch):
+    def ask(network, perturbations=("zero", "noise(0.1)"), **options):
+        return experiments.sweep_network(
+            network, few_digits, name="a", folder=tmp_path / "series", draws=1, whole=False,
+            perturbations=list(perturbations), metrics=["error"], device="cpu", **options,
+        )  # fmt: skip
+
+    def halved(model, data, **options):
+        return layerscope.sweep(model, data, **{**options, "perturbations": ["noise(0.5)"]})
+
+    net, other = (models.build("fcn-1x8", seed=seed) for seed in (0, 1))
+    both = {"all": ask(net), "single": ask(net, by=halved)}
+    assert list(both["single"]["perturbation"].values) == ["noise(0.5)"]
+    experiments.keep(tmp_path / "run", title="t", datasets=both)
+    monkeypatch.setenv(experiments.SAVED_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setattr(_saved, "_datasets", _saved._datasets.__wrapped__)
+    xr.testing.assert_identical(ask(net)["value"], both["all"]["value"])
+    found = ask(net, by=halved, kept_as="single")
+    xr.testing.assert_identical(found["value"], both["single"]["value"])
+    for given in ((other,), (net, ["zero"]), (net, ["zero", "noise(0.2)"])):
+        with pytest.raises(ResultError, match="no Dataset fits"):
+            ask(*given)
+    with pytest.raises(ResultError, match="several Datasets that differ fit"):
+        ask(net, by=halved)
+
+
+@pytest.mark.usefixtures("again")
+def test_weights_that_a_run_did_not_keep_are_said_to_be_missing(few_digits):
+    runs = experiments.trained("fcn-1x8", few_digits, RECIPE, [1], record=[0, 1], device="cpu")
+    assert "are not kept" in experiments.audit(runs)
+    with pytest.raises(ResultError, match=r"seed 1 are not among .* run the experiment again"):
+        models.rebuild(runs[0])
+    with pytest.raises(ResultError, match="from which training it came, they do not say"):
+        experiments.trained(models.build("fcn-1x8"), few_digits, RECIPE, [1])
+
+
+def test_series_that_are_there_are_looked_through(left, few_digits, monkeypatch):
+    monkeypatch.delenv(experiments.SAVED_VARIABLE, raising=False)
+    runs = experiments.trained(
+        "fcn-1x8", few_digits, RECIPE, range(2), record=[0, 1], device="cpu",
+        folder=left[0].parent / "series",
+    )  # fmt: skip
+    assert len(experiments.audit(runs).splitlines()) >= 2
 
 
 def digests(folder, suffix):

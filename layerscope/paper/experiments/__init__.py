@@ -17,6 +17,7 @@ from layerscope.paper.experiments._generalising import generalisation
 from layerscope.paper.experiments._keeping import file_name, keep, ranked, told
 from layerscope.paper.experiments._probing import (
     SERIES_VARIABLE,
+    audit,
     caption,
     probe,
     sweep_network,
@@ -55,6 +56,7 @@ __all__ = [
     "SUMMARY",
     "Experiment",
     "Scale",
+    "audit",
     "augmentation",
     "caption",
     "file_name",

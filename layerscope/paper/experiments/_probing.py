@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.base import validate
-from layerscope.errors import ResultError, choose
-from layerscope.paper.experiments._saved import find_sweep, saved_folder
+from layerscope.errors import choose
+from layerscope.paper.experiments._saved import find_network_sweep, find_sweep, saved_folder
 from layerscope.paper.experiments._spreading import (
     Training,
     Untrained,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SERIES_VARIABLE",
+    "audit",
     "caption",
     "probe",
     "series_folder",
@@ -211,6 +213,8 @@ def sweep_network(
     part: str = "test",
     device: str = "auto",
     folder: str | os.PathLike[str] | None = None,
+    kept_as: str | None = None,
+    by: Callable[..., xr.Dataset] | None = None,
     **sweep: Any,
 ) -> xr.Dataset:
     """Sweep a network with the weights that it holds, and go on where that was stopped.
@@ -226,21 +230,47 @@ def sweep_network(
     device : str
     folder : path, optional
         As `series_folder` takes it.
+    kept_as : str, optional
+        As `sweep_series` takes it.
+    by : callable, optional
+        What sweeps in place of `layerscope.sweep`, such as `layerscope.super_weights`; it needs
+        `kept_as`.
     **sweep
-        Options of `layerscope.sweep` in plain values.
+        Options of `layerscope.sweep`, or of `by`, in plain values.
     """
     from layerscope.core import sweep as engine
 
     if rehearsing():
         return Untrained()  # type: ignore[return-value]
-    if saved_folder() is not None:
-        raise ResultError(
-            f"a sweep of {name} with the weights that it holds can't be judged again; run the "
-            "experiment again."
-        )
     examples = _part(data, part)
-    place = series_folder(folder) / "networks" / _digest(examples, {"network": name, **sweep})
-    return engine.sweep(model, examples, device=device, out=place, client=cluster(), **sweep)
+    if (saved := saved_folder()) is not None:
+        options = sweep if by is None else None
+        return find_network_sweep(saved, model, examples, options, kept_as)
+    named = {"network": name, **({} if by is None else {"by": by.__name__}), **sweep}
+    place = series_folder(folder) / "networks" / _digest(examples, named)
+    ask = by or partial(engine.sweep, client=cluster())
+    return ask(model, examples, device=device, out=place, **sweep)
+
+
+def audit(runs: Sequence[Series]) -> str:
+    """Look through trained series for what should not be trusted, one after the other.
+
+    Parameters
+    ----------
+    runs : sequence of Series
+        As `trained` returns them.
+
+    Returns
+    -------
+    str
+        As `checkpoints.audit` says it; of a run that is judged again, whose weights are not kept,
+        that.
+    """
+    from layerscope.core import checkpoints
+
+    if saved_folder() is not None:
+        return "The weights of this run are not kept; they were looked through when it was run."
+    return "\n".join(str(checkpoints.audit(series)) for series in runs)
 
 
 def trainings(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Results of a finished run in the place of its trainings and sweeps, so that it is judged again.
 
 What a notebook asks for is compared with what each saved Dataset says of itself: network, recipe,
-seeds, examples, view, epochs, draws, rows. Nothing is computed, and what does not fit is refused.
+seeds, examples, view, epochs, draws, rows; of a network that holds its weights, these. Nothing is
+computed, and what does not fit is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,10 +22,18 @@ from layerscope.errors import ResultError
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from torch import nn
 
     from layerscope.paper.experiments._spreading import Training
 
-__all__ = ["SAVED_VARIABLE", "SavedTraining", "find_sweep", "find_table", "saved_folder"]
+__all__ = [
+    "SAVED_VARIABLE",
+    "SavedTraining",
+    "find_network_sweep",
+    "find_sweep",
+    "find_table",
+    "saved_folder",
+]
 
 SAVED_VARIABLE = "LAYERSCOPE_SAVED"
 """Environment variable with the folder of a finished run that is judged again."""
@@ -40,6 +49,15 @@ class SavedTraining:
     manifest: Mapping[str, Any]
     folder: Path | None = field(default=None, init=False)
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by copies and displays
+            raise AttributeError(name)
+        raise ResultError(
+            f"the weights of {self.manifest['data']['name']}'s training with seed "
+            f"{self.manifest['seed']} are not among the Datasets that its run left, so that "
+            f"{name!r} of them is not known; run the experiment again instead of judging it."
+        )
+
     @classmethod
     def of(cls, asked: Training) -> SavedTraining:
         """Describe a training that was asked for."""
@@ -49,8 +67,9 @@ class SavedTraining:
 
         if isinstance(asked.network, nn.Module):
             raise ResultError(
-                "a network that was handed over is not described by the Datasets of its sweeps; "
-                "run the experiment again instead of judging it."
+                "a network that was handed over is not described by the Datasets of its sweeps: "
+                "from which training it came, they do not say; run the experiment again instead of "
+                "judging it."
             )
         network = models.configure(
             asked.network, inputs=asked.data.shape, classes=asked.data.classes
@@ -97,10 +116,53 @@ def find_sweep(
     ResultError
         If none fits, or several do that differ.
     """
+    return _only(folder, lambda ds: _fits(ds, runs, examples, options), kept_as)
+
+
+def find_network_sweep(
+    folder: Path,
+    model: nn.Module,
+    examples: Any,
+    options: Mapping[str, Any] | None,
+    kept_as: str | None = None,
+) -> xr.Dataset:
+    """Open the Dataset that a sweep of a network with the weights that it holds left.
+
+    Parameters
+    ----------
+    folder, examples, kept_as
+        As for `find_sweep`.
+    model : nn.Module
+        It must hold the very weights that were swept.
+    options : mapping or None
+        As `layerscope.sweep` was given them; None where something else set them, which then do not
+        count.
+
+    Raises
+    ------
+    ResultError
+        As of `find_sweep`.
+    """
+    weights = _digest(model)
+
+    def fits(ds: xr.Dataset) -> bool:
+        from layerscope import results
+
+        about = results.settings(ds)
+        same = about.get("weights") == weights and _is_over(about, examples)
+        if not same or options is None:
+            return bool(same)
+        return _has_rows(about, options) and _has_options(ds, about, options)
+
+    return _only(folder, fits, kept_as)
+
+
+def _only(folder: Path, fits: Callable[[xr.Dataset], bool], kept_as: str | None) -> xr.Dataset:
+    """Open the one Dataset of a run that fits."""
     found = {
         path.stem: ds
         for path, ds in _datasets(folder).items()
-        if _fits(ds, runs, examples, options) and kept_as in (None, path.stem)
+        if kept_as in (None, path.stem) and fits(ds)
     }
     first = next(iter(found.values()), None)
     # The same sweep may have been kept by two names.
@@ -112,6 +174,14 @@ def find_sweep(
             "judging it."
         )
     return first
+
+
+def _digest(model: nn.Module) -> str:
+    """Digest of the weights that a network holds, as a sweep of it says them."""
+    from layerscope import results
+    from layerscope.core import checkpoints
+
+    return checkpoints.Series.of(model).fit(model).digests()[results.NO_EPOCH]
 
 
 def find_table(folder: Path, name: str, **where: Any) -> pd.DataFrame:
@@ -158,10 +228,15 @@ def _fits(
     return (
         len(trainings) == len(runs)
         and all(map(_is_of, trainings, runs))
-        and about["data"]["sha256"] == getattr(examples, "fingerprint", None)
+        and _is_over(about, examples)
         and _has_rows(about, options)
-        and _has_options(about, options)
+        and _has_options(ds, about, options)
     )
+
+
+def _is_over(about: Mapping[str, Any], examples: Any) -> bool:
+    """Compare the examples; a sweep of several tasks says only some of them."""
+    return "data" in about and about["data"]["sha256"] == getattr(examples, "fingerprint", None)
 
 
 def _is_of(training: Mapping[str, Any] | None, run: SavedTraining) -> bool:
@@ -191,11 +266,18 @@ def _has_rows(about: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     return wanted is None or rows - {results.FULL_MODEL} == set(map(str, wanted))
 
 
-def _has_options(about: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+def _has_options(ds: xr.Dataset, about: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    from layerscope.core import perturb
+
     same = about["view"] == options.get("view", "leaf")
     if "norms" in options:
         same &= about["norms"]["parameters"] == options["norms"]
-    for name in ("epochs", "perturbations"):
+    for name in ("epochs", "metrics", "measures"):
         if name in options:
-            same &= list(about[name]) == [*options[name]]
+            same &= list(about.get(name, ())) == [*options[name]]
+    if "perturbations" in options:
+        asked = [each.name for each in perturb.parse(options["perturbations"])]
+        same &= list(about["perturbations"]) == asked
+    looked = ds["model_epoch"].values.tolist() if "model_epoch" in ds.dims else []
+    same &= looked == [*options.get("model_epochs", ())]
     return bool(same and about["draws"] == options.get("draws", about["draws"]))
