@@ -12,7 +12,6 @@ from __future__ import annotations
 from layerscope.paper.analyses._claims import (
     bottom_critical,
     costs_little,
-    distance_tells_little,
     extremes_differ,
     first_epoch_worse,
     no_upper_critical,
@@ -28,6 +27,7 @@ from layerscope.paper.analyses._criticality import (
     criticality,
     criticality_grid,
 )
+from layerscope.paper.analyses._distances import distance_tells_little
 from layerscope.paper.analyses._findings import (
     AGREES as AGREES,
     UNDECIDED as UNDECIDED,

@@ -8,7 +8,6 @@ network is as good as untrained, see `damage`.
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,15 +16,14 @@ import pandas as pd
 import xarray as xr
 
 from layerscope import results, stats
-from layerscope.errors import ResultError, choose
-from layerscope.paper import rules
+from layerscope.errors import ResultError
 from layerscope.paper.analyses._findings import Finding, by_rule
 from layerscope.paper.analyses._per_run import damage, lower_half, upper_half
+from layerscope.paper.analyses._simultaneous import by_rule_of_all
 
 __all__ = [
     "bottom_critical",
     "costs_little",
-    "distance_tells_little",
     "extremes_differ",
     "first_epoch_worse",
     "no_upper_critical",
@@ -42,7 +40,7 @@ __all__ = [
 def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """Judge whether re-randomising any one layer takes the network to chance.
 
-    The least damage over layers is held against chance, damage 1, and not against half the way. One
+    The damage of every layer is held against chance, damage 1, and not against half the way. It
     may be short of chance by `rules.CHANCE_MARGIN`; to be worse than chance is no objection.
 
     Parameters
@@ -61,8 +59,7 @@ def random_fails(ds: xr.Dataset, metric: str | None = None) -> Finding:
     redrawn = results.redraws(ds)
     if not redrawn:
         raise ResultError("no layer was drawn anew here; sweep with 'rerandomize'.")
-    least = damage(ds, redrawn[0], metric=metric).min("layer")
-    return by_rule("random-fails", least.values)
+    return by_rule_of_all("random-fails", damage(ds, redrawn[0], metric=metric))
 
 
 def bottom_critical(ds: xr.Dataset, metric: str | None = None) -> Finding:
@@ -119,64 +116,7 @@ def no_upper_critical(ds: xr.Dataset, rows: str = "*", metric: str | None = None
     0.18
     """
     shares = upper_half(damage(_only(ds, rows), metric=metric))
-    return by_rule("no-upper-critical", shares.max("layer").values, of=_among(rows))
-
-
-def distance_tells_little(
-    ds: xr.Dataset, norm: str = "l2_fan_in", metric: str | None = None
-) -> Finding:
-    """Judge whether how far a layer moved does not tell how much it matters.
-
-    It would tell where those that moved furthest mattered least, too: the sign does not count. Only
-    pairs of layers count whose damages differ by more than what a robust layer may cost.
-
-    Parameters
-    ----------
-    ds : Dataset
-    norm : str
-        Of the distances along ``norm``.
-    metric : str, optional
-
-    References
-    ----------
-    Goodman, L. A. and Kruskal, W. H. (1954). Measures of association for cross classifications.
-    Journal of the American Statistical Association 49, 732–764.
-
-    Examples
-    --------
-    >>> from layerscope import testing
-    >>> distance_tells_little(testing.dataset(layers=8)).condition
-    'below 0.8'
-    """
-    shares = damage(ds, metric=metric).dropna("seed", how="all")
-    kept = results.require(ds, "layer", "epoch", "norm", variable="distance")
-    choose(norm, map(str, ds["norm"].values), "norm")
-    far = kept.sel(norm=norm, epoch=int(ds["epoch"].max()), layer=shares["layer"].values)
-    far = far if "seed" in far.dims else far.expand_dims("seed")
-    far = far.sel(seed=shares["seed"].values) if "seed" in far.coords else far
-    rows = zip(shares.values, far.transpose("seed", "layer").values, strict=True)
-    told = [_gamma(*each) for each in rows]
-    pairs = [count for _, count in told if count]
-    return by_rule(
-        "distance-tells-little",
-        [abs(gamma) for gamma, _ in told],
-        of=norm,
-        step=2 / min(pairs) if pairs else 0.0,
-        span=(0, 1),
-    )
-
-
-def _gamma(
-    damages: npt.NDArray[np.float64], distances: npt.NDArray[np.float64]
-) -> tuple[float, int]:
-    """Goodman and Kruskal's γ over pairs that differ in damage, NaN without any; how many."""
-    first, second = np.triu_indices(len(damages), 1)
-    with np.errstate(invalid="ignore"):  # of two that are infinite neither is worse
-        worse = damages[first] - damages[second]
-    clear = abs(worse) > rules.ROBUST
-    signs = np.sign(worse[clear]) * np.sign((distances[first] - distances[second])[clear])
-    signs = signs[signs != 0]
-    return (float(signs.mean()), len(signs)) if len(signs) else (math.nan, 0)
+    return by_rule_of_all("no-upper-critical", shares, of=_among(rows))
 
 
 def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
@@ -199,21 +139,20 @@ def stage_starts_matter(ds: xr.Dataset, metric: str | None = None) -> Finding:
     """
     shares = damage(ds, metric=metric)
     names = [str(name) for name in shares["layer"].values]
-    later: list[xr.DataArray] = []
+    later: dict[str, xr.DataArray] = {}
     for stage in range(2, 10):
         first = f"s{stage}.1"
         others = [n for n in fnmatch.filter(names, f"s{stage}.*") if n != first]
         if first in names and others:
-            later.append(
-                shares.sel(layer=first, drop=True) - shares.sel(layer=others).mean("layer")
-            )
+            rest = shares.sel(layer=others).mean("layer")
+            later[first] = shares.sel(layer=first, drop=True) - rest
     if not later:
         raise ResultError(
             f"the rows {', '.join(names)} are no blocks of a ResNet with several stages; sweep one "
             "with view='block'."
         )
-    least = xr.concat(later, "stage").min("stage")
-    return by_rule("stage-starts", least.values)
+    more = xr.concat(later.values(), "layer").assign_coords(layer=list(later))
+    return by_rule_of_all("stage-starts", more)
 
 
 def others_survive(ds: xr.Dataset, metric: str | None = None) -> Finding:

@@ -128,10 +128,11 @@ def claim_of_table(what: str, table: pd.DataFrame) -> Claim:
     Returns
     -------
     Claim
-        ``measured`` names every cell outside its interval; ``agrees`` is True if 95 % intervals
-        leave as many cells outside by chance in at least one case of twenty (binomial, cells taken
-        as independent), and None with one run, which has no intervals, or where those of half the
-        cells are too wide to tell.
+        ``measured`` names every cell outside its interval; ``agrees`` is False if 95 % intervals
+        leave as many cells outside by chance in less than one case of twenty (binomial, cells taken
+        as independent; those that tell nothing count as inside, so that no answer of theirs could
+        change it), else True where every cell is told, and None where one is not, or with one run,
+        which has no intervals.
 
     Examples
     --------
@@ -145,7 +146,8 @@ def claim_of_table(what: str, table: pd.DataFrame) -> Claim:
 
     from layerscope.paper import reference
 
-    outside = table[~table["agrees"].astype(bool)]
+    told = table["told"].astype(bool)
+    outside = table[told & ~table["agrees"].astype(bool)]
     by_chance = bool(binom.sf(len(outside) - 1, len(table), 0.05) >= 0.05)
     said = f"{reference.verdict(table)}."
     if len(outside):
@@ -154,12 +156,13 @@ def claim_of_table(what: str, table: pd.DataFrame) -> Claim:
     # Fresh random values have several draws in a single run.
     over_runs = table[table["column"] != "rand"]
     known = bool((over_runs["lower"] < over_runs["upper"]).any())
-    told = not by_chance or 2 * int(table["told"].sum()) > len(table)
+    if known and by_chance and not told.all():
+        said += f" {_untold(table[~told])}"
     said += "" if known else " One run has no interval."
     return Claim(
         paper=f"{len(table)} {what}",
         measured=said,
-        agrees=by_chance if known and told else None,
+        agrees=by_chance if known and (told.all() or not by_chance) else None,
         rule="printed-distances" if what.startswith("distances") else "printed-errors",
         runs=2 if known else 1,
         holds=by_chance,
@@ -178,6 +181,14 @@ def _outside(cells: pd.DataFrame) -> str:
     ]
     begin = "Outside:" if len(cells) == len(shown) else "Farthest outside:"
     return f"{begin} {'; '.join(named)}."
+
+
+def _untold(cells: pd.DataFrame) -> str:
+    """Name the cells that keep a comparison from agreeing."""
+    named = [f"{row.layer} at {row.column}" for row in cells.head(_MOST_NAMED).itertuples()]
+    more = len(cells) - len(named)
+    names = ", ".join(named) + (f" and {more} more" if more else "")
+    return f"Undecided, since no interval tells of {names}."
 
 
 def comparison_of(what: str, table: pd.DataFrame) -> Comparison:

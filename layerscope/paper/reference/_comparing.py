@@ -40,11 +40,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Prediction:
-    """Prediction of new runs of ours: the mean, and a 95 % prediction interval."""
+    """Prediction of new runs of ours: the mean, and a 95 % prediction interval.
+
+    ``known`` is False where too few of several runs have a number for an interval.
+    """
 
     mean: float
     lower: float
     upper: float
+    known: bool = True
 
 
 def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
@@ -77,19 +81,21 @@ def errors(ds: xr.Dataset, network: str) -> pd.DataFrame:
     ``base`` if the difference from the trained network of the same run can be as small as the
     reading error. Few or scattered runs agree with any number: a cell is ``told`` only where the
     interval reaches no further than `rules.PRINTED_MARGIN` to either side, or the number lies
-    outside all the same; of distances, no further than that share of our mean.
+    outside all the same; of distances, no further than that share of our mean. Where all but one of
+    several runs lack a cell it has no interval, and is not told either.
     """
     values = results.require(ds, "layer", "epoch", "perturbation", "draw", "metric")
     values = values.sel(metric="error", drop=True)
     base = results.require(ds, "metric", variable="baseline").sel(metric="error", drop=True)
     rows, slack = [], COLOUR_ERROR.get(network, READING_ERROR)
+    several = ds.sizes.get("seed", 1)
     for layer, cells in _shared(ds, ERROR.get(network, {})).items():
         for column, paper in cells.items():
             cell = cell_of(values.sel(layer=layer), column)
             if cell is None:
                 continue
-            seen = _predict(cell.values.ravel())
-            over = _predict((cell - base).values.ravel())
+            seen = _predict(cell.values.ravel(), several)
+            over = _predict((cell - base).values.ravel(), several)
             rows.append(_row(layer, column, paper, seen, over, 1.0, slack, rules.PRINTED_MARGIN))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -116,7 +122,7 @@ def distances(ds: xr.Dataset, network: str, norm: str) -> pd.DataFrame:
             found = _distance(ds, layer, column, norm)
             if found is None:
                 continue
-            seen = _predict(found * factor)
+            seen = _predict(found * factor, ds.sizes.get("seed", 1))
             margin = rules.PRINTED_MARGIN * seen.mean
             rows.append(_row(layer, column, paper, seen, seen, math.inf, READING_ERROR, margin))
     table = pd.DataFrame(rows, columns=_COLUMNS)
@@ -284,7 +290,7 @@ def _row(
         min(seen.upper, top),
         _difference(paper, seen.mean, over.mean),
         agrees,
-        not agrees or compared.upper - compared.mean <= margin,
+        compared.known and (not agrees or compared.upper - compared.mean <= margin),
     )
 
 
@@ -330,15 +336,18 @@ def _factor(ds: xr.Dataset, printed: Printed) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def _predict(runs: np.ndarray) -> _Prediction:
-    """Predict where one more run lies with probability 0.95 (Student's t, normal runs)."""
+def _predict(runs: np.ndarray, several: int = 1) -> _Prediction:
+    """Predict where one more run lies with probability 0.95 (Student's t, normal runs).
+
+    Of so many runs as `several` says there may be numbers of fewer, and of some several draws.
+    """
     from scipy.stats import t
 
     known = runs[~np.isnan(runs)]
     mean = float(known.mean())
     if len(known) < 2:
         # One run says nothing about the next: only the number itself is known.
-        return _Prediction(mean, mean, mean)
+        return _Prediction(mean, mean, mean, known=several < 2)
     spread = float(known.std(ddof=1)) * math.sqrt(1 + 1 / len(known))
     half = float(t.ppf(0.975, len(known) - 1)) * spread
     return _Prediction(mean, mean - half, mean + half)
