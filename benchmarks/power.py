@@ -15,18 +15,18 @@ can see
     statements of their experiment, by formula, and how often it is seen in simulation.
 without what is said
     Runs in which what a rule says is not so, or is: damages of a committed run changed so, with
-    its noise (deviations of its runs from their mean, drawn anew with random signs, which keeps
-    what layers have in common). "before" is an earlier form of the rule, on the same runs.
+    normal noise that has the covariance of its runs over layers. "before" is the rule that stood
+    earlier, on the same runs.
 """
 
 from __future__ import annotations
 
-# mypy: ignore-errors
 import argparse
 import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from power_page import PARTS, Row, Rows, judged_again, page
+from scipy.stats import kendalltau, skew, spearmanr
 
 from layerscope import analyses, results
 from layerscope.paper import reference, rules
+from layerscope.paper.analyses._simultaneous import by_rule_of_all
 
 Floats = NDArray[np.float64]
-Rows = list[dict[str, Any]]
 
 FCN, VGG = "fcn-mnist/paper/fcn_mnist.nc", "vgg-cifar10/small/vgg_cifar10_vgg11-w0.25.nc"
 RESNET = "resnet-cifar10/small+seeds=3/resnet_cifar10_resnet18-nonorm-w0.25.nc"
-PARTS = ["limit", "see", "without"]
 RECIPE = "training-recipe/small/vgg11-w0.25_BatchNorm_weight_decay.nc"
 
 
@@ -58,28 +58,35 @@ def committed(runs: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: found[name] for name in rules.RULES if name in found}
 
 
-def skewness(samples: list[list[float]]) -> float:
-    """Third moment of runs about their mean, in their standard deviation cubed, pooled."""
-    third, scale = 0.0, 0.0
-    for each in samples:
-        values, n = np.array(each), len(each)
-        if n > 2:
-            third += n / ((n - 1) * (n - 2)) * ((values - values.mean()) ** 3).sum()
-            scale += values.std(ddof=1) ** 3
-    return float(np.clip(third / scale, -3, 3)) if scale else 0.0
+def skewness(samples: list[list[float]]) -> tuple[float, float | None]:
+    """Mean of the runs' adjusted skewness over statements, and its standard error.
+
+    That of three runs lies within 1.73 whatever they are: of one statement it says nothing.
+    """
+    several = [np.array(each) for each in samples if len(each) > 2]
+    found = [skew(each, bias=False) for each in several if np.ptp(each) > 0]
+    if len(found) < 2:
+        return 0.0, None
+    return float(np.mean(found)), float(np.std(found, ddof=1) / len(found) ** 0.5)
 
 
-def noises(skew: float, worse: float, size: tuple[int, int], seed: int) -> dict[str, Floats]:
+def noises(lean: float, worse: float, size: tuple[int, int], seed: int) -> dict[str, Floats]:
     """Runs with mean 0 and deviation 1, of three shapes; `worse` is the sign of the worst."""
     draw = np.random.default_rng(seed)
-    shape = 4 / skew**2 if skew else 0.0
-    gamma = (draw.gamma(shape, 1, size) - shape) / shape**0.5 if skew else draw.normal(size=size)
+    shape = 4 / lean**2 if lean else 0.0
+    gamma = (draw.gamma(shape, 1, size) - shape) / shape**0.5 if lean else draw.normal(size=size)
     tailed = (draw.lognormal(0, 1, size) - np.e**0.5) / ((np.e - 1) * np.e) ** 0.5
     return {
         "normal": draw.normal(size=size),
-        "as measured": np.sign(skew or 1) * gamma,
+        "as measured": np.sign(lean or 1) * gamma,
         "strongly skewed": worse * tailed,
     }
+
+
+def verdict(samples: Floats, side: str, limit: float, confidence: float = 0.95) -> str:
+    """Verdict on runs, by a limit to one side, or to both."""
+    given: dict[str, Any] = {side: limit}
+    return analyses.finding("", "", samples, **given, confidence=confidence).verdict
 
 
 def at_the_limit(found: dict[str, list[dict[str, Any]]], repeats: int) -> Rows:
@@ -88,12 +95,12 @@ def at_the_limit(found: dict[str, list[dict[str, Any]]], repeats: int) -> Rows:
     for name, each in found.items():
         rule, (side, limit, *_) = rules.RULES[name], each[0]["condition"].split()
         n = int(np.median([one["runs"] for one in each]))
-        skew = skewness([one["samples"] for one in each])
-        row: dict[str, Any] = {"rule": name, "runs": n, "skewness": skew}
-        for shape, noise in noises(skew, 1 if side != "above" else -1, (repeats, n), 7).items():
+        lean, error = skewness([one["samples"] for one in each])
+        row: Row = {"rule": name, "runs": n, "skewness": lean, "skewness_error": error}
+        for shape, noise in noises(lean, 1 if side != "above" else -1, (repeats, n), 7).items():
             scale = 0.2 * abs(float(limit)) or 1.0
             values = float(limit) + scale * noise
-            said = [analyses.finding("", "", one, **{side: float(limit)}).verdict for one in values]
+            said = [verdict(one, side, float(limit)) for one in values]
             row[f"{shape} agrees"] = said.count("agrees") / repeats
             row[f"{shape} disagrees"] = said.count("disagrees") / repeats
             if rule.within is not None:
@@ -110,17 +117,14 @@ def can_see(found: dict[str, list[dict[str, Any]]], repeats: int) -> Rows:
         known = [one for one in each if one["detectable"]]
         if not known:
             continue
-        seen, skew = [], skewness([one["samples"] for one in each])
+        seen, (lean, _) = [], skewness([one["samples"] for one in each])
         for at, one in enumerate(known):
             side, limit, *_ = one["condition"].split()
             away = one["detectable"] if side == "above" else -one["detectable"]
-            noise = noises(skew, 1.0, (max(repeats // 4, 1), one["runs"]), at)["as measured"]
+            noise = noises(lean, 1.0, (max(repeats // 4, 1), one["runs"]), at)["as measured"]
             values = float(limit) + away + one["spread"] * noise
             level = 1 - 0.05 / one["statements"]
-            said = [
-                analyses.finding("", "", v, **{side: float(limit)}, confidence=level).verdict
-                for v in values
-            ]
+            said = [verdict(runs, side, float(limit), level) for runs in values]
             seen.append(said.count("agrees") / len(said))
         differences = [one["detectable"] for one in known]
         rows.append(
@@ -148,18 +152,17 @@ class Runs:
         self.known = analyses.damage(self.ds, self.act, epoch).values
         self.layers = [str(each) for each in analyses.damage(self.ds)["layer"].values]
         self.means = self.known.mean(0)
-        self.left = (self.known - self.means) * (len(self.known) / (len(self.known) - 1)) ** 0.5
+        self.left = (self.known - self.means) / (len(self.known) - 1) ** 0.5
         self.plain = self.ds.drop_vars(["difference", "difference_standard_error"], errors="ignore")
 
     def noise(self, draw: np.random.Generator) -> Floats:
-        """Deviations of as many runs, drawn anew with random signs."""
-        count = len(self.left)
-        signs = draw.choice([-1.0, 1.0], size=(count, 1))
-        return np.asarray(self.left[draw.integers(count, size=count)] * signs)
+        """Normal deviations of as many runs, with the covariance of these over layers."""
+        return np.asarray(draw.normal(size=(len(self.left),) * 2) @ self.left)
 
     def anywhere(self, draw: np.random.Generator) -> Floats:
         """Damages as measured, of layers in another order."""
-        return (self.means + self.noise(draw))[:, draw.permutation(len(self.layers))]
+        order = draw.permutation(len(self.layers))
+        return np.asarray((self.means + self.noise(draw))[:, order])
 
     def changed(self, damages: Floats, epoch: int = 0) -> xr.Dataset:
         """The Dataset with damages of (run, layer) in place of its own."""
@@ -168,8 +171,8 @@ class Runs:
         way = np.broadcast_to(ds["chance"].values, base.shape) - base
         values = base[:, None] + damages * way[:, None]
         redrawn = self.act in results.redraws(ds)
-        at = {"layer": self.layers, "perturbation": self.act, "metric": "error"}
-        at |= {"epoch": results.NO_EPOCH if redrawn else epoch}
+        at: dict[str, Any] = {"layer": self.layers, "perturbation": self.act, "metric": "error"}
+        at["epoch"] = results.NO_EPOCH if redrawn else epoch
         cell = ds["value"].sel(at)
         new = xr.DataArray(values, {"seed": ds["seed"], "layer": self.layers}, ("seed", "layer"))
         ds["value"].loc[at] = new.broadcast_like(cell).transpose(*cell.dims).where(cell.notnull())
@@ -197,6 +200,7 @@ def order_cases(network: str, of: Runs) -> Iterator[Case]:
     own = (theirs - theirs.min()) / (0.9 - theirs.min())
     far = of.ds["distance"].sel(norm="l2_fan_in", layer=of.layers).isel(epoch=-1).mean("seed")
     by_distance = np.argsort(of.means)[np.argsort(np.argsort(far.values))]
+    none = unordered(of, far.values)
     count = len(of.layers)
 
     def same(damages: Floats) -> tuple[str, str]:
@@ -215,7 +219,16 @@ def order_cases(network: str, of: Runs) -> Iterator[Case]:
     rule = "distance-tells-little"
     case = f"{name}: damage in the order of distance"
     yield rule, case, "no", lambda d: tells((of.means + of.noise(d))[:, by_distance])
-    yield rule, f"{name}: unrelated order", "yes", lambda d: tells(of.anywhere(d))
+    case = f"{name}: no more pairs in the order of distance than against it"
+    yield rule, case, "yes", lambda d: tells((of.means + of.noise(d))[:, none])
+    yield rule, f"{name}: unrelated order", "no rule", lambda d: tells(of.anywhere(d))
+
+
+def unordered(of: Runs, far: Floats) -> NDArray[np.intp]:
+    """Order of the layers' damages that has least to do with distance, of a thousand."""
+    draw = np.random.default_rng(0)
+    orders = [draw.permutation(len(far)) for _ in range(1000)]
+    return min(orders, key=lambda each: abs(kendalltau(of.means[each], far).statistic))
 
 
 def half_cases(of: Runs) -> Iterator[Case]:
@@ -232,7 +245,10 @@ def half_cases(of: Runs) -> Iterator[Case]:
         return analyses.upper_robust(of.changed(damages)).verdict, old
 
     def critical(means: Floats, draw: np.random.Generator) -> tuple[str, str]:
-        return analyses.no_upper_critical(of.changed(means + of.noise(draw))).verdict, ""
+        damages = means + of.noise(draw)
+        worst = damages[:, count - count // 2 :].max(1)
+        old = analyses.finding("", "", worst, below=rules.CRITICAL).verdict
+        return analyses.no_upper_critical(of.changed(damages)).verdict, old
 
     rule = "upper-more-robust"
     yield rule, f"{name}: all layers matter alike", "no", lambda d: upper(equal, d)
@@ -245,25 +261,82 @@ def pick_cases(runs: Path) -> Iterator[Case]:
     first, zero = Runs(runs / RECIPE, 1), Runs(runs / RECIPE, 0)
     blocks, redrawn = Runs(runs / RESNET), Runs(runs / FCN, redrawn=True)
     least = np.where(np.arange(len(redrawn.layers)) == 1, 1 - rules.CHANCE_MARGIN, 1.0)
+    limit = blocks.means.copy()
+    at = blocks.layers.index("s3.1")
+    gap = stage_gaps(blocks.layers, limit[None])[0]
+    limit[at] -= gap[1] - rules.CRITICAL
 
     def worse(draw: np.random.Generator) -> tuple[str, str]:
         damages = [zero.means + each.noise(draw) for each in (zero, first)]
         ds = zero.changed(damages[0])
-        both = xr.where(ds["epoch"] == 1, first.changed(damages[1], 1)["value"], ds["value"])
+        later = first.changed(damages[1], 1)["value"]
+        both = ds["value"].where(ds["epoch"] != 1, later)
         more = damages[1] - damages[0]
         old = analyses.finding("", "", more[:, more.mean(0).argmax()], above=0).verdict
         ds["value"] = both.transpose(*ds["value"].dims)
         return analyses.first_epoch_worse(ds).verdict, old
 
-    def starts(draw: np.random.Generator) -> tuple[str, str]:
-        return analyses.stage_starts_matter(blocks.changed(blocks.anywhere(draw))).verdict, ""
+    def starts(means: Floats, draw: np.random.Generator) -> tuple[str, str]:
+        damages = means + blocks.noise(draw)
+        worst = stage_gaps(blocks.layers, damages).min(1)
+        old = analyses.finding("", "", worst, above=rules.CRITICAL).verdict
+        return analyses.stage_starts_matter(blocks.changed(damages)).verdict, old
 
-    def fails(draw: np.random.Generator) -> tuple[str, str]:
-        return analyses.random_fails(redrawn.changed(least + redrawn.noise(draw))).verdict, ""
+    def fails(means: Floats, draw: np.random.Generator) -> tuple[str, str]:
+        damages = means + redrawn.noise(draw)
+        old = analyses.finding("", "", damages.min(1), above=1 - rules.CHANCE_MARGIN).verdict
+        return analyses.random_fails(redrawn.changed(damages)).verdict, old
 
     yield "first-epoch-worse", "11 layers, 3 runs: no difference", "no", worse
-    yield "stage-starts", "10 blocks, 3 runs: damages anywhere", "no", starts
-    yield "random-fails", "4 layers, 5 runs: one layer a tenth short of chance", "no", fails
+    case = "10 blocks, 3 runs: one stage at the limit"
+    yield "stage-starts", case, "no", lambda d: starts(limit, d)
+    yield "stage-starts", "10 blocks, 3 runs: as measured", "yes", lambda d: starts(blocks.means, d)
+    case = "4 layers, 5 runs: one layer a tenth short of chance"
+    yield "random-fails", case, "no", lambda d: fails(least, d)
+    case = "4 layers, 5 runs: as measured"
+    yield "random-fails", case, "yes", lambda d: fails(redrawn.means, d)
+
+
+def stage_gaps(layers: list[str], damages: Floats) -> Floats:
+    """Damage of the first block of stages 2 to 4 less the mean of the others."""
+    found = []
+    for stage in (2, 3, 4):
+        those = [at for at, name in enumerate(layers) if name.startswith(f"s{stage}.")]
+        first = layers.index(f"s{stage}.1")
+        rest = [at for at in those if at != first]
+        found.append(damages[:, first] - damages[:, rest].mean(1))
+    return np.stack(found, 1)
+
+
+def skewed_cases(repeats: int) -> Rows:
+    """The worst of several layers, right at the limit: its mean, and every layer by itself."""
+    rows = []
+    for runs, layers, wide in ((3, 4, 1), (3, 11, 1), (3, 4, 4), (3, 11, 3), (5, 4, 4)):
+        draw = np.random.default_rng(0)
+        spreads = np.array([wide, *[1] * (layers - 1)]) / 50
+        noise = spreads * draw.normal(size=(repeats, runs, layers))
+        worst = noise.min(2)
+        mean = worst.mean()
+        alone = noise + np.array([0, *[1] * (layers - 1)])
+        said = [
+            [analyses.finding("", "", each - mean, above=0).verdict for each in worst],
+            [every_layer(each) for each in alone],
+            [every_layer(each) for each in noise],
+        ]
+        rows.append(
+            {"runs": runs, "layers": layers, "wide": wide, "skewness": float(skew(worst.ravel()))}
+            | {"worst agrees": said[0].count("agrees") / repeats}
+            | {"one at the limit agrees": said[1].count("agrees") / repeats}
+            | {"all at the limit disagrees": said[2].count("disagrees") / repeats}
+        )
+    return rows
+
+
+def every_layer(noise: Floats) -> str:
+    """Verdict on layers whose true damage lies at the limit of `random-fails`, plus noise."""
+    names = [str(each) for each in range(noise.shape[1])]
+    samples = xr.DataArray(1 - rules.CHANCE_MARGIN + noise, {"layer": names}, ("seed", "layer"))
+    return by_rule_of_all("random-fails", samples).verdict
 
 
 def unrelated_measures(draw: np.random.Generator) -> tuple[str, str]:
@@ -284,25 +357,28 @@ def printed_cases(of: Runs) -> Iterator[Case]:
     trained = of.ds["baseline"].sel(metric="error").mean().item()
     own = trained + of.means[0] * (0.9 - trained)
 
-    def compared(cells: dict[str, Any], draw: np.random.Generator) -> tuple[str, str]:
+    def compared(cells: dict[str, float], draw: np.random.Generator) -> tuple[str, str]:
         ds = of.changed(of.means + of.noise(draw))
         table = reference.errors(ds, "fcn-3x256")
         value = trained + of.means * (0.9 - trained)
         printed = dict(zip(of.layers, value, strict=True)) | cells
         inside, told = [], []
-        for row in table[table["column"] == "0"].itertuples():
-            if row.layer in printed:
-                inside.append(row.lower - 0.01 <= printed[row.layer] <= row.upper + 0.01)
-                told.append(not inside[-1] or row.upper - row.measured <= rules.PRINTED_MARGIN)
-        verdict = "agrees" if all(inside) else "disagrees"
-        half = sum(told) * 2 > len(told)
-        return (verdict if half or verdict == "disagrees" else "undecided"), verdict
+        for row in table[table["column"] == "0"].to_dict("records"):
+            if row["layer"] in printed:
+                close = row["lower"] - 0.01 <= printed[row["layer"]] <= row["upper"] + 0.01
+                inside.append(close)
+                told.append(not close or row["upper"] - row["measured"] <= rules.PRINTED_MARGIN)
+        answer = "agrees" if all(inside) else "disagrees"
+        half = sum(told) * 2 > len(told) or not all(inside)
+        return ("undecided" if all(inside) and not all(told) else answer), (
+            answer if half else "undecided"
+        )
 
     rule = "printed-errors"
-    yield rule, "column 0, 5 runs: our own means", "yes", lambda d: compared({}, d)
+    yield rule, "column 0, 5 runs: our own means", "yes", partial(compared, {})
     for off in (0.1, 0.2):
         name = f"column 0, 5 runs: layer1 off by {off:g}"
-        yield rule, name, "no", lambda d, off=off: compared({"layer1": own - off}, d)
+        yield rule, name, "no", partial(compared, {"layer1": own - off})
 
 
 def without(runs: Path, repeats: int) -> Rows:
@@ -312,117 +388,13 @@ def without(runs: Path, repeats: int) -> Rows:
         draw = np.random.default_rng(at)
         said = [once(draw) for _ in range(repeats)]
         now, before = zip(*said, strict=True)
-        row = {"rule": rule, "case": what, "should agree": should}
+        row: Row = {"rule": rule, "case": what, "should agree": should}
         row |= {"agrees": now.count("agrees") / repeats}
         row |= {"disagrees": now.count("disagrees") / repeats}
         row |= {"agrees, before": before.count("agrees") / repeats if before[0] else None}
         rows.append(row)
         print(row, flush=True)
     return rows
-
-
-def judged_again(before: Path, after: Path) -> Rows:
-    """Statements that were judged otherwise in the same runs by earlier rules."""
-    rows = []
-    for path in sorted(after.glob("*/*/manifest.json")):
-        place = path.relative_to(after)
-        if not (before / place).is_file():
-            continue
-        claims = [
-            {
-                (each["rule"], each["paper"]): each["agrees"]
-                for each in (json.loads(file.read_text("utf-8")).get("summary") or {}).get(
-                    "claims", ()
-                )
-            }
-            for file in (before / place, path)
-        ]
-        for key in {**claims[0], **claims[1]}:
-            said = [each.get(key, "not asked") for each in claims]
-            if said[0] != said[1]:
-                row = {"run": str(place.parent), "rule": key[0], "statement": key[1]}
-                rows.append(row | {"before": WORDS[said[0]], "after": WORDS[said[1]]})
-    return rows
-
-
-def percent(value: float | None) -> str:
-    """A rate in the table."""
-    return "" if value is None or np.isnan(value) else f"{100 * value:.1f}"
-
-
-def page(found: dict[str, Rows]) -> str:
-    """Lay the tables out in Markdown."""
-    limit, see, cases_ = (found[each] for each in PARTS)
-    shapes = ("normal", "as measured", "strongly skewed")
-    head = ["rule", "runs", "skewness", *shapes, "disagrees, normal"]
-    lines = [ABOUT, "", "## At the limit", "", LIMIT, "", *header(head)]
-    for row in limit:
-        rates = [percent(row[f"{shape} agrees"]) for shape in shapes]
-        cells = [f"`{row['rule']}`", str(row["runs"]), f"{row['skewness']:.1f}", *rates]
-        lines.append(f"| {' | '.join([*cells, percent(row['normal disagrees'])])} |")
-    lines += ["", "## Where what is said is not so, or is", "", WITHOUT, ""]
-    lines += header(["rule", "case", "should agree", "agrees", "disagrees", "agrees, before"])
-    for row in cases_:
-        rates = [percent(row[each]) for each in ("agrees", "disagrees", "agrees, before")]
-        lines.append(f"| `{row['rule']}` | {row['case']} | {row['should agree']} | "
-                     f"{' | '.join(rates)} |")  # fmt: skip
-    lines += ["", "## What the committed runs can see", "", SEE, ""]
-    lines += header(["rule", "statements", "runs", "least", "median", "most", "seen", "undecided"])
-    for row in see:
-        ways = [f"{row[each]:.2g}" for each in ("least", "median", "most")]
-        cells = [f"`{row['rule']}`", str(row["statements"]), str(row["runs"]), *ways]
-        lines.append(f"| {' | '.join([*cells, percent(row['seen']), str(row['undecided'])])} |")
-    if "again" in found:
-        lines += ["", "## What was judged otherwise before", "", AGAIN, ""]
-        lines += header(["run", "statement", "before", "after", "why"])
-        for row in found["again"]:
-            cells = [row["run"], row["statement"], row["before"], row["after"]]
-            lines.append(f"| {' | '.join([*cells, WHY.get(row['rule'], BESIDE)])} |")
-    return "\n".join(lines) + "\n"
-
-
-def header(names: list[str]) -> list[str]:
-    """First two lines of a table."""
-    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-
-
-ABOUT = """# How often the rules are wrong, and what they can see
-
-Made by `python benchmarks/power.py --out docs/power.md` from the committed runs; nothing was
-trained for it. A rule (`layerscope.paper.rules`) agrees or disagrees by a two-sided interval of
-95 %, so that right at its limit it should agree in 2.5 % of cases and disagree in as many; all
-numbers are per cent of cases: 200 at the limit, 120 of each case below it, where three in a
-hundred cases of three runs are decided because the same deviation is drawn thrice. How often one of
-several statements is decided wrongly is counted by `benchmarks/coverage.py`."""
-LIMIT = """How often it agrees right at the limit, by the shape of runs: normal; as skewed as the
-committed runs of that rule; and strongly skewed (log-normal, σ = 1). What is asked of one more run
-("within") agrees less often than 2.5 %, and holds up where runs are skewed. The others do not hold
-where runs are strongly skewed."""
-WITHOUT = """Damages of a committed run, changed so that a statement is wrong or right, with the
-noise of its runs. "Before" is an earlier form of the rule on the same runs: a rank correlation
-above 0 (`same-layers`), below 0 (`upper-more-robust`) or below 0.8 (`distance-tells-little`), the
-worst layer picked by the same runs (`first-epoch-worse`), runs of the same networks
-(`criticality-over-parameters`), any cell in its interval however wide (`printed-errors`, which
-still agrees where one cell of four is too wide to tell). No statement is corrected here."""
-SEE = """Distance from the limit, in the rule's unit, that runs as many as there are can see in 80 %
-of cases, among the statements of their experiment: the least, the median and the most of the
-committed statements, and how often it is seen where runs are as skewed as measured."""
-AGAIN = """Statements of the same runs, from the same Datasets, by the rules that stood before (all
-dated 2026-11-28, after the runs were seen) and by those of today."""
-WORDS = {True: "agrees", False: "disagrees", None: "undecided", "not asked": "not asked"}
-BESIDE = "corrected for another number of statements, or others of their experiment count"
-WHY = {
-    "same-layers": "orders of layers are permuted, in place of a limit that few layers can't reach",
-    "distance-tells-little": "only pairs of layers count that differ in damage by more than 0.05",
-    "frozen-costs-little": "asked of one more run, and to either side",
-    "removed-costs-little": "asked of one more run, and to either side",
-    "printed-errors": "cells in intervals that are too wide tell nothing",
-    "printed-distances": "cells in intervals that are too wide tell nothing",
-} | {
-    f"{better}-over-{worse}": "within a task, and over networks in place of runs of the same ones"
-    for better in ("critical", "criticality")
-    for worse in ("parameters", "frobenius", "distance", "random labels")
-}
 
 
 def main() -> None:
@@ -447,6 +419,7 @@ def main() -> None:
             "see": lambda: can_see(found, repeats),
             # Each takes a tenth of a second.
             "without": lambda: without(options.runs, max(repeats // 5, 1)),
+            "worst": lambda: skewed_cases(repeats),
         }[part]()
         for part in options.parts
     }
