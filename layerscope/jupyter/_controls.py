@@ -122,7 +122,7 @@ class Controls:
         # A list without a choice is drawn as an empty box.
         offered = [*([UNCHOSEN] if chosen is None and labels else []), *labels]
         try:
-            self.swept.options, self.swept.value = offered, chosen or (offered or [None])[0]
+            self.swept.options, self.swept.value = offered, chosen or next(iter(offered), None)
         finally:
             self.offering = False
         self.swept.layout.display = "none" if list(labels) in ([], [chosen]) else None

@@ -76,8 +76,8 @@ class Estimate:
         """
         tally = self.tallies[metric]
         if self.is_fraction(metric) and tally.count and tally.weight == tally.count:
-            lower, upper = stats.wilson(min(max(tally.mean, 0.0), 1.0), tally.count, confidence)
-            return float(lower), float(upper)
+            bounds = stats.wilson(min(max(tally.mean, 0.0), 1.0), tally.count, confidence)
+            return float(bounds[0]), float(bounds[1])
         lower, upper = _normal(tally, confidence)
         if tally.metric is not None and tally.metric.logarithmic and tally.mean > 0:
             factor = math.exp(min((upper - tally.mean) / tally.mean, _MOST_EXPONENT))
