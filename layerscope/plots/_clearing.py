@@ -46,7 +46,8 @@ def keep_clear(axes: Any) -> None:
         best = int(np.argmin(costs))
         taken.append(boxes[best])
         (across, upwards), signs = _SIDES[best], _signs(_SIDES[best])
-        away = ScaledTranslation(*(signs * _APART / 72), figure.dpi_scale_trans)
+        x, y = signs * _APART / 72
+        away = ScaledTranslation(x, y, figure.dpi_scale_trans)
         text.set(ha=across, va=upwards)
         text.set_transform(axes.transData + away)
 
