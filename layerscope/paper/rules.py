@@ -67,7 +67,7 @@ _EVERY = (
     "intersection-union test, Berger 1982, wrong in no more than 2.5 % of cases), or one on the "
     "other at a confidence that holds for all. Until 2026-11-28 the worst {row} of each run was "
     "taken and its mean judged: where their spreads differ that is skewed though no {row} is, and "
-    "right at the limit it agreed in 8 to 13 % of cases"
+    "right at the limit it agreed in 8 to 10 % of cases"
 )
 
 _AS_GOOD = (
