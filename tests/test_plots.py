@@ -712,6 +712,12 @@ def test_matplotlib_takes_names_as_they_are(ds, tmp_path):
     svg = plots.save(plots.curves(ds), tmp_path / "curves.svg").read_text("utf-8")
     # The legend's words stand as comments beside their outlines; mathematics would not.
     assert r"<!-- $\frac{1$ and $x$ -->" in svg
+    # Beside its curve, too, where that lies apart; as mathematics it could not be drawn.
+    apart = ds.copy(deep=True)
+    apart["value"].loc[{"layer": ODD[1]}] = 1.0
+    figure = hv.render(plots.curves(apart), backend="matplotlib")
+    assert r"\$\frac{1\$ and \$x\$" in [text.get_text() for text in figure.axes[0].texts]
+    figure.draw_without_rendering()
     svg = plots.save(plots.heatmap(ds, title="{a}"), tmp_path / "heat.svg").read_text("utf-8")
     assert r"<!-- $\frac{1$ and $x$ -->" in svg
     assert "<!-- {a} -->" in svg

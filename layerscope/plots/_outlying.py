@@ -9,7 +9,7 @@ import holoviews as hv
 import numpy as np
 import pandas as pd
 
-from layerscope.plots._backends import both
+from layerscope.plots._backends import both, escape_dollars
 from layerscope.plots._clearing import CURVE_NAME
 from layerscope.plots._colours import legible
 from layerscope.plots._scales import Scale
@@ -94,5 +94,5 @@ def _move_matplotlib(plot: Any, element: hv.Labels) -> None:
 
     inks = element.dimension_values("ink")
     for text, ink in zip(plot.handles["artist"], inks, strict=True):
-        text.set(color=ink, zorder=50, gid=CURVE_NAME)
+        text.set(text=escape_dollars(text.get_text()), color=ink, zorder=50, gid=CURVE_NAME)
         text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
