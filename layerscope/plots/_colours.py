@@ -71,7 +71,7 @@ def legible(colour: str) -> str:
     Examples
     --------
     >>> legible("#0072b2"), legible("#56b4e9")
-    ('#0072b2', '#37739e')
+    ('#0072b2', '#3b7ca1')
     """
     from matplotlib.colors import to_hex, to_rgb
 
