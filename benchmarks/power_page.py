@@ -118,7 +118,8 @@ def header(names: list[str]) -> list[str]:
 ABOUT = """# How often the rules are wrong, and what they can see
 
 Made by `python benchmarks/power.py --repeats 200 --json benchmarks/results/power.json --out
-docs/power.md` from the committed runs; nothing is trained for it. A rule
+docs/power.md` from the committed runs; nothing is trained for it. The last table needs `--before`
+besides: a folder with the same runs as an earlier version judged them. A rule
 (`layerscope.paper.rules`) agrees or disagrees by a two-sided interval of 95 %, so that right at its
 limit it should agree in 2.5 % of cases and disagree in as many. All numbers are per cent of cases:
 200 in the first two tables, where 2.5 % may come out as 0.5 to 5, and 40 of each case of the
@@ -146,9 +147,10 @@ orders some do go with distance and some do not, so that no answer is the right 
 is corrected here."""
 SEE = """Distance from the limit, in the rule's unit, that runs as many as there are can see in 80 %
 of cases, among the statements of their experiment: the least, the median and the most of the
-committed statements, and how often it is seen where runs are as skewed as measured."""
-AGAIN = """Statements of the same runs, from the same Datasets, by the rules that stood before (all
-dated 2026-11-28, after the runs were seen) and by those of today."""
+committed statements, and how often it is seen where runs are as skewed as measured. A statement
+within limits that are narrower than that, as `distance-tells-little`, can't be shown by so few."""
+AGAIN = """Statements of the same runs, from the same Datasets, by the first rules that stood in one
+file and by those of today (all dated 2026-11-28, after the runs were seen)."""
 WORDS = {True: "agrees", False: "disagrees", None: "undecided", "not asked": "not asked"}
 BESIDE = "corrected for another number of statements, or others of their experiment count"
 WHY = {
